@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The one module that decides which PopTorch is used, and on which device.
+
+With the Poplar SDK installed, PopTorch and popdist are the SDK's and the device is an IPU. Everywhere else they are
+`poptorch_host`, the same programming interface on ordinary PyTorch, and the device is a GPU or the CPU.
+"""
+import importlib
+import os
+from types import ModuleType
+from typing import NamedTuple, Optional
+
+import torch
+
+from utils import Refusal, logger
+
+DEVICES = ("auto", "ipu", "gpu", "cpu")
+
+
+class Accelerator(NamedTuple):
+    """The choice: `device` is 'ipu', 'gpu' or 'cpu'; the modules have PopTorch's and popdist's interface.
+
+    popdist is None where PopTorch is installed without it: such a machine runs one process.
+    """
+
+    device: str
+    poptorch: ModuleType
+    popdist: Optional[ModuleType]
+
+
+_selected: Optional[Accelerator] = None
+
+
+def select(device: str = "auto") -> Accelerator:
+    """Chooses the accelerator of this process.
+
+    Args:
+        device: 'ipu', 'gpu', 'cpu', or 'auto': an IPU where the SDK is installed, else a GPU where PyTorch sees one.
+
+    Raises:
+        Refusal: for a device that is not to be had here.
+    """
+    global _selected
+    if device not in DEVICES:
+        raise Refusal(f"--device {device} is unknown: use one of {', '.join(DEVICES)}")
+    sdk = _sdk() if device in ("auto", "ipu") else None
+    if sdk is not None:
+        _selected = sdk
+    elif device == "ipu":
+        raise Refusal("--device ipu needs the Poplar SDK: its poptorch package cannot be imported in this environment; "
+                      "enable the SDK, or use --device cpu or gpu")
+    else:
+        _selected = _host(device)
+    return _selected
+
+
+def selected() -> Accelerator:
+    """The accelerator in use; 'auto' where nobody has chosen."""
+    return _selected or select()
+
+
+def poptorch() -> ModuleType:
+    """The PopTorch in use."""
+    return selected().poptorch
+
+
+def is_ipu() -> bool:
+    """Whether programs are compiled for IPUs, so that a graph may contain only what PopTorch supports."""
+    return selected().device == "ipu"
+
+
+def _sdk() -> Optional[Accelerator]:
+    """The SDK's modules, or None where it is not installed."""
+    module = _import_if_installed("poptorch")
+    if module is None or module.__name__ != "poptorch":  # another name: the stand-in, run as `python -m poptorch_host`
+        return None
+    return Accelerator("ipu", module, _import_if_installed("popdist"))
+
+
+def _import_if_installed(name: str) -> Optional[ModuleType]:
+    """The module, or None where it is not installed; one that is installed and broken raises its own error."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return None
+
+
+def _host(device: str) -> Accelerator:
+    """poptorch_host on a GPU of this process's own, or on the CPU."""
+    host = importlib.import_module("poptorch_host.host")
+    if device == "gpu" and not torch.cuda.is_available():
+        raise Refusal("--device gpu needs CUDA: this PyTorch sees no GPU; use --device cpu")
+    if device != "cpu" and torch.cuda.is_available():
+        host.configure(device=f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
+        kind = "gpu"
+    else:
+        host.configure(device="cpu")
+        _use_fast_matmul()
+        kind = "cpu"
+    return Accelerator(kind, importlib.import_module("poptorch_host"), importlib.import_module("poptorch_host.popdist"))
+
+
+def _use_fast_matmul() -> None:
+    """Lets float32 products use the reduced-precision kernels of the CPU library where they are as exact.
+
+    On CPUs whose float32 path is a vendor library tuned for another make, PyTorch's 'medium' precision is nearly twice
+    as fast and loses nothing; with matrix units such as AMX it would round to bfloat16. So it is measured, not assumed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(128, 512, generator=generator) for _ in range(2))
+    exact = left.double() @ right.double().t()
+
+    def worst_error(precision: str) -> float:
+        torch.set_float32_matmul_precision(precision)
+        return (left @ right.t() - exact).abs().max().item()
+
+    reference = worst_error("highest")
+    if worst_error("medium") > 4 * reference:
+        torch.set_float32_matmul_precision("highest")
+    logger.debug("float32 products: %s", torch.get_float32_matmul_precision())

@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The configuration tree: defaults < named configuration or YAML file < --opts < flags; checked, then frozen.
+
+Names and defaults of the sections that the official Swin V1 repository also has are the official ones, so that its YAML
+files load unchanged. What a device needs is in the section IPU. Values that follow from others (global batch, scaled
+learning rate, class count) are not written back: see `launch.py`.
+"""
+import ast
+import difflib
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+
+import yaml
+from yacs.config import CfgNode
+
+import config_checks
+from utils import Refusal
+
+NAMED_CONFIGS = Path(__file__).resolve().parent / "configs" / "configs.yaml"
+MAX_YAML_BYTES = 1 << 20
+MAX_BASE_DEPTH = 8
+
+# Keys that may hold more than the type of their default value.
+ALTERNATIVE_TYPES = {
+    "DATA.IMG_SIZE": (int, list),
+    "MODEL.SWIN.WINDOW_SIZE": (int, list),
+    "MODEL.SWIN.QK_SCALE": (float, type(None)),
+    "AUG.CUTMIX_MINMAX": (list, type(None)),
+    "IPU.LAYERS_PER_IPU": (list, str),
+}
+
+
+def defaults() -> CfgNode:
+    """A new tree with every key at its default: Swin-T on ImageNet-1k."""
+    tree = CfgNode()
+    tree.OUTPUT = ""  # folder of everything the run writes
+    tree.TAG = ""  # sub-folder of OUTPUT, to keep several runs of one configuration apart
+    tree.SEED = 0
+    tree.LOG_INTERVAL = 10  # weight updates between two log lines
+    tree.WANDB = False  # also log to Weights & Biases
+
+    tree.DATA = CfgNode()
+    tree.DATA.DATASET = "imagenet"  # imagenet: folders or zip; imagenet22K: map files; generated: random images
+    tree.DATA.DATA_PATH = ""
+    tree.DATA.IMG_SIZE = 224  # pixels; [height, width] for rectangles
+    tree.DATA.BATCH_SIZE = 4  # micro-batch of one replica
+    tree.DATA.INTERPOLATION = "bicubic"
+    tree.DATA.ZIP_MODE = False
+    tree.DATA.CACHE_MODE = "part"  # zip mode keeps in memory: no, full, part (what this process reads)
+    tree.DATA.NUM_WORKERS = 8
+    tree.DATA.LOADER = "auto"  # sync, async, rebatched; auto: async for an IPU, sync for the host
+    tree.DATA.INPUT_DTYPE = "float"  # float: normalised by the host; uint8: bytes travel, the device normalises
+    tree.DATA.MEAN = [0.485, 0.456, 0.406]
+    tree.DATA.STD = [0.229, 0.224, 0.225]
+    tree.DATA.BAD_IMAGES = "skip"  # skip: replace and count; fail: stop the run
+    tree.DATA.GENERATED = "host"  # generated images are made by the host or on the device
+
+    tree.MODEL = CfgNode()
+    tree.MODEL.TYPE = "swin"
+    tree.MODEL.NAME = "swin_tiny_patch4_window7_224"
+    tree.MODEL.NUM_CLASSES = 0  # 0: as many as the data set has
+    tree.MODEL.PRETRAINED = ""  # weights to start from
+    tree.MODEL.RESUME = ""  # checkpoint to go on from
+    tree.MODEL.DROP_RATE = 0.0
+    tree.MODEL.ATTN_DROP_RATE = 0.0
+    tree.MODEL.DROP_PATH_RATE = 0.2
+    tree.MODEL.LABEL_SMOOTHING = 0.1
+    tree.MODEL.PRECISION = "32.32"  # input.weights: 16.16, 16.32, 32.32; mix: autocast, host only
+    tree.MODEL.SWIN = CfgNode()
+    tree.MODEL.SWIN.PATCH_SIZE = 4
+    tree.MODEL.SWIN.IN_CHANS = 3
+    tree.MODEL.SWIN.EMBED_DIM = 96
+    tree.MODEL.SWIN.DEPTHS = [2, 2, 6, 2]
+    tree.MODEL.SWIN.NUM_HEADS = [3, 6, 12, 24]
+    tree.MODEL.SWIN.WINDOW_SIZE = 7
+    tree.MODEL.SWIN.MLP_RATIO = 4.0
+    tree.MODEL.SWIN.QKV_BIAS = True
+    tree.MODEL.SWIN.QK_SCALE = None
+    tree.MODEL.SWIN.APE = False
+    tree.MODEL.SWIN.PATCH_NORM = True
+
+    tree.TRAIN = CfgNode()
+    tree.TRAIN.EPOCHS = 300
+    tree.TRAIN.WARMUP_EPOCHS = 20
+    tree.TRAIN.TRAINING_STEPS = 0  # stop after so many weight updates; 0: never
+    tree.TRAIN.BASE_LR = 5e-4  # learning rates are for a global batch of 512 and scale with it
+    tree.TRAIN.WARMUP_LR = 5e-7
+    tree.TRAIN.MIN_LR = 5e-6
+    tree.TRAIN.WEIGHT_DECAY = 0.05
+    tree.TRAIN.CLIP_GRAD = 5.0  # largest global gradient norm; 0: no clipping
+    tree.TRAIN.ACCUMULATION_STEPS = 64  # micro-batches of a replica in one weight update
+    tree.TRAIN.AUTO_RESUME = True  # go on from the newest good checkpoint in OUTPUT
+    tree.TRAIN.CHECKPOINT_STEPS = 0  # also save every so many updates; 0: at the end of epochs only
+    tree.TRAIN.LOSS_SCALING = 1.0
+    tree.TRAIN.AUTO_LOSS_SCALING = False
+    tree.TRAIN.LR_SCHEDULER = CfgNode()
+    tree.TRAIN.LR_SCHEDULER.NAME = "cosine"  # cosine, linear, step
+    tree.TRAIN.LR_SCHEDULER.DECAY_EPOCHS = 30  # of step
+    tree.TRAIN.LR_SCHEDULER.DECAY_RATE = 0.1  # of step
+    tree.TRAIN.LR_SCHEDULER.WARMUP_PREFIX = True  # the schedule runs over the updates after the warm-up
+    tree.TRAIN.OPTIMIZER = CfgNode()
+    tree.TRAIN.OPTIMIZER.NAME = "adamw"  # adamw, sgd
+    tree.TRAIN.OPTIMIZER.EPS = 1e-8
+    tree.TRAIN.OPTIMIZER.BETAS = [0.9, 0.999]
+    tree.TRAIN.OPTIMIZER.MOMENTUM = 0.9
+
+    tree.AUG = CfgNode()
+    tree.AUG.COLOR_JITTER = 0.4
+    tree.AUG.AUTO_AUGMENT = "rand-m9-mstd0.5-inc1"  # empty: none
+    tree.AUG.REPROB = 0.25  # random erasing
+    tree.AUG.REMODE = "pixel"
+    tree.AUG.RECOUNT = 1
+    tree.AUG.MIXUP = 0.8
+    tree.AUG.CUTMIX = 1.0
+    tree.AUG.CUTMIX_MINMAX = None
+    tree.AUG.MIXUP_PROB = 1.0
+    tree.AUG.MIXUP_SWITCH_PROB = 0.5
+    tree.AUG.MIXUP_MODE = "batch"  # batch, pair, elem
+    tree.AUG.SCALE = [0.08, 1.0]  # area of the random crop
+    tree.AUG.RATIO = [0.75, 4.0 / 3.0]
+    tree.AUG.HFLIP = 0.5
+    tree.AUG.SHIFT = 0  # pixels; above 0 random shifts replace the random crop
+
+    tree.TEST = CfgNode()
+    tree.TEST.CROP = True  # resize a little larger and cut out the centre
+    tree.TEST.BATCH_SIZE = 0  # micro-batch of validation; 0: DATA.BATCH_SIZE
+    tree.TEST.INTERVAL = 1  # epochs between two validations
+
+    tree.IPU = CfgNode()
+    tree.IPU.LAYERS_PER_IPU = "auto"  # Swin blocks of each pipeline stage; x.5: the next stage begins at an MLP
+    tree.IPU.IPUS_PER_REPLICA = 0  # stages for LAYERS_PER_IPU auto; 0: the fewest whose memory suffices
+    tree.IPU.MAPPING = []  # IPU of each stage; one entry more than LAYERS_PER_IPU: the head is a stage of its own
+    tree.IPU.REPLICAS = 4  # data-parallel copies in all processes together
+    tree.IPU.DEVICE_ITERATIONS = 1  # weight updates in one call
+    tree.IPU.INFERENCE_DEVICE_ITERATIONS = 0  # micro-batches of a replica in one validation call; 0: the stages
+    tree.IPU.AVAILABLE_MEMORY_PROPORTION = 0.2  # of tile memory, for temporaries of products
+    tree.IPU.REPLICATED_TENSOR_SHARDING = False  # optimizer state is split over replicas
+    tree.IPU.STOCHASTIC_ROUNDING = True  # of half weights; float weights never need it
+    tree.IPU.PARTIALS = "float"  # float, half: sums inside products
+    tree.IPU.RECOMPUTATION = True  # keep only block outputs for the backward pass, compute the rest again
+    tree.IPU.EXECUTABLE_CACHE = ""  # folder of compiled programs; empty: none
+    tree.IPU.ROUND_UP_IPUS = True  # reserve the next power of two of IPUs
+    tree.IPU.POPART = CfgNode()
+    tree.IPU.POPART.PREFETCH_DEPTH = 3  # batches that the device buffers ahead
+    tree.IPU.POPART.MERGE_COLLECTIVES = False  # fewer, larger collectives between replicas
+    tree.IPU.POPART.OUTER_FRAGMENT = False  # overlap the weight updates of different IPUs
+    return tree
+
+
+def get_config(name_or_path: Optional[str] = None, opts: Sequence[str] = (), overrides: Sequence[Tuple[str, Any]] = ()
+               ) -> CfgNode:
+    """Builds the frozen configuration of a run.
+
+    Args:
+        name_or_path: a name in configs/configs.yaml, or the path of a .yaml or .yml file; None: the defaults.
+        opts: alternating keys and values as given to --opts.
+        overrides: (key, value) pairs that win over everything, as flags do.
+
+    Raises:
+        utils.Refusal: for unknown names, keys and types, values out of range, and contradictions.
+    """
+    tree = defaults()
+    if name_or_path:
+        for source, values in _layers(name_or_path):
+            _merge(tree, values, source)
+    if len(opts) % 2:
+        raise Refusal(f"--opts takes pairs of KEY VALUE: {opts[-1]!r} has no value")
+    for key, text in zip(opts[0::2], opts[1::2]):
+        _assign(tree, key, _decode(text), "--opts")
+    for key, value in overrides:
+        _assign(tree, key, value, "flag")
+    tree.MODEL.PRECISION = config_checks.precision(tree.MODEL.PRECISION)
+    config_checks.check(tree)
+    tree.freeze()
+    return tree
+
+
+def config_from_text(text: str) -> CfgNode:
+    """The configuration that `dump` of a frozen tree gave, as checkpoints carry it."""
+    tree = defaults()
+    _merge(tree, _parse(text, "checkpoint"), "checkpoint")
+    config_checks.check(tree)
+    tree.freeze()
+    return tree
+
+
+def image_size(config: CfgNode) -> Tuple[int, int]:
+    """Height and width of the images in pixels."""
+    return config_checks.pair(config.DATA.IMG_SIZE)
+
+
+def named_configs() -> List[str]:
+    """The names that --cfg takes."""
+    return list(_read(NAMED_CONFIGS))
+
+
+def keys_of(tree: CfgNode, prefix: str = "") -> Iterable[str]:
+    """Dotted names of all leaves of the tree."""
+    for key, value in tree.items():
+        if isinstance(value, CfgNode):
+            yield from keys_of(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' for the known word that looks most like `word`, or nothing."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def _layers(name_or_path: str) -> List[Tuple[str, Dict[str, Any]]]:
+    """(source, values) of a configuration and those it is based on, the deepest base first."""
+    if Path(name_or_path).suffix in (".yaml", ".yml"):
+        path = Path(name_or_path).resolve()
+        return _file_layers(path, path.parent, ())
+    return _named_layers(name_or_path, ())
+
+
+def _named_layers(name: str, seen: Tuple[str, ...]) -> List[Tuple[str, Dict[str, Any]]]:
+    known = _read(NAMED_CONFIGS)
+    if name not in known:
+        raise Refusal(f"--cfg {name} is neither a .yaml file nor a name in {NAMED_CONFIGS.name}{nearest(name, known)}")
+    if name in seen:
+        raise Refusal(f"{NAMED_CONFIGS.name}: BASE of {name} leads back to itself")
+    values = dict(known[name])
+    base = values.pop("BASE", None)
+    below = _named_layers(base, seen + (name,)) if base else []
+    return below + [(f"{NAMED_CONFIGS.name}: {name}", values)]
+
+
+def _file_layers(path: Path, root: Path, seen: Tuple[Path, ...]) -> List[Tuple[str, Dict[str, Any]]]:
+    """Layers of a YAML file; BASE names files beside or below the first one, so that a file cannot reach out."""
+    if path.suffix not in (".yaml", ".yml") or root not in path.parents:
+        raise Refusal(f"BASE {path} must be a .yaml file inside {root}")
+    if path in seen or len(seen) >= MAX_BASE_DEPTH:
+        raise Refusal(f"{seen[0]}: BASE leads back to itself or deeper than {MAX_BASE_DEPTH} files")
+    values = dict(_read(path))
+    bases = values.pop("BASE", None) or []
+    layers: List[Tuple[str, Dict[str, Any]]] = []
+    for base in [bases] if isinstance(bases, str) else bases:
+        if base:
+            layers += _file_layers((path.parent / str(base)).resolve(), root, seen + (path,))
+    return layers + [(str(path), values)]
+
+
+def _read(path: Path) -> Dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise Refusal(f"{path} is larger than {MAX_YAML_BYTES} bytes: not a configuration")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(f"configuration {path} cannot be read: {error}") from error
+    return _parse(text, str(path))
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Plain data only; a key given twice and aliases within aliases are errors."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not used in configurations",
+                                                    self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+def _parse(text: str, source: str) -> Dict[str, Any]:
+    try:
+        values = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader: plain data only
+    except (yaml.YAMLError, RecursionError) as error:
+        raise Refusal(f"{source} is not a configuration: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise Refusal(f"{source} is not a configuration: it holds {type(values).__name__}, not sections with keys")
+    return values
+
+
+def _merge(tree: CfgNode, values: Dict[str, Any], source: str, prefix: str = "") -> None:
+    """Writes nested values into the tree; keys that are not named keep what they have."""
+    for key, value in values.items():
+        full = f"{prefix}{key}"
+        if isinstance(value, dict) and isinstance(_find(tree, full), CfgNode):
+            _merge(tree, value, source, f"{full}.")
+        else:
+            _assign(tree, full, value, source)
+
+
+def _find(tree: CfgNode, key: str) -> Any:
+    node: Any = tree
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            return None
+        node = node[part]
+    return node
+
+
+def _assign(tree: CfgNode, key: str, value: Any, source: str) -> None:
+    known = list(keys_of(tree))
+    if key not in known:
+        raise Refusal(f"{source}: unknown key {key}{nearest(str(key), known)}")
+    *sections, leaf = key.split(".")
+    node = tree
+    for section in sections:
+        node = node[section]
+    node[leaf] = _coerce(value, node[leaf], key, source)
+
+
+def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
+    """`value` as the type that `key` holds: whole numbers serve as floats, tuples as lists, '1e-3' as a number."""
+    types = ALTERNATIVE_TYPES.get(key, (type(default),))
+    if isinstance(value, str) and str not in types:
+        value = _decode(value)
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in types and int not in types:
+        value = float(value)
+    if type(value) not in types:
+        wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in types)
+        raise Refusal(f"{source}: {key} takes {wanted}, not {value!r}")
+    return value
+
+
+def _decode(text: str) -> Any:
+    """A value written as text: a number, list, True, None, or else the text itself."""
+    plain = {"true": True, "false": False, "null": None}
+    if text.lower() in plain:
+        return plain[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Small helpers with no better home: refusals and exit codes, logging, atomic files, meters."""
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional
+
+# What a caller of the command lines can rely on; 128 + n stands for an unhandled signal n.
+EXIT_OK = 0
+EXIT_USAGE = 2
+EXIT_DATA = 3
+EXIT_CHECKPOINT = 4
+EXIT_NONFINITE = 5
+EXIT_RESOURCE = 6
+EXIT_BUSY = 7
+EXIT_PREEMPTED = 75
+
+logger = logging.getLogger("swin")
+
+
+class Refusal(Exception):
+    """The run cannot go on, for a reason the user can mend: one line that says what, which value and what to do.
+
+    Args:
+        message: the line.
+        code: the exit code, one of the EXIT_ constants of this module.
+    """
+
+    def __init__(self, message: str, code: int = EXIT_USAGE):
+        super().__init__(message)
+        self.code = code
+
+
+class Preempted(Refusal):
+    """A signal asked the run to stop; its state is saved and the same command goes on from there."""
+
+    def __init__(self, message: str):
+        super().__init__(message, EXIT_PREEMPTED)
+
+
+def run_command(main: Callable[[], None]) -> int:
+    """Runs an entry point and turns refusals into one line on standard error and an exit code.
+
+    Anything but a refusal or Ctrl-C is a fault of ours and keeps its traceback.
+    """
+    try:
+        main()
+    except Refusal as refusal:
+        print(f"{Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
+        return refusal.code
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        return 130
+    return EXIT_OK
+
+
+def setup_logging(folder: Optional[Path], leader: bool) -> None:
+    """Sends the log to the terminal and, in the leading process, to `folder`/log.txt; other processes only warn."""
+    close_logging()
+    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    handlers = [logging.StreamHandler(sys.stdout)]
+    if leader and folder is not None:
+        handlers.append(logging.FileHandler(str(folder / "log.txt"), encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(form)
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO if leader else logging.WARNING)
+    logger.propagate = False
+
+
+def close_logging() -> None:
+    """Flushes and detaches the handlers that `setup_logging` made."""
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces the file at `path` by `text`; a reader sees the old contents or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, record: Dict[str, Any]) -> None:
+    """Writes `record` as JSON, atomically."""
+    write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+
+class Throughput:
+    """Samples a second since the last reading, by a clock that no time adjustment moves."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what was counted so far."""
+        self._since = time.monotonic()
+        self._samples = 0
+
+    def add(self, samples: int) -> None:
+        """Counts `samples` as processed."""
+        self._samples += samples
+
+    def read(self) -> float:
+        """Samples a second since the last `read` or `restart`; starts a new interval."""
+        rate = self._samples / max(time.monotonic() - self._since, 1e-9)
+        self.restart()
+        return rate
