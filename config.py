@@ -98,7 +98,7 @@ def defaults() -> CfgNode:
     tree.TRAIN.LR_SCHEDULER.NAME = "cosine"  # cosine, linear, step
     tree.TRAIN.LR_SCHEDULER.DECAY_EPOCHS = 30  # of step
     tree.TRAIN.LR_SCHEDULER.DECAY_RATE = 0.1  # of step
-    tree.TRAIN.LR_SCHEDULER.WARMUP_PREFIX = True  # the schedule runs over the updates after the warm-up
+    tree.TRAIN.LR_SCHEDULER.WARMUP_PREFIX = True  # the cosine runs over the updates after the warm-up
     tree.TRAIN.OPTIMIZER = CfgNode()
     tree.TRAIN.OPTIMIZER.NAME = "adamw"  # adamw, sgd
     tree.TRAIN.OPTIMIZER.EPS = 1e-8
@@ -167,7 +167,7 @@ def get_config(name_or_path: Optional[str] = None, opts: Sequence[str] = (), ove
     if len(opts) % 2:
         raise Refusal(f"--opts takes pairs of KEY VALUE: {opts[-1]!r} has no value")
     for key, text in zip(opts[0::2], opts[1::2]):
-        _assign(tree, key, _decode(text), "--opts")
+        _assign(tree, key, text, "--opts")
     for key, value in overrides:
         _assign(tree, key, value, "flag")
     tree.MODEL.PRECISION = config_checks.precision(tree.MODEL.PRECISION)
@@ -315,8 +315,11 @@ def _assign(tree: CfgNode, key: str, value: Any, source: str) -> None:
 def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
     """`value` as the type that `key` holds: whole numbers serve as floats, tuples as lists, '1e-3' as a number."""
     types = ALTERNATIVE_TYPES.get(key, (type(default),))
-    if isinstance(value, str) and str not in types:
-        value = _decode(value)
+    if isinstance(value, str) and types != (str,):
+        decoded = _decode(value)
+        value = value if str in types and not isinstance(decoded, (list, tuple)) else decoded
+    if isinstance(value, float) and types == (str,):  # PRECISION: 16.16 without quotes
+        value = str(value)
     if isinstance(value, tuple):
         value = list(value)
     if isinstance(value, int) and not isinstance(value, bool) and float in types and int not in types:

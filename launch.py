@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The processes of one run: started alone, by poprun on IPUs, or by torchrun on CPUs and GPUs."""
+import importlib
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from yacs.config import CfgNode
+
+import accelerator
+from utils import Refusal
+
+REFERENCE_BATCH = 512  # global batch for which the recipes name their learning rates
+
+
+class Launch(NamedTuple):
+    """This process's place in the run and how replicas are shared out."""
+
+    process: int
+    processes: int
+    replicas: int  # in all processes together
+    local_replicas: int
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process writes files and logs."""
+        return self.process == 0
+
+    def global_batch(self, config: CfgNode) -> int:
+        """Samples in one weight update, all processes together."""
+        return config.DATA.BATCH_SIZE * config.TRAIN.ACCUMULATION_STEPS * self.replicas
+
+    def learning_rate_factor(self, config: CfgNode) -> float:
+        """What the recipe's learning rates are multiplied by: they grow linearly with the global batch."""
+        return self.global_batch(config) / REFERENCE_BATCH
+
+
+def start(config: CfgNode) -> Launch:
+    """Joins the other processes of the run, if there are any.
+
+    Under poprun the replicas are poprun's; otherwise IPU.REPLICAS are shared out evenly.
+
+    Raises:
+        Refusal: when the replicas cannot be shared out evenly.
+    """
+    chosen = accelerator.selected()
+    popdist = chosen.popdist
+    if popdist is None or not popdist.isPopdistEnvSet():
+        return Launch(0, 1, config.IPU.REPLICAS, config.IPU.REPLICAS)
+    popdist.init()
+    process, processes = popdist.getInstanceIndex(), popdist.getNumInstances()
+    if chosen.device == "ipu":
+        if processes > 1:
+            _horovod().init()
+        return Launch(process, processes, popdist.getNumTotalReplicas(), popdist.getNumLocalReplicas())
+    if config.IPU.REPLICAS % processes:
+        raise Refusal(f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be shared by {processes} processes: "
+                      f"pass --replicas {processes} or a multiple of it")
+    return Launch(process, processes, config.IPU.REPLICAS, config.IPU.REPLICAS // processes)
+
+
+def sum_over_processes(values: torch.Tensor, launch: Launch) -> torch.Tensor:
+    """The elementwise sum of `values` over all processes, in every process."""
+    if launch.processes == 1:
+        return values
+    if accelerator.is_ipu():
+        horovod = _horovod()
+        return horovod.allreduce(values, op=horovod.Sum)
+    torch.distributed.all_reduce(values)
+    return values
+
+
+def share(value: Any, launch: Launch) -> Any:
+    """The leader's `value`, in every process."""
+    if launch.processes == 1:
+        return value
+    if accelerator.is_ipu():
+        return _horovod().broadcast_object(value, root_rank=0)
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def anywhere(flag: bool, launch: Launch) -> bool:
+    """Whether the flag is set in any process; all processes get the same answer."""
+    return bool(sum_over_processes(torch.tensor([float(flag)]), launch).item())
+
+
+def stop(launch: Launch) -> None:
+    """Leaves the other processes."""
+    if launch.processes > 1 and not accelerator.is_ipu():
+        torch.distributed.destroy_process_group()
+
+
+def _horovod() -> ModuleType:
+    """Horovod, which the SDK brings for what hosts of several instances tell each other."""
+    return importlib.import_module("horovod.torch")

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Configuration and optimizer -> learning-rate schedule by weight update."""
+from typing import Any
+
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from yacs.config import CfgNode
+
+from launch import Launch
+
+
+def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, launch: Launch) -> Scheduler:
+    """timm's schedule of TRAIN.LR_SCHEDULER; `schedule.step_update(n)` sets the rate of update n (counted from 0).
+
+    Linear warm-up from WARMUP_LR to BASE_LR, then cosine or linear decay to MIN_LR at the last update, or steps counted
+    from update 0. With WARMUP_PREFIX the cosine starts at its top when the warm-up ends and runs over the remaining
+    updates; without it the cosine counts from update 0, so that the rate drops a little where the warm-up ends, as older
+    code did. All rates scale with the global batch.
+    """
+    settings = config.TRAIN.LR_SCHEDULER
+    factor = launch.learning_rate_factor(config)
+    warmup = config.TRAIN.WARMUP_EPOCHS * updates_per_epoch
+    total = config.TRAIN.EPOCHS * updates_per_epoch
+    common = dict(warmup_t=warmup, warmup_lr_init=config.TRAIN.WARMUP_LR * factor, t_in_epochs=False)
+    if settings.NAME == "step":
+        return StepLRScheduler(optimizer, decay_t=settings.DECAY_EPOCHS * updates_per_epoch,
+                               decay_rate=settings.DECAY_RATE, warmup_prefix=False, **common)
+    common.update(lr_min=config.TRAIN.MIN_LR * factor, cycle_limit=1)
+    if settings.NAME == "linear":
+        return PolyLRScheduler(optimizer, t_initial=total - warmup, power=1.0, warmup_prefix=True, **common)
+    prefix = settings.WARMUP_PREFIX
+    return CosineLRScheduler(optimizer, t_initial=total - warmup if prefix else total, warmup_prefix=prefix, **common)

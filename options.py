@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Configuration -> poptorch.Options, one set for training and one for inference."""
+from pathlib import Path
+from typing import Any, List
+
+import torch
+from yacs.config import CfgNode
+
+import accelerator
+from launch import Launch
+from models.pipeline import Stage, pipeline_stages
+
+# Values of PopART enumerations that PopTorch passes on as integers.
+RECOMPUTE_NOTHING = 0  # popart.RecomputationType.NoRecompute
+OVERLAP_MEMORY_OPTIMIZED = 3  # popart.AccumulateOuterFragmentSchedule.OverlapMemoryOptimized
+COPY_JUST_IN_TIME = 1  # popart.SubgraphCopyingStrategy.JustInTime
+
+
+def half_weights(config: CfgNode) -> bool:
+    """Whether weights, and with them accumulators and first moments, are float16."""
+    return config.MODEL.PRECISION == "16.16"
+
+
+def training_options(config: CfgNode, launch: Launch) -> Any:
+    """poptorch.Options of the training model.
+
+    One call runs IPU.DEVICE_ITERATIONS weight updates of TRAIN.ACCUMULATION_STEPS micro-batches on every replica and
+    returns the sum of the micro-batches' losses, so that no micro-batch is left out of the logged loss.
+    """
+    poptorch = accelerator.poptorch()
+    options = _common_options(config, launch)
+    options.deviceIterations(config.IPU.DEVICE_ITERATIONS)
+    options.outputMode(poptorch.OutputMode.Sum)
+    training = options.Training
+    training.gradientAccumulation(config.TRAIN.ACCUMULATION_STEPS)
+    training.accumulationAndReplicationReductionType(poptorch.ReductionType.Mean)
+    strategy = poptorch.MeanReductionStrategy
+    # A running mean never exceeds the largest gradient, so half accumulators cannot overflow by summing.
+    training.setMeanAccumulationAndReplicationReductionStrategy(strategy.Running if half_weights(config) else strategy.Post)
+    if config.TRAIN.AUTO_LOSS_SCALING:
+        training.setAutomaticLossScaling(True)
+    options.Precision.enableStochasticRounding(config.IPU.STOCHASTIC_ROUNDING and half_weights(config))
+    if config.IPU.REPLICATED_TENSOR_SHARDING and launch.local_replicas > 1:
+        location = poptorch.TensorLocationSettings().useReplicatedTensorSharding(True).useOnChipStorage(True)
+        location.minElementsForReplicatedTensorSharding(launch.local_replicas)
+        options.TensorLocations.setOptimizerLocation(location)
+    _set_popart(config, options)
+    return options
+
+
+def inference_options(config: CfgNode, launch: Launch) -> Any:
+    """poptorch.Options of the validation model: every output returned, nothing rounded, the pipeline always filled."""
+    poptorch = accelerator.poptorch()
+    options = _common_options(config, launch)
+    stages = len(pipeline_stages(config))
+    options.deviceIterations(max(config.IPU.INFERENCE_DEVICE_ITERATIONS, stages))
+    options.outputMode(poptorch.OutputMode.All)
+    options.Training.gradientAccumulation(1)
+    options.Precision.enableStochasticRounding(False)
+    return options
+
+
+def _common_options(config: CfgNode, launch: Launch) -> Any:
+    stages = pipeline_stages(config)
+    ipus = 1 + max(stage.ipu for stage in stages)
+    options = _distributed_options(launch, ipus)
+    options.autoRoundNumIPUs(config.IPU.ROUND_UP_IPUS)
+    options.setExecutionStrategy(_strategy(stages))
+    options.setAvailableMemoryProportion({f"IPU{ipu}": config.IPU.AVAILABLE_MEMORY_PROPORTION for ipu in range(ipus)})
+    options.randomSeed(config.SEED)
+    options.Precision.setPartialsType(torch.half if config.IPU.PARTIALS == "half" else torch.float)
+    options._Popart.set("defaultPrefetchBufferingDepth", config.IPU.POPART.PREFETCH_DEPTH)
+    if config.IPU.EXECUTABLE_CACHE:
+        folder = Path(config.IPU.EXECUTABLE_CACHE) / f"{config.MODEL.NAME}-{config.MODEL.PRECISION}"
+        options.enableExecutableCaching(str(folder))
+    if config.DATA.DATASET == "generated" and config.DATA.GENERATED == "device":
+        options.enableSyntheticData(True)
+    return options
+
+
+def _distributed_options(launch: Launch, ipus_per_replica: int) -> Any:
+    """Options that know how many processes and replicas there are; under poprun popdist fills that in itself."""
+    chosen = accelerator.selected()
+    if chosen.device == "ipu" and chosen.popdist is not None and chosen.popdist.isPopdistEnvSet():
+        return chosen.popdist.poptorch.Options(ipus_per_replica=ipus_per_replica)
+    options = chosen.poptorch.Options()
+    options.replicationFactor(launch.local_replicas)
+    options.Distributed.configureProcessId(launch.process, launch.processes)
+    return options
+
+
+def _strategy(stages: List[Stage]) -> Any:
+    poptorch = accelerator.poptorch()
+    return poptorch.PipelinedExecution(*[poptorch.Stage(stage.block_id).ipu(stage.ipu) for stage in stages])
+
+
+def _set_popart(config: CfgNode, options: Any) -> None:
+    """What PopTorch leaves to PopART: memory for accumulators, recomputation, and collectives of large models."""
+    popart = options._Popart
+    popart.set("disableGradAccumulationTensorStreams", True)
+    if not config.IPU.RECOMPUTATION:
+        popart.set("autoRecomputation", RECOMPUTE_NOTHING)
+    if config.IPU.POPART.MERGE_COLLECTIVES:
+        popart.set("replicatedCollectivesSettings.prepareScheduleForMergingCollectives", True)
+        popart.set("replicatedCollectivesSettings.mergeAllReduceCollectives", True)
+    if config.IPU.POPART.OUTER_FRAGMENT:
+        popart.set("accumulateOuterFragmentSettings.schedule", OVERLAP_MEMORY_OPTIMIZED)
+        popart.set("accumulateOuterFragmentSettings.excludedVirtualGraphs", ["0"])
+        popart.set("subgraphCopyingStrategy", COPY_JUST_IN_TIME)
+        popart.set("scheduleNonWeightUpdateGradientConsumersEarly", True)
