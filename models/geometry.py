@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Sizes of a Swin Transformer: its feature maps, windows and classes, from its hyper-parameters alone."""
+from typing import List, NamedTuple, Sequence, Tuple, Union
+
+from yacs.config import CfgNode
+
+IMAGENET_CLASSES = 1000
+IMAGENET_22K_CLASSES = 21841
+
+Size = Union[int, Sequence[int]]  # one number for a square, or (height, width)
+Pair = Tuple[int, int]
+
+
+class LayerShape(NamedTuple):
+    """One layer: a row of blocks that work at one resolution.
+
+    `grid` is (height, width) in tokens, `window` likewise, `shift` is how far every second block moves its windows.
+    """
+
+    grid: Pair
+    channels: int
+    depth: int
+    heads: int
+    window: Pair
+    shift: Pair
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens that attend to each other."""
+        return self.window[0] * self.window[1]
+
+
+def pair(size: Size) -> Pair:
+    """(height, width) of a size given as one number or as two."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return height, width
+
+
+def patch_grid(img_size: Size, patch_size: Size) -> Pair:
+    """Patches in height and width.
+
+    Raises:
+        ValueError: where patches do not tile the image.
+    """
+    image, patch = pair(img_size), pair(patch_size)
+    if any(side % extent for side, extent in zip(image, patch)):
+        raise ValueError(f"image size {image[0]}x{image[1]} is no multiple of the patch size {patch[0]}x{patch[1]}")
+    return image[0] // patch[0], image[1] // patch[1]
+
+
+def fit_window(grid: Pair, window: Size) -> Tuple[Pair, Pair]:
+    """Window and shift at a resolution.
+
+    Where a map is not larger than the window there is nothing to shift. A window given as one number follows the
+    official code: if either side of the map is not larger, the window becomes a square of the shorter side. A window
+    given as (height, width) is fitted on each side by itself.
+    """
+    if isinstance(window, int):
+        if min(grid) <= window:
+            return (min(grid), min(grid)), (0, 0)
+        return (window, window), (window // 2, window // 2)
+    fitted = pair([min(side, extent) for side, extent in zip(grid, pair(window))])
+    return fitted, pair([0 if side <= extent else extent // 2 for side, extent in zip(grid, fitted)])
+
+
+def layer_shapes(img_size: Size, patch_size: Size, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int],
+                 window_size: Size) -> List[LayerShape]:
+    """The layers of a Swin Transformer: each halves the resolution of the one before and doubles its width.
+
+    Raises:
+        ValueError: naming the numbers that do not fit each other.
+    """
+    if len(depths) != len(num_heads):
+        raise ValueError(f"depths {list(depths)} and num_heads {list(num_heads)} differ in length")
+    grid, layers = patch_grid(img_size, patch_size), []
+    for index, (depth, heads) in enumerate(zip(depths, num_heads)):
+        if index:
+            if grid[0] % 2 or grid[1] % 2:
+                raise ValueError(f"layer {index - 1} has {grid[0]}x{grid[1]} tokens: merging patches by two needs even numbers")
+            grid = grid[0] // 2, grid[1] // 2
+        channels = embed_dim * 2**index
+        if channels % heads:
+            raise ValueError(f"layer {index}: {heads} heads do not divide the width {channels}")
+        window, shift = fit_window(grid, window_size)
+        if grid[0] % window[0] or grid[1] % window[1]:
+            raise ValueError(f"layer {index}: windows of {window[0]}x{window[1]} do not tile {grid[0]}x{grid[1]} tokens")
+        layers.append(LayerShape(grid, channels, depth, heads, window, shift))
+    return layers
+
+
+def configured_layers(config: CfgNode) -> List[LayerShape]:
+    """The layers of the configured model; ValueError as `layer_shapes`."""
+    swin = config.MODEL.SWIN
+    return layer_shapes(config.DATA.IMG_SIZE, swin.PATCH_SIZE, swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS,
+                        swin.WINDOW_SIZE)
+
+
+def configured_classes(config: CfgNode) -> int:
+    """MODEL.NUM_CLASSES; where it is left to the data, as many as the named data set has."""
+    known = IMAGENET_22K_CLASSES if config.DATA.DATASET == "imagenet22K" else IMAGENET_CLASSES
+    return config.MODEL.NUM_CLASSES or known

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Where the parts of the model run: the stages of the pipeline, and their marks on a model.
+
+IPU.LAYERS_PER_IPU counts Swin blocks, all layers in a row. Patch embedding runs with the first block, patch merging with
+the block before it, and the final norm, the head and the loss with the last block or in a stage of their own.
+"""
+from typing import Any, List, NamedTuple, Sequence, Tuple
+
+from torch import nn
+from yacs.config import CfgNode
+
+import accelerator
+
+from .costs import Unit, swin_units
+from .geometry import configured_classes, configured_layers
+
+
+class Stage(NamedTuple):
+    """One stage of the pipeline: the id of its PopTorch block, its IPU, and the module with which it begins."""
+
+    block_id: str
+    ipu: int
+    module: str
+
+
+def pipeline_stages(config: CfgNode) -> List[Stage]:
+    """The stages that IPU.LAYERS_PER_IPU and IPU.MAPPING ask for.
+
+    Stages that follow each other on one IPU are one stage, as PopTorch merges them.
+
+    Raises:
+        ValueError: where the lists contradict each other or the model, with the numbers.
+    """
+    depths, layers = list(config.MODEL.SWIN.DEPTHS), config.IPU.LAYERS_PER_IPU
+    if layers == "auto":
+        layers = balanced_layers(_units_of_blocks(config), max(config.IPU.IPUS_PER_REPLICA, 1))
+    _check_layers(layers, depths)
+    begins = [_module_at(sum(layers[:index]), depths) for index in range(len(layers))]
+    begins[0] = "patch_embed"
+    mapping = list(config.IPU.MAPPING) or list(range(len(layers)))
+    if len(mapping) == len(layers) + 1:
+        begins.append("norm")
+    _check_mapping(mapping, begins)
+    stages: List[Stage] = []
+    for ipu, module in zip(mapping, begins):
+        if not stages or stages[-1].ipu != ipu:
+            stages.append(Stage(f"stage{len(stages)}", ipu, module))
+    return stages
+
+
+def annotate(model: nn.Module, stages: Sequence[Stage], recompute: bool) -> None:
+    """Marks the stages on a Swin Transformer, and what the backward pass finds kept.
+
+    The marks are hooks: the state dict, the classes and a run outside PopTorch stay as they are.
+
+    Args:
+        model: the model whose modules the stages name.
+        stages: from `pipeline_stages`.
+        recompute: keep only the outputs of the blocks; the backward pass computes the rest again.
+    """
+    poptorch = accelerator.poptorch()
+    for stage in stages:
+        poptorch.BeginBlock(model.get_submodule(stage.module), stage.block_id, stage.ipu)
+    if recompute:
+        for layer in model.layers:
+            for block in layer.blocks:
+                block.register_forward_hook(_keep_output)
+
+
+def balanced_layers(units: Sequence[Sequence[Unit]], stages: int) -> List[int]:
+    """Blocks of each stage so that the slowest stage costs as little as it can.
+
+    Exact: dynamic programming over (stages, blocks), after Bellman's recurrence for splitting a row.
+
+    Args:
+        units: for each block, what runs in the stage that has the block.
+        stages: how many stages to make.
+
+    Raises:
+        ValueError: where there are fewer blocks than stages.
+    """
+    costs = [sum(unit.macs for unit in block) for block in units]
+    if not 1 <= stages <= len(costs):
+        raise ValueError(f"IPU.IPUS_PER_REPLICA {stages} does not suit a model of {len(costs)} blocks: "
+                         "a stage holds at least one")
+    # best[n]: the slowest stage's cost and the stages' sizes, for the first n blocks in as many stages as rounds passed
+    nothing = (float("inf"), [])
+    best: List[Tuple[float, List[int]]] = [nothing] + [(sum(costs[:count]), [count]) for count in range(1, len(costs) + 1)]
+    for _ in range(stages - 1):
+        best = [min(((max(best[cut][0], sum(costs[cut:count])), best[cut][1] + [count - cut]) for cut in range(count)),
+                    default=nothing) for count in range(len(costs) + 1)]
+    return best[-1][1]
+
+
+def _units_of_blocks(config: CfgNode) -> List[List[Unit]]:
+    """The costs of the configured model, grouped by the block with which each unit runs."""
+    swin = config.MODEL.SWIN
+    units = swin_units(configured_layers(config), swin.PATCH_SIZE, swin.IN_CHANS, configured_classes(config),
+                       swin.MLP_RATIO, swin.PATCH_NORM)
+    blocks: List[List[Unit]] = []
+    waiting: List[Unit] = []  # the patch embedding goes with the block that follows
+    for unit in units:
+        if ".blocks." in unit.module and not unit.module.endswith(".norm2"):
+            blocks.append(waiting + [unit])
+            waiting = []
+        else:
+            (blocks[-1] if blocks else waiting).append(unit)
+    return blocks
+
+
+def _check_layers(layers: Sequence[float], depths: Sequence[int]) -> None:
+    if isinstance(layers, str) or not layers:
+        raise ValueError(f"IPU.LAYERS_PER_IPU {layers!r}: give 'auto' or a list of Swin blocks per stage")
+    if any(count <= 0 or 2 * count != int(2 * count) for count in layers):
+        raise ValueError(f"IPU.LAYERS_PER_IPU {list(layers)}: whole or half blocks above 0 are wanted")
+    if sum(layers) != sum(depths):
+        raise ValueError(f"IPU.LAYERS_PER_IPU {list(layers)} adds up to {sum(layers):g} blocks, "
+                         f"but MODEL.SWIN.DEPTHS {list(depths)} has {sum(depths)}")
+
+
+def _check_mapping(mapping: Sequence[int], begins: Sequence[str]) -> None:
+    if len(mapping) != len(begins):
+        raise ValueError(f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries: {len(begins)} are wanted for the stages of "
+                         f"IPU.LAYERS_PER_IPU, or {len(begins) + 1} for a last stage with the head alone")
+    if mapping[0] != 0:
+        raise ValueError(f"IPU.MAPPING {list(mapping)} begins with IPU {mapping[0]}: the first stage is on IPU 0, "
+                         "where PopTorch runs whatever comes before it")
+
+
+def _module_at(blocks: float, depths: Sequence[int]) -> str:
+    """The module with which a stage begins after so many blocks; after half a block it is the block's MLP."""
+    block = int(blocks)
+    for layer, depth in enumerate(depths):
+        if block < depth:
+            return f"layers.{layer}.blocks.{block}" + (".norm2" if blocks % 1 else "")
+        block -= depth
+    raise AssertionError("the stages' blocks were checked against the depths")
+
+
+def _keep_output(module: nn.Module, inputs: Any, output: Any) -> Any:
+    return accelerator.poptorch().recomputationCheckpoint(output)
