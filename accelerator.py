@@ -93,7 +93,7 @@ def _host(device: str) -> Accelerator:
     if device == "gpu" and not torch.cuda.is_available():
         raise Refusal("--device gpu needs CUDA: this PyTorch sees no GPU; use --device cpu")
     if device != "cpu" and torch.cuda.is_available():
-        host.configure(device=f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
+        host.configure(device=f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}")
         kind = "gpu"
     else:
         host.configure(device="cpu")

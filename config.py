@@ -148,19 +148,22 @@ def defaults() -> CfgNode:
     return tree
 
 
-def get_config(name_or_path: Optional[str] = None, opts: Sequence[str] = (), overrides: Sequence[Tuple[str, Any]] = ()
-               ) -> CfgNode:
+def get_config(name_or_path: Optional[str] = None, opts: Sequence[str] = (), overrides: Sequence[Tuple[str, Any]] = (),
+               saved: Optional[str] = None) -> CfgNode:
     """Builds the frozen configuration of a run.
 
     Args:
         name_or_path: a name in configs/configs.yaml, or the path of a .yaml or .yml file; None: the defaults.
         opts: alternating keys and values as given to --opts.
         overrides: (key, value) pairs that win over everything, as flags do.
+        saved: text that `dump` of another frozen tree gave, as checkpoints carry it; stands in for the defaults.
 
     Raises:
         utils.Refusal: for unknown names, keys and types, values out of range, and contradictions.
     """
     tree = defaults()
+    if saved:
+        _merge(tree, _parse(saved, "checkpoint"), "checkpoint")
     if name_or_path:
         for source, values in _layers(name_or_path):
             _merge(tree, values, source)
@@ -171,15 +174,6 @@ def get_config(name_or_path: Optional[str] = None, opts: Sequence[str] = (), ove
     for key, value in overrides:
         _assign(tree, key, value, "flag")
     tree.MODEL.PRECISION = config_checks.precision(tree.MODEL.PRECISION)
-    config_checks.check(tree)
-    tree.freeze()
-    return tree
-
-
-def config_from_text(text: str) -> CfgNode:
-    """The configuration that `dump` of a frozen tree gave, as checkpoints carry it."""
-    tree = defaults()
-    _merge(tree, _parse(text, "checkpoint"), "checkpoint")
     config_checks.check(tree)
     tree.freeze()
     return tree

@@ -3,7 +3,7 @@
 """The processes of one run: started alone, by poprun on IPUs, or by torchrun on CPUs and GPUs."""
 import importlib
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, List, NamedTuple
 
 import torch
 from yacs.config import CfgNode
@@ -80,6 +80,17 @@ def share(value: Any, launch: Launch) -> Any:
     box = [value]
     torch.distributed.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def gather(value: Any, launch: Launch) -> List[Any]:
+    """Every process's `value` in the order of processes, in every process."""
+    if launch.processes == 1:
+        return [value]
+    if accelerator.is_ipu():
+        return _horovod().allgather_object(value)
+    values = [None] * launch.processes
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def anywhere(flag: bool, launch: Launch) -> bool:

@@ -37,7 +37,8 @@ def training_options(config: CfgNode, launch: Launch) -> Any:
     training.accumulationAndReplicationReductionType(poptorch.ReductionType.Mean)
     strategy = poptorch.MeanReductionStrategy
     # A running mean never exceeds the largest gradient, so half accumulators cannot overflow by summing.
-    training.setMeanAccumulationAndReplicationReductionStrategy(strategy.Running if half_weights(config) else strategy.Post)
+    training.setMeanAccumulationAndReplicationReductionStrategy(
+        strategy.Running if half_weights(config) else strategy.Post)
     if config.TRAIN.AUTO_LOSS_SCALING:
         training.setAutomaticLossScaling(True)
     options.Precision.enableStochasticRounding(config.IPU.STOCHASTIC_ROUNDING and half_weights(config))

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Small helpers with no better home: refusals and exit codes, logging, atomic files, meters."""
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Iterator, Optional
 
 # What a caller of the command lines can rely on; 128 + n stands for an unhandled signal n.
 EXIT_OK = 0
@@ -92,6 +94,44 @@ def write_atomically(path: Path, text: str) -> None:
 def write_json(path: Path, record: Dict[str, Any]) -> None:
     """Writes `record` as JSON, atomically."""
     write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+
+class StopRequest:
+    """SIGTERM, SIGUSR1 and Ctrl-C as a polite request: the step in progress ends, the state is saved, the run stops.
+
+    While `deferred`, the first signal only sets `name`; a second Ctrl-C interrupts at once. Otherwise a signal raises
+    `Preempted` on the spot, since there is nothing to save.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._deferred = False
+
+    def install(self) -> None:
+        """Takes over the three signals of this process."""
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While this context is open, signals are noted instead of raised."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def check(self) -> None:
+        """Raises `Preempted` when a stop was requested."""
+        if self.name:
+            raise Preempted(f"stopped by {self.name}; run the same command to go on")
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.name and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+        if not self._deferred:
+            self.check()
 
 
 class Throughput:

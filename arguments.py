@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The flags of the command lines. Each names a configuration key or what the command is to do."""
+import argparse
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+
+from yacs.config import CfgNode
+
+import config as configuration
+from accelerator import DEVICES
+from utils import Refusal
+
+
+class KeyFlag(NamedTuple):
+    """A flag that sets a configuration key. `kind` is the type of its value; bool: the flag alone means True."""
+
+    names: Tuple[str, ...]
+    key: str
+    kind: type
+    help: str
+    for_validation: bool = False
+
+
+KEY_FLAGS = (
+    KeyFlag(("--data-path",), "DATA.DATA_PATH", str, "folder of the data set", True),
+    KeyFlag(("--output", "--checkpoint-output-dir"), "OUTPUT", str, "folder for checkpoints, log and metrics"),
+    KeyFlag(("--tag",), "TAG", str, "sub-folder of --output for this run"),
+    KeyFlag(("--pretrained-model", "--pretrained"), "MODEL.PRETRAINED", str, "weights to start from"),
+    KeyFlag(("--resume",), "MODEL.RESUME", str, "checkpoint to go on from"),
+    KeyFlag(("--batch-size",), "DATA.BATCH_SIZE", int, "micro-batch of one replica", True),
+    KeyFlag(("--ga", "--accumulation-steps"), "TRAIN.ACCUMULATION_STEPS", int, "micro-batches in one weight update"),
+    KeyFlag(("--replicas",), "IPU.REPLICAS", int, "data-parallel copies in all processes together", True),
+    KeyFlag(("--num-workers",), "DATA.NUM_WORKERS", int, "processes that read images", True),
+    KeyFlag(("--precision",), "MODEL.PRECISION", str, "input.weights: 16.16 (half), 16.32, 32.32 (float), or mix", True),
+    KeyFlag(("--amp",), "IPU.AVAILABLE_MEMORY_PROPORTION", float, "share of tile memory for temporaries", True),
+    KeyFlag(("--rts",), "IPU.REPLICATED_TENSOR_SHARDING", bool, "shard optimizer state over replicas"),
+    KeyFlag(("--epochs",), "TRAIN.EPOCHS", int, "epochs to train"),
+    KeyFlag(("--training-steps",), "TRAIN.TRAINING_STEPS", int, "stop after so many weight updates"),
+    KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "read train.zip and validation.zip instead of folders", True),
+    KeyFlag(("--cache-mode",), "DATA.CACHE_MODE", str, "what zip mode keeps in memory: no, full, part", True),
+    KeyFlag(("--seed",), "SEED", int, "seed of everything random", True),
+    KeyFlag(("--wandb",), "WANDB", bool, "also log to Weights & Biases"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are refusals, with the nearest flag for a mistyped one."""
+
+    def error(self, message: str) -> Any:
+        raise Refusal(f"{message}; see --help")
+
+    def parse(self, argv: Optional[Sequence[str]]) -> argparse.Namespace:
+        """Parses `argv` (None: the command line); nothing unknown is let through."""
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            flags = [name for action in self._actions for name in action.option_strings]
+            raise Refusal(f"unknown argument {unknown[0]}{configuration.nearest(unknown[0].split('=')[0], flags)}")
+        return args
+
+
+def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The command line of train_swin.py."""
+    parser = _common_parser("Trains or fine-tunes a Swin Transformer.", for_validation=False)
+    parser.add_argument("--compile-only", action="store_true", help="compile and check everything, train nothing")
+    parser.add_argument("--eval", action="store_true", help="validate the checkpoint of --resume or --pretrained-model, "
+                                                            "train nothing")
+    parser.add_argument("--throughput", action="store_true", help="measure inference on generated images, train nothing")
+    args = parser.parse(argv)
+    if args.cfg is None:
+        raise Refusal(f"--cfg is needed: one of {', '.join(configuration.named_configs())}, or a YAML file")
+    return args
+
+
+def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The command line of validate.py."""
+    parser = _common_parser("Validates a checkpoint.", for_validation=True)
+    parser.add_argument("--checkpoint", required=True, help="checkpoint or weights to validate")
+    return parser.parse(argv)
+
+
+def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:
+    """(key, value) pairs of the flags that were given."""
+    given = [(flag.key, getattr(args, flag.key, None)) for flag in KEY_FLAGS]
+    pairs = [(key, value) for key, value in given if value is not None]
+    if args.synthetic:
+        pairs += [("DATA.DATASET", "generated"), ("DATA.GENERATED", args.synthetic)]
+    return pairs
+
+
+def build_config(args: argparse.Namespace) -> CfgNode:
+    """The frozen configuration that a command line asks for."""
+    return configuration.get_config(args.cfg, args.opts, overrides(args))
+
+
+def _common_parser(description: str, for_validation: bool) -> _Parser:
+    parser = _Parser(description=description, allow_abbrev=False)
+    parser.add_argument("--cfg", help="name in configs/configs.yaml, or a YAML file")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="configuration keys to set")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: IPU with the SDK, else GPU, else CPU")
+    parser.add_argument("--synthetic", nargs="?", const="host", choices=("host", "device"),
+                        help="generated images, made by the host (default) or on the device, instead of a data set")
+    for flag in KEY_FLAGS:
+        if for_validation and not flag.for_validation:
+            continue
+        how = {"action": "store_true", "default": None} if flag.kind is bool else {"type": flag.kind}
+        parser.add_argument(*flag.names, dest=flag.key, help=f"{flag.help} ({flag.key})", **how)
+    return parser

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Everything a training run uses, built once from its configuration and, when it goes on, from a checkpoint."""
+import time
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import torch
+from timm.scheduler.scheduler import Scheduler
+from yacs.config import CfgNode
+
+import accelerator
+import checkpoint
+import launch as launching
+from dataset.build_ipu import build_dataset, build_loader, example_batch
+from launch import Launch
+from lr_scheduler import build_scheduler
+from models.build import build_pipeline
+from models.pretrained import load_pretrained
+from optimizer import build_optimizer
+from options import inference_options, training_options
+from training_state import Progress, check_same_run
+from utils import Refusal, logger
+
+
+class Run(NamedTuple):
+    """What the training loop works with."""
+
+    config: CfgNode
+    launch: Launch
+    folder: Optional[Path]  # None: nothing is written
+    classes: List[str]
+    model: torch.nn.Module
+    trainer: Any  # poptorch.trainingModel of the model
+    validator: Any  # poptorch.inferenceModel of the same model
+    optimizer: Any
+    schedule: Scheduler
+    loader: Any
+    validation_loader: Any
+    validation_images: int
+    updates_per_epoch: int
+
+
+def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optional[Dict[str, Any]]:
+    """The checkpoint a run goes on from, in this order: --resume, the newest of its output folder, none.
+
+    The leader decides, and the others get what it read, so that no two processes can start from different states.
+
+    Raises:
+        Refusal: for a checkpoint that cannot be used, or a configuration that is not the checkpoint's.
+    """
+    found = None
+    if launch.is_leader:
+        if config.MODEL.RESUME:
+            found = Path(config.MODEL.RESUME), checkpoint.load(Path(config.MODEL.RESUME))
+        elif config.TRAIN.AUTO_RESUME and folder is not None:
+            found = checkpoint.find(folder)
+    found = launching.share(found, launch)
+    if found is None:
+        return None
+    path, state = found
+    progress = Progress(**state["progress"])
+    check_same_run(config, state["config"], progress)
+    logger.info("going on from %s: epoch %d, update %d", path, progress.epoch, progress.update)
+    return state
+
+
+def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Optional[Dict[str, Any]]) -> Run:
+    """Builds data, model, optimizer and schedule, and puts the state of a checkpoint into them."""
+    progress = Progress(**state["progress"]) if state else Progress()
+    torch.manual_seed(config.SEED)
+    train_data, validation_data = build_dataset(config, training=True), build_dataset(config, training=False)
+    options, validation_options = training_options(config, launch), inference_options(config, launch)
+    start_epoch, start_step = progress.epoch, progress.step // config.IPU.DEVICE_ITERATIONS
+    loader = build_loader(config, options, train_data, training=True, start_epoch=start_epoch, start_step=start_step)
+    validation_loader = build_loader(config, validation_options, validation_data, training=False)
+    updates_per_epoch = len(loader) * config.IPU.DEVICE_ITERATIONS
+    model = build_pipeline(config, len(train_data.classes), training=True)
+    _load_weights(config, model, state, train_data.classes)
+    optimizer = build_optimizer(config, model, launch)
+    schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+    poptorch = accelerator.poptorch()
+    trainer = poptorch.trainingModel(model.train(), options, optimizer)
+    validator = poptorch.inferenceModel(model, validation_options)
+    logger.info("model: %s, %.1f million parameters, %d classes", config.MODEL.NAME,
+                sum(parameter.numel() for parameter in model.parameters()) / 1e6, len(train_data.classes))
+    logger.info("data: %d training images, %d validation images; global batch %d, %d updates an epoch",
+                len(train_data), len(validation_data), launch.global_batch(config), updates_per_epoch)
+    run = Run(config, launch, folder, train_data.classes, model, trainer, validator, optimizer, schedule, loader,
+              validation_loader, len(validation_data), updates_per_epoch)
+    compile_run(run)
+    if state:
+        _restore_randomness(run, state["rng_states"])
+    return run
+
+
+def compile_run(run: Run) -> None:
+    """Compiles the training program from the shapes of its inputs; nothing is trained."""
+    start = time.monotonic()
+    run.trainer.compile(*example_batch(run.config, run.trainer.options, len(run.classes), training=True))
+    logger.info("compiled in %.1f seconds", time.monotonic() - start)
+
+
+def _load_weights(config: CfgNode, model: torch.nn.Module, state: Optional[Dict[str, Any]], classes: List[str]
+                  ) -> None:
+    """Weights of the checkpoint, else of --pretrained-model, else the fresh ones stay."""
+    if state:
+        if state["classes"] != classes:
+            raise Refusal(f"the data set has other classes than the checkpoint was trained with: {len(classes)} against "
+                          f"{len(state['classes'])}, or the same number with other names", checkpoint.EXIT_CHECKPOINT)
+        checkpoint.load_weights(model, state["model"], Path(checkpoint.LAST))
+    elif config.MODEL.PRETRAINED:
+        load_pretrained(model, Path(config.MODEL.PRETRAINED), config)
+
+
+def _restore_randomness(run: Run, states: List[Any]) -> None:
+    """Each process gets its own state back; with another number of processes the seed starts anew."""
+    if len(states) == run.launch.processes:
+        run.trainer.rng_state = states[run.launch.process]
+    else:
+        logger.warning("the checkpoint is of %d processes, not %d: dropout masks differ from an unbroken run's",
+                       len(states), run.launch.processes)

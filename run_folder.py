@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The output folder of a training run: one run at a time, its log, metrics and status."""
+import contextlib
+import csv
+import fcntl
+import io
+import os
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+from yacs.config import CfgNode
+
+import checkpoint
+from launch import Launch
+from utils import EXIT_BUSY, EXIT_OK, Refusal, close_logging, setup_logging, write_atomically, write_json
+
+
+@contextlib.contextmanager
+def opened(config: CfgNode, launch: Launch) -> Iterator[Path]:
+    """The folder of the run, made, proved writable and kept from other runs while the context is open.
+
+    The leader locks it for all processes. The lock dies with its process, so none can be left behind.
+
+    Raises:
+        Refusal: when the folder cannot be written or another run has it.
+    """
+    folder = Path(config.OUTPUT) / config.TAG
+    if not launch.is_leader:
+        yield folder
+        return
+    _make(config, folder)
+    with open(folder / ".lock", "a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Refusal(f"--output {folder} is in use by another run; choose another folder or wait",
+                          EXIT_BUSY) from error
+        checkpoint.remove_leftovers(folder)
+        yield folder
+
+
+@contextlib.contextmanager
+def recorded(folder: Path, launch: Launch, last_update: Callable[[], int]) -> Iterator[None]:
+    """Logs to the folder and leaves status.json when the run ends: how, why, and where to go on from.
+
+    torchrun flattens every exit code to 1; this file keeps the real one.
+    """
+    setup_logging(folder, launch.is_leader)
+    code, cause = EXIT_OK, ""
+    try:
+        yield
+    except Refusal as refusal:
+        code, cause = refusal.code, str(refusal)
+        raise
+    except BaseException as error:
+        code, cause = 1, f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if launch.is_leader:
+            last = folder / checkpoint.LAST
+            write_json(folder / "status.json", {
+                "state": "done" if code == EXIT_OK else "stopped", "exit_code": code, "cause": cause,
+                "last_update": last_update(), "checkpoint": str(last) if last.exists() else None,
+            })
+        close_logging()
+
+
+def write_metrics(folder: Path, rows: List[Dict[str, Any]]) -> None:
+    """Writes metrics.csv, one row an epoch; the whole file at once, so that a resumed run never repeats a row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[-1]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / "metrics.csv", text.getvalue())
+
+
+def _make(config: CfgNode, folder: Path) -> None:
+    if not config.OUTPUT:
+        raise Refusal("--output is needed: the folder for checkpoints, log and metrics")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise Refusal(f"--output {folder} cannot be written: {error.strerror or error}; "
+                      "choose another folder") from error

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Where a training run stands, and what a resumed run may change."""
+import dataclasses
+from typing import Any, Dict, List, Tuple
+
+import yaml
+from yacs.config import CfgNode
+
+from utils import EXIT_CHECKPOINT, Refusal, logger
+
+
+@dataclasses.dataclass
+class Progress:
+    """Position and results so far; plain values only, since checkpoints carry it."""
+
+    epoch: int = 0  # epochs behind us
+    step: int = 0  # weight updates in the current epoch
+    update: int = 0  # weight updates in all
+    loss_sum: float = 0.0  # over the updates of the current epoch
+    best_top1: float = -1.0  # per cent
+    epochs: List[Dict[str, Any]] = dataclasses.field(default_factory=list)  # rows of metrics.csv
+
+    def advance(self, updates: int, loss: float) -> None:
+        """Counts weight updates whose mean loss was `loss`."""
+        self.step += updates
+        self.update += updates
+        self.loss_sum += loss * updates
+
+    def end_epoch(self, row: Dict[str, Any], best_top1: float) -> None:
+        """Closes the current epoch with its row of metrics and the best validation so far."""
+        self.epochs.append(row)
+        self.best_top1 = best_top1
+        self.epoch += 1
+        self.step = 0
+        self.loss_sum = 0.0
+
+
+# A resumed run with another value of these would not be the run that was saved.
+FIXED = ("MODEL.TYPE", "MODEL.SWIN", "MODEL.PRECISION", "DATA.IMG_SIZE", "TRAIN.OPTIMIZER.NAME")
+# These decide which samples an update sees: they may change only between two epochs.
+SAMPLE_ORDER = ("SEED", "DATA.BATCH_SIZE", "TRAIN.ACCUMULATION_STEPS", "IPU.REPLICAS", "IPU.DEVICE_ITERATIONS")
+# These say where things are and how fast, not what is computed.
+FREE = ("OUTPUT", "TAG", "LOG_INTERVAL", "WANDB", "DATA.DATA_PATH", "DATA.NUM_WORKERS", "DATA.LOADER",
+        "DATA.CACHE_MODE", "DATA.ZIP_MODE", "MODEL.RESUME", "MODEL.PRETRAINED", "TRAIN.TRAINING_STEPS",
+        "TRAIN.CHECKPOINT_STEPS", "TRAIN.AUTO_RESUME", "TEST", "IPU")
+
+
+def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
+    """Compares a checkpoint's configuration with that of the run that resumes it.
+
+    Raises:
+        Refusal: for a change that makes it another run, or that moves samples in the middle of an epoch.
+    """
+    before, now = _flatten(yaml.safe_load(saved)), _flatten(yaml.safe_load(config.dump()))
+    for key in sorted(set(before) | set(now)):
+        change = (before.get(key), now.get(key))
+        if change[0] == change[1]:
+            continue
+        told = f"{key} was {change[0]} when the checkpoint was saved and is {change[1]} now"
+        if _within(key, FIXED):
+            raise Refusal(f"{told}: give the old value, or start anew from its weights by --pretrained-model",
+                          EXIT_CHECKPOINT)
+        if _within(key, SAMPLE_ORDER) and progress.step:
+            raise Refusal(f"{told}: it may change between epochs, not after update {progress.step} of one",
+                          EXIT_CHECKPOINT)
+        if _within(key, SAMPLE_ORDER) or not _within(key, FREE):
+            logger.warning("%s", told)
+
+
+def _within(key: str, sections: Tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def _flatten(values: Dict[str, Any], prefix: str = "") -> Dict[str, Any]:
+    flat: Dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat

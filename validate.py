@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Validates a checkpoint, and holds the evaluation that training calls.
+
+    python validate.py --data-path ./data/imagenet1k --checkpoint ./output/swin_tiny_224/best.pth
+"""
+import sys
+from pathlib import Path
+from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from timm.utils import accuracy
+
+import accelerator
+import arguments
+import checkpoint
+import config as configuration
+import launch as launching
+from dataset.build_ipu import build_dataset, build_loader
+from launch import Launch
+from models.build import build_pipeline
+from models.pretrained import load_pretrained
+from options import inference_options
+from utils import EXIT_DATA, Refusal, logger, run_command, setup_logging
+
+
+class Accuracy(NamedTuple):
+    """Exact counts of an evaluation."""
+
+    images: int
+    top1_correct: int
+    top5_correct: int
+
+    @property
+    def top1(self) -> float:
+        """Images whose label has the largest logit, in per cent."""
+        return 100.0 * self.top1_correct / self.images
+
+    @property
+    def top5(self) -> float:
+        """Images whose label is among the five largest logits, in per cent."""
+        return 100.0 * self.top5_correct / self.images
+
+    def __str__(self) -> str:
+        return f"top-1: {self.top1:.2f} % top-5: {self.top5:.2f} % images: {self.images}"
+
+
+def evaluate(validator: Any, loader: Iterable[Tuple[torch.Tensor, torch.Tensor]], images: int, launch: Launch
+             ) -> Accuracy:
+    """Counts what the model gets right; rows that only fill a batch carry label -1 and do not count.
+
+    Args:
+        validator: maps a combined batch of images to logits (N, classes); a poptorch.inferenceModel.
+        loader: combined batches of (images, labels (N,)) of this process.
+        images: how many images the data set has.
+
+    Raises:
+        AssertionError: when an image was counted twice or not at all.
+    """
+    counts = torch.zeros(3, dtype=torch.float64)
+    for batch, labels in loader:
+        logits = validator(batch)
+        real = labels >= 0
+        if real.any():
+            counts += _correct(logits[real].float(), labels[real])
+    counted, top1, top5 = (int(count) for count in launching.sum_over_processes(counts, launch))
+    if counted != images:
+        raise AssertionError(f"evaluation counted {counted} images of {images}")
+    return Accuracy(counted, top1, top5)
+
+
+def _correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Images, and how many of them are right by the largest and by the five largest logits."""
+    rows = len(labels)
+    correct = [round(float(percentage) * rows / 100) for percentage in accuracy(logits, labels, topk=(1, 5))]
+    return torch.tensor([rows] + correct, dtype=torch.float64)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Entry of validate.py."""
+    args = arguments.parse_validation(argv)
+    path = Path(args.checkpoint)
+    state = checkpoint.load_own(path)
+    if state is None and args.cfg is None:
+        raise Refusal(f"{path} does not tell its configuration: give one by --cfg")
+    saved = state["config"] if state and args.cfg is None else None
+    config = configuration.get_config(args.cfg, args.opts, arguments.overrides(args), saved)
+    accelerator.select(args.device)
+    launch = launching.start(config)
+    setup_logging(None, launch.is_leader)
+    dataset = build_dataset(config, training=False)
+    classes = len(dataset.classes)
+    model = build_pipeline(config, classes, training=False)
+    if state:
+        _check_classes(path, state["classes"], dataset.classes)
+        checkpoint.load_weights(model, state["model"], path)
+    else:
+        load_pretrained(model, path, config)
+    options = inference_options(config, launch)
+    validator = accelerator.poptorch().inferenceModel(model.eval(), options)
+    logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)
+    logger.info("%s", evaluate(validator, build_loader(config, options, dataset, training=False), len(dataset), launch))
+    launching.stop(launch)
+
+
+def _check_classes(path: Path, trained: List[str], found: List[str]) -> None:
+    """Refuses a data set whose labels mean something else than those the checkpoint was trained with."""
+    if trained == found:
+        return
+    if len(trained) != len(found):
+        raise Refusal(f"the data set has {len(found)} classes, checkpoint {path} knows {len(trained)}", EXIT_DATA)
+    index = next(index for index, names in enumerate(zip(trained, found)) if names[0] != names[1])
+    raise Refusal(f"class {index} of the data set is {found[index]}, but {trained[index]} in checkpoint {path}",
+                  EXIT_DATA)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
