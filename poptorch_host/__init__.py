@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""PopTorch's programming interface on ordinary PyTorch, for CPU and CUDA.
+
+Use it in PopTorch's place: `python -m poptorch_host program.py ARGS` runs a PopTorch program unchanged on this package,
+and `import poptorch_host as poptorch` does for a new one. The parts are loaded when their names are first used.
+"""
+from importlib import import_module as _import_module
+from typing import Any, List
+
+__version__ = "3.4.0+host"
+
+_EXPORTS = {
+    "enums": ["AutoStage", "CommGroupType", "ConnectionType", "DataLoaderMode", "HalfFloatCastingBehavior", "Liveness",
+              "MatMulSerializationMode", "MeanReductionStrategy", "MultiConvPlanType", "OutputMode", "OverlapMode",
+              "ReductionType", "SharingStrategy", "SyncPattern", "VariableRetrievalMode"],
+    "errors": ["Error", "RecoverableError", "UnrecoverableError", "createPoptorchError"],
+    "options": ["BlockId", "ConfigFileError", "Options", "ParallelPhasedExecution", "Phase", "PipelinedExecution",
+                "SerialPhasedExecution", "ShardedExecution", "Stage", "TensorLocationSettings"],
+    "ops": ["Attribute", "BeginBlock", "Block", "BlockFunction", "CPU", "LegacyBeginBlockFn", "MultiConv", "NameScope",
+            "cond", "ctc_beam_search_decoder", "custom_op", "dynamic_slice", "dynamic_update", "for_loop", "fps",
+            "identity_loss", "ipu_print_tensor", "nearest", "nop", "recomputationCheckpoint", "removeBlocks",
+            "serializedMatMul", "set_available_memory", "set_overlap_for_input", "set_overlap_for_output"],
+    "context": ["getIpuTensorId", "isRunningOnIpu"],
+    "custom_ops": ["accessAttributes"],
+    "custom_args": ["ICustomArgParser", "registerCustomArgParser", "registerGeometricCustomArgParsers"],
+    "hardware": ["importPoptorchMetadataFromFile", "ipuHardwareIsAvailable", "ipuHardwareVersion"],
+    "executor": ["PoplarExecutor", "inferenceModel", "load", "registerPostCompileHook", "registerPreCompileHook",
+                 "trainingModel"],
+    "dataloader": ["DataLoader"],
+    "accessor": ["AsynchronousDataAccessor"],
+    "_logging": ["logger", "setLogLevel"],
+    "_printing": ["module_repr", "print"],
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+_SUBMODULES = ["enums", "ops", "optim", "options", "poptorch_core", "profiling"]
+
+__all__ = [*_HOME, *_SUBMODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the part that has `name`, once."""
+    if name in _HOME:
+        value = getattr(_import_module(f"{__name__}.{_HOME[name]}"), name)
+    elif name in _SUBMODULES:
+        value = _import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})

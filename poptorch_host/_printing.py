@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Modules as text, with the blocks they begin."""
+import builtins
+
+import torch
+
+from ._blocks import block_of
+
+
+def module_repr(m: torch.nn.Module):
+    """The text of a module, with BeginBlock(...) in front of every module that begins a block."""
+    lines = [line for line in m.extra_repr().split("\n") if line]
+    parts = [f"({name}): {module_repr(child)}".replace("\n", "\n  ") for name, child in m.named_children()]
+    block = block_of(m)
+    head = f"{block} {m._get_name()}(" if block else f"{m._get_name()}("
+    if len(lines) == 1 and not parts:
+        return f"{head}{lines[0]})"
+    if not lines and not parts:
+        return f"{head})"
+    return head + "".join(f"\n  {line}" for line in lines + parts) + "\n)"
+
+
+def print(m):
+    """Prints `module_repr(m)` for a module, and anything else as Python does."""
+    builtins.print(module_repr(m) if isinstance(m, torch.nn.Module) else m)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Parsers for arguments and batches of types that are neither tensors nor containers of them."""
+import abc
+from typing import Any, Dict, Optional, Type
+
+from .errors import createPoptorchError
+
+
+class ICustomArgParser(abc.ABC):
+    """Takes the tensors out of a value of one type, and puts other tensors in their place."""
+
+    @abc.abstractmethod
+    def yieldTensors(self, struct) -> None:
+        """Yields every tensor of `struct`, always in the same order."""
+
+    @abc.abstractmethod
+    def reconstruct(self, original_structure, tensor_iterator) -> Any:
+        """A value like `original_structure` with its tensors taken, in that order, from `tensor_iterator`."""
+
+
+_parsers: Dict[type, ICustomArgParser] = {}
+
+
+def registerCustomArgParser(arg_data_type: Type, arg_parser: Optional[ICustomArgParser]):
+    """Uses `arg_parser` for arguments and batches of `arg_data_type` and its subclasses; None forgets the type.
+
+    Raises:
+        Error: when `arg_parser` does not derive from `ICustomArgParser`.
+    """
+    if arg_parser is None:
+        _parsers.pop(arg_data_type, None)
+        return
+    if not isinstance(arg_parser, ICustomArgParser):
+        raise createPoptorchError(f"the parser of {arg_data_type.__name__} must derive from poptorch.ICustomArgParser, "
+                                  f"not {type(arg_parser).__name__}")
+    _parsers[arg_data_type] = arg_parser
+
+
+def parser_of(value: Any) -> Optional[ICustomArgParser]:
+    """The parser registered for the type of `value`, or for the nearest of its bases; None where there is none."""
+    for kind in type(value).__mro__:
+        if kind in _parsers:
+            return _parsers[kind]
+    return None
