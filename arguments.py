@@ -28,10 +28,10 @@ KEY_FLAGS = (
     KeyFlag(("--pretrained-model", "--pretrained"), "MODEL.PRETRAINED", str, "weights to start from"),
     KeyFlag(("--resume",), "MODEL.RESUME", str, "checkpoint to go on from"),
     KeyFlag(("--batch-size",), "DATA.BATCH_SIZE", int, "micro-batch of one replica", True),
-    KeyFlag(("--ga", "--accumulation-steps"), "TRAIN.ACCUMULATION_STEPS", int, "micro-batches in one weight update"),
+    KeyFlag(("--ga", "--accumulation-steps"), "TRAIN.ACCUMULATION_STEPS", int, "micro-batches in a weight update"),
     KeyFlag(("--replicas",), "IPU.REPLICAS", int, "data-parallel copies in all processes together", True),
     KeyFlag(("--num-workers",), "DATA.NUM_WORKERS", int, "processes that read images", True),
-    KeyFlag(("--precision",), "MODEL.PRECISION", str, "input.weights: 16.16 (half), 16.32, 32.32 (float), or mix", True),
+    KeyFlag(("--precision",), "MODEL.PRECISION", str, "input.weights: 16.16 (half), 16.32, 32.32 (float); mix", True),
     KeyFlag(("--amp",), "IPU.AVAILABLE_MEMORY_PROPORTION", float, "share of tile memory for temporaries", True),
     KeyFlag(("--rts",), "IPU.REPLICATED_TENSOR_SHARDING", bool, "shard optimizer state over replicas"),
     KeyFlag(("--epochs",), "TRAIN.EPOCHS", int, "epochs to train"),
@@ -62,12 +62,13 @@ def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line of train_swin.py."""
     parser = _common_parser("Trains or fine-tunes a Swin Transformer.", for_validation=False)
     parser.add_argument("--compile-only", action="store_true", help="compile and check everything, train nothing")
-    parser.add_argument("--eval", action="store_true", help="validate the checkpoint of --resume or --pretrained-model, "
-                                                            "train nothing")
-    parser.add_argument("--throughput", action="store_true", help="measure inference on generated images, train nothing")
+    parser.add_argument("--eval", action="store_true", help="validate --resume or --pretrained-model, train nothing")
+    parser.add_argument("--throughput", action="store_true", help="time inference on generated images, train nothing")
     args = parser.parse(argv)
     if args.cfg is None:
         raise Refusal(f"--cfg is needed: one of {', '.join(configuration.named_configs())}, or a YAML file")
+    if args.throughput or (args.compile_only and getattr(args, "DATA.DATA_PATH") is None):
+        args.synthetic = args.synthetic or "host"  # neither needs more of the data than its shape
     return args
 
 
@@ -87,9 +88,9 @@ def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:
     return pairs
 
 
-def build_config(args: argparse.Namespace) -> CfgNode:
-    """The frozen configuration that a command line asks for."""
-    return configuration.get_config(args.cfg, args.opts, overrides(args))
+def build_config(args: argparse.Namespace, saved: Optional[str] = None) -> CfgNode:
+    """The frozen configuration that a command line asks for, on top of a checkpoint's if `saved` holds one."""
+    return configuration.get_config(args.cfg, args.opts, overrides(args), saved)
 
 
 def _common_parser(description: str, for_validation: bool) -> _Parser:

@@ -14,11 +14,11 @@ import pickle
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
-from utils import EXIT_CHECKPOINT, EXIT_RESOURCE, Refusal, logger
+from utils import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal, logger
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
@@ -156,6 +156,15 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], pa
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         raise Refusal(f"checkpoint {path} is of another architecture: {shown}", EXIT_CHECKPOINT)
     model.load_state_dict(weights)
+
+
+def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> None:
+    """Refuses a data set whose labels mean something else than those the checkpoint was trained with."""
+    if len(trained) != len(found):
+        raise Refusal(f"the data set has {len(found)} classes, checkpoint {path} knows {len(trained)}", EXIT_DATA)
+    for index, names in enumerate(zip(found, trained)):
+        if names[0] != names[1]:
+            raise Refusal(f"class {index} of the data set is {names[0]}, but {names[1]} in checkpoint {path}", EXIT_DATA)
 
 
 def _load(path: Path) -> Dict[str, Any]:

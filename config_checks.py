@@ -187,12 +187,12 @@ def _check_windows(config: CfgNode) -> None:
         if any(side <= extent for side, extent in zip(grid, window)):
             window = (min(grid), min(grid))
         if any(side % extent for side, extent in zip(grid, window)):
-            raise Refusal(f"MODEL.SWIN.WINDOW_SIZE {swin.WINDOW_SIZE} does not tile the {grid[0]}x{grid[1]} patches of layer "
-                          f"{layer} at DATA.IMG_SIZE {config.DATA.IMG_SIZE}: choose sizes that divide")
+            raise Refusal(f"MODEL.SWIN.WINDOW_SIZE {swin.WINDOW_SIZE} does not tile the {grid[0]}x{grid[1]} patches of "
+                          f"layer {layer} at DATA.IMG_SIZE {config.DATA.IMG_SIZE}: choose sizes that divide")
         if layer + 1 < len(swin.DEPTHS):
             if any(side % 2 for side in grid):
-                raise Refusal(f"DATA.IMG_SIZE {config.DATA.IMG_SIZE} leaves {grid[0]}x{grid[1]} patches in layer {layer}: "
-                              "patch merging needs even numbers")
+                raise Refusal(f"DATA.IMG_SIZE {config.DATA.IMG_SIZE} leaves {grid[0]}x{grid[1]} patches in layer "
+                              f"{layer}: patch merging needs even numbers")
             grid = [side // 2 for side in grid]
 
 
@@ -215,5 +215,6 @@ def _check_pipeline(config: CfgNode) -> None:
         raise Refusal(str(error)) from error
     fewest = 2 * len(stages) - 1
     if config.TRAIN.ACCUMULATION_STEPS < fewest:
-        raise Refusal(f"TRAIN.ACCUMULATION_STEPS {config.TRAIN.ACCUMULATION_STEPS} is too small for {len(stages)} pipeline "
-                      f"stages: at least {fewest} (2F-1) are needed; raise --ga or use fewer stages in IPU.LAYERS_PER_IPU")
+        raise Refusal(f"TRAIN.ACCUMULATION_STEPS {config.TRAIN.ACCUMULATION_STEPS} is too small for {len(stages)} "
+                      f"pipeline stages: at least {fewest} (2F-1) are needed; raise --ga or use fewer stages in "
+                      "IPU.LAYERS_PER_IPU")

@@ -13,10 +13,10 @@ from launch import Launch
 def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, launch: Launch) -> Scheduler:
     """timm's schedule of TRAIN.LR_SCHEDULER; `schedule.step_update(n)` sets the rate of update n (counted from 0).
 
-    Linear warm-up from WARMUP_LR to BASE_LR, then cosine or linear decay to MIN_LR at the last update, or steps counted
-    from update 0. With WARMUP_PREFIX the cosine starts at its top when the warm-up ends and runs over the remaining
-    updates; without it the cosine counts from update 0, so that the rate drops a little where the warm-up ends, as older
-    code did. All rates scale with the global batch.
+    Linear warm-up from WARMUP_LR to BASE_LR, then cosine or linear decay to MIN_LR at the last update, or steps
+    counted from update 0. With WARMUP_PREFIX the cosine starts at its top when the warm-up ends and runs over the
+    remaining updates; without it the cosine counts from update 0, so that the rate drops a little where the warm-up
+    ends, as older code did. All rates scale with the global batch.
     """
     settings = config.TRAIN.LR_SCHEDULER
     factor = launch.learning_rate_factor(config)

@@ -20,7 +20,7 @@ from models.pretrained import load_pretrained
 from optimizer import build_optimizer
 from options import inference_options, training_options
 from training_state import Progress, check_same_run
-from utils import Refusal, logger
+from utils import logger
 
 
 class Run(NamedTuple):
@@ -107,9 +107,7 @@ def _load_weights(config: CfgNode, model: torch.nn.Module, state: Optional[Dict[
                   ) -> None:
     """Weights of the checkpoint, else of --pretrained-model, else the fresh ones stay."""
     if state:
-        if state["classes"] != classes:
-            raise Refusal(f"the data set has other classes than the checkpoint was trained with: {len(classes)} against "
-                          f"{len(state['classes'])}, or the same number with other names", checkpoint.EXIT_CHECKPOINT)
+        checkpoint.check_classes(Path(checkpoint.LAST), state["classes"], classes)
         checkpoint.load_weights(model, state["model"], Path(checkpoint.LAST))
     elif config.MODEL.PRETRAINED:
         load_pretrained(model, Path(config.MODEL.PRETRAINED), config)

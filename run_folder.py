@@ -4,11 +4,13 @@
 import contextlib
 import csv
 import fcntl
+import importlib
 import io
 import os
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
+import yaml
 from yacs.config import CfgNode
 
 import checkpoint
@@ -64,6 +66,22 @@ def recorded(folder: Path, launch: Launch, last_update: Callable[[], int]) -> It
                 "last_update": last_update(), "checkpoint": str(last) if last.exists() else None,
             })
         close_logging()
+
+
+def open_tracker(config: CfgNode, launch: Launch, folder: Path) -> Callable[[Dict[str, Any]], None]:
+    """What rows of metrics are also sent to: Weights & Biases with --wandb (its own WANDB_ variables apply), or nothing.
+
+    Raises:
+        Refusal: when --wandb is given and its package is not installed.
+    """
+    if not config.WANDB or not launch.is_leader:
+        return lambda row: None
+    try:
+        wandb = importlib.import_module("wandb")
+    except ModuleNotFoundError as error:
+        raise Refusal(f"--wandb needs the package {error.name}: pip install wandb") from error
+    wandb.init(project="swin", dir=str(folder), config=yaml.safe_load(config.dump()), resume="allow")
+    return lambda row: wandb.log(row, step=row["update"])
 
 
 def write_metrics(folder: Path, rows: List[Dict[str, Any]]) -> None:

@@ -10,7 +10,8 @@ import dataclasses
 import datetime
 import math
 import sys
-from typing import Optional, Sequence
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import torch
 from yacs.config import CfgNode
@@ -39,7 +40,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if args.throughput:
         validate.measure_throughput(config, launch)
     elif args.eval:
-        validate.validate_file(config, config.MODEL.RESUME or config.MODEL.PRETRAINED, launch)
+        evaluate_only(config, launch)
     elif args.compile_only:
         build_run(config, launch, None, None)
     else:
@@ -57,10 +58,19 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
             return
         with run_folder.recorded(folder, launch, lambda: progress.update):
             logger.info("configuration:\n%s", config.dump())
-            fit(build_run(config, launch, folder, state), progress, stop)
+            track = run_folder.open_tracker(config, launch, folder)
+            fit(build_run(config, launch, folder, state), progress, stop, track)
 
 
-def fit(run: Run, progress: Progress, stop: StopRequest) -> None:
+def evaluate_only(config: CfgNode, launch: Launch) -> None:
+    """Validates the weights of --resume or --pretrained-model."""
+    path = Path(config.MODEL.RESUME or config.MODEL.PRETRAINED)
+    if not path.name:
+        raise Refusal("--eval needs weights: give --resume or --pretrained-model")
+    validate.validate_weights(config, path, checkpoint.load_own(path), launch)
+
+
+def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[str, Any]], None]) -> None:
     """Trains and validates epoch by epoch; every state that is worth going on from is saved before it can be lost."""
     while not is_finished(run.config, progress):
         with stop.deferred():
@@ -77,6 +87,7 @@ def fit(run: Run, progress: Progress, stop: StopRequest) -> None:
             is_best = accuracy is not None and accuracy.top1 > progress.best_top1
             progress.end_epoch(row, accuracy.top1 if is_best else progress.best_top1)
             save(run, progress, is_best)
+        track(row)
         stop.check()
     logger.info("best top-1: %.2f %%, in %s", progress.best_top1, run.folder / checkpoint.BEST)
 

@@ -5,23 +5,24 @@
     python validate.py --data-path ./data/imagenet1k --checkpoint ./output/swin_tiny_224/best.pth
 """
 import sys
+import time
 from pathlib import Path
-from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from timm.utils import accuracy
+from timm.utils import accuracy as topk_accuracy
+from yacs.config import CfgNode
 
 import accelerator
 import arguments
 import checkpoint
-import config as configuration
 import launch as launching
-from dataset.build_ipu import build_dataset, build_loader
+from dataset.build_ipu import build_dataset, build_loader, example_batch
 from launch import Launch
 from models.build import build_pipeline
 from models.pretrained import load_pretrained
 from options import inference_options
-from utils import EXIT_DATA, Refusal, logger, run_command, setup_logging
+from utils import Refusal, Throughput, logger, run_command, setup_logging
 
 
 class Accuracy(NamedTuple):
@@ -72,7 +73,7 @@ def evaluate(validator: Any, loader: Iterable[Tuple[torch.Tensor, torch.Tensor]]
 def _correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Images, and how many of them are right by the largest and by the five largest logits."""
     rows = len(labels)
-    correct = [round(float(percentage) * rows / 100) for percentage in accuracy(logits, labels, topk=(1, 5))]
+    correct = [round(float(percentage) * rows / 100) for percentage in topk_accuracy(logits, labels, topk=(1, 5))]
     return torch.tensor([rows] + correct, dtype=torch.float64)
 
 
@@ -83,35 +84,54 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     state = checkpoint.load_own(path)
     if state is None and args.cfg is None:
         raise Refusal(f"{path} does not tell its configuration: give one by --cfg")
-    saved = state["config"] if state and args.cfg is None else None
-    config = configuration.get_config(args.cfg, args.opts, arguments.overrides(args), saved)
+    config = arguments.build_config(args, state["config"] if state and args.cfg is None else None)
     accelerator.select(args.device)
     launch = launching.start(config)
     setup_logging(None, launch.is_leader)
+    validate_weights(config, path, state, launch)
+    launching.stop(launch)
+
+
+def validate_weights(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], launch: Launch) -> Accuracy:
+    """Validates the weights of a file on the validation split.
+
+    Args:
+        path: where the weights are.
+        state: what `checkpoint.load_own` read there; None for foreign weights.
+
+    Raises:
+        Refusal: for weights of another architecture, and for a data set with other classes.
+    """
     dataset = build_dataset(config, training=False)
     classes = len(dataset.classes)
     model = build_pipeline(config, classes, training=False)
     if state:
-        _check_classes(path, state["classes"], dataset.classes)
+        checkpoint.check_classes(path, state["classes"], dataset.classes)
         checkpoint.load_weights(model, state["model"], path)
     else:
         load_pretrained(model, path, config)
     options = inference_options(config, launch)
     validator = accelerator.poptorch().inferenceModel(model.eval(), options)
     logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)
-    logger.info("%s", evaluate(validator, build_loader(config, options, dataset, training=False), len(dataset), launch))
-    launching.stop(launch)
+    loader = build_loader(config, options, dataset, training=False)
+    accuracy = evaluate(validator, loader, len(dataset), launch)
+    logger.info("validation: %s", accuracy)
+    return accuracy
 
 
-def _check_classes(path: Path, trained: List[str], found: List[str]) -> None:
-    """Refuses a data set whose labels mean something else than those the checkpoint was trained with."""
-    if trained == found:
-        return
-    if len(trained) != len(found):
-        raise Refusal(f"the data set has {len(found)} classes, checkpoint {path} knows {len(trained)}", EXIT_DATA)
-    index = next(index for index, names in enumerate(zip(trained, found)) if names[0] != names[1])
-    raise Refusal(f"class {index} of the data set is {found[index]}, but {trained[index]} in checkpoint {path}",
-                  EXIT_DATA)
+def measure_throughput(config: CfgNode, launch: Launch) -> None:
+    """Logs how many generated images a second the device infers, over at least ten seconds after the first call."""
+    dataset = build_dataset(config, training=False)
+    options = inference_options(config, launch)
+    model = build_pipeline(config, len(dataset.classes), training=False).eval()
+    validator = accelerator.poptorch().inferenceModel(model, options)
+    images, _ = example_batch(config, options, len(dataset.classes), training=False)
+    validator(images)
+    throughput, end = Throughput(), time.monotonic() + 10
+    while time.monotonic() < end:
+        validator(images)
+        throughput.add(len(images) * launch.processes)
+    logger.info("throughput: %.1f samples/sec", throughput.read())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+# Set-up and all tests in one command.
+#   ./test_swin.sh                  everything
+#   ./test_swin.sh --torch 2.0.1    everything, in an environment of its own with that PyTorch
+#   ./test_swin.sh tests -k resume  what pytest selects
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=environment.sh
+source "$root/environment.sh"
+torch=""
+if [ "${1:-}" = --torch ]; then
+    torch=${2:?--torch needs a version}
+    shift 2
+fi
+use_environment "$root" requirements-test.txt "$torch"
+
+cd "$root"
+# Tests run one process a core; more threads each would only fight over them.
+export OMP_NUM_THREADS=1
+exec "$PYTHON" -m pytest --numprocesses auto --dist loadgroup "$@"
