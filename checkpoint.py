@@ -164,7 +164,8 @@ def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> N
         raise Refusal(f"the data set has {len(found)} classes, checkpoint {path} knows {len(trained)}", EXIT_DATA)
     for index, names in enumerate(zip(found, trained)):
         if names[0] != names[1]:
-            raise Refusal(f"class {index} of the data set is {names[0]}, but {names[1]} in checkpoint {path}", EXIT_DATA)
+            raise Refusal(f"class {index} of the data set is {names[0]}, but {names[1]} in checkpoint {path}",
+                          EXIT_DATA)
 
 
 def _load(path: Path) -> Dict[str, Any]:

@@ -69,7 +69,7 @@ def recorded(folder: Path, launch: Launch, last_update: Callable[[], int]) -> It
 
 
 def open_tracker(config: CfgNode, launch: Launch, folder: Path) -> Callable[[Dict[str, Any]], None]:
-    """What rows of metrics are also sent to: Weights & Biases with --wandb (its own WANDB_ variables apply), or nothing.
+    """Where rows of metrics also go: to Weights & Biases with --wandb (its WANDB_ variables apply), or nowhere.
 
     Raises:
         Refusal: when --wandb is given and its package is not installed.
