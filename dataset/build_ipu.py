@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Configuration -> data set and poptorch.DataLoader: one combined batch a step."""
+import math
+from typing import Any, Callable, Dict, Tuple
+
+import torch
+from yacs.config import CfgNode
+
+import accelerator
+from config import image_size
+from dataset.cached_image_folder import open_22k, open_zip
+from dataset.generated import GeneratedImages
+from dataset.image_folder import check_root, open_split
+from dataset.mixup import MixingCollate, build_mixup, group, stack
+from dataset.samplers import EvaluationSampler, Layout, TrainingSampler
+from dataset.samples import EpochView, ImageDataset
+from dataset.transforms import build_transform, image_dtype
+from dataset.workers import affordable_workers, begin_worker, stall_seconds
+from utils import EXIT_DATA, Refusal
+
+GENERATED_STEPS = 100  # steps in an epoch of generated images
+GENERATED_EVALUATION = 512  # generated images in an evaluation
+GENERATED_CLASSES = 1000
+REBATCHED_SAMPLES = 64  # that a worker of a rebatching loader hands over at a time, about
+
+
+def build_dataset(config: CfgNode, training: bool) -> Any:
+    """The data set of one split: `len()`, `.classes`, and `dataset[i]` -> (image (C, H, W), label).
+
+    Raises:
+        Refusal: EXIT_DATA, naming the path, for data that is missing, empty, damaged or at odds with the configuration.
+    """
+    if config.DATA.DATASET == "generated":
+        return _generated(config, training)
+    if config.MODEL.SWIN.IN_CHANS != 3:
+        raise Refusal(f"MODEL.SWIN.IN_CHANS {config.MODEL.SWIN.IN_CHANS}: image files have 3 channels")
+    source = _source(config, training)
+    wanted, found = config.MODEL.NUM_CLASSES, len(source.classes)
+    if wanted and found > wanted:
+        raise Refusal(f"{config.DATA.DATA_PATH} has {found} classes and MODEL.NUM_CLASSES is {wanted}: raise it, or "
+                      "set it to 0 to take what the data has", EXIT_DATA)
+    return ImageDataset(source, build_transform(config, training), _shape(config), image_dtype(config), config.SEED,
+                        training, stop_at_bad=config.DATA.BAD_IMAGES == "fail")
+
+
+def build_loader(config: CfgNode, options: Any, dataset: Any, training: bool, start_epoch: int = 0, start_step: int = 0
+                 ) -> Any:
+    """The poptorch.DataLoader of one split, in PopTorch's order: device iteration, accumulation, replica, micro-batch.
+
+    Training batches are (images, targets): soft targets (N, classes) with mixup or cutmix, else class indices (N,).
+    They are a function of seed, epoch and position alone, for any number of workers, and of processes that together
+    have the same replicas. Every iteration is the next epoch; the first begins at batch `start_step` of `start_epoch`.
+    Evaluation batches are (images, labels) with every image once; rows labelled samples.PADDED fill the last batch, and
+    images that do not decode are labelled samples.UNREADABLE.
+
+    Args:
+        options: poptorch.Options, which becomes frozen.
+        dataset: from `build_dataset`.
+
+    Raises:
+        Refusal: when the data set cannot fill one step, or mixup cannot pair images.
+    """
+    poptorch = accelerator.poptorch()
+    micro_batch = config.DATA.BATCH_SIZE if training else config.TEST.BATCH_SIZE or config.DATA.BATCH_SIZE
+    layout = Layout.of(options, micro_batch)
+    if training:
+        sampler = TrainingSampler(len(dataset), layout, config.SEED, start_epoch, start_step)
+        collate, unit = _training_collate(config, layout, dataset)
+    else:
+        sampler, collate, unit = EvaluationSampler(len(dataset), layout), stack, 1
+    mode = _mode(config, layout, poptorch)
+    arguments: Dict[str, Any] = {}
+    if mode != poptorch.DataLoaderMode.Sync:
+        arguments["async_options"] = {"early_preload": training}
+    handed_over = layout.combined_batch
+    if mode == poptorch.DataLoaderMode.AsyncRebatched:
+        handed_over = arguments["rebatched_worker_size"] = _share_of(layout.combined_batch, unit)
+    arguments.update(_worker_arguments(config, dataset, handed_over))
+    return poptorch.DataLoader(options, EpochView(dataset, len(sampler)), batch_size=micro_batch, sampler=sampler,
+                               collate_fn=collate, auto_distributed_partitioning=False, mode=mode, **arguments)
+
+
+def _source(config: CfgNode, training: bool) -> Any:
+    root = check_root(config.DATA.DATA_PATH)
+    if config.DATA.DATASET == "imagenet22K":
+        if config.DATA.ZIP_MODE:
+            raise Refusal("DATA.ZIP_MODE is for imagenet: ImageNet-22k is read from files that its maps name")
+        return open_22k(root, training, config.MODEL.NUM_CLASSES)
+    if config.DATA.ZIP_MODE:
+        return open_zip(root, training, config.DATA.CACHE_MODE, *_process_share(), config.MODEL.NUM_CLASSES)
+    return open_split(root, training)
+
+
+def _process_share() -> Tuple[int, int]:
+    """This process's number and how many there are."""
+    popdist = accelerator.selected().popdist
+    if popdist is None or not popdist.isPopdistEnvSet():
+        return 0, 1
+    return popdist.getInstanceIndex(), popdist.getNumInstances()
+
+
+def _generated(config: CfgNode, training: bool) -> GeneratedImages:
+    update = config.DATA.BATCH_SIZE * config.TRAIN.ACCUMULATION_STEPS * config.IPU.REPLICAS
+    samples = GENERATED_STEPS * update * config.IPU.DEVICE_ITERATIONS if training else GENERATED_EVALUATION
+    classes = config.MODEL.NUM_CLASSES or GENERATED_CLASSES
+    return GeneratedImages(samples, classes, _shape(config), image_dtype(config), config.DATA.MEAN, config.DATA.STD,
+                           config.SEED)
+
+
+def _shape(config: CfgNode) -> Tuple[int, int, int]:
+    return (config.MODEL.SWIN.IN_CHANS, *image_size(config))
+
+
+def _training_collate(config: CfgNode, layout: Layout, dataset: Any) -> Tuple[Callable, int]:
+    """The collate function, and the number of consecutive samples that it cannot do without."""
+    mixup = build_mixup(config, config.MODEL.NUM_CLASSES or len(dataset.classes))
+    if mixup is None:
+        return stack, 1
+    groups = group(layout)
+    return MixingCollate(mixup, groups, config.SEED), groups.unit
+
+
+def _mode(config: CfgNode, layout: Layout, poptorch: Any) -> Any:
+    modes = poptorch.DataLoaderMode
+    name = config.DATA.LOADER
+    if name == "auto":
+        name = "async" if accelerator.is_ipu() else "sync"
+    if name == "rebatched" and layout.combined_batch == 1:  # PopTorch rebatches to more than one sample only
+        name = "async"
+    return {"sync": modes.Sync, "async": modes.Async, "rebatched": modes.AsyncRebatched}[name]
+
+
+def _share_of(combined_batch: int, unit: int) -> int:
+    """The largest part of a combined batch that divides it, holds whole units and is near REBATCHED_SAMPLES."""
+    units = combined_batch // unit
+    parts = [unit * count for count in range(1, units + 1) if units % count == 0]
+    return max([part for part in parts if part <= REBATCHED_SAMPLES] or parts[:1])
+
+
+def _worker_arguments(config: CfgNode, dataset: Any, samples: int) -> Dict[str, Any]:
+    """Arguments of torch's DataLoader for workers that hand over `samples` at a time."""
+    image_bytes = math.prod(_shape(config)) * torch.empty((), dtype=image_dtype(config)).element_size()
+    target_bytes = 4 * (config.MODEL.NUM_CLASSES or len(dataset.classes))
+    workers, prefetch = affordable_workers(config.DATA.NUM_WORKERS, samples * (image_bytes + target_bytes))
+    if workers == 0:
+        return {"num_workers": 0}
+    return {"num_workers": workers, "prefetch_factor": prefetch, "timeout": stall_seconds(samples),
+            "worker_init_fn": begin_worker}

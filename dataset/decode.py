@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Bytes of a file -> pixels, for files that nobody vouches for.
+
+A file is read whole, its size and its picture's size are checked before anything is decoded, and a picture is either
+decoded completely or refused with the reason: no grey fill, no noise, no hang on something that is no file.
+"""
+import errno
+import io
+import os
+import stat
+import struct
+import time
+import zlib
+from typing import Union
+
+import numpy as np
+from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")  # Pillow's other decoders are never started
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
+MAX_PIXELS = 89_478_485  # where Pillow begins to warn of bombs: 256 MiB of RGB
+MAX_FILE_BYTES = 64 << 20
+TRANSIENT_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+READ_ATTEMPTS = 3
+RETRY_SECONDS = 0.2  # before the second attempt; doubles afterwards
+
+# What Pillow's parsers raise on damaged input, beside its own OSError subclasses.
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, ArithmeticError,
+                  MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class BadImage(Exception):
+    """A file that gives no picture; the message says why, without the path."""
+
+
+def shown(path: Union[str, os.PathLike]) -> str:
+    """A path as a log line may hold it: control characters and undecodable bytes are escaped."""
+    text = os.fspath(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def read_file(path: str) -> bytes:
+    """The contents of a regular file.
+
+    Errors that network storage gives and takes back are tried again a few times.
+
+    Raises:
+        BadImage: when it cannot be read, is no regular file or is larger than MAX_FILE_BYTES.
+    """
+    for attempt in range(READ_ATTEMPTS):
+        try:
+            return _read_regular(path)
+        except OSError as error:
+            if error.errno not in TRANSIENT_ERRORS or attempt + 1 == READ_ATTEMPTS:
+                raise BadImage(f"cannot be read: {error.strerror or error}") from error
+            time.sleep(RETRY_SECONDS * 2**attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read_regular(path: str) -> bytes:
+    # Without O_NONBLOCK, opening a pipe would wait for its writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage("is not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise BadImage(f"is larger than {MAX_FILE_BYTES >> 20} MiB ({status.st_size} bytes)")
+        return stream.readall()
+
+
+def decode(data: bytes) -> Image.Image:
+    """The picture in `data` as RGB, 8 bits a channel; orientation tags are ignored, as ImageNet's recipes do.
+
+    Raises:
+        BadImage: for anything that does not decode completely into a picture of at most MAX_PIXELS.
+    """
+    if not data:
+        raise BadImage("is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise BadImage(f"has {width}x{height} pixels: more than {MAX_PIXELS} are not decoded")
+            image.load()
+            return _as_rgb(image)
+    except Image.UnidentifiedImageError as error:
+        raise BadImage(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from error
+    except DECODER_ERRORS as error:
+        raise BadImage(f"does not decode: {error}") from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip instead of scale
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
+            raise BadImage("holds grey levels beyond 16 bits")
+        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BadImage("holds floating-point grey levels")
+    if image.mode == "P" and "transparency" in image.info:  # the same pixels, without Pillow's warning
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")

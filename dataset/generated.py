@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Random images without files, to measure everything behind the input pipeline."""
+from typing import List, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dataset.samplers import mix_seed
+from dataset.transforms import normalise
+
+
+class GeneratedImages(Dataset):
+    """`samples` images of noise with random labels; sample i is a function of (seed, i) alone.
+
+    Args:
+        classes: how many classes the labels are drawn from.
+        shape: (channels, height, width).
+        dtype: uint8 for bytes; a floating-point type for bytes normalised by `mean` and `std`.
+    """
+
+    def __init__(self, samples: int, classes: int, shape: Tuple[int, int, int], dtype: torch.dtype,
+                 mean: Sequence[float], std: Sequence[float], seed: int):
+        self._samples = samples
+        self._shape = shape
+        self._dtype = dtype
+        self._mean, self._std = mean, std
+        self._seed = seed
+        self.classes: List[str] = [str(label) for label in range(classes)]
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
+        return self.sample(0, index)
+
+    def sample(self, epoch: int, index: int) -> Tuple[torch.Tensor, int]:
+        """Image and label; the same in every epoch, for there is nothing to augment."""
+        if not 0 <= index < self._samples:
+            raise IndexError(index)
+        generator = np.random.default_rng(mix_seed(self._seed, index))
+        label = int(generator.integers(len(self.classes)))
+        image = torch.from_numpy(generator.integers(256, size=self._shape, dtype=np.uint8))
+        return (image if self._dtype == torch.uint8 else normalise(image, self._mean, self._std).to(self._dtype)), label
+
+    def blank(self) -> torch.Tensor:
+        """An image of zeros."""
+        return torch.zeros(self._shape, dtype=self._dtype)

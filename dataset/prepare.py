@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Real data sets into ImageNet layout: python -m dataset.prepare NAME --out DIR.
+
+A data set is written beside DIR and renamed when it is complete, so that an interrupted preparation is never mistaken
+for a finished one. A finished one is left alone; anything else at DIR is not overwritten.
+"""
+import argparse
+import contextlib
+import fcntl
+import gzip
+import importlib
+import json
+import os
+import re
+import shutil
+import struct
+import tarfile
+import urllib.error
+import zipfile
+import zlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+import numpy as np
+from PIL import Image
+
+from dataset.decode import MAX_FILE_BYTES, BadImage, shown
+from dataset.image_folder import open_split
+from utils import EXIT_BUSY, EXIT_DATA, EXIT_RESOURCE, Refusal, logger, run_command, setup_logging
+
+MARKER = ".prepared.json"
+DIGITS_HELD_OUT = 0.2  # share of each class that is for validation
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
+IMAGENETTE = ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3")
+IMAGENETTE_MEMBER = re.compile(r"[^/]+/(train|val)/(n\d{8})/(\w[\w.-]*\.JPEG)")
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # one time for all members: equal folders give equal archives
+
+
+def prepare(name: str, out: Path, source: Optional[Path] = None) -> None:
+    """Writes data set `name` to the folder `out`, unless it is there already.
+
+    Args:
+        source: where the original files are, instead of a download; for 'zip' the folder data set to pack.
+
+    Raises:
+        Refusal: when `out` holds something else, another process writes it, or the original cannot be had or read.
+    """
+    marker = {"data set": name, "source": str(source.resolve()) if source else ""}
+    if _is_prepared(out, marker):
+        logger.info("%s is prepared already in %s", name, shown(out))
+        return
+    try:
+        with _partial_folder(out) as partial:
+            PREPARERS[name](partial, source)
+            (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+            os.replace(str(partial), str(out))
+    except OSError as error:
+        raise Refusal(f"{shown(out)} cannot be written: {error}", EXIT_RESOURCE) from error
+    logger.info("prepared %s in %s", name, shown(out))
+
+
+def _is_prepared(out: Path, marker: Dict[str, str]) -> bool:
+    """Whether `out` is what `marker` describes; refuses an `out` that is anything else."""
+    try:
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return False
+        if json.loads((out / MARKER).read_text(encoding="utf-8")) == marker:
+            return True
+    except (OSError, ValueError):
+        pass  # no marker of ours that can be read: something else
+    origin = f" prepared from {marker['source']}" if marker["source"] else ""
+    raise Refusal(f"{shown(out)} exists and is not data set {marker['data set']}{origin}: it is not overwritten; "
+                  "choose another --out or remove it")
+
+
+@contextlib.contextmanager
+def _partial_folder(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` that belongs to this process alone; what an interrupted one left is removed."""
+    partial = out.absolute().with_name(f"{out.absolute().name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(str(partial), os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for entry in partial.iterdir():
+            shutil.rmtree(str(entry)) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        yield partial
+    except BlockingIOError as error:
+        raise Refusal(f"another process is writing {shown(partial)}: wait for it", EXIT_BUSY) from error
+    except BaseException:  # Ctrl-C too: what is not finished is of no use
+        shutil.rmtree(str(partial), ignore_errors=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _digits(out: Path, source: Optional[Path]) -> None:
+    """The UCI handwritten digits in scikit-learn: 1,797 scans of 8x8 pixels, a fifth of each class held out."""
+    if source is not None:
+        raise Refusal("digits come with scikit-learn: --source has no effect, leave it out")
+    data = _required("sklearn.datasets", "scikit-learn").load_digits()
+    images = np.rint(data.images * (255 / 16)).astype(np.uint8)
+    held_out = np.zeros(len(images), dtype=bool)
+    for label in range(10):
+        members = np.flatnonzero(data.target == label)
+        shuffled = np.random.RandomState(label).permutation(members)
+        held_out[shuffled[:round(DIGITS_HELD_OUT * len(members))]] = True
+    names = [str(label) for label in range(10)]
+    _write_images(out / "train", images[~held_out], data.target[~held_out], names)
+    _write_images(out / "validation", images[held_out], data.target[held_out], names)
+
+
+def _fashion_mnist(out: Path, source: Optional[Path]) -> None:
+    """Zalando's 70,000 article images of 28x28 pixels, from IDX files."""
+    if source is None and DEBIAN_FASHION_MNIST.is_dir():
+        source = DEBIAN_FASHION_MNIST
+    if source is None:
+        with _downloads(out) as folder:
+            datasets = _required("torchvision.datasets", "torchvision")
+            _fetch("fashion-mnist", datasets.FashionMNIST, str(folder), download=True)
+            _convert_idx(out, folder / "FashionMNIST" / "raw")
+    else:
+        _convert_idx(out, source)
+
+
+def _convert_idx(out: Path, source: Path) -> None:
+    names = [f"{label}-{name}" for label, name in enumerate(FASHION_CLASSES)]
+    for split, prefix in (("train", "train"), ("validation", "t10k")):
+        images = read_idx(source / f"{prefix}-images-idx3-ubyte")
+        labels = read_idx(source / f"{prefix}-labels-idx1-ubyte")
+        if images.ndim != 3 or labels.shape != images.shape[:1] or labels.max(initial=0) >= len(names):
+            raise Refusal(f"{shown(source)} does not hold Fashion-MNIST: {prefix} images {images.shape} and labels "
+                          f"{labels.shape}, the largest {labels.max(initial=0)}", EXIT_DATA)
+        _write_images(out / split, images, labels, names)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array of unsigned bytes in an IDX file (LeCun's MNIST format) at `path` or, gzipped, at `path`.gz.
+
+    Raises:
+        Refusal: naming the file, when there is none or it is damaged.
+    """
+    packed = path.with_name(f"{path.name}.gz")
+    found = path if path.exists() else packed
+    try:
+        with (open(str(found), "rb") if found == path else gzip.open(str(found), "rb")) as stream:
+            kind, dimensions = struct.unpack(">HBB", stream.read(4))[1:]
+            if kind != 8:
+                raise ValueError(f"its type is 0x{kind:02x}, not unsigned bytes")
+            shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
+            size = int(np.prod(shape, dtype=np.int64))
+            data = stream.read(size + 1)  # never more than the header announces, whatever is packed in
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+        raise Refusal(f"{shown(found)} cannot be read as IDX: {error}", EXIT_DATA) from error
+    if len(data) != size:
+        raise Refusal(f"{shown(found)} is damaged: {len(data)} bytes of data where {shape} wants {size}", EXIT_DATA)
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def _cifar10(out: Path, source: Optional[Path]) -> None:
+    """60,000 photographs of 32x32 pixels, by way of torchvision, which checks the files' MD5 sums before reading."""
+    datasets = _required("torchvision.datasets", "torchvision")
+    with _downloads(out) as folder:
+        for split in ("train", "validation"):
+            data = _fetch("cifar10", datasets.CIFAR10, str(source or folder), train=split == "train",
+                          download=source is None)
+            _write_images(out / split, data.data, data.targets, data.classes)
+
+
+def _imagenette(out: Path, source: Optional[Path]) -> None:
+    """Ten classes of ImageNet, 13,394 JPEGs whose shorter side is 320 pixels (fast.ai)."""
+    url, checksum = IMAGENETTE
+    archive = url.rsplit("/", 1)[1]
+    utilities = _required("torchvision.datasets.utils", "torchvision")
+    with _downloads(out) as folder:
+        path = (source or folder) / archive
+        if source is None:
+            _fetch("imagenette", utilities.download_url, url, str(folder), archive, checksum)
+        elif not utilities.check_integrity(str(path), checksum):
+            raise Refusal(f"{shown(path)} is missing, or damaged: its MD5 sum should be {checksum}", EXIT_DATA)
+        unpack_imagenette(path, out)
+
+
+def unpack_imagenette(archive: Path, out: Path) -> None:
+    """Writes the archive's images to out/train and out/validation.
+
+    Paths are put together from checked parts of a member's name, so that no member can land elsewhere.
+
+    Raises:
+        Refusal: when the archive is damaged or has no images.
+    """
+    splits = {"train": "train", "val": "validation"}
+    count = 0
+    try:
+        with tarfile.open(str(archive)) as members:
+            for member in members:
+                parts = IMAGENETTE_MEMBER.fullmatch(member.name)
+                if not parts or not member.isreg() or member.size > MAX_FILE_BYTES:
+                    continue
+                folder = out / splits[parts.group(1)] / parts.group(2)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / parts.group(3)).write_bytes(members.extractfile(member).read())
+                count += 1
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise Refusal(f"{shown(archive)} is damaged: {error}", EXIT_DATA) from error
+    if count == 0:
+        raise Refusal(f"{shown(archive)} has no images of Imagenette", EXIT_DATA)
+
+
+def _zip(out: Path, source: Optional[Path]) -> None:
+    """The official zip format of a folder data set: an archive and a map of `path<TAB>label` lines a split."""
+    if source is None:
+        raise Refusal("zip packs a folder data set: pass it as --source DIR")
+    for split in ("train", "validation"):
+        folder = open_split(source, training=split == "train")
+        lines = []
+        with zipfile.ZipFile(str(out / f"{split}.zip"), "w", zipfile.ZIP_STORED) as archive:
+            for index, label in enumerate(folder.labels):
+                path = folder.relative(index)
+                if not path.isprintable():
+                    raise Refusal(f"{shown(folder.name(index))}: a map cannot hold this name; rename it", EXIT_DATA)
+                try:
+                    archive.writestr(zipfile.ZipInfo(path, ZIP_EPOCH), folder.read(index))
+                except BadImage as error:
+                    raise Refusal(f"{shown(folder.name(index))} {error}", EXIT_DATA) from error
+                lines.append(f"{path}\t{label}\n")
+        (out / f"{split}_map.txt").write_text("".join(lines), encoding="utf-8")
+
+
+PREPARERS: Dict[str, Callable[[Path, Optional[Path]], None]] = {
+    "digits": _digits, "fashion-mnist": _fashion_mnist, "cifar10": _cifar10, "imagenette": _imagenette, "zip": _zip}
+
+
+def _write_images(folder: Path, images: np.ndarray, labels: Sequence[int], names: Sequence[str]) -> None:
+    """Writes `images` (N, H, W) or (N, H, W, 3) bytes as PNG files, one folder a class."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    for number, (image, label) in enumerate(zip(images, labels)):
+        Image.fromarray(image).save(str(folder / names[label] / f"{number:05d}.png"))
+
+
+@contextlib.contextmanager
+def _downloads(out: Path) -> Iterator[Path]:
+    """A folder for downloaded archives, inside `out` while they are needed."""
+    folder = out / ".downloads"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(str(folder))
+
+
+def _fetch(name: str, download: Callable, *arguments: Any, **keywords: Any) -> Any:
+    """The result of torchvision's `download`, whose failures become one line."""
+    try:
+        return download(*arguments, **keywords)
+    except (urllib.error.URLError, RuntimeError, ConnectionError, TimeoutError) as error:
+        raise Refusal(f"{name} cannot be had: {' '.join(str(error).split())}; without a network, pass the folder of "
+                      "its original files as --source", EXIT_DATA) from error
+
+
+def _required(module: str, package: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise Refusal(f"this data set needs {package}: pip install {package}", EXIT_DATA) from error
+
+
+def _arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dataset.prepare", allow_abbrev=False,
+                                     description="Writes a real data set in ImageNet layout, or packs one as zip.")
+    parser.add_argument("name", choices=sorted(PREPARERS))
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
+    parser.add_argument("--source", type=Path, metavar="DIR",
+                        help="folder of the original files, instead of a download; for zip: the data set to pack")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Command line."""
+    arguments = _arguments()
+    setup_logging(None, leader=True)
+    prepare(arguments.name, arguments.out, arguments.source)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

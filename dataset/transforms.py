@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Pictures -> tensors: the official Swin recipe for training and evaluation, out of timm's transforms."""
+import contextlib
+import math
+import random
+from typing import Any, Callable, Iterable, Iterator, List, Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from timm.data import create_transform
+from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment
+from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import str_to_interp_mode
+from torchvision import transforms
+from yacs.config import CfgNode
+
+from config import image_size
+
+Transform = Callable[[Image.Image], torch.Tensor]
+CENTRE_SHARE = 224 / 256  # of the resized image's side that a centre crop keeps
+
+
+def build_transform(config: CfgNode, training: bool) -> Transform:
+    """The transform of one split: an RGB picture -> (3, H, W) in the dtype that `image_dtype` names.
+
+    Training: random resized crop, flip, RandAugment or colour jitter, random erasing (paper, section A2.1); with
+    AUG.SHIFT the whole picture is resized and shifted instead of cropped. Evaluation: resize, centre crop; with
+    TEST.CROP off or AUG.SHIFT on the whole picture is resized. Floats are normalised; bytes are left to the device.
+    """
+    parts = _training_parts(config) if training else [_evaluation(config)]
+    if image_dtype(config) == torch.uint8 and training and config.AUG.REPROB > 0:
+        parts.append(ByteErasing(_erasing(config), config.DATA.MEAN, config.DATA.STD))
+    if image_dtype(config) == torch.float16:
+        parts.append(transforms.ConvertImageDtype(torch.float16))
+    return transforms.Compose(parts)
+
+
+def image_dtype(config: CfgNode) -> torch.dtype:
+    """uint8, or float16 where the input precision is 16 bits, else float32."""
+    if config.DATA.INPUT_DTYPE == "uint8":
+        return torch.uint8
+    return torch.float16 if config.MODEL.PRECISION.startswith("16") else torch.float32
+
+
+def _training_parts(config: CfgNode) -> List[Transform]:
+    crop, augment, finish = create_transform(
+        (3, *image_size(config)), is_training=True, separate=True, interpolation=config.DATA.INTERPOLATION,
+        mean=tuple(config.DATA.MEAN), std=tuple(config.DATA.STD), normalize=config.DATA.INPUT_DTYPE != "uint8",
+        scale=tuple(config.AUG.SCALE), ratio=tuple(config.AUG.RATIO), hflip=config.AUG.HFLIP,
+        color_jitter=config.AUG.COLOR_JITTER or None, auto_augment=config.AUG.AUTO_AUGMENT or None,
+        re_prob=config.AUG.REPROB, re_mode=config.AUG.REMODE, re_count=config.AUG.RECOUNT)
+    _mend_posterize(augment)
+    if config.AUG.SHIFT:
+        flips = [part for part in crop.transforms if isinstance(part, transforms.RandomHorizontalFlip)]
+        crop = transforms.Compose([_resize_whole(config), RandomShift(config.AUG.SHIFT), *flips])
+    return [*crop.transforms, *augment.transforms, *finish.transforms]
+
+
+def _evaluation(config: CfgNode) -> Transform:
+    cropped = config.TEST.CROP and not config.AUG.SHIFT
+    return create_transform(
+        (3, *image_size(config)), is_training=False, interpolation=_fixed_interpolation(config),
+        mean=tuple(config.DATA.MEAN), std=tuple(config.DATA.STD), normalize=config.DATA.INPUT_DTYPE != "uint8",
+        crop_pct=CENTRE_SHARE if cropped else 1.0, crop_mode="center" if cropped else "squash")
+
+
+def _fixed_interpolation(config: CfgNode) -> str:
+    return "bicubic" if config.DATA.INTERPOLATION == "random" else config.DATA.INTERPOLATION
+
+
+def _resize_whole(config: CfgNode) -> transforms.Resize:
+    return transforms.Resize(image_size(config), str_to_interp_mode(_fixed_interpolation(config)))
+
+
+class RandomShift:
+    """Moves a picture by up to `pixels` in each direction; what comes in at the edges is black."""
+
+    def __init__(self, pixels: int):
+        self.pixels = pixels
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        left, top = (random.randint(0, 2 * self.pixels) for _ in range(2))
+        return ImageOps.expand(image, self.pixels).crop((left, top, left + image.width, top + image.height))
+
+
+class ByteErasing:
+    """Random erasing on bytes: the same rectangles, filled with the noise's nearest byte values.
+
+    Args:
+        erasing: timm's transform, which works on normalised floats.
+        mean, std: of each channel, in units of 1 for white.
+    """
+
+    def __init__(self, erasing: RandomErasing, mean: Sequence[float], std: Sequence[float]):
+        self.erasing = erasing
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        noise = self.erasing(torch.full(image.shape, math.nan))
+        erased = ~noise.isnan()
+        if erased.any():
+            fill = ((noise * self.std + self.mean) * 255).round_().clamp_(0, 255)
+            image = torch.where(erased, fill.nan_to_num_().to(torch.uint8), image)
+        return image
+
+
+def _erasing(config: CfgNode) -> RandomErasing:
+    return RandomErasing(config.AUG.REPROB, mode=config.AUG.REMODE, max_count=config.AUG.RECOUNT, device="cpu")
+
+
+def _mend_posterize(augment: transforms.Compose) -> None:
+    """Lets the recipe's strongest posterize keep no bits, which Pillow refuses since version 13.
+
+    Older versions gave black; so does this. Only this transform's own operations change, not timm.
+    """
+    for part in augment.transforms:
+        for operation in _operations(part):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
+
+
+def _operations(part: Any) -> Iterable[AugmentOp]:
+    if isinstance(part, (RandAugment, AugMixAugment)):
+        operations = part.ops
+    else:
+        operations = part.policy if isinstance(part, AutoAugment) else ()
+    for operation in operations:  # AutoAugment has sequences of them
+        yield from operation if isinstance(operation, (list, tuple)) else [operation]
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, the global generators of random, numpy and torch (CPU) begin at `seed`; afterwards they are as before."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(..., C, H, W) bytes -> float32 with the given mean and standard deviation a channel taken out."""
+    shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+    return images.float().div_(255).sub_(shift).div_(scale)
+
+
