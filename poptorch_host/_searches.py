@@ -109,8 +109,8 @@ def ctc_beam_search_decoder(probs: torch.Tensor, lengths: torch.Tensor, blank: i
         raise createPoptorchError(f"ctc_beam_search_decoder takes (time, batch, classes) and (batch,), not "
                                   f"{tuple(probs.shape)} and {tuple(lengths.shape)}")
     if not 0 <= blank < probs.shape[2] or not 0 < top_paths <= beam_width:
-        raise createPoptorchError(f"ctc_beam_search_decoder cannot find {top_paths} paths in a beam of {beam_width} with "
-                                  f"blank {blank} of {probs.shape[2]} classes")
+        raise createPoptorchError(f"ctc_beam_search_decoder cannot find {top_paths} paths in a beam of {beam_width}, "
+                                  f"with blank {blank} of {probs.shape[2]} classes")
     time, batch = probs.shape[:2]
     with own_op("ctc_beam_search_decoder"):
         scores = torch.full((batch, top_paths), -math.inf)

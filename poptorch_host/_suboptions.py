@@ -248,8 +248,8 @@ class _DistributedOptions(OptionsDict):
     """Which of how many processes this one is. Open MPI's environment variables say so unless told otherwise."""
 
     def __init__(self) -> None:
-        super().__init__(num_distributed_processes=1, distributed_process_id=0, ipuof_configs={})
-        self.setEnvVarNames("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+        super().__init__(num_distributed_processes=_environment_number("OMPI_COMM_WORLD_SIZE", 1),
+                         distributed_process_id=_environment_number("OMPI_COMM_WORLD_RANK", 0), ipuof_configs={})
 
     def disable(self) -> "_DistributedOptions":
         """One process, whatever the environment says."""
@@ -257,8 +257,8 @@ class _DistributedOptions(OptionsDict):
 
     def setEnvVarNames(self, var_num_processes: str, var_process_id: str) -> "_DistributedOptions":
         """Reads count and id from these environment variables; 1 and 0 where they are not set."""
-        return self.configureProcessId(int(os.environ.get(var_process_id, "0")),
-                                       int(os.environ.get(var_num_processes, "1")))
+        return self.configureProcessId(_environment_number(var_process_id, 0),
+                                       _environment_number(var_num_processes, 1))
 
     def configureProcessId(self, process_id: int, num_processes: int) -> "_DistributedOptions":
         """Sets id and count."""
@@ -274,3 +274,7 @@ class _DistributedOptions(OptionsDict):
     def numProcesses(self) -> int:
         """How many processes there are."""
         return self.num_distributed_processes
+
+
+def _environment_number(variable: str, default: int) -> int:
+    return int(os.environ.get(variable, default))

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Runs a PopTorch program on the stand-in: `python -m poptorch_host program.py ARGS` or `... -m module ARGS`.
+
+The program gets an interpreter of its own in the place of this one, so that its arguments, its exit code, `__main__` and
+its tracebacks are those of `python program.py ARGS`. All that differs is a folder on PYTHONPATH, which its child
+processes inherit.
+"""
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import List
+
+_USAGE = "usage: python -m poptorch_host PROGRAM.py [ARGS ...]\n       python -m poptorch_host -m MODULE [ARGS ...]"
+_SHIM = str(Path(__file__).resolve().parent / "shim")
+
+
+def main(arguments: List[str]) -> int:
+    """Replaces this process by the program; returns only when there is none to run."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    search = [_SHIM, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(search)
+    flags = subprocess._args_from_interpreter_flags()  # as multiprocessing takes them for its own interpreters
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *flags, *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The processes of one program: how many there are, which one this is, and how many replicas each has.
+
+torchrun starts them here (RANK, WORLD_SIZE), as poprun does with IPUs (OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_SIZE).
+POPDIST_NUM_LOCAL_REPLICAS says how many replicas each process has: poprun sets it; under torchrun set it yourself where
+it is not 1.
+"""
+import os
+from typing import Any, Callable, Iterable, Tuple
+
+import torch
+
+from ..errors import createPoptorchError
+
+_POPRUN = "POPDIST_NUM_TOTAL_REPLICAS"
+_OPEN_MPI = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
+_TORCHRUN = ("RANK", "WORLD_SIZE")
+
+
+def isPopdistEnvSet() -> bool:
+    """Whether this process was started by poprun or torchrun."""
+    return _POPRUN in os.environ or all(name in os.environ for name in _TORCHRUN)
+
+
+def init():
+    """Joins the processes into one group of torch.distributed, unless that was done; a single process needs none.
+
+    gloo serves tensors on the CPU, nccl those on GPUs.
+
+    Raises:
+        Error: when the address where the processes meet cannot be told from the environment.
+    """
+    if getNumInstances() == 1 or torch.distributed.is_initialized():
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, init_method=_meeting_point(), rank=getInstanceIndex(),
+                                         world_size=getNumInstances())
+
+
+def getNumTotalReplicas() -> int:
+    """Replicas of all processes together."""
+    return _number(_POPRUN, getNumLocalReplicas() * getNumInstances())
+
+
+def getNumLocalReplicas() -> int:
+    """Replicas of this process."""
+    return _number("POPDIST_NUM_LOCAL_REPLICAS", 1)
+
+
+def getNumIpusPerReplica() -> int:
+    """IPUs of a replica, as poprun was told; a replica on a host counts as one."""
+    return _number("POPDIST_NUM_IPUS_PER_REPLICA", 1)
+
+
+def getInstanceIndex() -> int:
+    """The index of this process, from 0."""
+    return _rank_and_size()[0]
+
+
+def getNumInstances() -> int:
+    """How many processes there are."""
+    return _rank_and_size()[1]
+
+
+def execute_on_instances(instances: Iterable[int], func: Callable[..., Any], *args: Any):
+    """Calls `func(*args)` in the processes of these indices only; where `init` was called, the others wait for them.
+
+    Returns:
+        What `func` returned, None where it was not called.
+    """
+    try:
+        return func(*args) if getInstanceIndex() in set(instances) else None
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
+
+def _rank_and_size() -> Tuple[int, int]:
+    for rank, size in (_OPEN_MPI, _TORCHRUN):
+        if rank in os.environ and size in os.environ:
+            return _number(rank, 0), _number(size, 1)
+    return 0, 1
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdigit():
+        raise createPoptorchError(f"environment variable {variable} is {text!r}: it must be a number")
+    return int(text)
+
+
+def _meeting_point() -> str:
+    if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
+        return f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    raise createPoptorchError("popdist.init() does not know where the processes meet: set MASTER_ADDR and MASTER_PORT to "
+                              "an address of the first process, or start the program with torchrun, which does")

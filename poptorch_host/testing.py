@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Comparison of results, for tests."""
+from typing import Any
+
+import torch
+
+
+def allclose(ref, other) -> bool:
+    """Whether two results agree: tensors and numbers to rounding, containers member by member, all else exactly.
+
+    Tensors of different shapes do not agree; different dtypes may.
+    """
+    if torch.is_tensor(ref) and torch.is_tensor(other):
+        return ref.shape == other.shape and torch.allclose(_comparable(ref), _comparable(other), equal_nan=True)
+    if isinstance(ref, dict) and isinstance(other, dict):
+        return ref.keys() == other.keys() and all(allclose(ref[key], other[key]) for key in ref)
+    if isinstance(ref, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(ref) == len(other) and all(map(allclose, ref, other))
+    if isinstance(ref, float) and isinstance(other, float):
+        return allclose(torch.tensor(ref), torch.tensor(other))
+    return type(ref) is type(other) and ref == other
+
+
+def _comparable(tensor: torch.Tensor) -> Any:
+    return tensor.detach().cpu().double()
