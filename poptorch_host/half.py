@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Arithmetic that a device does on mixed or half-precision tensors and a host may not.
+
+Two things differ. A device casts the weights of convolutions and norms to the dtype of their input, and promotes the
+operands of matrix products, where PyTorch refuses to mix. And PyTorch lacks many float16 kernels on some hosts: those
+operations are computed in float32 between float16 inputs and outputs, which is also what a device's float32 partial
+sums amount to.
+"""
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "_batch_norm_no_update",
+                "_native_batch_norm_legit_no_training")
+# Functions whose weights a device casts to the dtype of their input, and the names and positions of those weights.
+_WEIGHTS = {**dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+                            {"weight": 1, "bias": 2}),
+            **dict.fromkeys(("layer_norm", "group_norm"), {"weight": 2, "bias": 3}),
+            **dict.fromkeys(("batch_norm", "instance_norm"), {"weight": 3, "bias": 4})}
+# Positions of running statistics, which the operation updates although its schema does not say so.
+_RUNNING = dict.fromkeys(_BATCH_NORMS, (3, 4))
+# Of these, only the first result is an activation; the others are statistics for the backward pass.
+_FIRST_RESULT_ONLY = {"native_layer_norm", "native_group_norm", *_BATCH_NORMS}
+_PROMOTED = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "matmul"}
+
+
+class _CastWeights(TorchFunctionMode):
+    """Casts the weights of convolutions and norms to the dtype of their input."""
+
+    def __init__(self, arithmetic: "HalfArithmetic") -> None:
+        super().__init__()
+        self._arithmetic = arithmetic
+
+    def __torch_function__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        kwargs = kwargs or {}
+        weights = _WEIGHTS.get(getattr(func, "__name__", ""))
+        data = args[0] if args else kwargs.get("input")
+        if weights is None or not isinstance(data, torch.Tensor):
+            return func(*args, **kwargs)
+        given = [args[index] for index in weights.values() if index < len(args)] + [kwargs.get(name) for name in weights]
+        if any(tensor.dtype != data.dtype for tensor in _tensors(given)):
+            self._arithmetic.needed = True
+            args = tuple(_cast(arg, data.dtype) if index in weights.values() else arg for index, arg in enumerate(args))
+            kwargs = {name: _cast(arg, data.dtype) if name in weights else arg for name, arg in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+class HalfArithmetic(TorchDispatchMode):
+    """Inside, operations follow a device's rules for dtypes and exist in float16.
+
+    Attributes:
+        needed: whether any operation so far would have failed, or come out otherwise, without.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.needed = False
+        self._missing: Set[Any] = set()
+        self._cast_weights = _CastWeights(self)
+
+    def __enter__(self) -> "HalfArithmetic":
+        self._cast_weights.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._cast_weights.__exit__(*exception)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.split("::")[1]
+        dtypes = {tensor.dtype for tensor in _tensors(args) if tensor.is_floating_point()}
+        if len(dtypes) > 1 and name in _PROMOTED:
+            self.needed = True
+            return func(*[_cast(arg, torch.float32) for arg in args], **kwargs)
+        if torch.float16 in dtypes:
+            return self._in_half(func, name, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _in_half(self, func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
+        if func not in self._missing:
+            try:
+                return func(*args, **kwargs)
+            except (RuntimeError, NotImplementedError) as error:
+                if not _says_half_is_missing(str(error)):
+                    raise
+                self._missing.add(func)  # computed in float32 from here on
+        self.needed = True
+        return _in_float(func, name, args, kwargs)
+
+
+def _says_half_is_missing(message: str) -> bool:
+    """Whether an error means that PyTorch has no float16 kernel, rather than a mistake of the program."""
+    return any(words in message for words in ("not implemented for 'Half'", "expected scalar type", "mixed dtype (CPU)"))
+
+
+def _in_float(func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
+    """The operation in float32, its results in float16 where a float16 kernel would return that."""
+    wide_of: Dict[int, torch.Tensor] = {}
+
+    def widen(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.dtype == torch.float16:
+            return wide_of.setdefault(id(value), value.float())
+        if value is torch.float16:
+            return torch.float32
+        return type(value)(map(widen, value)) if isinstance(value, (list, tuple)) else value
+
+    result = func(*map(widen, args), **{key: widen(value) for key, value in kwargs.items()})
+    written = [tensor for tensor in _written(func, name, args, kwargs) if id(tensor) in wide_of]
+    for tensor in written:
+        tensor.copy_(wide_of[id(tensor)])
+    if isinstance(result, torch.Tensor):
+        same = [tensor for tensor in written if wide_of[id(tensor)] is result]
+        if same:
+            return same[0]
+        return result if kwargs.get("dtype") not in (None, torch.float16) else _cast(result, torch.float16)
+    if name in _FIRST_RESULT_ONLY:
+        return (_cast(result[0], torch.float16), *result[1:])
+    return type(result)(_cast(item, torch.float16) for item in result) if isinstance(result, (list, tuple)) else result
+
+
+def _written(func: Any, name: str, args: Tuple, kwargs: Dict) -> List[torch.Tensor]:
+    """The tensors that the operation writes: by its schema, and the running statistics, which the schema leaves out."""
+    found = [args[index] for index in _RUNNING.get(name, ())]
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            found.append(args[index] if index < len(args) else kwargs.get(argument.name))
+    return _tensors(found)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != dtype:
+        return value.to(dtype)
+    return value
+
+
+def _tensors(values: Sequence[Any]) -> List[torch.Tensor]:
+    found: List[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(_tensors(value))
+    return found

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Settings of the host that stands in for a device. PopTorch has nothing like them, so no option of it changes.
+
+The environment gives the defaults, read at each use: POPTORCH_HOST_DEVICE names the PyTorch device that models run on
+("cpu" unless set), POPTORCH_HOST_FOLD how many micro-batches one forward and backward may cover: "auto" (unless set),
+or a number; 0 and 1 mean one by one.
+"""
+import os
+from typing import Optional, Union
+
+import torch
+
+from .errors import createPoptorchError
+
+AUTO = "auto"
+
+_settings = {"device": None, "fold": None}
+
+
+def configure(device: Optional[Union[str, torch.device]] = None, fold: Optional[Union[int, bool, str]] = None) -> None:
+    """Sets where and how models run from their next compilation on. What is not given stays as it is.
+
+    Args:
+        device: a PyTorch device such as "cpu" or "cuda:1".
+        fold: how many micro-batches are computed together where that changes nothing but rounding: "auto" or True for
+            as many as fit and pay, a number for at most so many, 0 or False for one by one.
+
+    Raises:
+        Error: for a device that this PyTorch does not know, or another kind of `fold`.
+    """
+    if device is not None:
+        _settings["device"] = _parse_device(device)
+    if fold is not None:
+        _settings["fold"] = _parse_fold(fold)
+
+
+def device() -> torch.device:
+    """The PyTorch device that models run on."""
+    return _settings["device"] or _parse_device(os.environ.get("POPTORCH_HOST_DEVICE") or "cpu")
+
+
+def fold_limit() -> Optional[int]:
+    """The most micro-batches that may be computed together; None where the host chooses."""
+    chosen = _settings["fold"]
+    if chosen is None:
+        chosen = _parse_fold(os.environ.get("POPTORCH_HOST_FOLD") or AUTO)
+    return None if chosen == AUTO else chosen
+
+
+def total_memory(of: torch.device) -> int:
+    """The bytes of memory that `of` has in all, used or not: the same in every run on the same machine."""
+    if of.type == "cuda":
+        return torch.cuda.get_device_properties(of).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _parse_device(name: Union[str, torch.device]) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise createPoptorchError(f"device {name!r} is unknown to PyTorch: use cpu, cuda or cuda:N ({error})") from error
+
+
+def _parse_fold(value: Union[int, bool, str]) -> Union[int, str]:
+    if value is True or value == AUTO:
+        return AUTO
+    try:
+        count = int(value)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise createPoptorchError(f"fold is {value!r}: use 'auto', or a number of micro-batches from 0 on")
+    return max(count, 1)

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The weights as the device has them, apart from the user's, and how a forward gets to see them.
+
+The user's module keeps its own tensors, the host's. A compiled program has copies, the device's, which take the host
+tensors' places in the module for as long as a call runs. So weights that were not copied show, as they would on a
+device.
+"""
+import contextlib
+from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+import torch
+
+from .arguments import DEVICE_DTYPES
+from .enums import CommGroupType, ReductionType, VariableRetrievalMode
+from .errors import check, createPoptorchError
+from .options import Options
+
+untouched = torch._C.DisableTorchFunctionSubclass  # reads host tensors without bringing them up to date first
+
+
+class ReplicaGrouping(NamedTuple):
+    """Which replicas share a parameter; the others have values of their own.
+
+    The host tensor has one row in front for each group, unless there is a single one.
+    """
+
+    kind: CommGroupType
+    size: int
+    retrieval: VariableRetrievalMode
+
+    def groups(self, replicas: int) -> int:
+        """The number of groups among so many replicas."""
+        if self.kind == CommGroupType.All:
+            return 1
+        return replicas // self._size()
+
+    def group_of(self, replica: int, replicas: int) -> int:
+        """The group of a replica."""
+        groups = self.groups(replicas)
+        return replica % groups if self.kind == CommGroupType.Orthogonal else replica // (replicas // groups)
+
+    def check(self, name: str, shape: torch.Size, replicas: int) -> None:
+        """Raises Error unless `replicas` divide into the groups and the host tensor has a row for each of them."""
+        if self.kind != CommGroupType.All and (self._size() < 1 or replicas % self._size()):
+            raise createPoptorchError(f"replicaGrouping of {name}: {replicas} replicas do not divide into groups of {self.size}")
+        groups = self.groups(replicas)
+        if groups > 1 and (not shape or shape[0] not in (groups, replicas)):
+            raise createPoptorchError(f"replicaGrouping of {name}: its first dimension must be the number of groups, "
+                                      f"{groups}, but its shape is {list(shape)}")
+
+    def _size(self) -> int:
+        return 1 if self.kind == CommGroupType.NoGrouping else self.size
+
+
+class _GroupGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by `factor`."""
+
+    @staticmethod
+    def forward(ctx, tensor, factor):
+        ctx.factor = factor
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.factor, None
+
+
+class _Slot(NamedTuple):
+    """A place in a module where a parameter or buffer stands."""
+
+    holder: Dict[str, Optional[torch.Tensor]]
+    key: str
+    device: torch.Tensor
+    name: str
+
+
+class DeviceWeights:
+    """Device copies of a module's parameters and buffers.
+
+    Args:
+        module: whose tensors to copy.
+        device: where to.
+        trained: the ids of the parameters that an optimizer updates; the others get no gradient.
+        groupings: per-replica parameters by name.
+        options: of the executor.
+    """
+
+    def __init__(self, module: torch.nn.Module, device: torch.device, trained: Set[int],
+                 groupings: Dict[str, ReplicaGrouping], options: Options) -> None:
+        self.device = device
+        self._options = options
+        self._by_host: Dict[int, torch.Tensor] = {}
+        with untouched():
+            self.parameters = [(name, host, self._copy(host, id(host) in trained, groupings.get(name), name))
+                               for name, host in module.named_parameters()]
+            self.buffers = [(name, host, self._copy(host, None, None, name)) for name, host in module.named_buffers()]
+            self._slots = list(self._find_slots(module))
+        self._training_flags = [(vars(part), part.training) for part in module.modules()]
+        self._groupings = {id(self._by_host[id(host)]): groupings[name]
+                           for name, host, _ in self.parameters if name in groupings}
+        self.replica_buffers: List[Dict[int, torch.Tensor]] = []
+
+    def _copy(self, host: torch.Tensor, trained: Optional[bool], grouping: Optional[ReplicaGrouping],
+              name: str) -> torch.Tensor:
+        if id(host) not in self._by_host:
+            if grouping is not None:
+                grouping.check(name, host.shape, self._options.replication_factor)
+            value = self._rows_per_group(host.detach(), grouping)
+            copied = value.to(self.device, DEVICE_DTYPES.get(host.dtype, host.dtype), copy=True)
+            if trained is not None:
+                copied = torch.nn.Parameter(copied, requires_grad=trained)
+            self._by_host[id(host)] = copied
+        return self._by_host[id(host)]
+
+    def _rows_per_group(self, value: torch.Tensor, grouping: Optional[ReplicaGrouping]) -> torch.Tensor:
+        """One row for each group, of a host tensor that may have one for each replica."""
+        replicas = self._options.replication_factor
+        if grouping is None or grouping.groups(replicas) in (1, value.shape[0]):
+            return value
+        groups = grouping.groups(replicas)
+        first = [next(r for r in range(replicas) if grouping.group_of(r, replicas) == group) for group in range(groups)]
+        return value[first]
+
+    def _find_slots(self, module: torch.nn.Module) -> Iterator[_Slot]:
+        for path, part in module.named_modules():
+            for holder in (part._parameters, part._buffers):
+                for key, host in holder.items():
+                    if host is not None:
+                        yield _Slot(holder, key, self._by_host[id(host)], f"{path}.{key}" if path else key)
+
+    # Copies between the two sides.
+
+    def upload(self) -> None:
+        """Copies every host tensor to the device."""
+        with untouched(), torch.no_grad():
+            for _, host, device in self.parameters + self.buffers:
+                device.copy_(self._rows_per_group(host, self._groupings.get(id(device))))
+            for own in self.replica_buffers[1:]:
+                for shared, copied in zip(self.replica_buffers[0].values(), own.values()):
+                    copied.copy_(shared)
+
+    def upload_buffers(self, names: Set[str]) -> None:
+        """Copies the named buffers to the device."""
+        with untouched(), torch.no_grad():
+            for name, host, device in self.buffers:
+                if name in names:
+                    for own in self.replica_buffers or [{}]:
+                        own.get(id(device), device).copy_(host)
+
+    def download(self) -> None:
+        """Copies the device's tensors to the host. Integer buffers are constants of the program and never change."""
+        with untouched(), torch.no_grad():
+            for _, host, device in self.parameters:
+                self._download_one(host, device)
+            for _, host, device in self.buffers:
+                if device.is_floating_point():
+                    host.copy_(device)
+
+    def _download_one(self, host: torch.Tensor, device: torch.Tensor) -> None:
+        grouping = self._groupings.get(id(device))
+        if grouping is not None and grouping.retrieval == VariableRetrievalMode.AllReplicas:
+            replicas = self._options.replication_factor
+            if grouping.groups(replicas) > 1:
+                rows = [grouping.group_of(replica, replicas) for replica in range(replicas)]
+                host.data = device.detach()[rows].to(host.device, host.dtype)
+                return
+        host.copy_(device)
+
+    # What a forward sees.
+
+    def keep_buffers_apart(self, updated: Set[str]) -> None:
+        """Gives each replica its own copy of the buffers that the forward updates."""
+        originals = {id(device): device for name, _, device in self.buffers if name in updated}
+        replicas = self._options.replication_factor
+        self.replica_buffers = [originals] + [{key: value.clone() for key, value in originals.items()}
+                                              for _ in range(replicas - 1)]
+
+    def has_values_per_replica(self) -> bool:
+        """Whether replicas differ in a parameter or buffer."""
+        return len(self.replica_buffers) > 1 or bool(self._groupings)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Inside, the module has the device's tensors and the training flags that were latched."""
+        saved = [slot.holder.get(slot.key) for slot in self._slots]
+        flags = [(attributes, attributes["training"]) for attributes, flag in self._training_flags
+                 if attributes["training"] is not flag]
+        for attributes, flag in self._training_flags:
+            attributes["training"] = flag
+        for holder, key, device, _ in self._slots:
+            holder[key] = device
+        try:
+            yield
+        finally:
+            for slot, host in zip(self._slots, saved):
+                slot.holder[slot.key] = host
+            for attributes, flag in flags:
+                attributes["training"] = flag
+
+    def select_replica(self, replica: int) -> None:
+        """Installs what replica number `replica` has of its own, in place of the first one's."""
+        replicas = self._options.replication_factor
+        own = self.replica_buffers[replica] if self.replica_buffers else {}
+        for holder, key, device, _ in self._slots:
+            if id(device) in own:
+                holder[key] = own[id(device)]
+            elif id(device) in self._groupings:
+                holder[key] = self._of_group(device, self._groupings[id(device)], replica, replicas)
+
+    def _of_group(self, device: torch.Tensor, grouping: ReplicaGrouping, replica: int, replicas: int) -> torch.Tensor:
+        """A replica's row of a per-replica parameter. Its gradient is averaged over the group's replicas only."""
+        groups = grouping.groups(replicas)
+        if groups == 1:
+            return device
+        row = device[grouping.group_of(replica, replicas)]
+        mean = self._options.Training.accumulation_and_replication_reduction_type == ReductionType.Mean
+        return _GroupGradient.apply(row, groups) if mean and row.requires_grad else row
+
+    def restore_constants(self, originals: List[Tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Undoes what a forward did to integer buffers, which are constants of a program."""
+        for device, original in originals:
+            device.copy_(original)
+
+    def check_slots(self, saved: Optional[List[torch.Tensor]] = None) -> None:
+        """Looks, while installed and after a forward, for attributes that it gave other tensors or deleted.
+
+        Raises:
+            Error: names the first one. Batch norms may count their batches by assignment.
+        """
+        for holder, key, device, name in self._slots:
+            if key not in holder:
+                raise createPoptorchError(f"{name} is removed within the model's forward: a compiled model keeps its parameters and buffers")
+            if holder[key] is not device and key != "num_batches_tracked":
+                raise createPoptorchError(f"{name} is reassigned within the model's forward: update it in place instead, "
+                                          f"as in self.{key}.copy_(...)")
+
+    def named_tensors(self) -> List[Tuple[str, torch.Tensor]]:
+        """Every parameter and buffer by name, as on the device."""
+        return [(name, device) for name, _, device in self.parameters + self.buffers]
+
+
+def parse_grouping(kind: CommGroupType, size: int, retrieval: VariableRetrievalMode) -> ReplicaGrouping:
+    """A checked grouping. AssertionError for arguments of another kind."""
+    check(isinstance(kind, CommGroupType), f"expected a poptorch.CommGroupType, not {kind!r}")
+    check(isinstance(size, int) and size >= 0, f"expected a number of replicas, not {size!r}")
+    check(isinstance(retrieval, VariableRetrievalMode), f"expected a poptorch.VariableRetrievalMode, not {retrieval!r}")
+    return ReplicaGrouping(kind, size, retrieval)

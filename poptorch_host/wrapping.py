@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""What a training executor makes of the user's model: the same objects, which bring themselves up to date when read.
+
+The model, its parameters and its buffers change class, to a subclass of their own whose name begins with "Poptorch".
+Copies, pickles and state dicts hold objects of the original classes, which load without this package.
+"""
+import copy
+import weakref
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import torch
+
+from .errors import createPoptorchError
+from .weights import ReplicaGrouping, parse_grouping, untouched
+
+_OWNER = "_poptorch_executor"
+
+# How often the host's weights of a model were overwritten by a device's; kept after the executor that did it.
+_host_versions: "weakref.WeakKeyDictionary[torch.nn.Module, int]" = weakref.WeakKeyDictionary()
+
+
+def host_version(model: torch.nn.Module) -> int:
+    """How often weights were copied from a training device to this model."""
+    return _host_versions.get(model, 0)
+
+
+def note_new_host_weights(model: torch.nn.Module) -> None:
+    """A training device's weights were copied to this model."""
+    _host_versions[model] = host_version(model) + 1
+
+
+class _Synchronised:
+    """Mixed into the class of a wrapped tensor: every use of the tensor first fetches newer values."""
+
+    @classmethod
+    def __torch_function__(cls, func: Callable, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        for tensor in _wrapped_tensors(args + tuple((kwargs or {}).values())):
+            vars(tensor)[_OWNER].copyWeightsToHostIfNeeded()
+        with untouched():
+            return func(*args, **(kwargs or {}))
+
+    def _plain(self) -> torch.Tensor:
+        """A tensor of the original class that shares the values."""
+        vars(self)[_OWNER].copyWeightsToHostIfNeeded()
+        with untouched():
+            data = self.detach()
+            if isinstance(self, torch.nn.Parameter):
+                return torch.nn.Parameter(data, requires_grad=self.requires_grad)
+            return data
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return self._plain().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> torch.Tensor:
+        if id(self) not in memo:
+            memo[id(self)] = copy.deepcopy(self._plain())
+        return memo[id(self)]
+
+    def __repr__(self, *args: Any, **kwargs: Any) -> str:
+        return repr(self._plain())
+
+
+class PoptorchParameter(_Synchronised, torch.nn.Parameter):
+    """A parameter of a model that is wrapped for training."""
+
+
+class PoptorchBuffer(_Synchronised, torch.Tensor):
+    """A buffer of a model that is wrapped for training."""
+
+
+class _WrappedModel:
+    """Mixed into the class of a wrapped model."""
+
+    def copyWeightsToHostIfNeeded(self) -> bool:
+        """Fetches the weights if the device has newer ones; returns whether it did."""
+        return vars(self)[_OWNER].copyWeightsToHostIfNeeded()
+
+    def destroy(self) -> None:
+        """Destroys the training executor that wraps this model."""
+        vars(self)[_OWNER].destroy()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("_parameters", "_buffers"):
+            owner = object.__getattribute__(self, "__dict__").get(_OWNER)
+            if owner is not None:
+                owner.copyWeightsToHostIfNeeded()
+        return object.__getattribute__(self, name)
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name)
+
+    def state_dict(self, *args: Any, destination: Optional[Dict] = None, prefix: str = "",
+                   keep_vars: bool = False) -> Dict[str, Any]:
+        """The state dict of the original class, with the newest weights, as tensors of the original classes."""
+        self.copyWeightsToHostIfNeeded()
+        return super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        self.copyWeightsToHostIfNeeded()
+        return plain_copy(self).__reduce_ex__(1)  # later protocols insist on the class of this very object
+
+
+def is_wrapped(model: torch.nn.Module) -> bool:
+    """Whether a training executor wraps this model."""
+    return isinstance(model, _WrappedModel)
+
+
+def plain_copy(model: torch.nn.Module) -> torch.nn.Module:
+    """A shallow copy of the original class: parameters, buffers and sub-modules are the model's own."""
+    original = _original_class(model)
+    copied = original.__new__(original)
+    vars(copied).update({key: value for key, value in vars(model).items() if key != _OWNER})
+    return copied
+
+
+def wrap(model: torch.nn.Module, executor: Any) -> None:
+    """Changes the classes of a model, its parameters and its buffers.
+
+    Raises:
+        RuntimeError: when it is wrapped already.
+        Error: for a buffer of another class than torch.Tensor.
+    """
+    if is_wrapped(model):
+        raise RuntimeError(f"this {_original_class(model).__name__} has already been wrapped for training: call destroy() "
+                           "on it first, or train with the executor that wraps it")
+    for name, buffer in model.named_buffers():
+        if type(buffer) is not torch.Tensor:
+            raise createPoptorchError(f"buffer {name} is a {type(buffer).__name__}: buffers of a trained model must be "
+                                      "plain torch.Tensor objects")
+    for tensor, kind in _tensors(model):
+        vars(tensor)[_OWNER] = executor
+        tensor.__class__ = kind
+    original = type(model)
+    model.__class__ = type("Poptorch" + original.__name__, (_WrappedModel, original), {"__module__": original.__module__})
+    vars(model)[_OWNER] = executor
+
+
+def unwrap(model: torch.nn.Module) -> None:
+    """Gives a model, its parameters and its buffers their own classes back."""
+    for tensor, _ in _tensors(model):
+        if isinstance(tensor, _Synchronised):
+            tensor.__class__ = torch.nn.Parameter if isinstance(tensor, torch.nn.Parameter) else torch.Tensor
+            del vars(tensor)[_OWNER]
+    model.__class__ = _original_class(model)
+    vars(model).pop(_OWNER, None)
+
+
+class ParameterProxy:
+    """A parameter as an attribute of an executor: the parameter, and how replicas share it."""
+
+    def __init__(self, executor: Any, name: str, parameter: torch.nn.Parameter) -> None:
+        vars(self).update(_executor=executor, _name=name, _parameter=parameter)
+
+    def replicaGrouping(self, comm_group_type, shards, variable_retrieval_mode) -> None:
+        """Gives groups of replicas values of their own. The parameter has one row in front for each group.
+
+        Args:
+            comm_group_type: how replicas are grouped.
+            shards: the number of replicas in a group; of no meaning for All and NoGrouping.
+            variable_retrieval_mode: whether the host gets a row for each group or for each replica.
+
+        Raises:
+            AssertionError: for arguments of another kind.
+            Error: when the model is compiled already.
+        """
+        grouping: ReplicaGrouping = parse_grouping(comm_group_type, shards, variable_retrieval_mode)
+        self._executor._group_replicas(self._name, grouping)
+
+    @classmethod
+    def __torch_function__(cls, func: Callable, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        return func(*_bare(args), **_bare(kwargs or {}))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parameter, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._parameter, name, value)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return self._parameter[index]
+
+    def __len__(self) -> int:
+        return len(self._parameter)
+
+    def __float__(self) -> float:
+        return float(self._parameter)
+
+    def __repr__(self) -> str:
+        return repr(self._parameter)
+
+
+def _forward_operator(name: str) -> Callable:
+    def operator(self: ParameterProxy, *args: Any) -> Any:
+        return getattr(self._parameter, name)(*_bare(args))
+    operator.__name__ = name
+    return operator
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "pow", "neg",
+              "eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(ParameterProxy, f"__{_name}__", _forward_operator(f"__{_name}__"))
+ParameterProxy.__hash__ = object.__hash__
+
+
+def _bare(value: Any) -> Any:
+    """`value` with parameters in place of proxies."""
+    if isinstance(value, ParameterProxy):
+        return value._parameter
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_bare, value))
+    return {key: _bare(item) for key, item in value.items()} if type(value) is dict else value
+
+
+def _original_class(model: torch.nn.Module) -> type:
+    return type(model).__mro__[2] if isinstance(model, _WrappedModel) else type(model)
+
+
+def _tensors(model: torch.nn.Module) -> List[Tuple[torch.Tensor, type]]:
+    parameters = [(parameter, PoptorchParameter) for parameter in model.parameters()]
+    return parameters + [(buffer, PoptorchBuffer) for buffer in model.buffers()]
+
+
+def _wrapped_tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, _Synchronised):
+        if _OWNER in vars(value):
+            yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _wrapped_tensors(item)
