@@ -15,6 +15,7 @@ import yaml
 from yacs.config import CfgNode
 
 import config_checks
+from models.geometry import pair
 from utils import Refusal
 
 NAMED_CONFIGS = Path(__file__).resolve().parent / "configs" / "configs.yaml"
@@ -181,7 +182,7 @@ def get_config(name_or_path: Optional[str] = None, opts: Sequence[str] = (), ove
 
 def image_size(config: CfgNode) -> Tuple[int, int]:
     """Height and width of the images in pixels."""
-    return config_checks.pair(config.DATA.IMG_SIZE)
+    return pair(config.DATA.IMG_SIZE)
 
 
 def named_configs() -> List[str]:

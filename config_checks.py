@@ -2,10 +2,12 @@
 # Copyright 2026 the Swin IPU trainer authors
 """What makes a configuration contradictory or out of range, found before anything is read or built."""
 import math
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List
 
 from yacs.config import CfgNode
 
+from models.geometry import configured_layers
+from models.pipeline import pipeline_stages
 from utils import Refusal
 
 PRECISIONS = ("16.16", "16.32", "32.32", "mix")
@@ -106,18 +108,12 @@ def precision(name: str) -> str:
     return name
 
 
-def pair(size: Any) -> Tuple[int, int]:
-    """(height, width) of a size given as one number or as two."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
 def check(config: CfgNode) -> None:
     """Refuses values out of range and values that contradict each other."""
     _check_choices(config)
     _check_bounds(config)
     _check_lengths(config)
     _check_architecture(config)
-    _check_windows(config)
     _check_schedule(config)
     _check_pipeline(config)
 
@@ -162,38 +158,16 @@ def _check_lengths(config: CfgNode) -> None:
 
 
 def _check_architecture(config: CfgNode) -> None:
+    """Every layer's width splits into its heads, and its windows tile its feature map."""
     swin = config.MODEL.SWIN
     whole: Dict[str, List[Any]] = {"DEPTHS": swin.DEPTHS, "NUM_HEADS": swin.NUM_HEADS}
     for key, values in whole.items():
         if not values or any(not isinstance(value, int) for value in values):
             raise Refusal(f"MODEL.SWIN.{key} {values}: a list of whole numbers is wanted, one for each layer")
-    if len(swin.DEPTHS) != len(swin.NUM_HEADS):
-        raise Refusal(f"MODEL.SWIN.DEPTHS {swin.DEPTHS} and NUM_HEADS {swin.NUM_HEADS} differ in length")
-    for layer, heads in enumerate(swin.NUM_HEADS):
-        width = swin.EMBED_DIM * 2**layer
-        if width % heads:
-            raise Refusal(f"MODEL.SWIN.NUM_HEADS {heads} does not divide the width {width} of layer {layer}")
-
-
-def _check_windows(config: CfgNode) -> None:
-    """Windows tile every layer's feature map; a map not larger than the window is one window (official behaviour)."""
-    swin = config.MODEL.SWIN
-    size = pair(config.DATA.IMG_SIZE)
-    if any(side % swin.PATCH_SIZE for side in size):
-        raise Refusal(f"DATA.IMG_SIZE {config.DATA.IMG_SIZE} is no multiple of MODEL.SWIN.PATCH_SIZE {swin.PATCH_SIZE}")
-    grid = [side // swin.PATCH_SIZE for side in size]
-    for layer in range(len(swin.DEPTHS)):
-        window = pair(swin.WINDOW_SIZE)
-        if any(side <= extent for side, extent in zip(grid, window)):
-            window = (min(grid), min(grid))
-        if any(side % extent for side, extent in zip(grid, window)):
-            raise Refusal(f"MODEL.SWIN.WINDOW_SIZE {swin.WINDOW_SIZE} does not tile the {grid[0]}x{grid[1]} patches of "
-                          f"layer {layer} at DATA.IMG_SIZE {config.DATA.IMG_SIZE}: choose sizes that divide")
-        if layer + 1 < len(swin.DEPTHS):
-            if any(side % 2 for side in grid):
-                raise Refusal(f"DATA.IMG_SIZE {config.DATA.IMG_SIZE} leaves {grid[0]}x{grid[1]} patches in layer "
-                              f"{layer}: patch merging needs even numbers")
-            grid = [side // 2 for side in grid]
+    try:
+        configured_layers(config)
+    except ValueError as error:
+        raise Refusal(f"MODEL.SWIN at DATA.IMG_SIZE {config.DATA.IMG_SIZE}: {error}") from error
 
 
 def _check_schedule(config: CfgNode) -> None:
@@ -207,8 +181,6 @@ def _check_schedule(config: CfgNode) -> None:
 
 def _check_pipeline(config: CfgNode) -> None:
     """The stages cover the blocks, and gradient accumulation fills the pipeline (PopTorch: at least 2F-1)."""
-    from models.pipeline import pipeline_stages  # here, since the pipeline reads configurations itself
-
     try:
         stages = pipeline_stages(config)
     except ValueError as error:

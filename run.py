@@ -75,7 +75,8 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     loader = build_loader(config, options, train_data, training=True, start_epoch=start_epoch, start_step=start_step)
     validation_loader = build_loader(config, validation_options, validation_data, training=False)
     updates_per_epoch = len(loader) * config.IPU.DEVICE_ITERATIONS
-    model = build_pipeline(config, len(train_data.classes), training=True)
+    classes = config.MODEL.NUM_CLASSES or len(train_data.classes)
+    model = build_pipeline(config, classes, training=True)
     _load_weights(config, model, state, train_data.classes)
     optimizer = build_optimizer(config, model, launch)
     schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
@@ -85,7 +86,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     trainer = poptorch.trainingModel(model.train(), options, optimizer)
     validator = poptorch.inferenceModel(model, validation_options)
     logger.info("model: %s, %.1f million parameters, %d classes", config.MODEL.NAME,
-                sum(parameter.numel() for parameter in model.parameters()) / 1e6, len(train_data.classes))
+                sum(parameter.numel() for parameter in model.parameters()) / 1e6, classes)
     logger.info("data: %d training images, %d validation images; global batch %d, %d updates an epoch",
                 len(train_data), len(validation_data), launch.global_batch(config), updates_per_epoch)
     run = Run(config, launch, folder, train_data.classes, model, trainer, validator, optimizer, schedule, loader,
@@ -99,7 +100,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
 def compile_run(run: Run) -> None:
     """Compiles the training program from the shapes of its inputs; nothing is trained."""
     start = time.monotonic()
-    run.trainer.compile(*example_batch(run.config, run.trainer.options, len(run.classes), training=True))
+    run.trainer.compile(*example_batch(run.config, run.trainer.options, run.model.num_classes, training=True))
     logger.info("compiled in %.1f seconds", time.monotonic() - start)
 
 

@@ -18,6 +18,7 @@ import arguments
 import checkpoint
 import launch as launching
 from dataset.build_ipu import build_dataset, build_loader, example_batch
+from dataset.samples import PADDED
 from launch import Launch
 from models.build import build_pipeline
 from models.pretrained import load_pretrained
@@ -48,7 +49,7 @@ class Accuracy(NamedTuple):
 
 def evaluate(validator: Any, loader: Iterable[Tuple[torch.Tensor, torch.Tensor]], images: int, launch: Launch
              ) -> Accuracy:
-    """Counts what the model gets right; rows that only fill a batch carry label -1 and do not count.
+    """Counts what the model gets right, every image once; rows that only fill a batch do not count.
 
     Args:
         validator: maps a combined batch of images to logits (N, classes); a poptorch.inferenceModel.
@@ -60,21 +61,23 @@ def evaluate(validator: Any, loader: Iterable[Tuple[torch.Tensor, torch.Tensor]]
     """
     counts = torch.zeros(3, dtype=torch.float64)
     for batch, labels in loader:
-        logits = validator(batch)
-        real = labels >= 0
-        if real.any():
-            counts += _correct(logits[real].float(), labels[real])
+        counts += _count(validator(batch).float(), labels)
     counted, top1, top5 = (int(count) for count in launching.sum_over_processes(counts, launch))
     if counted != images:
         raise AssertionError(f"evaluation counted {counted} images of {images}")
     return Accuracy(counted, top1, top5)
 
 
-def _correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Images, and how many of them are right by the largest and by the five largest logits."""
-    rows = len(labels)
-    correct = [round(float(percentage) * rows / 100) for percentage in topk_accuracy(logits, labels, topk=(1, 5))]
-    return torch.tensor([rows] + correct, dtype=torch.float64)
+def _count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Images, and how many of them are right by the largest and by the five largest logits.
+
+    A row labelled PADDED is no image; one labelled UNREADABLE is an image that is not right.
+    """
+    images = int((labels != PADDED).sum())
+    known = labels >= 0
+    rows = int(known.sum())
+    percentages = topk_accuracy(logits[known], labels[known], topk=(1, 5)) if rows else (0.0, 0.0)
+    return torch.tensor([images] + [round(float(share) * rows / 100) for share in percentages], dtype=torch.float64)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -103,7 +106,7 @@ def validate_weights(config: CfgNode, path: Path, state: Optional[Dict[str, Any]
         Refusal: for weights of another architecture, and for a data set with other classes.
     """
     dataset = build_dataset(config, training=False)
-    classes = len(dataset.classes)
+    classes = config.MODEL.NUM_CLASSES or len(dataset.classes)
     model = build_pipeline(config, classes, training=False)
     if state:
         checkpoint.check_classes(path, state["classes"], dataset.classes)
@@ -123,9 +126,10 @@ def measure_throughput(config: CfgNode, launch: Launch) -> None:
     """Logs how many generated images a second the device infers, over at least ten seconds after the first call."""
     dataset = build_dataset(config, training=False)
     options = inference_options(config, launch)
-    model = build_pipeline(config, len(dataset.classes), training=False).eval()
+    classes = config.MODEL.NUM_CLASSES or len(dataset.classes)
+    model = build_pipeline(config, classes, training=False).eval()
     validator = accelerator.poptorch().inferenceModel(model, options)
-    images, _ = example_batch(config, options, len(dataset.classes), training=False)
+    images, _ = example_batch(config, options, classes, training=False)
     validator(images)
     throughput, end = Throughput(), time.monotonic() + 10
     while time.monotonic() < end:

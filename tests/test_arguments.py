@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The flags: each has an effect on the configuration, and nothing unknown is let through."""
+import pytest
+
+import arguments
+from arguments import KEY_FLAGS, build_config, parse_training, parse_validation
+from utils import EXIT_USAGE, Refusal
+
+VALUES = {
+    "DATA.DATA_PATH": "somewhere", "OUTPUT": "out", "TAG": "a", "MODEL.PRETRAINED": "w.pth", "MODEL.RESUME": "r.pth",
+    "DATA.BATCH_SIZE": 2, "TRAIN.ACCUMULATION_STEPS": 9, "IPU.REPLICAS": 3, "DATA.NUM_WORKERS": 1,
+    "MODEL.PRECISION": "16.32", "IPU.AVAILABLE_MEMORY_PROPORTION": 0.25, "TRAIN.EPOCHS": 77,
+    "TRAIN.TRAINING_STEPS": 5, "DATA.CACHE_MODE": "full", "SEED": 4,
+}
+
+
+def lookup(config, key):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+@pytest.mark.parametrize("flag, name", [(flag, name) for flag in KEY_FLAGS for name in flag.names])
+def test_flag_sets_its_key(flag, name):
+    value = True if flag.kind is bool else VALUES[flag.key]
+    argv = [name] if flag.kind is bool else [name, str(value)]
+    assert lookup(build_config(parse_training(["--cfg", "SWIN_TINY"])), flag.key) != value
+    assert lookup(build_config(parse_training(["--cfg", "SWIN_TINY", *argv])), flag.key) == value
+
+
+@pytest.mark.parametrize("mistyped, meant", [("--batchsize", "--batch-size"), ("--ouput", "--output"),
+                                             ("--epoch=3", "--epochs"), ("--pretraind", "--pretrained")])
+def test_mistyped_flag_names_the_nearest(mistyped, meant):
+    with pytest.raises(Refusal, match=f"did you mean {meant}") as caught:
+        parse_training(["--cfg", "SWIN_TINY", mistyped])
+    assert caught.value.code == EXIT_USAGE
+
+
+@pytest.mark.parametrize("argv", [["--cfg", "SWIN_TINY", "--epochs", "three"], ["--cfg", "SWIN_TINY", "--device", "tpu"], []])
+def test_bad_command_line_is_refused(argv):
+    with pytest.raises(Refusal):
+        parse_training(argv)
+
+
+def test_validation_needs_a_checkpoint_and_no_output():
+    with pytest.raises(Refusal, match="--checkpoint"):
+        parse_validation([])
+    assert parse_validation(["--checkpoint", "a.pth"]).cfg is None
+
+
+def test_synthetic_data_is_asked_for_by_flag():
+    config = build_config(parse_training(["--cfg", "SWIN_TINY", "--synthetic"]))
+    assert (config.DATA.DATASET, config.DATA.GENERATED) == ("generated", "host")
+    config = build_config(parse_training(["--cfg", "SWIN_TINY", "--synthetic", "device"]))
+    assert (config.DATA.DATASET, config.DATA.GENERATED) == ("generated", "device")
+
+
+@pytest.mark.parametrize("argv, dataset", [(["--compile-only"], "generated"), (["--throughput"], "generated"),
+                                           (["--compile-only", "--data-path", "d"], "imagenet"), ([], "imagenet")])
+def test_commands_that_need_no_data_generate_it(argv, dataset):
+    assert build_config(parse_training(["--cfg", "SWIN_TINY", *argv])).DATA.DATASET == dataset
+
+
+def test_keys_of_flags_are_tested():
+    assert {flag.key for flag in KEY_FLAGS if flag.kind is not bool} == set(VALUES)
+    assert arguments.DEVICES == ("auto", "ipu", "gpu", "cpu")

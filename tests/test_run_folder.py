@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The output folder: one run at a time, a status that tells the truth, metrics without repeats."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run_folder
+from config import get_config
+from launch import Launch
+from utils import EXIT_BUSY, EXIT_DATA, EXIT_USAGE, Refusal, logger
+
+LEADER, FOLLOWER = Launch(0, 2, 2, 1), Launch(1, 2, 2, 1)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def config_of(folder, tag=""):
+    return get_config("SWIN_DEMO", overrides=[("OUTPUT", str(folder)), ("TAG", tag)])
+
+
+def test_folder_is_made_with_its_tag(tmp_path):
+    with run_folder.opened(config_of(tmp_path / "a b" / "ü", "first"), LEADER) as folder:
+        assert folder == tmp_path / "a b" / "ü" / "first" and folder.is_dir()
+
+
+@pytest.mark.parametrize("output", ["", "file"])
+def test_folder_that_is_not_named_or_cannot_be_made_is_refused(tmp_path, output):
+    (tmp_path / "file").write_text("")
+    path = str(tmp_path / output / "run") if output else ""
+    with pytest.raises(Refusal, match="--output") as caught, run_folder.opened(config_of(path), LEADER):
+        pass
+    assert caught.value.code == EXIT_USAGE
+
+
+def test_second_run_in_one_folder_is_refused_and_followers_are_not(tmp_path):
+    config = config_of(tmp_path)
+    with run_folder.opened(config, LEADER):
+        with pytest.raises(Refusal) as caught, run_folder.opened(config, LEADER):
+            pass
+        assert caught.value.code == EXIT_BUSY
+        with run_folder.opened(config, FOLLOWER) as folder:
+            assert folder == tmp_path
+
+
+def test_lock_of_a_killed_run_does_not_stay(tmp_path):
+    script = ("import os, signal, run_folder; from tests.test_run_folder import LEADER, config_of\n"
+              f"with run_folder.opened(config_of({str(tmp_path)!r}), LEADER): os.kill(os.getpid(), signal.SIGKILL)")
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == -9
+    with run_folder.opened(config_of(tmp_path), LEADER):
+        pass
+
+
+def status_after(folder, error=None):
+    with run_folder.recorded(folder, LEADER, lambda: 7):
+        logger.info("something happened")
+        if error:
+            raise error
+    return read_status(folder)
+
+
+def read_status(folder):
+    return json.loads((folder / "status.json").read_text())
+
+
+def test_status_tells_how_a_run_ended(tmp_path):
+    assert status_after(tmp_path) == {"state": "done", "exit_code": 0, "cause": "", "last_update": 7, "checkpoint": None}
+    with pytest.raises(Refusal):
+        status_after(tmp_path, Refusal("bad data", EXIT_DATA))
+    assert (read_status(tmp_path)["exit_code"], read_status(tmp_path)["cause"]) == (EXIT_DATA, "bad data")
+    with pytest.raises(ZeroDivisionError):
+        status_after(tmp_path, ZeroDivisionError("ours"))
+    assert (read_status(tmp_path)["exit_code"], read_status(tmp_path)["cause"]) == (1, "ZeroDivisionError: ours")
+
+
+def test_only_the_leader_writes(tmp_path):
+    with run_folder.opened(config_of(tmp_path), FOLLOWER), run_folder.recorded(tmp_path, FOLLOWER, lambda: 7):
+        logger.warning("said, not written")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_log_is_written_to_the_folder(tmp_path):
+    status_after(tmp_path)
+    assert "something happened" in (tmp_path / "log.txt").read_text()
+
+
+def test_metrics_are_rewritten_whole(tmp_path):
+    rows = [{"epoch": 0, "loss": 2.0, "top1": None}, {"epoch": 1, "loss": 1.5, "top1": 50.0}]
+    run_folder.write_metrics(tmp_path, rows[:1])
+    run_folder.write_metrics(tmp_path, rows)
+    assert (tmp_path / "metrics.csv").read_text().split() == ["epoch,loss,top1", "0,2.0,", "1,1.5,50.0"]
+
+
+def test_missing_wandb_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = get_config("SWIN_DEMO", overrides=[("WANDB", True)])
+    with pytest.raises(Refusal, match="pip install wandb"):
+        run_folder.open_tracker(config, LEADER, tmp_path)
