@@ -62,8 +62,7 @@ def build_loader(config: CfgNode, options: Any, dataset: Any, training: bool, st
         Refusal: when the data set cannot fill one step, or mixup cannot pair images.
     """
     poptorch = accelerator.poptorch()
-    micro_batch = config.DATA.BATCH_SIZE if training else config.TEST.BATCH_SIZE or config.DATA.BATCH_SIZE
-    layout = Layout.of(options, micro_batch)
+    layout = Layout.of(options, _micro_batch(config, training))
     if training:
         sampler = TrainingSampler(len(dataset), layout, config.SEED, start_epoch, start_step)
         collate, unit = _training_collate(config, layout, dataset)
@@ -77,8 +76,23 @@ def build_loader(config: CfgNode, options: Any, dataset: Any, training: bool, st
     if mode == poptorch.DataLoaderMode.AsyncRebatched:
         handed_over = arguments["rebatched_worker_size"] = _share_of(layout.combined_batch, unit)
     arguments.update(_worker_arguments(config, dataset, handed_over))
-    return poptorch.DataLoader(options, EpochView(dataset, len(sampler)), batch_size=micro_batch, sampler=sampler,
+    view = EpochView(dataset, len(sampler))
+    return poptorch.DataLoader(options, view, batch_size=layout.micro_batch, sampler=sampler,
                                collate_fn=collate, auto_distributed_partitioning=False, mode=mode, **arguments)
+
+
+def example_batch(config: CfgNode, options: Any, classes: int, training: bool) -> Tuple[torch.Tensor, torch.Tensor]:
+    """A combined batch as the loader of a split gives them, of generated images: what a program is compiled for."""
+    layout = Layout.of(options, _micro_batch(config, training))
+    image, _ = _generated(config, training)[0]
+    images = image.expand(layout.combined_batch, *image.shape).contiguous()
+    if training and build_mixup(config, classes) is not None:
+        return images, torch.full((len(images), classes), 1 / classes)
+    return images, torch.zeros(len(images), dtype=torch.int64)
+
+
+def _micro_batch(config: CfgNode, training: bool) -> int:
+    return config.DATA.BATCH_SIZE if training else config.TEST.BATCH_SIZE or config.DATA.BATCH_SIZE
 
 
 def _source(config: CfgNode, training: bool) -> Any:
