@@ -2,8 +2,8 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Runs a PopTorch program on the stand-in: `python -m poptorch_host program.py ARGS` or `... -m module ARGS`.
 
-The program gets an interpreter of its own in the place of this one, so that its arguments, its exit code, `__main__` and
-its tracebacks are those of `python program.py ARGS`. All that differs is a folder on PYTHONPATH, which its child
+The program gets an interpreter of its own in the place of this one, so that arguments, exit code, `__main__` and
+tracebacks are those of `python program.py ARGS`. All that differs is a folder on PYTHONPATH, which child
 processes inherit.
 """
 import os

@@ -2,7 +2,10 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Parsers for arguments and batches of types that are neither tensors nor containers of them."""
 import abc
+import copy
 from typing import Any, Dict, Optional, Type
+
+import torch
 
 from .errors import createPoptorchError
 
@@ -43,3 +46,35 @@ def parser_of(value: Any) -> Optional[ICustomArgParser]:
         if kind in _parsers:
             return _parsers[kind]
     return None
+
+
+class _GeometricParser(ICustomArgParser):
+    """Graphs of PyTorch Geometric: the tensors of all their stores."""
+
+    def yieldTensors(self, struct):
+        for store in struct.stores:
+            for value in store.values():
+                if torch.is_tensor(value):
+                    yield value
+
+    def reconstruct(self, original_structure, tensor_iterator):
+        rebuilt = copy.copy(original_structure)
+        for store in rebuilt.stores:
+            for key in [key for key, value in store.items() if torch.is_tensor(value)]:
+                store[key] = next(tensor_iterator)
+        return rebuilt
+
+
+def registerGeometricCustomArgParsers():
+    """Registers parsers for the graphs of PyTorch Geometric: Data, HeteroData and batches of them.
+
+    Raises:
+        Error: where PyTorch Geometric is not installed.
+    """
+    try:
+        from torch_geometric.data import Data, HeteroData
+    except ImportError as error:
+        raise createPoptorchError("registerGeometricCustomArgParsers needs PyTorch Geometric: pip install "
+                                  f"torch_geometric ({error})") from error
+    for kind in (Data, HeteroData):
+        registerCustomArgParser(kind, _GeometricParser())

@@ -93,5 +93,5 @@ def _number(variable: str, default: int) -> int:
 def _meeting_point() -> str:
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
         return f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    raise createPoptorchError("popdist.init() does not know where the processes meet: set MASTER_ADDR and MASTER_PORT to "
-                              "an address of the first process, or start the program with torchrun, which does")
+    raise createPoptorchError("popdist.init() does not know where the processes meet: set MASTER_ADDR and MASTER_PORT "
+                              "to an address of the first process, or start the program with torchrun, which does")
