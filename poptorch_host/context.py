@@ -44,7 +44,7 @@ class Execution:
 
         The names, with their info: set_overlap_for_input and set_overlap_for_output (tensor, result, mode),
         set_available_memory (tensor, result, proportion), nop and ipu_print_tensor (tensor, result), for_loop (count),
-        cond, cpu (id), name_scope and name_scope_end (name), attribute and attribute_end (attributes), multi_conv and
+        cond, cpu (id), name_scope and name_scope_end (scope), attribute and attribute_end (attributes), multi_conv and
         multi_conv_end (options); and as an `own_op`: custom_op (op, domain), cpu (id), dynamic_slice, dynamic_update,
         fps, nearest, ctc_beam_search_decoder.
         """

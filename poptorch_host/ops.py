@@ -144,11 +144,11 @@ class NameScope:
         self.name = name
 
     def __enter__(self):
-        _note("name_scope", name=self.name)
+        _note("name_scope", scope=self.name)
         return self
 
     def __exit__(self, type, value, traceback):
-        _note("name_scope_end", name=self.name)
+        _note("name_scope_end", scope=self.name)
 
 
 class Attribute:

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Exceptions and the log."""
+import logging
+import pickle
+
+import pytest
+
+import poptorch_host as poptorch
+
+
+@pytest.fixture
+def level():
+    before = poptorch.logger.level
+    yield
+    poptorch.logger.setLevel(before)
+
+
+def test_errors_form_one_family_known_by_the_core_too():
+    assert issubclass(poptorch.Error, Exception)
+    assert issubclass(poptorch.RecoverableError, poptorch.Error)
+    assert issubclass(poptorch.UnrecoverableError, poptorch.Error)
+    for name in ("Error", "RecoverableError", "UnrecoverableError"):
+        assert getattr(poptorch.poptorch_core, name) is getattr(poptorch, name)
+
+
+def test_built_error_has_text_message_type_and_location():
+    error = poptorch.createPoptorchError("it broke")
+    assert type(error) is poptorch.Error and str(error) == "'poptorch_py_error': it broke"
+    assert (error.message, error.type, error.location) == ("it broke", "poptorch_py_error", "")
+    assert pickle.loads(pickle.dumps(error)).message == "it broke"
+
+
+def test_recoverable_error_names_an_action():
+    assert hasattr(poptorch.RecoverableError("x"), "recovery_action") and poptorch.Error("x").message == "x"
+
+
+@pytest.mark.parametrize("name, number, expected", [
+    ("TRACE", 0, logging.DEBUG), ("DEBUG", 1, logging.DEBUG), ("INFO", 2, logging.INFO), ("WARN", 3, logging.WARNING),
+    ("ERR", 4, logging.ERROR)])
+def test_log_level_is_set_by_name_and_by_number(level, name, number, expected):
+    for value in (name, number):
+        poptorch.logger.setLevel(logging.NOTSET)
+        poptorch.setLogLevel(value)
+        assert poptorch.logger.level == expected
+    assert poptorch.logger.name == "poptorch::python"
+
+
+def test_log_level_off_silences_even_critical_lines(level):
+    for value in ("OFF", 6):
+        poptorch.setLogLevel(value)
+        assert not poptorch.logger.isEnabledFor(logging.CRITICAL)
+
+
+@pytest.mark.parametrize("value, message", [(5, "Invalid log level integer"), (7, "Invalid log level integer"),
+                                            ("LOUD", "Unknown log level"), ("debug", "Unknown log level")])
+def test_unknown_log_level_is_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        poptorch.setLogLevel(value)
+
+
+def test_log_lines_go_to_the_standard_error_of_the_moment(capsys, level):
+    poptorch.setLogLevel("WARN")
+    poptorch.logger.info("unheard")
+    poptorch.logger.warning("heard")
+    printed = capsys.readouterr()
+    assert printed.out == "" and "unheard" not in printed.err
+    assert "[poptorch::python] [WARNING] heard" in printed.err
