@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Acceptance tests of the application through its public entry points, on real scans in a small model."""
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoint
+import dataset.prepare
+import train_swin
+import utils
+import validate
+from utils import (
+    EXIT_CHECKPOINT,
+    EXIT_DATA,
+    EXIT_NONFINITE,
+    EXIT_PREEMPTED,
+    EXIT_USAGE,
+    Preempted,
+    Refusal,
+    StopRequest,
+)
+
+ROOT = Path(__file__).resolve().parent
+# A Swin Transformer that learns digits in seconds: everything random is on, so that resuming has something to lose.
+SMALL = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--epochs", "4", "--opts", "MODEL.SWIN.EMBED_DIM", "16",
+         "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]", "IPU.LAYERS_PER_IPU", "[2]",
+         "TRAIN.WARMUP_EPOCHS", "1", "TRAIN.BASE_LR", "0.02", "MODEL.DROP_RATE", "0.1", "LOG_INTERVAL", "5",
+         "AUG.MIXUP", "0.2"]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """Two hundred of the scikit-learn digits in ImageNet layout: 160 to train on and 37 to validate on, unevenly."""
+    whole = tmp_path_factory.mktemp("data") / "digits"
+    dataset.prepare.main(["digits", "--out", str(whole)])
+    for split, kept in (("train", 16), ("validation", 4)):
+        for index, folder in enumerate(sorted((whole / split).iterdir())):
+            for image in sorted(folder.iterdir())[kept - (split == "validation" and index < 3):]:
+                image.unlink()
+    return whole
+
+
+def train(digits, output, *more):
+    train_swin.main([*SMALL, *more, "--data-path", str(digits), "--output", str(output)])
+    return checkpoint.load(output / "last.pth")
+
+
+def run(script, *argv, **kwargs):
+    return subprocess.run([sys.executable, str(ROOT / script), *argv], capture_output=True, text=True, check=False,
+                          **kwargs)
+
+
+def flat(state):
+    """Every leaf of a checkpoint that says where training stands, by a path of keys."""
+    def walk(value, path):
+        if isinstance(value, dict):
+            for key in value:
+                yield from walk(value[key], f"{path}/{key}")
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                yield from walk(item, f"{path}/{index}")
+        else:
+            yield path, value
+    parts = {key: state[key] for key in ("model", "optimizer", "rng_states", "progress")}
+    return {path: value for path, value in walk(parts, "") if not path.endswith("throughput")}
+
+
+def assert_same_run(left, right):
+    left, right = flat(left), flat(right)
+    assert left.keys() == right.keys()
+    different = [path for path in left if not (torch.equal(left[path], right[path]) if torch.is_tensor(left[path])
+                                               else left[path] == right[path])]
+    assert different == []
+
+
+@pytest.fixture(scope="session")
+def unbroken(digits, tmp_path_factory):
+    output = tmp_path_factory.mktemp("unbroken")
+    return output, train(digits, output)
+
+
+# The main job.
+
+def test_training_learns_and_leaves_its_files(unbroken):
+    output, state = unbroken
+    assert {"last.pth", "previous.pth", "best.pth", "log.txt", "metrics.csv", "status.json"} <= {
+        path.name for path in output.iterdir()}
+    rows = list(csv.DictReader((output / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert state["progress"]["best_top1"] > 30  # ten classes: chance is 10
+    assert json.loads((output / "status.json").read_text())["state"] == "done"
+
+
+def test_log_has_the_lines_that_benchmarks_read(unbroken):
+    output, _ = unbroken
+    log = (output / "log.txt").read_text()
+    assert re.search(r"throughput: [\d.]+ samples/sec", log)
+    assert re.search(r"loss: \d+\.\d{4}", log)
+
+
+def test_validation_command_counts_every_image_and_agrees_with_training(digits, unbroken, capsys):
+    output, state = unbroken
+    best = max(row["top1"] for row in state["progress"]["epochs"])
+    validate.main(["--data-path", str(digits), "--checkpoint", str(output / "best.pth"), "--device", "cpu"])
+    said = re.search(r"top-1: ([\d.]+) % top-5: ([\d.]+) % images: (\d+)", capsys.readouterr().out)
+    assert (float(said[1]), int(said[3])) == (pytest.approx(best, abs=0.005), 37)
+
+
+@pytest.mark.parametrize("batch, replicas", [("1", "1"), ("7", "3"), ("64", "2")])
+def test_accuracy_does_not_depend_on_batch_and_replicas(digits, unbroken, capsys, batch, replicas):
+    output, state = unbroken
+    best = max(row["top1"] for row in state["progress"]["epochs"])
+    validate.main(["--data-path", str(digits), "--checkpoint", str(output / "best.pth"), "--device", "cpu",
+                   "--batch-size", batch, "--replicas", replicas])
+    assert f"top-1: {best:.2f} %" in capsys.readouterr().out
+
+
+def test_evaluation_flag_of_training_validates_a_checkpoint(digits, unbroken, capsys):
+    output, _ = unbroken
+    train_swin.main([*SMALL, "--eval", "--resume", str(output / "best.pth"), "--data-path", str(digits)])
+    assert "images: 37" in capsys.readouterr().out
+
+
+# Going on where a run stopped.
+
+@pytest.mark.parametrize("steps", [3, 5, 12])
+def test_run_stopped_inside_or_between_epochs_ends_as_the_unbroken_one(digits, unbroken, tmp_path, steps):
+    train(digits, tmp_path, "--training-steps", str(steps))
+    assert_same_run(train(digits, tmp_path), unbroken[1])
+
+
+def test_resumed_run_may_read_with_other_workers(digits, unbroken, tmp_path):
+    train(digits, tmp_path, "--training-steps", "7", "--num-workers", "2")
+    assert_same_run(train(digits, tmp_path), unbroken[1])
+
+
+def test_killed_run_goes_on_and_ends_as_the_unbroken_one(digits, unbroken, tmp_path):
+    """SIGKILL at moments spread over a run that saves after every second update; then the same command again."""
+    command = [sys.executable, str(ROOT / "train_swin.py"), *SMALL, "TRAIN.CHECKPOINT_STEPS", "2", "--data-path",
+               str(digits), "--output", str(tmp_path)]
+    for delay in (0.0, 0.15, 0.4):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for line in process.stdout:
+            if "throughput" in line:
+                break
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert_same_run(checkpoint.load(tmp_path / "last.pth"), unbroken[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_the_run_saves_exits_75_and_goes_on(digits, unbroken, tmp_path, number):
+    command = [sys.executable, str(ROOT / "train_swin.py"), *SMALL, "--data-path", str(digits), "--output",
+               str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "throughput" in line:
+            break
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == EXIT_PREEMPTED, errors
+    assert len(errors.strip().splitlines()) == 1 and number.name in errors
+    assert json.loads((tmp_path / "status.json").read_text())["exit_code"] == EXIT_PREEMPTED
+    assert_same_run(train(digits, tmp_path), unbroken[1])
+
+
+def test_stop_during_validation_loses_no_update(digits, unbroken, tmp_path, monkeypatch):
+    evaluate, calls = validate.evaluate, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise Preempted("stopped")
+        return evaluate(*args)
+
+    monkeypatch.setattr(validate, "evaluate", interrupted)
+    with pytest.raises(Preempted):
+        train(digits, tmp_path)
+    assert checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == 10
+    assert_same_run(train(digits, tmp_path), unbroken[1])
+
+
+def test_finished_run_changes_nothing(digits, unbroken):
+    output, _ = unbroken
+
+    def contents():
+        return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in output.iterdir()}
+    before = contents()
+    train(digits, output)
+    assert contents() == before
+
+
+def test_damaged_newest_checkpoint_is_skipped_and_the_run_still_ends_as_the_unbroken_one(digits, unbroken, tmp_path):
+    train(digits, tmp_path, "--training-steps", "12")
+    data = bytearray((tmp_path / "last.pth").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "last.pth").write_bytes(data)
+    assert_same_run(train(digits, tmp_path), unbroken[1])
+
+
+def test_weights_start_another_run(digits, unbroken, tmp_path, capsys):
+    output, _ = unbroken
+    train(digits, tmp_path, "--pretrained-model", str(output / "best.pth"), "--training-steps", "1")
+    first = re.search(r"loss: ([\d.]+)", (output / "log.txt").read_text())
+    assert first and checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == 1
+
+
+# Precision and devices.
+
+@pytest.mark.parametrize("precision", ["16.16", "16.32", "mix"])
+def test_every_precision_learns(digits, tmp_path, precision):
+    state = train(digits, tmp_path, "--precision", precision)
+    losses = [row["loss"] for row in state["progress"]["epochs"]]
+    assert losses[-1] < losses[0]
+    assert state["model"]["head.weight"].dtype == (torch.float16 if precision == "16.16" else torch.float32)
+
+
+def test_compile_only_needs_no_data_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train_swin.main([*SMALL, "--compile-only"])
+    assert "compiled in" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_throughput_is_logged_in_the_form_that_benchmarks_read(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    train_swin.main([*SMALL, "--throughput"])
+    assert re.search(r"throughput: [\d.]+ samples/sec", capsys.readouterr().out)
+
+
+# Bad input: one clear line, the right exit code, nothing lost.
+
+def refused(code, said, *argv):
+    with pytest.raises(Refusal) as caught:
+        train_swin.main([*SMALL, *argv])
+    assert caught.value.code == code, caught.value
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_bad_data_is_refused(digits, tmp_path):
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    (tmp_path / "empty" / "validation").mkdir()
+    output = ["--output", str(tmp_path / "out")]
+    refused(EXIT_DATA, "missing", "--data-path", str(tmp_path / "missing"), *output)
+    refused(EXIT_DATA, "empty", "--data-path", str(tmp_path / "empty"), *output)
+    refused(EXIT_USAGE, "BATCH_SIZE", "--data-path", str(digits), "--batch-size", "1000", *output)
+
+
+def test_bad_weights_are_refused(digits, unbroken, tmp_path):
+    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
+    data = ["--data-path", str(digits), "--output", str(tmp_path / "out")]
+    refused(EXIT_DATA, "broken.pth", "--pretrained-model", str(tmp_path / "broken.pth"), *data)
+    refused(EXIT_CHECKPOINT, "broken.pth", "--resume", str(tmp_path / "broken.pth"), *data)
+    wide = ["--opts", *SMALL[SMALL.index("--opts") + 1:], "MODEL.SWIN.EMBED_DIM", "32"]
+    refused(EXIT_DATA, "shape", "--pretrained-model", str(unbroken[0] / "best.pth"), *data, *wide)
+    refused(EXIT_CHECKPOINT, "EMBED_DIM", "--resume", str(unbroken[0] / "best.pth"), *data, *wide)
+
+
+def test_devices_that_are_not_here_are_refused(digits, tmp_path):
+    data = ["--data-path", str(digits), "--output", str(tmp_path / "out")]
+    if not torch.cuda.is_available():
+        refused(EXIT_USAGE, "CUDA", *data, "--device", "gpu")
+    try:
+        import poptorch  # noqa: F401
+    except ImportError:
+        refused(EXIT_USAGE, "Poplar SDK", *data, "--device", "ipu")
+
+
+def test_output_that_cannot_be_written_is_refused(digits, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(EXIT_USAGE, "--output", "--data-path", str(digits), "--output", str(tmp_path / "file"))
+    refused(EXIT_USAGE, "--output", "--data-path", str(digits))
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(digits, tmp_path):
+    before = train(digits, tmp_path, "--training-steps", "5")
+    refused(EXIT_NONFINITE, "loss", "--data-path", str(digits), "--output", str(tmp_path), "--opts",
+            *SMALL[SMALL.index("--opts") + 1:], "TRAIN.BASE_LR", "1000.0", "TRAIN.CLIP_GRAD", "0",
+            "TRAIN.OPTIMIZER.NAME", "adamw", "TRAIN.OPTIMIZER.EPS", "1e-30", "TRAIN.WEIGHT_DECAY", "1000.0")
+    assert_same_run(checkpoint.load(tmp_path / "last.pth"), before)
+
+
+@pytest.mark.parametrize("script, argv, code", [
+    ("train_swin.py", ["--cfg", "SWIN_TINNY"], EXIT_USAGE),
+    ("train_swin.py", ["--cfg", "SWIN_DEMO", "--epochs", "0"], EXIT_USAGE),
+    ("validate.py", ["--checkpoint", "none.pth"], EXIT_CHECKPOINT),
+])
+def test_command_ends_with_one_line_and_its_exit_code(script, argv, code, tmp_path):
+    ended = run(script, *argv, cwd=tmp_path)
+    assert ended.returncode == code
+    assert len(ended.stderr.strip().splitlines()) == 1 and ended.stderr.startswith(script)
+
+
+def test_faults_of_ours_keep_their_traceback():
+    def broken():
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        utils.run_command(broken)
+
+
+def test_stop_request_outside_a_step_stops_at_once_and_inside_at_its_end():
+    stop = StopRequest()
+    before = signal.getsignal(signal.SIGINT)
+    with stop.installed():
+        with pytest.raises(Preempted, match="SIGUSR1"):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(1)
+        stop.name = ""
+        with stop.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            assert stop.name == "SIGTERM"
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+        with pytest.raises(Preempted, match="SIGTERM"):
+            stop.check()
+    assert signal.getsignal(signal.SIGINT) is before
