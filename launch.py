@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The processes of one run: started alone, by poprun on IPUs, or by torchrun on CPUs and GPUs."""
+import contextlib
 import importlib
 from types import ModuleType
-from typing import Any, List, NamedTuple
+from typing import Any, Iterator, List, NamedTuple
 
 import torch
 from yacs.config import CfgNode
@@ -36,14 +37,24 @@ class Launch(NamedTuple):
         return self.global_batch(config) / REFERENCE_BATCH
 
 
-def start(config: CfgNode) -> Launch:
-    """Joins the other processes of the run, if there are any.
+@contextlib.contextmanager
+def joined(config: CfgNode) -> Iterator[Launch]:
+    """Joins the other processes of the run, if there are any, and leaves them when the context closes.
 
     Under poprun the replicas are poprun's; otherwise IPU.REPLICAS are shared out evenly.
 
     Raises:
         Refusal: when the replicas cannot be shared out evenly.
     """
+    launch = _join(config)
+    try:
+        yield launch
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _join(config: CfgNode) -> Launch:
     chosen = accelerator.selected()
     popdist = chosen.popdist
     if popdist is None or not popdist.isPopdistEnvSet():
@@ -91,17 +102,6 @@ def gather(value: Any, launch: Launch) -> List[Any]:
     values = [None] * launch.processes
     torch.distributed.all_gather_object(values, value)
     return values
-
-
-def anywhere(flag: bool, launch: Launch) -> bool:
-    """Whether the flag is set in any process; all processes get the same answer."""
-    return bool(sum_over_processes(torch.tensor([float(flag)]), launch).item())
-
-
-def stop(launch: Launch) -> None:
-    """Leaves the other processes."""
-    if launch.processes > 1 and not accelerator.is_ipu():
-        torch.distributed.destroy_process_group()
 
 
 def _horovod() -> ModuleType:

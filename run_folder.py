@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 import checkpoint
 from launch import Launch
-from utils import EXIT_BUSY, EXIT_OK, Refusal, close_logging, setup_logging, write_atomically, write_json
+from utils import EXIT_BUSY, EXIT_OK, Refusal, file_log, write_atomically, write_json
 
 
 @contextlib.contextmanager
@@ -48,10 +48,10 @@ def recorded(folder: Path, launch: Launch, last_update: Callable[[], int]) -> It
 
     torchrun flattens every exit code to 1; this file keeps the real one.
     """
-    setup_logging(folder, launch.is_leader)
     code, cause = EXIT_OK, ""
     try:
-        yield
+        with file_log(folder / "log.txt") if launch.is_leader else contextlib.nullcontext():
+            yield
     except Refusal as refusal:
         code, cause = refusal.code, str(refusal)
         raise
@@ -65,7 +65,6 @@ def recorded(folder: Path, launch: Launch, last_update: Callable[[], int]) -> It
                 "state": "done" if code == EXIT_OK else "stopped", "exit_code": code, "cause": cause,
                 "last_update": last_update(), "checkpoint": str(last) if last.exists() else None,
             })
-        close_logging()
 
 
 def open_tracker(config: CfgNode, launch: Launch, folder: Path) -> Callable[[Dict[str, Any]], None]:

@@ -25,7 +25,7 @@ import validate
 from launch import Launch
 from run import Run, build_run, find_state
 from training_state import Progress
-from utils import EXIT_NONFINITE, Refusal, StopRequest, Throughput, logger, run_command, setup_logging
+from utils import EXIT_NONFINITE, Refusal, StopRequest, Throughput, console_log, logger, run_command
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -33,19 +33,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = arguments.parse_training(argv)
     config = arguments.build_config(args)
     accelerator.select(args.device)
-    stop = StopRequest()
-    stop.install()
-    launch = launching.start(config)
-    setup_logging(None, launch.is_leader)
-    if args.throughput:
-        validate.measure_throughput(config, launch)
-    elif args.eval:
-        evaluate_only(config, launch)
-    elif args.compile_only:
-        build_run(config, launch, None, None)
-    else:
-        train(config, launch, stop)
-    launching.stop(launch)
+    with StopRequest().installed() as stop, launching.joined(config) as launch, console_log(launch.is_leader):
+        if args.throughput:
+            validate.measure_throughput(config, launch)
+        elif args.eval:
+            evaluate_only(config, launch)
+        elif args.compile_only:
+            build_run(config, launch, None, None)
+        else:
+            train(config, launch, stop)
 
 
 def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator
 
 # What a caller of the command lines can rely on; 128 + n stands for an unhandled signal n.
 EXIT_OK = 0
@@ -60,23 +60,29 @@ def run_command(main: Callable[[], None]) -> int:
     return EXIT_OK
 
 
-def setup_logging(folder: Optional[Path], leader: bool) -> None:
-    """Sends the log to the terminal and, in the leading process, to `folder`/log.txt; other processes only warn."""
-    close_logging()
-    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
-    handlers = [logging.StreamHandler(sys.stdout)]
-    if leader and folder is not None:
-        handlers.append(logging.FileHandler(str(folder / "log.txt"), encoding="utf-8"))
-    for handler in handlers:
-        handler.setFormatter(form)
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO if leader else logging.WARNING)
+@contextlib.contextmanager
+def console_log(is_leader: bool) -> Iterator[None]:
+    """While this context is open, the log goes to standard output; processes that do not lead only warn."""
+    logger.setLevel(logging.INFO if is_leader else logging.WARNING)
     logger.propagate = False
+    with _log_to(logging.StreamHandler(sys.stdout)):
+        yield
 
 
-def close_logging() -> None:
-    """Flushes and detaches the handlers that `setup_logging` made."""
-    for handler in list(logger.handlers):
+@contextlib.contextmanager
+def file_log(path: Path) -> Iterator[None]:
+    """While this context is open, the log is also appended to the file at `path`."""
+    with _log_to(logging.FileHandler(str(path), encoding="utf-8")):
+        yield
+
+
+@contextlib.contextmanager
+def _log_to(handler: logging.Handler) -> Iterator[None]:
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
         logger.removeHandler(handler)
         handler.close()
 
@@ -107,10 +113,16 @@ class StopRequest:
         self.name = ""
         self._deferred = False
 
-    def install(self) -> None:
-        """Takes over the three signals of this process."""
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._handle)
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["StopRequest"]:
+        """While this context is open, the three signals of this process come here."""
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        before = [signal.signal(number, self._handle) for number in numbers]
+        try:
+            yield self
+        finally:
+            for number, handler in zip(numbers, before):
+                signal.signal(number, handler)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

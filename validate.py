@@ -23,7 +23,7 @@ from launch import Launch
 from models.build import build_pipeline
 from models.pretrained import load_pretrained
 from options import inference_options
-from utils import Refusal, Throughput, logger, run_command, setup_logging
+from utils import Refusal, Throughput, console_log, logger, run_command
 
 
 class Accuracy(NamedTuple):
@@ -89,10 +89,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise Refusal(f"{path} does not tell its configuration: give one by --cfg")
     config = arguments.build_config(args, state["config"] if state and args.cfg is None else None)
     accelerator.select(args.device)
-    launch = launching.start(config)
-    setup_logging(None, launch.is_leader)
-    validate_weights(config, path, state, launch)
-    launching.stop(launch)
+    with launching.joined(config) as launch, console_log(launch.is_leader):
+        validate_weights(config, path, state, launch)
 
 
 def validate_weights(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], launch: Launch) -> Accuracy:

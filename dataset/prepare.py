@@ -26,9 +26,9 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 from PIL import Image
 
-from dataset.decode import MAX_FILE_BYTES, BadImage, shown
+from dataset.decode import MAX_FILE_BYTES, BadImage, one_line, shown
 from dataset.image_folder import open_split
-from utils import EXIT_BUSY, EXIT_DATA, EXIT_RESOURCE, Refusal, logger, run_command, setup_logging
+from utils import EXIT_BUSY, EXIT_DATA, EXIT_RESOURCE, Refusal, console_log, logger, run_command
 
 MARKER = ".prepared.json"
 DIGITS_HELD_OUT = 0.2  # share of each class that is for validation
@@ -204,7 +204,7 @@ def unpack_imagenette(archive: Path, out: Path) -> None:
                 (folder / parts.group(3)).write_bytes(members.extractfile(member).read())
                 count += 1
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise Refusal(f"{shown(archive)} is damaged: {error}", EXIT_DATA) from error
+        raise Refusal(f"{shown(archive)} is damaged: {one_line(error)}", EXIT_DATA) from error
     if count == 0:
         raise Refusal(f"{shown(archive)} has no images of Imagenette", EXIT_DATA)
 
@@ -252,12 +252,12 @@ def _downloads(out: Path) -> Iterator[Path]:
         shutil.rmtree(str(folder))
 
 
-def _fetch(name: str, download: Callable, *arguments: Any, **keywords: Any) -> Any:
-    """The result of torchvision's `download`, whose failures become one line."""
+def _fetch(name: str, function: Callable, *arguments: Any, **keywords: Any) -> Any:
+    """The result of a function of torchvision that downloads; its failures become one line."""
     try:
-        return download(*arguments, **keywords)
+        return function(*arguments, **keywords)
     except (urllib.error.URLError, RuntimeError, ConnectionError, TimeoutError) as error:
-        raise Refusal(f"{name} cannot be had: {' '.join(str(error).split())}; without a network, pass the folder of "
+        raise Refusal(f"{name} cannot be had: {one_line(error)}; without a network, pass the folder of "
                       "its original files as --source", EXIT_DATA) from error
 
 
@@ -278,11 +278,11 @@ def _arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> None:
-    """Command line."""
-    arguments = _arguments()
-    setup_logging(None, leader=True)
-    prepare(arguments.name, arguments.out, arguments.source)
+def main(argv: Optional[List[str]] = None) -> None:
+    """Command line; `argv` None: that of the process."""
+    arguments = _arguments(argv)
+    with console_log(is_leader=True):
+        prepare(arguments.name, arguments.out, arguments.source)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import run_folder
 from config import get_config
 from launch import Launch
-from utils import EXIT_BUSY, EXIT_DATA, EXIT_USAGE, Refusal, logger
+from utils import EXIT_BUSY, EXIT_DATA, EXIT_USAGE, Refusal, console_log, logger
 
 LEADER, FOLLOWER = Launch(0, 2, 2, 1), Launch(1, 2, 2, 1)
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ def test_lock_of_a_killed_run_does_not_stay(tmp_path):
 
 
 def status_after(folder, error=None):
-    with run_folder.recorded(folder, LEADER, lambda: 7):
+    with console_log(is_leader=True), run_folder.recorded(folder, LEADER, lambda: 7):
         logger.info("something happened")
         if error:
             raise error
