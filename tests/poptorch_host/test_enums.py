@@ -4,9 +4,8 @@
 import ast
 import enum
 
-import pytest
-
 import poptorch_host as poptorch
+import pytest
 from poptorch_host import popart
 
 from .api import NAMES

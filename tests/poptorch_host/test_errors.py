@@ -4,9 +4,8 @@
 import logging
 import pickle
 
-import pytest
-
 import poptorch_host as poptorch
+import pytest
 
 
 @pytest.fixture

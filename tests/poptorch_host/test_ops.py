@@ -5,10 +5,9 @@ import collections
 import itertools
 import math
 
+import poptorch_host as poptorch
 import pytest
 import torch
-
-import poptorch_host as poptorch
 from poptorch_host import context, custom_ops
 
 from .recorder import recording
@@ -56,7 +55,8 @@ def test_recomputation_checkpoint_refuses_what_is_no_tensor(arguments):
 @pytest.mark.parametrize("hint, arguments", [
     (poptorch.nop, []), (poptorch.set_available_memory, [0.3]), (poptorch.ipu_print_tensor, []),
     (poptorch.set_overlap_for_input, [poptorch.OverlapMode.OverlapAccumulationLoop]),
-    (poptorch.set_overlap_for_output, [poptorch.OverlapMode.NoOverlap])], ids=lambda value: getattr(value, "__name__", ""))
+    (poptorch.set_overlap_for_output, [poptorch.OverlapMode.NoOverlap])],
+    ids=lambda value: getattr(value, "__name__", ""))
 def test_hint_keeps_values_and_gradient_and_tells_the_execution(hint, arguments):
     x = torch.randn(2, 3, requires_grad=True)
     with recording() as events:
@@ -67,7 +67,8 @@ def test_hint_keeps_values_and_gradient_and_tells_the_execution(hint, arguments)
     assert torch.equal(result, x) and torch.equal(x.grad, torch.ones(2, 3))
 
 
-@pytest.mark.parametrize("hint", [poptorch.nop, lambda x: poptorch.set_available_memory(x, 0.5), poptorch.ipu_print_tensor])
+@pytest.mark.parametrize("hint", [poptorch.nop, poptorch.ipu_print_tensor,
+                                  lambda x: poptorch.set_available_memory(x, 0.5)])
 def test_hint_refuses_what_is_no_tensor(hint):
     with pytest.raises(poptorch.Error, match="tensor"):
         hint([1, 2])
@@ -213,15 +214,16 @@ def test_dynamic_operations_run_as_one_operation_of_the_device():
 @pytest.mark.parametrize("arguments, message", [
     (([1, 2], 0, torch.tensor(0), 1, 1), "expected a tensor"), ((torch.ones(3), 0.0, torch.tensor(0), 1, 1), "dim"),
     ((torch.ones(3), 0, 1, 1, 1), "start must be a tensor"), ((torch.ones(3), 0, torch.tensor(0.5), 1, 1), "integer"),
-    ((torch.ones(3), 0, torch.tensor([0, 1]), 1, 1), "one element"), ((torch.ones(3), 0, torch.tensor(0), 0, 1), "size"),
+    ((torch.ones(3), 0, torch.tensor([0, 1]), 1, 1), "one element"),
+    ((torch.ones(3), 0, torch.tensor(0), 0, 1), "size"),
     ((torch.ones(3), 0, torch.tensor(0), 1, None), "step")])
 def test_dynamic_slice_refuses_other_arguments(arguments, message):
     with pytest.raises(poptorch.Error, match=message):
         poptorch.dynamic_slice(*arguments)
 
 
-@pytest.mark.parametrize("src, message", [([1.0], "tensor"), (torch.ones(1, 1), "rank"), (torch.ones(1).half(), "float16"),
-                                          (torch.ones(2), "long")])
+@pytest.mark.parametrize("src, message", [([1.0], "tensor"), (torch.ones(1, 1), "rank"),
+                                          (torch.ones(1).half(), "float16"), (torch.ones(2), "long")])
 def test_dynamic_update_refuses_a_source_that_does_not_fit(src, message):
     with pytest.raises(poptorch.Error, match=message):
         poptorch.dynamic_update(torch.ones(3), src, 0, torch.tensor(0), 1)
@@ -277,7 +279,8 @@ def test_host_function_is_called_and_told():
 
 def test_custom_operation_outside_a_model_gives_zeros():
     example = torch.ones(2, 3, dtype=torch.half)
-    result, = poptorch.custom_op([torch.ones(1)], "Cube", "test", 1, example_outputs=[example], attributes={"a": [1, 2]})
+    result, = poptorch.custom_op([torch.ones(1)], "Cube", "test", 1, example_outputs=[example],
+                                 attributes={"a": [1, 2]})
     assert torch.equal(result, torch.zeros(2, 3, dtype=torch.half))
 
 
@@ -294,8 +297,8 @@ def test_custom_operation_in_a_model_needs_a_host_function():
     assert result == [torch.tensor(8.0)] and events == [("custom_op", {"op": "Power", "domain": "test"})]
 
 
-@pytest.mark.parametrize("attributes", [{1: 2}, {"naïve": 1}, {"a": "naïve"}, {"a": None}, {"a": [1, "b"]}, {"a": ["ï"]},
-                                        {"a": {"b": 1}}])
+@pytest.mark.parametrize("attributes", [{1: 2}, {"naïve": 1}, {"a": "naïve"}, {"a": None}, {"a": [1, "b"]},
+                                        {"a": ["ï"]}, {"a": {"b": 1}}])
 def test_custom_operation_refuses_attributes_of_other_kinds(attributes):
     with pytest.raises(ValueError, match="attribute"):
         poptorch.custom_op([], "Cube", "test", 1, example_outputs=[], attributes=attributes)

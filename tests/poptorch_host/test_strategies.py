@@ -3,9 +3,8 @@
 """Execution strategies: which stage, phase and device a block gets."""
 import copy
 
-import pytest
-
 import poptorch_host as poptorch
+import pytest
 
 
 def places(strategy, *blocks):
@@ -56,7 +55,8 @@ def test_unknown_block_is_refused():
     (poptorch.PipelinedExecution, ["a", "a"]), (poptorch.PipelinedExecution, [["a", "b"], poptorch.Stage("b")]),
     (poptorch.ShardedExecution, [3]), (poptorch.PipelinedExecution, [poptorch.AutoStage.SameAsIpu, "a"]),
     (poptorch.SerialPhasedExecution, []), (poptorch.ParallelPhasedExecution, []),
-    (poptorch.SerialPhasedExecution, ["a", ["b", "a"]]), (poptorch.ParallelPhasedExecution, [1, 2]), (poptorch.Phase, [])])
+    (poptorch.SerialPhasedExecution, ["a", ["b", "a"]]), (poptorch.ParallelPhasedExecution, [1, 2]),
+    (poptorch.Phase, [])])
 def test_stages_that_contradict_each_other_are_refused(kind, arguments):
     with pytest.raises(AssertionError):
         kind(*arguments)
@@ -75,10 +75,9 @@ def test_phase_of_ids_is_one_stage_and_phase_of_stages_is_several():
 def test_serial_phases_share_devices_and_parallel_phases_alternate():
     stages = [[poptorch.Stage("a"), poptorch.Stage("b")], [poptorch.Stage("c"), poptorch.Stage("d")], "e"]
     blocks = [(name, None) for name in "abcde"]
-    assert places(poptorch.SerialPhasedExecution(*stages), *blocks) == [(0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1),
-                                                                        (0, 2, 0)]
-    assert places(poptorch.ParallelPhasedExecution(stages), *blocks) == [(0, 0, 0), (1, 0, 2), (0, 1, 1), (1, 1, 3),
-                                                                         (0, 2, 0)]
+    serial, parallel = poptorch.SerialPhasedExecution(*stages), poptorch.ParallelPhasedExecution(stages)
+    assert places(serial, *blocks) == [(0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1), (0, 2, 0)]
+    assert places(parallel, *blocks) == [(0, 0, 0), (1, 0, 2), (0, 1, 1), (1, 1, 3), (0, 2, 0)]
 
 
 def test_phased_strategies_give_their_phases_and_take_their_settings():

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Processes: what the environment of a launcher says, the options made of it, and two real processes."""
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import poptorch_host as poptorch
+import pytest
+from poptorch_host import popdist
+from poptorch_host.popdist.poptorch import Options
+
+LAUNCHERS = {
+    "torchrun": {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},
+    "poprun": {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "POPDIST_NUM_TOTAL_REPLICAS": "12",
+               "POPDIST_NUM_LOCAL_REPLICAS": "3", "POPDIST_NUM_IPUS_PER_REPLICA": "2"}}
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Sets the environment of a launcher, or of none."""
+    for variables in LAUNCHERS.values():
+        for name in variables:
+            monkeypatch.delenv(name, raising=False)
+
+    def launch(launcher, **more):
+        for name, value in {**LAUNCHERS.get(launcher, {}), **more}.items():
+            monkeypatch.setenv(name, value)
+    return launch
+
+
+def report():
+    return (popdist.isPopdistEnvSet(), popdist.getInstanceIndex(), popdist.getNumInstances(),
+            popdist.getNumLocalReplicas(), popdist.getNumTotalReplicas(), popdist.getNumIpusPerReplica())
+
+
+@pytest.mark.parametrize("launcher, expected", [
+    (None, (False, 0, 1, 1, 1, 1)), ("torchrun", (True, 2, 4, 1, 4, 1)), ("poprun", (True, 2, 4, 3, 12, 2))])
+def test_environment_says_which_process_this_is(launched, launcher, expected):
+    launched(launcher)
+    assert report() == expected
+
+
+def test_replicas_of_a_process_under_torchrun_are_settable(launched):
+    launched("torchrun", POPDIST_NUM_LOCAL_REPLICAS="3")
+    assert (popdist.getNumLocalReplicas(), popdist.getNumTotalReplicas()) == (3, 12)
+    assert Options().replication_factor == 3
+    launched("torchrun", POPDIST_NUM_LOCAL_REPLICAS="three")
+    with pytest.raises(poptorch.Error, match="POPDIST_NUM_LOCAL_REPLICAS is 'three'"):
+        popdist.getNumLocalReplicas()
+
+
+@pytest.mark.parametrize("launcher, expected", [(None, (1, 1, 0)), ("torchrun", (1, 4, 2)), ("poprun", (3, 4, 2))])
+@pytest.mark.parametrize("make", [Options, lambda: Options(2), lambda: Options(ipus_per_replica=2),
+                                  lambda: copy.deepcopy(Options()), lambda: pickle.loads(pickle.dumps(Options()))])
+def test_options_have_replicas_and_processes_of_the_launcher(launched, launcher, expected, make):
+    launched(launcher)
+    options = make()
+    assert isinstance(options, poptorch.Options)
+    assert (options.replication_factor, options.Distributed.numProcesses, options.Distributed.processId) == expected
+
+
+@pytest.mark.parametrize("call, arguments", [
+    ("useIpuId", [0]), ("replicationFactor", [2]), ("Distributed.disable", []),
+    ("Distributed.setEnvVarNames", ["A", "B"]), ("Distributed.configureProcessId", [0, 2])])
+def test_options_of_several_processes_refuse_what_the_launcher_decides(call, arguments):
+    target = Options().clone()
+    for part in call.split("."):
+        target = getattr(target, part)
+    with pytest.raises(RuntimeError, match=f"Cannot call `{call}` with popdist.poptorch.Options"):
+        target(*arguments)
+
+
+def test_options_of_several_processes_work_as_dictionary_frozen_or_not(launched):
+    launched("torchrun")
+    options = Options().deviceIterations(2).outputMode(poptorch.OutputMode.All)
+    before = options.toDict()
+    options._freeze()
+    assert before == options.toDict() and before["num_distributed_processes"] == 4
+    with pytest.raises(AttributeError, match="frozen"):
+        options.deviceIterations(3)
+
+
+def test_single_process_needs_no_group_and_runs_what_it_is_told(launched):
+    launched(None)
+    popdist.init()
+    assert popdist.execute_on_instances({0}, max, 3, 4) == 4
+    assert popdist.execute_on_instances({1}, max, 3, 4) is None
+
+
+def test_processes_without_a_meeting_point_are_told_what_to_set(launched, monkeypatch):
+    launched("poprun")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(poptorch.Error, match="MASTER_ADDR"):
+        popdist.init()
+
+
+PROGRAM = """
+import sys, torch, popdist, popdist.poptorch
+popdist.init()
+popdist.init()
+ranks = torch.tensor([popdist.getInstanceIndex() + 1])
+torch.distributed.all_reduce(ranks)
+path = sys.argv[1]
+popdist.execute_on_instances({1}, lambda text: open(path, "w").write(text), "made by one")
+options = popdist.poptorch.Options()
+made = open(path).read()
+popdist.execute_on_instances({popdist.getInstanceIndex()}, lambda: None)
+sys.stdout.write(f"{ranks.item()} {made} {options.replication_factor} {options.Distributed.numProcesses}\\n")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_of_torchrun_form_a_group_and_wait_for_each_other(launched, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone",
+               "-m", "poptorch_host", str(path), str(tmp_path / "made")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(poptorch.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            timeout=120)
+    assert result.stdout == "3 made by one 1 2\n" * 2, result.stderr

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""`python -m poptorch_host`: the program sees the stand-in under PopTorch's names, and otherwise a plain interpreter."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import poptorch_host
+import pytest
+
+ROOT = str(Path(poptorch_host.__file__).resolve().parents[1])
+
+
+def run(arguments, folder, stand_in=True, **variables):
+    """Runs python with `arguments` in `folder`; the package is found through PYTHONPATH, as if it were installed."""
+    front = ["-m", "poptorch_host"] if stand_in else []
+    environment = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run([sys.executable, *front, *arguments], cwd=str(folder), env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+
+
+@pytest.fixture
+def program(tmp_path):
+    def write(text, name="program.py"):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+    return write
+
+
+IMPORTS = """
+import sys
+import poptorch, poptorch.optim as optim, popdist, popdist.poptorch, popart
+from poptorch.enums import OutputMode
+from poptorch.options import Options
+import poptorch.ops, poptorch.profiling, poptorch.testing, poptorch.poptorch_core
+import poptorch_host
+assert poptorch is poptorch_host is sys.modules["poptorch"]
+for part in ("optim", "enums", "options", "ops", "profiling", "testing", "poptorch_core"):
+    module = sys.modules[f"poptorch.{part}"]
+    assert module is getattr(poptorch, part) is sys.modules[f"poptorch_host.{part}"]
+    assert module.__name__ == module.__spec__.name == f"poptorch_host.{part}"
+assert optim is poptorch.optim and Options is poptorch.Options and OutputMode is poptorch.OutputMode
+assert issubclass(popdist.poptorch.Options, poptorch.Options) and not popdist.isPopdistEnvSet()
+assert int(popart.SyntheticDataMode.RandomNormal) == 2
+try:
+    import poptorch.no_such_part
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def test_program_gets_the_stand_in_under_every_name(program, tmp_path):
+    result = run([program(IMPORTS)], tmp_path)
+    assert (result.stdout, result.stderr, result.returncode) == ("No module named 'poptorch.no_such_part'\n", "", 0)
+
+
+PLAIN = """
+import json, sys
+import helper
+record = [sys.argv, __name__, __file__, __spec__ and __spec__.name, sys.path[0], helper.__file__, sys.flags.optimize]
+print(json.dumps(record + [sys.modules["__main__"].__dict__ is globals()]))
+if "fail" in sys.argv:
+    raise ValueError("as asked")
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["-O", "program.py", "-m", "--x", "y z"], ["program.py", "fail"],
+                                       ["-m", "program", "a"]], ids=["script", "failing", "module"])
+def test_program_sees_what_it_would_see_without_the_stand_in(program, tmp_path, arguments):
+    program(PLAIN)
+    program("", "helper.py")
+    flags = [argument for argument in arguments[:1] if argument == "-O"]
+    rest = arguments[len(flags):]
+    plain = run(arguments, tmp_path, stand_in=False)
+    environment = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, *flags, "-m", "poptorch_host", *rest], cwd=str(tmp_path), env=environment,
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert (result.stdout, result.stderr, result.returncode) == (plain.stdout, plain.stderr, plain.returncode)
+    assert plain.returncode == (1 if "fail" in arguments else 7) and plain.stdout.startswith("[[")
+
+
+CHILDREN = """
+import multiprocessing, subprocess, sys
+import poptorch
+
+def work(queue, options):
+    import poptorch as again
+    queue.put((again.__name__, isinstance(options, again.Options), options.device_iterations))
+
+if __name__ == "__main__":
+    for method in ("spawn", "forkserver"):
+        context = multiprocessing.get_context(method)
+        queue = context.Queue()
+        child = context.Process(target=work, args=(queue, poptorch.Options().deviceIterations(5)))
+        child.start()
+        print(*queue.get())
+        child.join()
+    code = "import poptorch.optim, poptorch; print(poptorch.__name__)"
+    print(subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE).stdout.decode().strip())
+"""
+
+
+def test_child_processes_get_the_stand_in_too(program, tmp_path):
+    result = run([program(CHILDREN)], tmp_path)
+    assert result.stdout.split("\n") == ["poptorch_host True 5"] * 2 + ["poptorch_host", ""], result.stderr
+
+
+def test_folder_of_the_package_does_not_come_onto_the_path(program, tmp_path):
+    text = """
+import sys, poptorch
+print(sys.path[1:2] == sys.path[-1:], [entry for entry in sys.path if entry.rstrip("/").endswith("shim")] != [])
+print(poptorch.__file__)
+"""
+    command = [sys.executable, os.path.join(ROOT, "poptorch_host", "__main__.py"), program(text)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(command, cwd=str(tmp_path), env=environment, text=True, stdout=subprocess.PIPE, check=True)
+    assert result.stdout.split("\n")[:2] == ["False True", poptorch_host.__file__]
+    assert ROOT not in result.stdout.split("\n")[0]
+
+
+@pytest.mark.parametrize("arguments, code", [([], 2), (["--help"], 0)])
+def test_nothing_to_run_prints_the_usage(tmp_path, arguments, code):
+    result = run(arguments, tmp_path)
+    assert result.returncode == code and "PROGRAM.py" in result.stdout + result.stderr
+
+
+def test_missing_program_fails_as_python_does(tmp_path):
+    result = run(["no_such_program.py"], tmp_path)
+    assert result.returncode == 2 and "no_such_program.py" in result.stderr
