@@ -96,6 +96,8 @@ class DeviceWeights:
                                for name, host in module.named_parameters()]
             self.buffers = [(name, host, self._copy(host, None, None, name)) for name, host in module.named_buffers()]
             self._slots = list(self._find_slots(module))
+        self._norm_statistics = {f"{path}.{key}" if path else key for path, part in module.named_modules()
+                                 if isinstance(part, torch.nn.modules.batchnorm._NormBase) for key in part._buffers}
         self._training_flags = [(vars(part), part.training) for part in module.modules()]
         self._groupings = {id(self._by_host[id(host)]): groupings[name]
                            for name, host, _ in self.parameters if name in groupings}
@@ -176,6 +178,19 @@ class DeviceWeights:
         self.replica_buffers = [originals] + [{key: value.clone() for key, value in originals.items()}
                                               for _ in range(replicas - 1)]
 
+    def latch_training_flags(self, module: torch.nn.Module, flags: Dict[str, bool]) -> None:
+        """From here on the parts of `module` run with these training flags, whatever theirs are."""
+        self._training_flags = [(vars(part), flags[name]) for name, part in module.named_modules() if name in flags]
+
+    def broadcast(self, group: "torch.distributed.ProcessGroup") -> None:
+        """Gives all processes the weights of the first."""
+        for _, tensor in self.named_tensors():
+            torch.distributed.broadcast(tensor.detach(), 0, group=group)
+
+    def is_norm_statistic(self, name: str) -> bool:
+        """Whether a buffer belongs to a batch norm, whose update is no in-place operation of the program."""
+        return name in self._norm_statistics
+
     def has_values_per_replica(self) -> bool:
         """Whether replicas differ in a parameter or buffer."""
         return len(self.replica_buffers) > 1 or bool(self._groupings)
@@ -222,7 +237,7 @@ class DeviceWeights:
         for device, original in originals:
             device.copy_(original)
 
-    def check_slots(self, saved: Optional[List[torch.Tensor]] = None) -> None:
+    def check_slots(self) -> None:
         """Looks, while installed and after a forward, for attributes that it gave other tensors or deleted.
 
         Raises:
@@ -234,6 +249,11 @@ class DeviceWeights:
             if holder[key] is not device and key != "num_batches_tracked":
                 raise createPoptorchError(f"{name} is reassigned within the model's forward: update it in place instead, "
                                           f"as in self.{key}.copy_(...)")
+
+    def storages(self) -> Set[int]:
+        """The memory that the device's tensors have."""
+        own = [tensor for copies in self.replica_buffers for tensor in copies.values()]
+        return {tensor.untyped_storage().data_ptr() for tensor in [t for _, t in self.named_tensors()] + own}
 
     def named_tensors(self) -> List[Tuple[str, torch.Tensor]]:
         """Every parameter and buffer by name, as on the device."""

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Runs a compiled program: micro-batch by micro-batch, or folded, forward and backward, and the weight updates.
+
+Micro-batches run in the order of a device's program: device iterations outermost, then gradient accumulation, then
+replicas. Several may be folded into one forward and backward over a new axis (`torch.func.vmap`), where each still sees
+its own rows only; so results differ by rounding alone.
+"""
+import contextlib
+import time
+from typing import Any, Iterator, List, Optional, Tuple
+
+import torch
+
+from . import host
+from ._logging import logger
+from .anchors import Anchors
+from .arguments import Bound, cut, send
+from .compiler import Compiled
+from .context import Execution, activate
+from .enums import CommGroupType, OutputMode
+from .errors import createPoptorchError
+from .half import HalfArithmetic
+from .latency import Times
+from .losses import LossMode
+from .nested import map_tensors, replace_tensors, tensors_of
+from .options import Options
+from .outputs import Collector, Selection, seal
+from .update import WeightUpdate
+from .weights import DeviceWeights
+
+# What the operations of folded micro-batches may return, in all and of a single one. Small operations gain most; beyond the
+# caches of a CPU nothing is gained (benchmarks/poptorch_host_folding.py).
+FOLD_BYTES = {"cpu": 64 * 2**20, "cuda": None}
+FOLD_MICRO_BATCH_BYTES = {"cpu": 4 * 2**20, "cuda": None}
+_FOLD_MEMORY_SHARE = 4  # of the device's memory, at the most one part in so many
+
+
+class RunExecution(Execution):
+    """The execution of a running forward: catches the marked loss.
+
+    Args:
+        identity: whether marks of identity_loss count, or those of built-in losses.
+        ordinal: which of them is the loss.
+    """
+
+    def __init__(self, identity: bool, ordinal: int) -> None:
+        super().__init__()
+        self._identity = identity
+        self._ordinal = ordinal
+        self._marks = 0
+        self.loss: Optional[torch.Tensor] = None
+
+    def begin_forward(self) -> None:
+        """A fresh forward follows."""
+        self.restart_block_ids()
+        self._marks = 0
+        self.loss = None
+
+    def mark_loss(self, tensor: torch.Tensor, reduction: str) -> None:
+        """See `Execution`."""
+        if self._identity:
+            self._mark(tensor)
+
+    def mark_built_in(self, tensor: torch.Tensor) -> None:
+        """One of PyTorch's own losses was computed."""
+        if not self._identity:
+            self._mark(tensor)
+
+    def _mark(self, tensor: torch.Tensor) -> None:
+        if self._marks == self._ordinal:
+            self.loss = tensor
+        self._marks += 1
+
+
+class Engine:
+    """Runs `compiled` calls of `model`.
+
+    Args:
+        model: shares its parts with the user's.
+        update: the weight update of a training program; None for inference.
+    """
+
+    def __init__(self, model: torch.nn.Module, compiled: Compiled, weights: DeviceWeights, options: Options,
+                 update: Optional[WeightUpdate]) -> None:
+        self._model = model
+        self._compiled = compiled
+        self._weights = weights
+        self._options = options
+        self._update = update
+        self._device = weights.device
+        self._replicas = options.replication_factor
+        self._per_update = options.Training.gradient_accumulation * self._replicas
+        self._total = options.device_iterations * self._per_update
+        self._selection = Selection(OutputMode(options.output_mode), options.output_return_period,
+                                    self._total // self._replicas, self._replicas)
+        loss = compiled.loss
+        self._execution = RunExecution(loss is not None and loss.source == "identity", loss.index if loss else 0)
+        self._loss_leaf = loss.index if loss is not None and loss.source == "output" else None
+        self._roots: dict = {}
+        self._constants = [(device, device.clone()) for name, _, device in weights.buffers
+                           if name in compiled.touched_constants]
+        self._per_replica = weights.has_values_per_replica()
+        self._own_memory = weights.storages()
+        self.template = compiled.outputs
+        self.anchors = Anchors(options, weights, update, self._total // self._replicas)
+        self.fold = self._choose_fold()
+        self.times: List[Times] = []
+
+    # A call.
+
+    def run(self, bound: Bound) -> Any:
+        """One call: the outputs of the selected micro-batches, on the host."""
+        self.times = []
+        if self.anchors:
+            self.anchors.begin_call()
+        collectors: List[Collector] = []
+        with self._weights.installed(), self._modes(), activate(self._execution):
+            with torch.set_grad_enabled(self._update is not None):
+                start = time.perf_counter()
+                arguments = Bound(*map_tensors(lambda tensor: send(tensor, self._device), tuple(bound)))
+                self._input_memory = {t.untyped_storage().data_ptr() for t in tensors_of(tuple(arguments))}
+                for first in range(0, self._total, self._per_update if self._update is not None else self._total):
+                    start = self._run_update(arguments, first, collectors, start)
+        results = [seal(collector.result()) for collector in collectors]
+        if self.anchors:
+            self.anchors.end_call()
+        self.times[-1] = self.times[-1]._replace(output_complete=time.perf_counter())
+        return replace_tensors(self.template, iter(results))
+
+    def _run_update(self, arguments: Bound, first: int, collectors: List[Collector], start: float) -> float:
+        """The micro-batches of a weight update, or of a whole call without one. Returns when it ended."""
+        end = first + (self._per_update if self._update is not None else self._total)
+        while first < end:
+            count = min(self.fold, end - first)
+            if count > 1:
+                count = self._try_folded(arguments, first, count, collectors)
+            else:
+                self._run_one(arguments, first, collectors)
+            first += count
+            now = time.perf_counter()
+            self.times += [Times(start, self._ready, now, now)] * count
+            start = now
+        if self._update is not None:
+            self._update.apply()
+        return start
+
+    def _run_one(self, arguments: Bound, index: int, collectors: List[Collector]) -> None:
+        """Forward and, in training, backward of one micro-batch."""
+        micro_batch = self._cut(arguments, index)
+        if self._per_replica:
+            self._weights.select_replica(index % self._replicas)
+        self._execution.begin_forward()
+        self._ready = time.perf_counter()
+        outputs = self._model(*micro_batch.positional, **micro_batch.keywords)
+        leaves = tensors_of(outputs)
+        self._make_collectors(collectors, outputs, leaves)
+        for collector, leaf in zip(collectors, leaves):
+            collector.add(leaf, index)
+        loss = self._execution.loss if self._loss_leaf is None else leaves[self._loss_leaf]
+        if self._update is not None:
+            self._back_propagate(loss, 1)
+        if self.anchors:
+            self.anchors.collect(index, loss)
+        if self._constants:
+            self._restore_constants()
+
+    def _back_propagate(self, loss: Optional[torch.Tensor], count: int) -> None:
+        if loss is None:
+            raise createPoptorchError("The forward did not compute the loss that it computed when it was compiled: it must "
+                                      "do the same at every call")
+        self._update.before_backward(count)
+        if loss.requires_grad:
+            torch.autograd.backward(loss, self._root(loss))
+        self._update.accumulate(count)
+
+    def _root(self, loss: torch.Tensor) -> Optional[torch.Tensor]:
+        """The gradient of the loss: a factor, in every element; None for a single one."""
+        factor = self._update.root_gradient()
+        if factor == 1.0 and loss.dim() == 0:
+            return None
+        key = (factor, loss.shape, loss.dtype)
+        if key not in self._roots:
+            self._roots = {key: torch.full_like(loss, factor, requires_grad=False)}
+        return self._roots[key]
+
+    def _cut(self, arguments: Bound, index: int) -> Bound:
+        """The arguments of one micro-batch."""
+        pieces = self._compiled.inputs.pieces
+        if pieces == 1:
+            return arguments
+        piece = self._piece(index)
+        return Bound(cut(arguments.positional, piece, pieces), cut(arguments.keywords, piece, pieces))
+
+    def _piece(self, index: int) -> int:
+        """Where micro-batch `index` has its rows: with groups of replicas, they share."""
+        size = self._options.input_group_size
+        if size == 1:
+            return index
+        step, replica = divmod(index, self._replicas)
+        groups = self._replicas // size
+        group = replica % groups if self._options.input_cgt == CommGroupType.Orthogonal else replica // size
+        return step * groups + group
+
+    def _make_collectors(self, collectors: List[Collector], outputs: Any, leaves: List[torch.Tensor]) -> None:
+        if collectors or not leaves:
+            if self.template is None:
+                self.template = outputs
+            return
+        if self.template is None:
+            self.template = map_tensors(lambda tensor: torch.empty(0, device="meta"), outputs)
+        constant = self._compiled.constant_outputs
+        collectors.extend(Collector(self._selection, fixed, self._is_shared) for fixed in constant)
+
+    def _is_shared(self, tensor: torch.Tensor) -> bool:
+        memory = tensor.untyped_storage().data_ptr()
+        return memory in self._own_memory or memory in self._input_memory
+
+    def _restore_constants(self) -> None:
+        with torch.no_grad():
+            self._weights.restore_constants(self._constants)
+
+    def returned(self) -> List[int]:
+        """The micro-batches whose outputs are returned."""
+        return [index for index, kept in enumerate(self._selection.keeps) if kept]
+
+    @contextlib.contextmanager
+    def _modes(self) -> Iterator[None]:
+        """What a program needs while it runs; most need nothing."""
+        with contextlib.ExitStack() as stack:
+            if self._compiled.half_arithmetic:
+                stack.enter_context(HalfArithmetic())
+            if self._compiled.makes_tensors and self._device.type != "cpu":
+                stack.enter_context(self._device)
+            if self._compiled.loss is not None and self._compiled.loss.source == "built-in":
+                stack.enter_context(LossMode(self._execution.mark_built_in))
+            yield
+
+    # Folding.
+
+    def _choose_fold(self) -> int:
+        """How many micro-batches to compute together: a function of the program and the machine, not of its load."""
+        compiled, limit = self._compiled, host.fold_limit()
+        if (self._total == 1 or compiled.updated_buffers or compiled.touched_constants or compiled.half_arithmetic
+                or self._per_replica or self.anchors or (compiled.loss is not None and compiled.loss.source == "built-in")
+                or self._options.input_group_size > 1):
+            return 1
+        together = self._per_update if compiled.training else self._total
+        if limit is not None:
+            return min(limit, together)
+        budget = host.total_memory(self._device) // _FOLD_MEMORY_SHARE
+        single = max(compiled.activation_bytes, 1)
+        if single > (FOLD_MICRO_BATCH_BYTES.get(self._device.type) or budget):
+            return 1
+        return max(1, min(together, min(FOLD_BYTES.get(self._device.type) or budget, budget) // single))
+
+    def _try_folded(self, arguments: Bound, first: int, count: int, collectors: List[Collector]) -> int:
+        """Runs `count` micro-batches together, or else one, and none together from then on. Returns how many ran."""
+        try:
+            outputs, leaves, loss = self._forward_folded(arguments, first, count)
+        except Exception as error:  # whatever vmap, or the program under it, stumbles over: the loop decides
+            logger.debug("Micro-batches cannot be folded, they run one by one: %s", error)
+            self.fold = 1
+            self._run_one(arguments, first, collectors)
+            return 1
+        self._make_collectors(collectors, outputs, leaves)
+        for collector, leaf in zip(collectors, leaves):
+            collector.add_folded(leaf, first, count)
+        if self._update is not None:
+            self._back_propagate(loss, count)
+        return count
+
+    def _forward_folded(self, arguments: Bound, first: int, count: int) -> Tuple[Any, List[torch.Tensor], Any]:
+        """Forward over `count` micro-batches: what one of them returned, the stacked outputs, and the losses."""
+        pieces = self._compiled.inputs.pieces
+        tensors = tensors_of(tuple(arguments))
+        stacked = [tensor.view(pieces, tensor.shape[0] // pieces, *tensor.shape[1:])[first:first + count]
+                   for tensor in tensors]
+        returned: List[Any] = []
+
+        def forward(*micro_batch: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+            bound = Bound(*replace_tensors(tuple(arguments), iter(micro_batch)))
+            self._execution.begin_forward()
+            outputs = self._model(*bound.positional, **bound.keywords)
+            returned.append(outputs)
+            loss = () if self._execution.loss is None else (self._execution.loss,)
+            return (*tensors_of(outputs), *loss)
+
+        self._ready = time.perf_counter()
+        with _no_slow_vmap():
+            results = list(torch.func.vmap(forward, randomness="different")(*stacked))
+        if self._loss_leaf is not None:
+            return returned[0], results, results[self._loss_leaf]
+        if self._update is not None:
+            return returned[0], results[:-1], results[-1]
+        return returned[0], results, None
+
+
+@contextlib.contextmanager
+def _no_slow_vmap() -> Iterator[None]:
+    """Makes vmap refuse operations that it would run one by one, which is no faster than the loop."""
+    functorch = torch._C._functorch
+    enabled = functorch._is_vmap_fallback_enabled()
+    functorch._set_vmap_fallback_enabled(False)
+    try:
+        yield
+    finally:
+        functorch._set_vmap_fallback_enabled(enabled)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Which of PyTorch's operations a device's compiler takes: the list in data/supported_ops.txt and the rules with it."""
+import functools
+from pathlib import Path
+from typing import Any, Dict, FrozenSet, Tuple
+
+import torch
+
+LIST = Path(__file__).parent / "data" / "supported_ops.txt"
+
+# Listed, but these functions are only taken in some of their forms: look at the operations they are made of.
+_DEPENDS_ON_FORM = {"where", "index", "__getitem__"}
+
+
+@functools.lru_cache(maxsize=None)
+def supported() -> FrozenSet[str]:
+    """The names of the operations that are taken, such as 'aten::add'."""
+    lines = LIST.read_text(encoding="utf-8").splitlines()
+    return frozenset(line.split("#")[0].strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+def takes_function(name: str) -> bool:
+    """Whether a function of PyTorch's interface is taken whole, whatever operations it is made of here."""
+    return name not in _DEPENDS_ON_FORM and takes_operation(f"aten::{name}")
+
+
+def takes_operation(name: str) -> bool:
+    """Whether an operation is taken; of in-place ones, whether the plain one is."""
+    return name in supported() or (name.endswith("_") and name[:-1] in supported()) or not name.startswith("aten::")
+
+
+def selects_by_mask(name: str, args: Tuple) -> bool:
+    """Whether an operation reads by a boolean mask, so that the shape of its result depends on data."""
+    return name == "aten::index" and any(isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+                                         for index in args[1])
+
+
+def one_hot_without_classes(name: str, args: Tuple, kwargs: Dict[str, Any]) -> bool:
+    """Whether a call of one_hot leaves the number of classes to the data."""
+    return name == "one_hot" and (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Listens to one forward as a device's compiler would: what is computed where, from what, and what is not possible."""
+import contextlib
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import losses
+from .context import Execution
+from .errors import createPoptorchError
+from .options import Options
+from .supported_ops import one_hot_without_classes, selects_by_mask, takes_function, takes_operation
+
+# Functions by which a program hands a host value to the device.
+_TRANSFERS = {"to", "tensor", "as_tensor", "asarray", "new_tensor", "cuda", "type_as"}
+# Operations that no block has to hold: they compute nothing.
+_BOOKKEEPING = {"aten::detach", "aten::alias", "aten::lift_fresh", "aten::lift"}
+_FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint", "randperm",
+              "as_tensor", "scalar_tensor"}
+
+_NONE: FrozenSet[int] = frozenset()
+
+
+class StageRecord(NamedTuple):
+    """A stage of the forward: where it runs, which blocks it has, and its operations with how often they run."""
+
+    ipu: int
+    blocks: Tuple[str, ...]
+    ops: Dict[str, int]
+
+
+class MarkedLoss(NamedTuple):
+    """A loss that was marked: by identity_loss (`ordinal` counts those) or by itself (counts those)."""
+
+    identity: bool
+    ordinal: int
+    tensor: torch.Tensor
+
+
+class _Value(NamedTuple):
+    """What is known of a tensor's storage: whether it is a compile-time constant, and the losses it depends on."""
+
+    constant: bool
+    marks: FrozenSet[int] = _NONE
+
+
+class Tracer(Execution):
+    """The execution of a compiling forward.
+
+    Args:
+        options: of the executor.
+        device_tensors: parameters and floating-point buffers.
+        constants: integer buffers, which are baked into a program.
+        inputs: the tensors of the micro-batch.
+    """
+
+    compiling = True
+
+    def __init__(self, options: Options, device_tensors: Iterable[torch.Tensor], constants: Iterable[torch.Tensor],
+                 inputs: List[torch.Tensor]) -> None:
+        super().__init__()
+        self._strategy = options._execution_strategy
+        self._values: Dict[int, _Value] = {}
+        for tensor in list(device_tensors) + inputs:
+            self._learn(tensor, _Value(constant=False))
+        for tensor in constants:
+            self._learn(tensor, _Value(constant=True))
+        self.inputs = inputs
+        self.stages: List[Tuple[int, List[str], Dict[str, int]]] = [(0, [], {})]
+        self.ipus: Set[int] = set()
+        self._stage_index = 0
+        self._in_block: Optional[bool] = None  # None before the first block, False between blocks
+        self._whole_functions = 0
+        self.marks: List[MarkedLoss] = []
+        self._superseded: Set[int] = set()
+        self.unsupported: Dict[str, None] = {}
+        self.draws_random_numbers = False
+        self.makes_tensors = False
+        self.activation_bytes = 0
+        self.overlaps: List[Tuple[str, Dict[str, Any]]] = []
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, every operation is noted and checked."""
+        self._strategy.onStartTracing()
+        try:
+            with _FunctionListener(self), _OperationListener(self):
+                yield
+        finally:
+            self._strategy.onEndTracing()
+
+    # What PopTorch's operations tell.
+
+    def begin_block(self, user_id: str, ipu_id: Optional[int]) -> None:
+        """See `Execution`. Raises Error where a pipeline would run backwards."""
+        place = self._strategy.place(user_id, ipu_id)
+        self._in_block = True
+        if place.ipu != self.stages[-1][0]:
+            self.stages.append((place.ipu, [], {}))
+        self.stages[-1][1].append(user_id)
+        self._stage_index = place.stage
+
+    def end_block(self) -> None:
+        """See `Execution`."""
+        self._in_block = False
+
+    def mark_loss(self, tensor: torch.Tensor, reduction: str) -> None:
+        """See `Execution`."""
+        self._mark(tensor, identity=True)
+
+    def note_op(self, name: str, **info: Any) -> None:
+        """See `Execution`."""
+        if name.startswith("set_overlap"):
+            self.overlaps.append((name, info))
+        if "result" in info and isinstance(info.get("tensor"), torch.Tensor):
+            self._learn(info["result"], self._value(info["tensor"]) or _Value(False))
+        self._count(f"poptorch::{name}")
+
+    # What the losses tell.
+
+    def mark_built_in(self, tensor: torch.Tensor) -> None:
+        """One of PyTorch's own losses was computed."""
+        self._mark(tensor, identity=False)
+
+    def _mark(self, tensor: torch.Tensor, identity: bool) -> None:
+        before = self._value(tensor) or _Value(False)
+        self._superseded |= before.marks
+        ordinal = sum(mark.identity == identity for mark in self.marks)
+        self._learn(tensor, _Value(False, before.marks | {len(self.marks)}))
+        self.marks.append(MarkedLoss(identity, ordinal, tensor))
+
+    def final_losses(self) -> List[MarkedLoss]:
+        """The marked losses that no other marked loss depends on."""
+        return [mark for index, mark in enumerate(self.marks) if index not in self._superseded]
+
+    # What PyTorch's operations tell.
+
+    def is_constant(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor has the same value in every micro-batch."""
+        value = self._value(tensor)
+        return value is not None and value.constant
+
+    def is_known(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor was made on the device or brought to it."""
+        return self._value(tensor) is not None
+
+    def bring_to_device(self, tensor: torch.Tensor) -> None:
+        """The program hands a host tensor to the device: a constant of the program."""
+        if not self.is_known(tensor):
+            self._learn(tensor, _Value(constant=True))
+
+    def enter_function(self, name: str) -> None:
+        """A function begins that a device has whole."""
+        self._whole_functions += 1
+        self._count(f"aten::{name}")
+
+    def leave_function(self) -> None:
+        """And it ends."""
+        self._whole_functions -= 1
+
+    def run(self, func: Any, args: Tuple, kwargs: Dict[str, Any]) -> Any:
+        """Runs one operation, after the checks that a compiler makes of it."""
+        name = func._schema.name
+        inputs = _tensors(args) + _tensors(tuple(kwargs.values()))
+        whole = self.own_op_depth > 0 or self._whole_functions > 0
+        if name in ("aten::lift_fresh", "aten::lift"):
+            self.bring_to_device(inputs[0])
+        elif self.own_op_depth == 0:
+            self._check_place(name)
+            self._check_inputs(name, inputs)
+        random = torch.Tag.nondeterministic_seeded in func.tags and not name.startswith("aten::_scaled_dot")
+        constant = not random and all(self.is_constant(tensor) for tensor in inputs)
+        if not whole:
+            self._check_operation(name, args, constant)
+        self.draws_random_numbers |= random
+        result = func(*args, **kwargs)
+        marks = frozenset().union(*[(self._value(tensor) or _Value(False)).marks for tensor in inputs])
+        for tensor in _tensors((result,)) + _written(func, args, kwargs):
+            self._learn(tensor, _Value(constant, marks))
+        if all(returned.alias_info is None for returned in func._schema.returns):  # neither views nor in place
+            self.activation_bytes += sum(tensor.numel() * tensor.element_size() for tensor in _tensors((result,)))
+        return result
+
+    def _check_place(self, name: str) -> None:
+        if self._in_block is False and name not in _BOOKKEEPING:
+            raise createPoptorchError(f"No active Block: {name} runs after a poptorch.Block has ended and before the next "
+                                      "begins; put it into a block")
+
+    def _check_inputs(self, name: str, inputs: List[torch.Tensor]) -> None:
+        if name == "aten::copy_":  # may read from the host
+            inputs = inputs[:1]
+        for tensor in inputs:
+            if not self.is_known(tensor):
+                raise createPoptorchError(
+                    f"Expected an IPU tensor but got a tensor of the host, of shape {list(tensor.shape)}, in {name}: "
+                    "register it as a buffer or parameter, make it inside forward, or pass it as an input")
+
+    def _check_operation(self, name: str, args: Tuple, constant: bool) -> None:
+        if not constant and (not takes_operation(name) or selects_by_mask(name, args)):
+            self.unsupported[name] = None
+        self._count(name)
+
+    def _count(self, name: str) -> None:
+        ipu, _, counts = self.stages[-1]
+        self.ipus.add(ipu)
+        counts[name] = counts.get(name, 0) + 1
+
+    def _value(self, tensor: torch.Tensor) -> Optional[_Value]:
+        return self._values.get(_storage(tensor))
+
+    def _learn(self, tensor: torch.Tensor, value: _Value) -> None:
+        self._values[_storage(tensor)] = value
+
+    def stage_records(self) -> Tuple[StageRecord, ...]:
+        """The stages in order of execution."""
+        return tuple(StageRecord(ipu, tuple(blocks), dict(ops)) for ipu, blocks, ops in self.stages)
+
+
+class _FunctionListener(TorchFunctionMode):
+    """Tells a tracer of calls of PyTorch's interface."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        tracer = self._tracer
+        if one_hot_without_classes(name, args, kwargs):
+            raise createPoptorchError("one_hot needs num_classes on a device: shapes cannot depend on data")
+        if losses.smooths_mean_of_indices(name, args, kwargs):
+            tracer.unsupported["aten::masked_select"] = None
+        tracer.makes_tensors |= name in _FACTORIES and kwargs.get("device") is None
+        whole = takes_function(name)
+        if whole:
+            tracer.enter_function(name)
+        try:
+            if name in losses.BUILT_IN:
+                return losses.compute(func, args, kwargs, tracer.mark_built_in)
+            result = func(*args, **kwargs)
+        finally:
+            if whole:
+                tracer.leave_function()
+        if name in _TRANSFERS and isinstance(result, torch.Tensor) and (name != "to" or _names_device(args[1:], kwargs)):
+            tracer.bring_to_device(result)
+        return result
+
+
+class _OperationListener(TorchDispatchMode):
+    """Tells a tracer of the operations that calls consist of."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        return self._tracer.run(func, args, kwargs or {})
+
+
+def _names_device(args: Tuple, kwargs: Dict[str, Any]) -> bool:
+    """Whether a call of Tensor.to names a device, by itself or by a tensor on it."""
+    return kwargs.get("device") is not None or any(
+        isinstance(arg, (torch.device, torch.Tensor, str)) for arg in list(args) + [kwargs.get("other")])
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _tensors(values: Iterable[Any]) -> List[torch.Tensor]:
+    found: List[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(_tensors(value))
+    return found
+
+
+def _written(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> List[torch.Tensor]:
+    """The tensors that an operation writes, by its schema."""
+    written = [args[index] if index < len(args) else kwargs.get(argument.name)
+               for index, argument in enumerate(func._schema.arguments)
+               if argument.alias_info is not None and argument.alias_info.is_write]
+    return _tensors(written)
