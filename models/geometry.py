@@ -84,14 +84,15 @@ def layer_shapes(img_size: Size, patch_size: Size, embed_dim: int, depths: Seque
     for index, (depth, heads) in enumerate(zip(depths, num_heads)):
         if index:
             if grid[0] % 2 or grid[1] % 2:
-                raise ValueError(f"layer {index - 1} has {grid[0]}x{grid[1]} tokens: merging patches by two needs even numbers")
+                raise ValueError(f"layer {index - 1} has {grid[0]}x{grid[1]} tokens: merging them needs even numbers")
             grid = grid[0] // 2, grid[1] // 2
         channels = embed_dim * 2**index
         if channels % heads:
             raise ValueError(f"layer {index}: {heads} heads do not divide the width {channels}")
         window, shift = fit_window(grid, window_size)
         if grid[0] % window[0] or grid[1] % window[1]:
-            raise ValueError(f"layer {index}: windows of {window[0]}x{window[1]} do not tile {grid[0]}x{grid[1]} tokens")
+            raise ValueError(f"layer {index} has {grid[0]}x{grid[1]} tokens, "
+                             f"which windows of {window[0]}x{window[1]} do not tile")
         layers.append(LayerShape(grid, channels, depth, heads, window, shift))
     return layers
 

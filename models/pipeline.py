@@ -2,8 +2,8 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Where the parts of the model run: the stages of the pipeline, and their marks on a model.
 
-IPU.LAYERS_PER_IPU counts Swin blocks, all layers in a row. Patch embedding runs with the first block, patch merging with
-the block before it, and the final norm, the head and the loss with the last block or in a stage of their own.
+IPU.LAYERS_PER_IPU counts Swin blocks, all layers in a row. Patch embedding runs with the first block, patch merging
+with the block before it, and the final norm, the head and the loss with the last block or in a stage of their own.
 """
 from typing import Any, List, NamedTuple, Sequence, Tuple
 
@@ -84,9 +84,9 @@ def balanced_layers(units: Sequence[Sequence[Unit]], stages: int) -> List[int]:
     if not 1 <= stages <= len(costs):
         raise ValueError(f"IPU.IPUS_PER_REPLICA {stages} does not suit a model of {len(costs)} blocks: "
                          "a stage holds at least one")
-    # best[n]: the slowest stage's cost and the stages' sizes, for the first n blocks in as many stages as rounds passed
-    nothing = (float("inf"), [])
-    best: List[Tuple[float, List[int]]] = [nothing] + [(sum(costs[:count]), [count]) for count in range(1, len(costs) + 1)]
+    nothing: Tuple[float, List[int]] = (float("inf"), [])
+    # best[n]: the slowest stage's cost and the sizes of the stages, for the first n blocks in so many stages as made
+    best = [nothing] + [(float(sum(costs[:count])), [count]) for count in range(1, len(costs) + 1)]
     for _ in range(stages - 1):
         best = [min(((max(best[cut][0], sum(costs[cut:count])), best[cut][1] + [count - cut]) for cut in range(count)),
                     default=nothing) for count in range(len(costs) + 1)]
@@ -121,8 +121,8 @@ def _check_layers(layers: Sequence[float], depths: Sequence[int]) -> None:
 
 def _check_mapping(mapping: Sequence[int], begins: Sequence[str]) -> None:
     if len(mapping) != len(begins):
-        raise ValueError(f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries: {len(begins)} are wanted for the stages of "
-                         f"IPU.LAYERS_PER_IPU, or {len(begins) + 1} for a last stage with the head alone")
+        raise ValueError(f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries: {len(begins)} are wanted for the "
+                         f"stages of IPU.LAYERS_PER_IPU, or {len(begins) + 1} for a last stage with the head alone")
     if mapping[0] != 0:
         raise ValueError(f"IPU.MAPPING {list(mapping)} begins with IPU {mapping[0]}: the first stage is on IPU 0, "
                          "where PopTorch runs whatever comes before it")

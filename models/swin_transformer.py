@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Swin Transformer V1 (Liu et al., ICCV 2021), with the parameter names of the official checkpoints.
+
+Feature maps are (B, H, W, C) throughout: B images, H x W tokens, C channels. Cutting a map into windows is no step of
+its own: it shares the copy that separates the attention heads, and putting the map together again shares the copy that
+joins them. The forward pass has static shapes and only operations that PopTorch compiles.
+"""
+from typing import Callable, List, NamedTuple, Optional, Sequence, Set
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from .costs import swin_units
+from .geometry import LayerShape, Pair, Size, layer_shapes, pair
+from .windows import relative_position_index, shift_mask
+
+NormLayer = Callable[[int], nn.Module]  # makes a norm from a width
+
+
+class BlockStyle(NamedTuple):
+    """What all blocks of a model have in common; see SwinTransformer for the meaning."""
+
+    mlp_ratio: float
+    qkv_bias: bool
+    qk_scale: Optional[float]
+    drop: float
+    attn_drop: float
+    norm_layer: NormLayer
+
+
+class Linear(nn.Linear):
+    """A linear layer that works in the precision of its input, whatever the precision of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features), in the dtype of `x`."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.linear(x, self.weight.to(x.dtype), bias)
+
+
+def dropout(rate: float) -> nn.Module:
+    """Dropout, or nothing at all where the rate is 0, so that no random numbers are drawn on the device."""
+    return nn.Dropout(rate) if rate else nn.Identity()
+
+
+class DropPath(nn.Module):
+    """Adds a residual branch, which training leaves out for a random part of the samples (stochastic depth).
+
+    Args:
+        rate: probability that a sample's branch is left out; those that stay are scaled up by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        """The sum of `x` and `branch`, both (B, H, W, C)."""
+        if not self.training or self.rate == 0.0:
+            return x + branch
+        kept = branch.new_empty((branch.shape[0], 1, 1, 1)).bernoulli_(1 - self.rate).div(1 - self.rate)
+        return torch.addcmul(x, branch, kept)
+
+    def extra_repr(self) -> str:
+        """What print(model) shows."""
+        return f"rate={self.rate:.3f}"
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them, applied to each token."""
+
+    def __init__(self, channels: int, hidden: int, drop: float):
+        super().__init__()
+        self.fc1 = Linear(channels, hidden)
+        self.fc2 = Linear(hidden, channels)
+        self.drop = dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., channels) -> (..., channels)."""
+        return self.drop(self.fc2(self.drop(functional.gelu(self.fc1(x)))))
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention within windows, with a learned bias for each relative position (paper, section 3.2).
+
+    Args:
+        layer: sizes of the layer that the block is in.
+        shift: how far the windows are moved down and to the right; (0, 0) for the regular grid.
+        style: what all blocks have in common.
+    """
+
+    def __init__(self, layer: LayerShape, shift: Pair, style: BlockStyle):
+        super().__init__()
+        self.window, self.shift, self.heads = layer.window, shift, layer.heads
+        self.scale = style.qk_scale or (layer.channels // layer.heads) ** -0.5
+        positions = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(positions, layer.heads))
+        self.register_buffer("relative_position_index", relative_position_index(self.window), persistent=False)
+        self.register_buffer("attn_mask", shift_mask(layer.grid, self.window, shift), persistent=False)
+        self.qkv = Linear(layer.channels, 3 * layer.channels, bias=style.qkv_bias)
+        self.attn_drop = dropout(style.attn_drop)
+        self.proj = Linear(layer.channels, layer.channels)
+        self.proj_drop = dropout(style.drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C): every token replaced by what it gathers from its window."""
+        if any(self.shift):
+            x = torch.roll(x, (-self.shift[0], -self.shift[1]), (1, 2))
+        query, key, value = self._windows(self.qkv(x))
+        scores = (query * self.scale) @ key.transpose(-2, -1) + self._bias().to(query.dtype)
+        x = self._map(self.attn_drop(functional.softmax(scores, dim=-1)) @ value, x.shape)
+        if any(self.shift):
+            x = torch.roll(x, self.shift, (1, 2))
+        return self.proj_drop(self.proj(x))
+
+    def _windows(self, qkv: Tensor) -> List[Tensor]:
+        """(B, H, W, 3 C) -> queries, keys and values, each (B, windows, heads, tokens of a window, C / heads)."""
+        batch, height, width, channels = qkv.shape
+        rows, columns = height // self.window[0], width // self.window[1]
+        size = channels // (3 * self.heads)
+        parts = qkv.reshape(batch, rows, self.window[0], columns, self.window[1], 3, self.heads, size)
+        shape = (batch, rows * columns, self.heads, self.window[0] * self.window[1], size)
+        # separated first: in the backward pass the three gradients are then joined and put in order by a single copy
+        return [part.permute(0, 1, 3, 5, 2, 4, 6).reshape(shape) for part in parts.unbind(5)]
+
+    def _map(self, windows: Tensor, shape: Sequence[int]) -> Tensor:
+        """(B, windows, heads, tokens of a window, C / heads) -> the map (B, H, W, C) of the given shape."""
+        batch, height, width, channels = shape
+        rows, columns = height // self.window[0], width // self.window[1]
+        size = channels // self.heads
+        parts = windows.reshape(batch, rows, columns, self.heads, self.window[0], self.window[1], size)
+        return parts.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, channels)
+
+    def _bias(self) -> Tensor:
+        """What is added to the scores, (1 or windows, heads, tokens, tokens): position bias, and mask where shifted."""
+        tokens = self.window[0] * self.window[1]
+        bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
+        bias = bias.view(tokens, tokens, self.heads).permute(2, 0, 1).contiguous().unsqueeze(0)
+        return bias if self.attn_mask is None else bias + self.attn_mask.unsqueeze(1)
+
+
+class SwinTransformerBlock(nn.Module):
+    """Window attention and an MLP, each on normalised tokens and added to them.
+
+    Args:
+        layer: sizes of the layer that the block is in.
+        shifted: whether the windows are moved by half a window.
+        drop_path: rate of stochastic depth.
+        style: what all blocks have in common.
+    """
+
+    def __init__(self, layer: LayerShape, shifted: bool, drop_path: float, style: BlockStyle):
+        super().__init__()
+        self.norm1 = style.norm_layer(layer.channels)
+        self.attn = WindowAttention(layer, layer.shift if shifted else (0, 0), style)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = style.norm_layer(layer.channels)
+        self.mlp = Mlp(layer.channels, int(layer.channels * style.mlp_ratio), style.drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        x = self.drop_path(x, self.attn(self.norm1(x)))
+        return self.drop_path(x, self.mlp(self.norm2(x)))
+
+
+class PatchMerging(nn.Module):
+    """Joins each 2 x 2 tokens into one of twice the width."""
+
+    def __init__(self, channels: int, norm_layer: NormLayer):
+        super().__init__()
+        self.reduction = Linear(4 * channels, 2 * channels, bias=False)
+        self.norm = norm_layer(4 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H / 2, W / 2, 2 C)."""
+        batch, height, width, channels = x.shape
+        parts = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+        # the lower neighbour before the right one: the order of the official weights
+        x = parts.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+        return self.reduction(self.norm(x))
+
+
+class BasicLayer(nn.Module):
+    """A row of blocks at one resolution, every second one shifted, and the merging of patches where a layer follows.
+
+    Args:
+        layer: sizes of the layer.
+        drop_path: rate of stochastic depth of each block.
+        merge: whether patches are merged at the end.
+        style: what all blocks have in common.
+        use_checkpoint: compute the blocks again in the backward pass instead of keeping what is inside them.
+    """
+
+    def __init__(self, layer: LayerShape, drop_path: Sequence[float], merge: bool, style: BlockStyle,
+                 use_checkpoint: bool):
+        super().__init__()
+        self.use_checkpoint = use_checkpoint
+        self.blocks = nn.ModuleList(SwinTransformerBlock(layer, index % 2 == 1, rate, style)
+                                    for index, rate in enumerate(drop_path))
+        self.downsample = PatchMerging(layer.channels, style.norm_layer) if merge else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> the same, or (B, H / 2, W / 2, 2 C) with merging."""
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.use_checkpoint else block(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class PatchEmbed(nn.Module):
+    """Cuts images into patches and maps each to a token."""
+
+    def __init__(self, patch_size: Pair, in_chans: int, embed_dim: int, norm_layer: Optional[NormLayer]):
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.norm = None if norm_layer is None else norm_layer(embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, H / patch, W / patch, embed_dim)."""
+        weight, bias = self.proj.weight.to(images.dtype), self.proj.bias.to(images.dtype)
+        x = functional.conv2d(images, weight, bias, self.proj.stride).permute(0, 2, 3, 1).contiguous()
+        return x if self.norm is None else self.norm(x)
+
+
+class SwinTransformer(nn.Module):
+    """Swin Transformer classifier.
+
+    Args:
+        img_size: size of the images in pixels, one number or (height, width).
+        patch_size: size of a patch, likewise.
+        in_chans: channels of the images.
+        num_classes: size of the head; 0: the model returns its features.
+        embed_dim: width of the first layer; each following layer is twice as wide.
+        depths: blocks of each layer.
+        num_heads: attention heads of each layer.
+        window_size: size of the attention windows in tokens, one number or (height, width); see `geometry.fit_window`.
+        mlp_ratio: width of the MLPs' hidden layer over the width of the layer.
+        qkv_bias: whether queries, keys and values have a bias.
+        qk_scale: what attention scores are multiplied by; None: one over the root of a head's width.
+        drop_rate: dropout of tokens, of the MLPs and of what attention returns.
+        attn_drop_rate: dropout of attention weights.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        norm_layer: makes a norm from a width.
+        ape: add a learned embedding of the absolute position to the patches.
+        patch_norm: normalise the embedded patches.
+        use_checkpoint: trade time for memory: compute blocks again in the backward pass (host only).
+        fused_window_process: accepted since callers of the official class pass it; there it picks a CUDA kernel.
+
+    Raises:
+        ValueError: naming the sizes that do not fit each other.
+    """
+
+    def __init__(self, img_size: Size = 224, patch_size: Size = 4, in_chans: int = 3, num_classes: int = 1000,
+                 embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
+                 window_size: Size = 7, mlp_ratio: float = 4.0, qkv_bias: bool = True, qk_scale: Optional[float] = None,
+                 drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path_rate: float = 0.1,
+                 norm_layer: NormLayer = nn.LayerNorm, ape: bool = False, patch_norm: bool = True,
+                 use_checkpoint: bool = False, fused_window_process: bool = False):
+        super().__init__()
+        shapes = layer_shapes(img_size, patch_size, embed_dim, depths, num_heads, window_size)
+        self.num_classes = num_classes
+        self.num_layers = len(shapes)
+        self.embed_dim = embed_dim
+        self.num_features = shapes[-1].channels
+        self.units = swin_units(shapes, patch_size, in_chans, num_classes, mlp_ratio, patch_norm)
+        self.patch_embed = PatchEmbed(pair(patch_size), in_chans, embed_dim, norm_layer if patch_norm else None)
+        self.absolute_pos_embed = nn.Parameter(torch.zeros(1, shapes[0].tokens, embed_dim)) if ape else None
+        self.pos_drop = dropout(drop_rate)
+        style = BlockStyle(mlp_ratio, qkv_bias, qk_scale, drop_rate, attn_drop_rate, norm_layer)
+        rates = [drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))]
+        self.layers = nn.ModuleList()
+        for index, shape in enumerate(shapes):
+            first = sum(depths[:index])
+            self.layers.append(BasicLayer(shape, rates[first:first + shape.depth], index + 1 < len(shapes), style,
+                                          use_checkpoint))
+        self.norm = norm_layer(self.num_features)
+        self.head = Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Linear weights, position embeddings and bias tables from a truncated normal of 0.02; linear biases zero."""
+        for name, parameter in self.named_parameters():
+            if name.endswith(("absolute_pos_embed", "relative_position_bias_table")):
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, num_features): the mean over the last layer's normalised tokens."""
+        x = self.patch_embed(images)
+        if self.absolute_pos_embed is not None:
+            x = x + self.absolute_pos_embed.to(x.dtype).view(1, *x.shape[1:])
+        x = self.pos_drop(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x).mean((1, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> logits (B, num_classes)."""
+        return self.head(self.forward_features(images))
+
+    def no_weight_decay(self) -> Set[str]:
+        """Parameters that are not decayed, by name."""
+        return {"absolute_pos_embed"}
+
+    def no_weight_decay_keywords(self) -> Set[str]:
+        """Parameters that are not decayed, by a part of their name."""
+        return {"relative_position_bias_table"}
+
+    def flops(self) -> int:
+        """Cost of one image's forward pass as the paper counts it: 1 for each MAC and for each normalised element."""
+        return sum(unit.macs + unit.normalised for unit in self.units)

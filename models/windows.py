@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Tables of window attention that depend on sizes alone: relative positions, and which tokens see each other."""
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from .geometry import Pair
+
+MASKED = -100.0  # finite, and representable in half precision: exp(-100) is zero there
+
+
+def relative_position_index(window: Pair) -> Tensor:
+    """The row of the bias table for each pair of tokens in a window of N tokens: (N, N), int64.
+
+    A window of h x w tokens has (2 h - 1) (2 w - 1) relative positions; they are numbered row by row, from the query
+    that is furthest above and left of its key.
+    """
+    height, width = window
+    rows = torch.arange(height).repeat_interleave(width)
+    columns = torch.arange(width).repeat(height)
+    below = rows.unsqueeze(1) - rows + height - 1
+    right = columns.unsqueeze(1) - columns + width - 1
+    return below * (2 * width - 1) + right
+
+
+def shift_mask(grid: Pair, window: Pair, shift: Pair) -> Optional[Tensor]:
+    """What is added to attention scores where windows are shifted: (windows, N, N); None where nothing is shifted.
+
+    Shifting rolls the map, so that windows at its end hold tokens from opposite edges. Those must not see each other:
+    the mask is 0 for two tokens of one region and -100 otherwise (paper, section 3.2 and figure 4).
+    """
+    if not any(shift):
+        return None
+    rows, columns = (_regions(*sizes) for sizes in zip(grid, window, shift))
+    regions = 3 * rows.unsqueeze(1) + columns
+    parts = regions.view(grid[0] // window[0], window[0], grid[1] // window[1], window[1]).transpose(1, 2)
+    parts = parts.reshape(-1, window[0] * window[1])
+    return (parts.unsqueeze(1) != parts.unsqueeze(2)).float() * MASKED
+
+
+def _regions(size: int, window: int, shift: int) -> Tensor:
+    """Number of the region of each row or column: before the last window, the last window's own, and rolled around."""
+    position = torch.arange(size)
+    return (position >= size - window).long() + (position >= size - shift).long()
