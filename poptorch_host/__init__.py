@@ -24,11 +24,12 @@ _EXPORTS = {
     "context": ["getIpuTensorId", "isRunningOnIpu"],
     "custom_ops": ["accessAttributes"],
     "custom_args": ["ICustomArgParser", "registerCustomArgParser", "registerGeometricCustomArgParsers"],
-    "hardware": ["importPoptorchMetadataFromFile", "ipuHardwareIsAvailable", "ipuHardwareVersion"],
+    "hardware": ["ipuHardwareIsAvailable", "ipuHardwareVersion"],
     "executor": ["PoplarExecutor", "inferenceModel", "load", "registerPostCompileHook", "registerPreCompileHook",
                  "trainingModel"],
     "dataloader": ["DataLoader"],
     "accessor": ["AsynchronousDataAccessor"],
+    "program_file": ["importPoptorchMetadataFromFile"],
     "_logging": ["logger", "setLogLevel"],
     "_printing": ["module_repr", "print"],
 }

@@ -86,6 +86,19 @@ def read_model(filename: str) -> Any:
         return torch.load(io.BytesIO(archive.read(_MODEL)), map_location="cpu", **_trusting())
 
 
+def importPoptorchMetadataFromFile(import_filename, /) -> bytes:
+    """The bytes of the model, its options and its optimizer in a file, not unpickled; none where they were not exported.
+
+    Raises:
+        Error: for a file that is no program.
+    """
+    try:
+        with zipfile.ZipFile(import_filename) as archive:
+            return archive.read(_MODEL) if _MODEL in archive.namelist() else b""
+    except (OSError, zipfile.BadZipFile) as error:
+        raise createPoptorchError(f"{import_filename} is not a valid PopTorch file of {FORMAT}: {error}") from error
+
+
 def _trusting() -> Dict[str, bool]:
     """The argument by which newer versions of PyTorch are told to unpickle; a model is code."""
     return {"weights_only": False}

@@ -38,8 +38,8 @@ def process_group(options: Options, device: torch.device) -> "Optional[dist.Proc
         if missing:
             raise createPoptorchError(f"Options say {processes} processes, but {' and '.join(missing)} are not set: "
                                       "start the program with torchrun, or call torch.distributed.init_process_group")
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=options.Distributed.processId,
-                                world_size=processes)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # programs reduce host tensors too
+        dist.init_process_group(backend, rank=options.Distributed.processId, world_size=processes)
     if dist.get_world_size() != processes:
         raise createPoptorchError(f"Options say {processes} processes, the process group has {dist.get_world_size()}")
     return dist.group.WORLD
@@ -81,14 +81,14 @@ class GradientReducer:
     Args:
         tensors: leaves that require gradients.
         collect: what to send for the tensor at an index, once backward is done with it; None: it has no gradient.
-        bucket_bytes: buckets are closed when they hold so much.
+        bucket_bytes: buckets are closed when they hold so much (default BUCKET_BYTES).
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor], group: "dist.ProcessGroup",
-                 collect: Callable[[int], Optional[torch.Tensor]], bucket_bytes: int = BUCKET_BYTES):
+                 collect: Callable[[int], Optional[torch.Tensor]], bucket_bytes: Optional[int] = None):
         self._group = group
         self._collect = collect
-        self._buckets = _make_buckets(tensors, bucket_bytes)
+        self._buckets = _make_buckets(tensors, bucket_bytes or BUCKET_BYTES)
         self._place = {index: (bucket, position) for bucket in self._buckets
                        for position, index in enumerate(bucket.members)}
         self._armed = False

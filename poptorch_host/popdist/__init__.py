@@ -11,7 +11,9 @@ from typing import Any, Callable, Iterable, Tuple
 
 import torch
 
+from .. import host
 from ..errors import createPoptorchError
+from ..reduce import process_group
 
 _POPRUN = "POPDIST_NUM_TOTAL_REPLICAS"
 _OPEN_MPI = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
@@ -26,16 +28,11 @@ def isPopdistEnvSet() -> bool:
 def init():
     """Joins the processes into one group of torch.distributed, unless that was done; a single process needs none.
 
-    gloo serves tensors on the CPU, nccl those on GPUs.
-
     Raises:
         Error: when the address where the processes meet cannot be told from the environment.
     """
-    if getNumInstances() == 1 or torch.distributed.is_initialized():
-        return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backend, init_method=_meeting_point(), rank=getInstanceIndex(),
-                                         world_size=getNumInstances())
+    from .poptorch import Options  # which needs this package
+    process_group(Options(), host.device())
 
 
 def getNumTotalReplicas() -> int:
@@ -88,10 +85,3 @@ def _number(variable: str, default: int) -> int:
     if not text.isdigit():
         raise createPoptorchError(f"environment variable {variable} is {text!r}: it must be a number")
     return int(text)
-
-
-def _meeting_point() -> str:
-    if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
-        return f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    raise createPoptorchError("popdist.init() does not know where the processes meet: set MASTER_ADDR and MASTER_PORT "
-                              "to an address of the first process, or start the program with torchrun, which does")

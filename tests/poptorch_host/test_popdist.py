@@ -120,6 +120,5 @@ def test_two_processes_of_torchrun_form_a_group_and_wait_for_each_other(launched
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone",
                "-m", "poptorch_host", str(path), str(tmp_path / "made")]
     environment = {**os.environ, "PYTHONPATH": str(Path(poptorch.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            timeout=120)
+    result = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120)
     assert result.stdout == "3 made by one 1 2\n" * 2, result.stderr

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""`python -m poptorch_host`: the program sees the stand-in under PopTorch's names, and otherwise a plain interpreter."""
+"""`python -m poptorch_host`: a program sees the stand-in under PopTorch's names, and else a plain interpreter."""
 import os
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def run(arguments, folder, stand_in=True, **variables):
     front = ["-m", "poptorch_host"] if stand_in else []
     environment = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run([sys.executable, *front, *arguments], cwd=str(folder), env=environment, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+                          capture_output=True, timeout=120)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_program_sees_what_it_would_see_without_the_stand_in(program, tmp_path, 
     plain = run(arguments, tmp_path, stand_in=False)
     environment = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, *flags, "-m", "poptorch_host", *rest], cwd=str(tmp_path), env=environment,
-                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            text=True, capture_output=True)
     assert (result.stdout, result.stderr, result.returncode) == (plain.stdout, plain.stderr, plain.returncode)
     assert plain.returncode == (1 if "fail" in arguments else 7) and plain.stdout.startswith("[[")
 
