@@ -186,6 +186,7 @@ def read(optimizer: torch.optim.Optimizer, automatic_loss_scaling: bool = False)
         shared["loss_scaling"] = Attribute(shared["loss_scaling"].value, constant=False)
     if algorithm.name == "LAMB":
         shared["max_weight_norm"] = _shared(optimizer, "max_weight_norm", 65500.0)
+    check(shared["loss_scaling"].value > 0, f"loss_scaling must be above 0, not {shared['loss_scaling'].value}")
     members = tuple(tuple(group["params"]) for group in optimizer.param_groups)
     return Latched(algorithm.name, _read_structure(optimizer, algorithm), shared, groups, members)
 

@@ -15,7 +15,7 @@ from ._logging import logger
 
 STATE_KEYS = ("ipu_state", "ipu_param")
 _ACCUMULATION_TYPES = (torch.float16, torch.float32)
-_NO_STATE = {key: None for key in STATE_KEYS}
+_NO_STATE = dict.fromkeys(STATE_KEYS)
 
 
 class VariableAttributes:

@@ -43,8 +43,8 @@ def with_parameter_tensors(latched: Latched, weights: Sequence[Sequence[str]],
         groups.append(stored)
     shared: Dict[str, Any] = {"loss_scaling": _stored(tensors, LOSS_SCALING, latched.loss_scaling)}
     if "max_weight_norm" in latched.shared:
-        stored_norms = [group["max_weight_norm"] for group in groups if group]
-        shared.update({"max_weight_norm": norm for norm in stored_norms[:1]})
+        norms = [group["max_weight_norm"] for group in groups if group]
+        shared["max_weight_norm"] = norms[0] if norms else latched.shared["max_weight_norm"].value
     return latched.with_values(shared, groups)
 
 
