@@ -17,8 +17,8 @@ from .enums import ConnectionType, OutputMode, OverlapMode
 from .errors import createPoptorchError
 from .half import HalfArithmetic
 from .nested import map_tensors, tensors_of
-from .options import Options, PipelinedExecution, ShardedExecution
-from .tracing import MarkedLoss, StageRecord, Tracer
+from .options import Options, ShardedExecution
+from .tracing import MarkedLoss, StageRecord, Tracer, is_pipelined
 from .weights import DeviceWeights
 
 MAX_IPUS = 64
@@ -252,8 +252,7 @@ def _try_half_backward(tracer: Tracer, half: HalfArithmetic, weights: DeviceWeig
 
 def _check_stages(stages: Tuple[StageRecord, ...], options: Options, training: bool) -> None:
     """Raises Error for a pipeline that a call cannot fill."""
-    strategy = options._execution_strategy
-    if not isinstance(strategy, PipelinedExecution) or isinstance(strategy, ShardedExecution):
+    if not is_pipelined(options._execution_strategy):
         return
     forward = len(stages)
     if training:

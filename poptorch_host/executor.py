@@ -154,8 +154,7 @@ class PoplarExecutor:
 
     def _fetch_trained_weights(self) -> None:
         """Brings an inference device up to date with a training of the same model."""
-        if wrapping.is_wrapped(self._user_model):
-            self._user_model.copyWeightsToHostIfNeeded()
+        wrapping.fetch_trained_weights(self._user_model)
         version = wrapping.host_version(self._user_model)
         if version != self._trained_version:
             self._trained_version = version
@@ -230,8 +229,7 @@ class PoplarExecutor:
                 wrapping.wrap(self._user_model, self)
             check_options(self._options)
             inputs = InputContract(bound, self._parameters.names, pieces_of(self._options))
-            if not self._training and wrapping.is_wrapped(self._user_model):
-                self._user_model.copyWeightsToHostIfNeeded()
+            wrapping.fetch_trained_weights(self._user_model)
             self._prepare_device()
             with self._randomness.rehearsing():
                 compiled = compile_model(self._model, bound, inputs, self._weights, self._options, self._training)

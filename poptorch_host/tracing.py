@@ -11,17 +11,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from . import losses
 from .context import Execution
 from .errors import createPoptorchError
-from .options import Options
+from .options import Options, PipelinedExecution, ShardedExecution
 from .supported_ops import one_hot_without_classes, selects_by_mask, takes_function, takes_operation
 
 # Functions by which a program hands a host value to the device.
 _TRANSFERS = {"to", "tensor", "as_tensor", "asarray", "new_tensor", "cuda", "type_as"}
 # Operations that no block has to hold: they compute nothing.
 _BOOKKEEPING = {"aten::detach", "aten::alias", "aten::lift_fresh", "aten::lift"}
+# Operations for which PyTorch makes a tensor of a Python number without telling anybody.
+_FROM_NUMBERS = {"aten::index_put_", "aten::index_put", "aten::_index_put_impl_", "aten::fill_", "aten::masked_fill_",
+                 "aten::masked_fill", "aten::where", "aten::copy_"}
 _FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint", "randperm",
               "as_tensor", "scalar_tensor"}
 
 _NONE: FrozenSet[int] = frozenset()
+
+
+def is_pipelined(strategy: Any) -> bool:
+    """Whether stages work at the same time."""
+    return isinstance(strategy, PipelinedExecution) and not isinstance(strategy, ShardedExecution)
 
 
 class StageRecord(NamedTuple):
@@ -63,6 +71,7 @@ class Tracer(Execution):
                  inputs: List[torch.Tensor]) -> None:
         super().__init__()
         self._strategy = options._execution_strategy
+        self._pipelined = is_pipelined(self._strategy)
         self._values: Dict[int, _Value] = {}
         for tensor in list(device_tensors) + inputs:
             self._learn(tensor, _Value(constant=False))
@@ -97,6 +106,9 @@ class Tracer(Execution):
     def begin_block(self, user_id: str, ipu_id: Optional[int]) -> None:
         """See `Execution`. Raises Error where a pipeline would run backwards."""
         place = self._strategy.place(user_id, ipu_id)
+        if self._pipelined and place.stage < self._stage_index:
+            raise createPoptorchError(f"Block {user_id} belongs to stage {place.stage}, but stage {self._stage_index} has begun: "
+                                      "the stages of a pipeline must not go backwards")
         self._in_block = True
         if place.ipu != self.stages[-1][0]:
             self.stages.append((place.ipu, [], {}))
@@ -193,7 +205,8 @@ class Tracer(Execution):
         if name == "aten::copy_":  # may read from the host
             inputs = inputs[:1]
         for tensor in inputs:
-            if not self.is_known(tensor):
+            made_inside = tensor.dim() == 0 and (self._whole_functions or name in _FROM_NUMBERS)
+            if not made_inside and not self.is_known(tensor):
                 raise createPoptorchError(
                     f"Expected an IPU tensor but got a tensor of the host, of shape {list(tensor.shape)}, in {name}: "
                     "register it as a buffer or parameter, make it inside forward, or pass it as an input")

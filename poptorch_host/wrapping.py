@@ -14,20 +14,31 @@ import torch
 from .errors import createPoptorchError
 from .weights import ReplicaGrouping, parse_grouping, untouched
 
-_OWNER = "_poptorch_executor"
+_OWNER = "_poptorch_executor"  # of a model: the executor that wraps it
+_OWNERS = "_poptorch_executors"  # of a tensor: the executors of all models that have it
 
-# How often the host's weights of a model were overwritten by a device's; kept after the executor that did it.
+# How often a module's weights on the host were overwritten by a device's; kept after the executor that did it.
 _host_versions: "weakref.WeakKeyDictionary[torch.nn.Module, int]" = weakref.WeakKeyDictionary()
 
 
 def host_version(model: torch.nn.Module) -> int:
-    """How often weights were copied from a training device to this model."""
+    """How often weights were copied from a training device to this module, by itself or as part of another."""
     return _host_versions.get(model, 0)
 
 
 def note_new_host_weights(model: torch.nn.Module) -> None:
     """A training device's weights were copied to this model."""
-    _host_versions[model] = host_version(model) + 1
+    for part in model.modules():
+        _host_versions[part] = host_version(part) + 1
+
+
+def fetch_trained_weights(model: torch.nn.Module) -> None:
+    """Brings a module up to date that is, or is part of, or shares weights with a model in training."""
+    with untouched():
+        owners = {id(owner): owner for tensor in [*model.parameters(), *model.buffers()]
+                  for owner in vars(tensor).get(_OWNERS, ())}
+    for owner in owners.values():
+        owner.copyWeightsToHostIfNeeded()
 
 
 class _Synchronised:
@@ -36,13 +47,13 @@ class _Synchronised:
     @classmethod
     def __torch_function__(cls, func: Callable, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
         for tensor in _wrapped_tensors(args + tuple((kwargs or {}).values())):
-            vars(tensor)[_OWNER].copyWeightsToHostIfNeeded()
+            _fetch(tensor)
         with untouched():
             return func(*args, **(kwargs or {}))
 
     def _plain(self) -> torch.Tensor:
         """A tensor of the original class that shares the values."""
-        vars(self)[_OWNER].copyWeightsToHostIfNeeded()
+        _fetch(self)
         with untouched():
             data = self.detach()
             if isinstance(self, torch.nn.Parameter):
@@ -125,11 +136,11 @@ def wrap(model: torch.nn.Module, executor: Any) -> None:
         raise RuntimeError(f"this {_original_class(model).__name__} has already been wrapped for training: call destroy() "
                            "on it first, or train with the executor that wraps it")
     for name, buffer in model.named_buffers():
-        if type(buffer) is not torch.Tensor:
+        if type(buffer) not in (torch.Tensor, PoptorchBuffer):
             raise createPoptorchError(f"buffer {name} is a {type(buffer).__name__}: buffers of a trained model must be "
                                       "plain torch.Tensor objects")
     for tensor, kind in _tensors(model):
-        vars(tensor)[_OWNER] = executor
+        vars(tensor).setdefault(_OWNERS, []).append(executor)
         tensor.__class__ = kind
     original = type(model)
     model.__class__ = type("Poptorch" + original.__name__, (_WrappedModel, original), {"__module__": original.__module__})
@@ -137,13 +148,16 @@ def wrap(model: torch.nn.Module, executor: Any) -> None:
 
 
 def unwrap(model: torch.nn.Module) -> None:
-    """Gives a model, its parameters and its buffers their own classes back."""
+    """Gives a model its own class back, and its tensors theirs unless another executor has them too."""
+    executor = vars(model).pop(_OWNER)
     for tensor, _ in _tensors(model):
-        if isinstance(tensor, _Synchronised):
-            tensor.__class__ = torch.nn.Parameter if isinstance(tensor, torch.nn.Parameter) else torch.Tensor
-            del vars(tensor)[_OWNER]
+        owners = vars(tensor).get(_OWNERS, [])
+        if executor in owners:
+            owners.remove(executor)
+            if not owners:
+                tensor.__class__ = torch.nn.Parameter if isinstance(tensor, torch.nn.Parameter) else torch.Tensor
+                del vars(tensor)[_OWNERS]
     model.__class__ = _original_class(model)
-    vars(model).pop(_OWNER, None)
 
 
 class ParameterProxy:
@@ -221,10 +235,14 @@ def _tensors(model: torch.nn.Module) -> List[Tuple[torch.Tensor, type]]:
     return parameters + [(buffer, PoptorchBuffer) for buffer in model.buffers()]
 
 
+def _fetch(tensor: torch.Tensor) -> None:
+    for owner in vars(tensor).get(_OWNERS, ()):
+        owner.copyWeightsToHostIfNeeded()
+
+
 def _wrapped_tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, _Synchronised):
-        if _OWNER in vars(value):
-            yield value
+        yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _wrapped_tensors(item)
