@@ -36,8 +36,11 @@ def configure(device: Optional[Union[str, torch.device]] = None, fold: Optional[
 
 
 def device() -> torch.device:
-    """The PyTorch device that models run on."""
-    return _settings["device"] or _parse_device(os.environ.get("POPTORCH_HOST_DEVICE") or "cpu")
+    """The PyTorch device that models run on. Of several GPUs without a number, the one of this process's LOCAL_RANK."""
+    chosen = _settings["device"] or _parse_device(os.environ.get("POPTORCH_HOST_DEVICE") or "cpu")
+    if chosen.type == "cuda" and chosen.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return chosen
 
 
 def fold_limit() -> Optional[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import poptorch_host as poptorch
 import pytest
-from poptorch_host import popdist
+from poptorch_host import host, popdist
 from poptorch_host.popdist.poptorch import Options
 
 LAUNCHERS = {
@@ -82,6 +82,14 @@ def test_options_of_several_processes_work_as_dictionary_frozen_or_not(launched)
     assert before == options.toDict() and before["num_distributed_processes"] == 4
     with pytest.raises(AttributeError, match="frozen"):
         options.deviceIterations(3)
+
+
+def test_processes_share_the_gpus_of_a_machine(launched, monkeypatch):
+    launched("torchrun", LOCAL_RANK="3", POPTORCH_HOST_DEVICE="cuda")
+    monkeypatch.setattr(host, "_settings", {"device": None, "fold": None})
+    assert str(host.device()) == "cuda:3"
+    launched(None, POPTORCH_HOST_DEVICE="cuda:1")
+    assert str(host.device()) == "cuda:1"
 
 
 def test_single_process_needs_no_group_and_runs_what_it_is_told(launched):
