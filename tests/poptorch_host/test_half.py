@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+import copy
+
+import pytest
+import torch
+
+import poptorch_host as poptorch
+from poptorch_host.half import HalfArithmetic
+
+from .models import Classifier, Function, classifier_batch, trained
+
+
+class Convolutional(torch.nn.Module):
+    """One of each kind of layer whose kernels are missing on some hosts, with a loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.GELU(), torch.nn.GroupNorm(2, 4),
+            torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.LayerNorm(36), torch.nn.Linear(36, 5))
+
+    def forward(self, x, labels):
+        logits = self.body(x)
+        return torch.softmax(logits, -1), torch.nn.functional.cross_entropy(logits, labels)
+
+
+def batch(dtype):
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(4, 3, 8, 8, generator=generator).to(dtype), torch.tensor([0, 1, 4, 2])
+
+
+def after_a_step(model, x, labels):
+    outputs = trained(model, lr=0.5)(x, labels)
+    return outputs, {name: value.float() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture()
+def single():
+    """A model in float32, and what a step makes of it."""
+    torch.manual_seed(4)
+    model = Convolutional()
+    return model, after_a_step(copy.deepcopy(model), *batch(torch.float32))
+
+
+def test_half_models_train_close_to_single_ones_and_stay_half(single):
+    model, (outputs, state) = single
+    half = model.half()
+    half_outputs, half_state = after_a_step(half, *batch(torch.float16))
+    assert all(output.dtype == torch.float16 for output in half_outputs)
+    assert all(value.dtype == torch.float16 for value in half.state_dict().values() if value.is_floating_point())
+    for one, other in zip(half_outputs, outputs):
+        torch.testing.assert_close(one.float(), other, rtol=2e-2, atol=2e-3)
+    for name, value in state.items():
+        torch.testing.assert_close(half_state[name], value, rtol=2e-2, atol=2e-3)
+
+
+def test_half_inputs_make_convolutions_and_norms_half_with_single_weights(single):
+    model, (_, state) = single
+
+    class Upcast(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, labels):
+            for layer in self.model.body[:-1]:
+                x = layer(x)
+                assert x.dtype == torch.float16
+            logits = self.model.body[-1](x)
+            assert logits.dtype == torch.float32  # matrix products promote
+            return torch.nn.functional.cross_entropy(logits, labels)
+
+    _, mixed_state = after_a_step(Upcast(), *batch(torch.float16))
+    for name, value in state.items():
+        torch.testing.assert_close(mixed_state["model." + name], value, rtol=2e-2, atol=2e-3)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: torch.nn.functional.gelu(x), lambda x: torch.softmax(x, -1), lambda x: x.cumsum(0), lambda x: x @ x.t(),
+    lambda x: torch.nn.functional.pad(x, (1, 1)), lambda x: torch.einsum("ij,kj->ik", x, x), lambda x: x.mean(1),
+    lambda x: torch.nn.functional.layer_norm(x, (4,)), lambda x: x.exp().log(), lambda x: x.clone().mul_(2)])
+def test_operations_in_half_are_those_in_single_rounded(function):
+    x = torch.linspace(-2, 2, 16).view(4, 4).half()
+    actual = poptorch.inferenceModel(Function(function))(x)
+    assert actual.dtype == torch.float16
+    torch.testing.assert_close(actual.float(), function(x.float()), rtol=2e-3, atol=2e-3)
+
+
+def test_a_sum_asked_for_in_single_stays_single():
+    assert poptorch.inferenceModel(Function(lambda x: x.sum(dtype=torch.float32)))(torch.ones(3).half()).dtype \
+        == torch.float32
+
+
+def test_single_models_need_no_emulation():
+    executor = trained(Classifier())
+    executor(*classifier_batch())
+    assert not executor.compiled.half_arithmetic
+
+
+def test_missing_kernels_are_emulated_forward_and_backward(monkeypatch):
+    """A host without half products: the native kernel fails, and results are as if it did not."""
+    x, w = torch.randn(3, 4).half(), torch.randn(4, 2).half().requires_grad_()
+    native = HalfArithmetic.__dict__["_in_half"]
+
+    def without_products(self, func, name, args, kwargs):
+        if name == "mm":
+            self._missing.add(func)
+        return native(self, func, name, args, kwargs)
+
+    monkeypatch.setattr(HalfArithmetic, "_in_half", without_products)
+    with HalfArithmetic() as arithmetic:
+        product = x @ w
+        (product * product).sum().backward()
+    assert arithmetic.needed and product.dtype == torch.float16 and w.grad.dtype == torch.float16
+    exact = w.detach().float().requires_grad_()
+    ((x.float() @ exact) ** 2).sum().backward()
+    torch.testing.assert_close(product.float(), x.float() @ exact.detach(), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(w.grad.float(), exact.grad, rtol=1e-2, atol=1e-2)
+
+
+def test_errors_of_the_program_are_not_taken_for_missing_kernels():
+    with HalfArithmetic(), pytest.raises(RuntimeError, match="shape"):
+        torch.ones(2, 3).half() @ torch.ones(2, 3).half()

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+import copy
+import io
+
+import pytest
+import torch
+
+import poptorch_host as poptorch
+
+from .models import Classifier, Function, classifier_batch, trained
+
+X, LABELS = classifier_batch()
+
+
+def step(executor):
+    return executor(X, LABELS)
+
+
+def test_wrapping_for_training_changes_classes_in_place_and_destroy_gives_them_back():
+    model = Function(lambda *args: args)
+    model.fc, model.norm = torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)
+    parameter, buffer = model.fc.weight, model.norm.running_mean
+    executor = trained(model)
+    assert type(model).__name__ == "PoptorchFunction" and isinstance(model, Function)
+    assert type(parameter).__name__ == "PoptorchParameter" and isinstance(parameter, torch.nn.Parameter)
+    assert type(buffer).__name__ == "PoptorchBuffer"
+    assert model.fc.weight is parameter and executor.model is model
+    executor.destroy()  # never compiled: nothing happens
+    assert type(model).__name__ == "PoptorchFunction"
+
+
+def test_a_model_is_wrapped_once_until_it_is_destroyed():
+    model = Classifier()
+    executor = trained(model)
+    with pytest.raises(RuntimeError, match="already been wrapped"):
+        trained(model)
+    step(executor)
+    model.destroy()
+    assert type(model) is Classifier and type(model.fc.weight) is torch.nn.Parameter
+    assert not executor.isCompiled()
+    step(trained(model))
+
+
+@pytest.mark.parametrize("read", [
+    lambda model, executor: model.fc.weight.detach().clone(), lambda model, executor: model.state_dict()["fc.weight"],
+    lambda model, executor: executor.state_dict()["fc.weight"], lambda model, executor: 1 * model.fc.weight.data,
+    lambda model, executor: list(model.parameters())[0] + 0, lambda model, executor: copy.deepcopy(model).fc.weight,
+    lambda model, executor: torch.add(input=model.fc.weight, other=0),
+    lambda model, executor: model.fc.state_dict()["weight"]])
+def test_reading_a_weight_after_training_fetches_it(read):
+    model = Classifier()
+    native = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(native.parameters(), lr=0.1)
+    executor = trained(model)
+    for _ in range(2):
+        step(executor)
+        optimizer.zero_grad()
+        native(X, LABELS)[1].backward()
+        optimizer.step()
+        torch.testing.assert_close(read(model, executor).detach(), native.fc.weight.detach())
+
+
+def test_weights_are_fetched_once_for_each_call():
+    model = Classifier()
+    executor = trained(model)
+    assert not model.copyWeightsToHostIfNeeded()
+    step(executor)
+    assert model.copyWeightsToHostIfNeeded()
+    assert not executor.copyWeightsToHostIfNeeded()
+
+
+def test_changes_of_host_weights_need_copyWeightsToDevice():
+    model = Classifier()
+    executor = poptorch.inferenceModel(model)
+    before = executor(X)
+    with torch.no_grad():
+        model.fc.weight.zero_()
+    assert torch.equal(executor(X), before)
+    executor.copyWeightsToDevice()
+    assert not torch.equal(executor(X), before)
+
+
+def test_copyWeightsToDevice_discards_what_was_trained():
+    model = Classifier()
+    executor = trained(model)
+    start = model.fc.weight.detach().clone()
+    step(executor)
+    executor.copyWeightsToDevice()
+    assert torch.equal(model.fc.weight.detach(), start)
+
+
+def test_load_state_dict_of_the_executor_reaches_the_device():
+    model, other = Classifier(), Classifier()
+    executor = poptorch.inferenceModel(model)
+    executor(X)
+    result = executor.load_state_dict(other.state_dict())
+    assert not result.missing_keys and not result.unexpected_keys
+    torch.testing.assert_close(executor(X), other(X).detach())
+    with pytest.raises(RuntimeError):
+        executor.load_state_dict({})
+
+
+@pytest.mark.parametrize("compile_first", [True, False])
+def test_inference_follows_the_training_of_its_model(compile_first):
+    model = Classifier()
+    inference = poptorch.inferenceModel(model)
+    if compile_first:
+        inference(X)
+    training = trained(model)
+    for _ in range(2):
+        step(training)
+        torch.testing.assert_close(inference(X), model(X).detach())
+    step(training)
+    training.destroy()
+    torch.testing.assert_close(inference(X), model(X).detach())
+
+
+def test_inference_follows_the_training_of_a_model_that_contains_its_own():
+    class Outer(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x, labels):
+            return self.inner(x, labels)
+
+    inner = Classifier()
+    inference = poptorch.inferenceModel(inner)
+    before = inference(X)
+    training = trained(Outer(inner))
+    step(training)
+    assert not torch.equal(inference(X), before)
+    torch.testing.assert_close(inference(X), inner(X).detach())
+
+
+def test_saved_models_and_state_dicts_are_those_of_the_original_classes():
+    model = Classifier()
+    executor = trained(model)
+    step(executor)
+    for value, weights_only in ((model, False), (model.state_dict(), True)):
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        assert not any(name in buffer.getvalue() for name in (b"PoptorchClassifier", b"PoptorchParameter", b"_executor"))
+        buffer.seek(0)
+        loaded = torch.load(buffer, weights_only=weights_only)
+        state = loaded if weights_only else loaded.state_dict()
+        assert all(type(tensor) is torch.Tensor for tensor in state.values())
+        assert torch.equal(state["fc.weight"], model.fc.weight.detach())
+    assert type(copy.deepcopy(model)) is Classifier and type(copy.copy(model)) is Classifier
+
+
+def test_tied_weights_stay_tied_and_frozen_ones_stay_as_they_are():
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.frozen = (torch.nn.Linear(3, 3, bias=False) for _ in range(3))
+            self.two.weight = self.one.weight
+            self.frozen.weight.requires_grad_(False)
+
+        def forward(self, x):
+            return poptorch.identity_loss(self.frozen(self.two(self.one(x))) ** 2, "mean")
+
+    model = Tied()
+    native = copy.deepcopy(model)
+    trained(model, lr=0.1)(torch.ones(2, 3))
+    (native.frozen(native.two(native.one(torch.ones(2, 3)))) ** 2).mean().backward()
+    assert model.one.weight is model.two.weight
+    torch.testing.assert_close(model.one.weight.detach(), (native.one.weight - 0.1 * native.one.weight.grad).detach())
+    assert torch.equal(model.frozen.weight, native.frozen.weight)
+
+
+def test_parameters_in_no_group_are_not_updated():
+    model = Classifier()
+    before = model.fc.bias.detach().clone()
+    executor = poptorch.trainingModel(model, None, poptorch.optim.SGD([model.fc.weight], lr=0.1))
+    weight = model.fc.weight.detach().clone()
+    step(executor)
+    assert torch.equal(model.fc.bias.detach(), before) and not torch.equal(model.fc.weight.detach(), weight)
+
+
+def test_the_default_optimizer_is_sgd_with_rate_one_hundredth():
+    model = Classifier()
+    native = copy.deepcopy(model)
+    step(poptorch.trainingModel(model))
+    native(X, LABELS)[1].backward()
+    torch.testing.assert_close(model.fc.weight.detach(), (native.fc.weight - 0.01 * native.fc.weight.grad).detach())
+
+
+class Counting(torch.nn.Module):
+    """Adds to a floating-point buffer, and writes to an integer one, in every forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+        self.register_buffer("constant", torch.zeros(1, dtype=torch.int64))
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        self.count += 1
+        self.constant += 1
+        return self.count * 1, self.constant * 1, poptorch.identity_loss(x * self.weight, "sum")
+
+
+def test_float_buffers_are_state_of_the_device_and_integer_ones_constants():
+    options = poptorch.Options().deviceIterations(2).outputMode(poptorch.OutputMode.All)
+    options.Training.gradientAccumulation(3)
+    model = Counting()
+    executor = trained(model, options)
+    counts, constants, _ = executor(torch.ones(6))
+    assert counts.tolist() == [1, 2, 3, 4, 5, 6] and set(constants.tolist()) == {1}
+    executor(torch.ones(6))
+    assert model.count.item() == 12 and model.constant.item() == 0
+
+
+def test_inference_fetches_buffers_only_when_told():
+    model = Counting()
+    executor = poptorch.inferenceModel(model)
+    executor(torch.ones(1))
+    assert model.count.item() == 0
+    executor.copyWeightsToHost()
+    assert model.count.item() == 1
+
+
+def test_batch_norm_keeps_its_statistics_on_the_device():
+    torch.manual_seed(0)
+
+    class Normed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return poptorch.identity_loss(self.norm(x) ** 2, "mean")
+
+    options = poptorch.Options()
+    options.Training.gradientAccumulation(2)
+    model = Normed()
+    native = copy.deepcopy(model)
+    x = torch.randn(8, 4)
+    trained(model, options)(x)
+    native.norm(x[:4]), native.norm(x[4:])
+    torch.testing.assert_close(model.norm.running_mean, native.norm.running_mean)
+    torch.testing.assert_close(model.norm.running_var, native.norm.running_var)
+
+
+@pytest.mark.parametrize("kind", ["buffer", "parameter"])
+def test_reassigning_or_removing_a_tensor_of_the_model_is_refused(kind):
+    class Changing(torch.nn.Module):
+        def __init__(self, change):
+            super().__init__()
+            self.register_buffer("buffer", torch.zeros(1))
+            self.parameter = torch.nn.Parameter(torch.zeros(1))
+            self._change = change
+
+        def forward(self, x):
+            self._change(self)
+            return x + 1
+
+    def reassign(model):
+        setattr(model, kind, torch.nn.Parameter(torch.ones(1)) if kind == "parameter" else torch.ones(1))
+
+    for change, words in ((reassign, "is reassigned within the model"), (lambda model: delattr(model, kind), "is removed")):
+        model = Changing(change)
+        with pytest.raises(poptorch.Error, match=f"{kind} {words}"):
+            poptorch.inferenceModel(model)(torch.ones(1))
+        assert getattr(model, kind).item() == 0
+
+
+def test_named_buffers_can_be_updated():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(1))
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return x * self.scale * self.weight
+
+    model = Scaled()
+    executor = poptorch.inferenceModel(model, poptorch.Options().updatableNamedBuffers(["scale"]))
+    executor(torch.ones(1))
+    with torch.no_grad():
+        model.scale.fill_(3)
+        model.weight.fill_(5)
+    executor.copyNamedBuffersToDevice()
+    assert executor(torch.ones(1)).item() == 3
+    plain = poptorch.inferenceModel(Scaled())
+    plain(torch.ones(1))
+    with pytest.raises(poptorch.Error, match="updatableNamedBuffers"):
+        plain.copyNamedBuffersToDevice()
+    with pytest.raises(poptorch.Error, match="no buffer missing"):
+        poptorch.inferenceModel(Scaled(), poptorch.Options().updatableNamedBuffers(["missing"]))(torch.ones(1))
+
+
+def test_double_weights_are_single_on_the_device():
+    model = Classifier().double()
+    executor = trained(model)
+    logits, _ = executor(X.double(), LABELS)
+    assert logits.dtype == torch.float32 and model.fc.weight.dtype == torch.float64
+
+
+def test_recurrent_layers_run_on_the_weights_of_the_device():
+    model = torch.nn.LSTM(3, 2)
+    x = torch.randn(4, 1, 3)
+    executor = poptorch.inferenceModel(model)
+    options_before = executor(x)[0]
+    torch.testing.assert_close(options_before, model(x)[0].detach())
+    with torch.no_grad():
+        model.weight_ih_l0.zero_()
+    torch.testing.assert_close(executor(x)[0], options_before)
