@@ -40,6 +40,14 @@ class Linear(nn.Linear):
         return functional.linear(x, self.weight.to(x.dtype), bias)
 
 
+class LayerNorm(nn.LayerNorm):
+    """A layer norm that works in the precision of its input, whatever the precision of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C), in the dtype of `x`."""
+        return functional.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 def dropout(rate: float) -> nn.Module:
     """Dropout, or nothing at all where the rate is 0, so that no random numbers are drawn on the device."""
     return nn.Dropout(rate) if rate else nn.Identity()
@@ -263,6 +271,7 @@ class SwinTransformer(nn.Module):
         self.num_layers = len(shapes)
         self.embed_dim = embed_dim
         self.num_features = shapes[-1].channels
+        self.patch_grid = shapes[0].grid
         self.units = swin_units(shapes, patch_size, in_chans, num_classes, mlp_ratio, patch_norm)
         self.patch_embed = PatchEmbed(pair(patch_size), in_chans, embed_dim, norm_layer if patch_norm else None)
         self.absolute_pos_embed = nn.Parameter(torch.zeros(1, shapes[0].tokens, embed_dim)) if ape else None

@@ -18,7 +18,7 @@ def relative_position_index(window: Pair) -> Tensor:
     that is furthest above and left of its key.
     """
     height, width = window
-    rows = torch.arange(height).repeat_interleave(width)
+    rows = torch.arange(height).view(-1, 1).expand(height, width).flatten()
     columns = torch.arange(width).repeat(height)
     below = rows.unsqueeze(1) - rows + height - 1
     right = columns.unsqueeze(1) - columns + width - 1

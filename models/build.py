@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Configuration -> the model that PopTorch compiles: staged, in its precision, with its loss."""
+import contextlib
+from typing import ContextManager, Optional, Tuple, Union
+
+import torch
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+import accelerator
+from utils import Refusal
+
+from .geometry import configured_classes
+from .pipeline import annotate, pipeline_stages
+from .swin_transformer import LayerNorm, SwinTransformer
+
+
+class SwinClassifier(SwinTransformer):
+    """A Swin Transformer as a configuration wants it, which knows its input, its precision and its loss.
+
+    Its parameters have the names of the plain model's. MODEL.PRECISION 16.16 has weights and activations in float16;
+    16.32 keeps float32 weights and casts them where they are used; mix lets torch.autocast choose.
+    """
+
+    def __init__(self, config: CfgNode, num_classes: int):
+        swin, precision = config.MODEL.SWIN, config.MODEL.PRECISION
+        super().__init__(
+            img_size=config.DATA.IMG_SIZE, patch_size=swin.PATCH_SIZE, in_chans=swin.IN_CHANS, num_classes=num_classes,
+            embed_dim=swin.EMBED_DIM, depths=swin.DEPTHS, num_heads=swin.NUM_HEADS, window_size=swin.WINDOW_SIZE,
+            mlp_ratio=swin.MLP_RATIO, qkv_bias=swin.QKV_BIAS, qk_scale=swin.QK_SCALE, drop_rate=config.MODEL.DROP_RATE,
+            attn_drop_rate=config.MODEL.ATTN_DROP_RATE, drop_path_rate=config.MODEL.DROP_PATH_RATE,
+            norm_layer=LayerNorm if precision == "16.32" else nn.LayerNorm, ape=swin.APE, patch_norm=swin.PATCH_NORM)
+        if precision == "16.16":
+            self.half()
+        self._activations = torch.float16 if precision.startswith("16.") else torch.float32
+        self._autocasts = precision == "mix"
+        smoothing = config.MODEL.LABEL_SMOOTHING
+        self._loss_of_classes = LabelSmoothingCrossEntropy(smoothing) if smoothing > 0 else nn.CrossEntropyLoss()
+        self._loss_of_probabilities = SoftTargetCrossEntropy()
+        for name, values in (("pixel_mean", config.DATA.MEAN), ("pixel_std", config.DATA.STD)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)  # float32, even in 16.16
+
+    def forward(self, images: Tensor, targets: Optional[Tensor] = None) -> Union[Tensor, Tuple[Tensor, Tensor]]:
+        """Classifies a micro-batch.
+
+        Args:
+            images: (B, C, H, W), normalised, or uint8 as they were decoded.
+            targets: class indices (B,), or probabilities (B, num_classes) as mixup makes them.
+
+        Returns:
+            Logits (B, num_classes) in float32; with targets also the mean loss, from which PopTorch differentiates.
+        """
+        with self._autocast(images.device.type):
+            logits = super().forward(self._normalised(images)).float()
+        if targets is None:
+            return logits
+        if targets.is_floating_point():
+            loss = self._loss_of_probabilities(logits, targets.float())
+        else:
+            loss = self._loss_of_classes(logits, targets)
+        return logits, accelerator.poptorch().identity_loss(loss, "mean")
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """The images in the precision of the activations; bytes become what the host's transforms make of them."""
+        if images.dtype == torch.uint8:
+            images = (images.float() / 255 - self.pixel_mean) / self.pixel_std
+        return images.to(self._activations)
+
+    def _autocast(self, device: str) -> ContextManager:
+        if not self._autocasts:
+            return contextlib.nullcontext()
+        plain = device == "cuda" and not torch.cuda.is_bf16_supported()
+        return torch.autocast(device, torch.float16 if plain else torch.bfloat16)
+
+
+def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training: bool = True) -> SwinClassifier:
+    """The configured model with the stages of its pipeline marked.
+
+    Args:
+        config: a checked configuration.
+        num_classes: size of the head; None: what the configuration or the named data set says.
+        training: whether to mark what IPU.RECOMPUTATION keeps for a backward pass.
+
+    Raises:
+        utils.Refusal: for a precision that the accelerator does not have.
+        ValueError: for sizes or stages that do not fit each other.
+    """
+    if config.MODEL.PRECISION == "mix" and accelerator.is_ipu():
+        raise Refusal("MODEL.PRECISION mix is torch.autocast, which IPUs do not have: use 16.16, 16.32 or 32.32")
+    model = SwinClassifier(config, configured_classes(config) if num_classes is None else num_classes)
+    annotate(model, pipeline_stages(config), recompute=training and config.IPU.RECOMPUTATION)
+    return model
