@@ -111,7 +111,7 @@ def _load_weights(config: CfgNode, model: torch.nn.Module, state: Optional[Dict[
         checkpoint.check_classes(Path(checkpoint.LAST), state["classes"], classes)
         checkpoint.load_weights(model, state["model"], Path(checkpoint.LAST))
     elif config.MODEL.PRETRAINED:
-        load_pretrained(model, Path(config.MODEL.PRETRAINED), config)
+        load_pretrained(model, Path(config.MODEL.PRETRAINED))
 
 
 def _restore_randomness(run: Run, states: List[Any]) -> None:

@@ -110,7 +110,7 @@ def validate_weights(config: CfgNode, path: Path, state: Optional[Dict[str, Any]
         checkpoint.check_classes(path, state["classes"], dataset.classes)
         checkpoint.load_weights(model, state["model"], path)
     else:
-        load_pretrained(model, path, config)
+        load_pretrained(model, path, new_head=False)
     options = inference_options(config, launch)
     validator = accelerator.poptorch().inferenceModel(model.eval(), options)
     logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)
