@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Configuration -> data set and poptorch.DataLoader: one combined batch a step."""
 import math
+import multiprocessing
 from typing import Any, Callable, Dict, Tuple
 
 import torch
@@ -16,7 +17,7 @@ from dataset.mixup import MixingCollate, build_mixup, group, stack
 from dataset.samplers import EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import EpochView, ImageDataset
 from dataset.transforms import build_transform, image_dtype
-from dataset.workers import affordable_workers, begin_worker, stall_seconds
+from dataset.workers import affordable_workers, begin_worker, clear_failures, stall_seconds
 from utils import EXIT_DATA, Refusal
 
 GENERATED_STEPS = 100  # steps in an epoch of generated images
@@ -69,16 +70,21 @@ def build_loader(config: CfgNode, options: Any, dataset: Any, training: bool, st
     else:
         sampler, collate, unit = EvaluationSampler(len(dataset), layout), stack, 1
     mode = _mode(config, layout, poptorch)
-    arguments: Dict[str, Any] = {}
-    if mode != poptorch.DataLoaderMode.Sync:
-        arguments["async_options"] = {"early_preload": training}
+    if mode == poptorch.DataLoaderMode.Sync:
+        arguments: Dict[str, Any] = {"generator": torch.Generator()}  # or iterating would draw from the global one
+    else:
+        arguments = {"async_options": {"early_preload": training}}
     handed_over = layout.combined_batch
     if mode == poptorch.DataLoaderMode.AsyncRebatched:
         handed_over = arguments["rebatched_worker_size"] = _share_of(layout.combined_batch, unit)
     arguments.update(_worker_arguments(config, dataset, handed_over))
     view = EpochView(dataset, len(sampler))
-    return poptorch.DataLoader(options, view, batch_size=layout.micro_batch, sampler=sampler,
-                               collate_fn=collate, auto_distributed_partitioning=False, mode=mode, **arguments)
+    others = set(multiprocessing.active_children())
+    with clear_failures(lambda: []):
+        loader = poptorch.DataLoader(options, view, batch_size=layout.micro_batch, sampler=sampler, collate_fn=collate,
+                                     auto_distributed_partitioning=False, mode=mode, **arguments)
+    loader.readers = set(multiprocessing.active_children()) - others  # where it is asynchronous
+    return loader
 
 
 def example_batch(config: CfgNode, options: Any, classes: int, training: bool) -> Tuple[torch.Tensor, torch.Tensor]:

@@ -40,6 +40,11 @@ def shown(path: Union[str, os.PathLike]) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error of another library, without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def read_file(path: str) -> bytes:
     """The contents of a regular file.
 
@@ -88,7 +93,7 @@ def decode(data: bytes) -> Image.Image:
     except Image.UnidentifiedImageError as error:
         raise BadImage(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from error
     except DECODER_ERRORS as error:
-        raise BadImage(f"does not decode: {error}") from error
+        raise BadImage(f"does not decode: {one_line(error)}") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Worker processes of a loader: how many the memory allows, how they behave, and what it means when one fails."""
+import contextlib
+import os
 import re
 import signal
-from typing import Any, Iterator, List, Optional, Tuple
+import threading
+import time
+from multiprocessing.process import BaseProcess
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
+import accelerator
 from dataset.memory import SHARED_MEMORY, free_shared_memory
 from dataset.samples import DataError
 from utils import EXIT_DATA, EXIT_RESOURCE, Refusal, logger
 
 STALL_SECONDS = 60  # without any batch before workers count as hung,
 STALL_SECONDS_PER_SAMPLE = 0.25  # and so much more for each sample of a batch
+HAND_OVER_SECONDS = 5  # for a worker to pass on a finished batch
+BAD_DATA = re.compile(r"DataError: (?!Caught )(.*)")  # once more in the worker's traceback, where it comes from one
 KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: (.*?)\. ")
 GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
 STALLED = "DataLoader timed out"
@@ -45,61 +53,149 @@ def stall_seconds(samples: int) -> float:
 
 
 def begin_worker(_: int) -> None:
-    """Lets a worker outlive the signals that ask the run to stop: the main process still needs its batches to save."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Lets a worker outlive the signals that ask a run to stop: its parent finishes the step before it saves.
+
+    Terminals and job schedulers send them to every process of a job. Only the parent may end a worker by SIGTERM.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_parent_asks, daemon=True).start()
+
+
+def _end_when_parent_asks() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+@contextlib.contextmanager
+def clear_failures(helpers: Callable[[], List[BaseProcess]]) -> Iterator[None]:
+    """Inside, the ways in which a loader can fail become one line each.
+
+    Args:
+        helpers: gives the loader's processes, which are of no use after a failure and end with it.
+
+    Raises:
+        Refusal: EXIT_DATA for bad data, EXIT_RESOURCE for processes that were killed or hang and for full memory.
+    """
+    try:
+        yield
+    except (DataError, RuntimeError, OSError, EOFError, AssertionError, accelerator.poptorch().Error) as error:
+        failed = helpers()
+        states = _states(failed)
+        _end(failed)
+        refusal = _explain(f"{type(error).__name__}: {error}", states)
+        if refusal is None:
+            raise
+        raise refusal from error
 
 
 def batches(loader: Any) -> Iterator[Any]:
-    """The batches of one epoch of a loader; the ways in which it can fail become one line each.
-
-    Raises:
-        Refusal: EXIT_DATA for bad data, EXIT_RESOURCE for workers that were killed or hang and for full memory.
-    """
-    try:
-        yield from loader
-    except DataError as error:
-        raise Refusal(_original(error), EXIT_DATA) from error
-    except (RuntimeError, OSError, AssertionError) as error:
-        message = _explain(str(error), _workers_of(loader))
-        if message is None:
+    """The batches of one epoch of a loader from build_ipu; raises Refusal as `clear_failures`."""
+    watch = _Watch(loader)
+    with watch, clear_failures(lambda: helpers_of(loader)):
+        try:
+            for batch in loader:
+                watch.rest()
+                yield batch
+                watch.begin()
+        except (RuntimeError, OSError, EOFError, AssertionError) as error:
+            if watch.overdue:
+                _end(helpers_of(loader))
+                raise _stalled(watch.overdue) from error
             raise
-        raise Refusal(message, EXIT_RESOURCE) from error
 
 
-def _original(error: DataError) -> str:
-    """The message as it was raised; one that crossed from a worker comes wrapped in the worker's traceback."""
-    return str(error).strip().rsplit("DataError: ", 1)[-1]
+def helpers_of(loader: Any) -> List[BaseProcess]:
+    """The processes that work for a loader: its workers, or the one that reads ahead and has workers of its own."""
+    workers = getattr(getattr(loader, "_iterator", None), "_workers", [])
+    return list(workers) or list(getattr(loader, "readers", []))
 
 
-def _workers_of(loader: Any) -> List[Any]:
-    return list(getattr(getattr(loader, "_iterator", None), "_workers", []))
+class _Watch(threading.Thread):
+    """Ends the helpers of a loader, one after the other, once a batch is long overdue: then waiting ends with an error.
+
+    The loader's own timeout does not cover the hand-over of a finished batch, for which a worker is needed alive, nor
+    the process that reads ahead.
+    """
+
+    def __init__(self, loader: Any):
+        super().__init__(name="loader watch", daemon=True)
+        self.overdue = ""  # the helpers that were ended
+        self._loader = loader
+        self._since: Optional[float] = time.monotonic()
+        self._over = threading.Event()
+
+    def __enter__(self) -> "_Watch":
+        if getattr(self._loader, "num_workers", 0) or helpers_of(self._loader):
+            self.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._over.set()
+
+    def begin(self) -> None:
+        """A batch is being waited for."""
+        self._since = time.monotonic()
+
+    def rest(self) -> None:
+        """Nothing is being waited for."""
+        self._since = None
+
+    def run(self) -> None:
+        limit = stall_seconds(self._loader.combinedBatchSize) + HAND_OVER_SECONDS
+        while not self._over.wait(1.0):
+            since = self._since
+            if since is None or time.monotonic() - since < limit:
+                continue
+            self.overdue = _states(helpers_of(self._loader))
+            for process in helpers_of(self._loader):
+                process.kill()
+                if self._over.wait(1.0):
+                    return
 
 
-def _explain(text: str, workers: List[Any]) -> Optional[str]:
-    """The failure behind a message of torch or PopTorch in one line, or None for one that is not the loader's."""
-    killed, gone = KILLED.search(text), GONE.search(text)
+def _end(processes: List[BaseProcess]) -> None:
+    """Kills processes, so that none can keep the interpreter from ending."""
+    in_main = threading.current_thread() is threading.main_thread()
+    # PyTorch's handler would raise the news of each death wherever the program then is.
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main else None
+    for process in processes:
+        process.kill()
+        process.join()
+    if in_main:
+        signal.signal(signal.SIGCHLD, previous)
+
+
+def _explain(text: str, states: str) -> Optional[Refusal]:
+    """The failure behind a message of torch, PopTorch or ourselves in one line, or None for one that is no loader's."""
+    bad, killed, gone = BAD_DATA.findall(text), KILLED.search(text), GONE.search(text)
+    if bad:
+        return Refusal(bad[-1], EXIT_DATA)
     if "No space left on device" in text or (killed and "Bus error" in killed.group(2)):
-        return (f"{SHARED_MEMORY} is full: batches of data workers pass through it; enlarge it (docker run "
-                "--shm-size), or use fewer --num-workers")
-    if killed:
-        return (f"data worker {killed.group(1)} was killed by signal {killed.group(2)}: most likely memory ran out; "
-                "use fewer --num-workers or smaller batches; the same command resumes")
-    if gone:
-        return f"data worker {gone.group(1)} ended unexpectedly: its own messages are above; the same command resumes"
+        return Refusal(f"{SHARED_MEMORY} is full: batches of data workers pass through it; enlarge it (docker run "
+                       "--shm-size), or use fewer --num-workers", EXIT_RESOURCE)
     if STALLED in text:
-        return f"{_end_hung(workers)} gave no batch in time: is the storage of the data hung? The same command resumes"
+        return _stalled(states)
+    if killed:
+        return Refusal(f"data worker {killed.group(1)} was killed by signal {killed.group(2)}: most likely memory ran "
+                       "out; use fewer --num-workers or smaller batches; the same command resumes", EXIT_RESOURCE)
+    if gone:
+        return Refusal(f"data worker {gone.group(1)} ended unexpectedly: its own messages are above; the same command "
+                       "resumes", EXIT_RESOURCE)
     if "data fetcher" in text or "failed to start" in text:  # PopTorch's asynchronous accessor
-        return f"the asynchronous data loader's process failed ({' '.join(text.split())}): its own messages are above"
+        return Refusal(f"the process that reads data ahead failed: {' '.join(text.split())[:500]}", EXIT_RESOURCE)
     return None
 
 
-def _end_hung(workers: List[Any]) -> str:
-    """Kills workers that would keep the interpreter from ending, and names them."""
-    names = [f"{worker.pid} ({_state(worker.pid)})" for worker in workers if worker.is_alive()]
-    for worker in workers:
-        worker.kill()
-    return f"data workers {', '.join(names)}" if names else "the data workers"
+def _stalled(states: str) -> Refusal:
+    return Refusal(f"data workers {states} gave no batch in time: is the storage of the data hung? The same command "
+                   "resumes", EXIT_RESOURCE)
+
+
+def _states(processes: List[BaseProcess]) -> str:
+    return ", ".join(f"{process.pid} ({_state(process.pid)})" for process in processes)
 
 
 def _state(pid: int) -> str:

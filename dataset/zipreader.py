@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, Sequence
 
 import numpy as np
 
-from dataset.decode import MAX_FILE_BYTES, BadImage, shown
+from dataset.decode import MAX_FILE_BYTES, BadImage, one_line, shown
 from dataset.memory import available_memory
 from utils import EXIT_DATA, Refusal, logger
 
@@ -117,4 +117,4 @@ def _directory(path: Path) -> Iterator[zipfile.ZipInfo]:
         with zipfile.ZipFile(str(path)) as archive:
             return iter(archive.infolist())
     except (OSError, zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
-        raise Refusal(f"{shown(path)} cannot be read as a zip archive: {error}", EXIT_DATA) from error
+        raise Refusal(f"{shown(path)} cannot be read as a zip archive: {one_line(error)}", EXIT_DATA) from error
