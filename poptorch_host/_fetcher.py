@@ -10,10 +10,12 @@ import collections
 import enum
 import multiprocessing
 import os
+import pickle
 import random
 import shutil
 import signal
 import threading
+import time
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
@@ -52,6 +54,7 @@ class Settings(NamedTuple):
         rebatched_size: rows gathered into one element; None to hand over elements as they come.
         drop_last: leave out the rows at the end of an epoch that fill no element.
         seed: of the process's random number generators.
+        start_method: how the process starts those of its own, by default.
     """
 
     slots: int
@@ -60,6 +63,7 @@ class Settings(NamedTuple):
     rebatched_size: Optional[int]
     drop_last: bool
     seed: int
+    start_method: Optional[str]
 
 
 def run(parcel: Parcel, settings: Settings, connection: Connection, inherited: Sequence[Connection]) -> None:
@@ -73,6 +77,8 @@ def run(parcel: Parcel, settings: Settings, connection: Connection, inherited: S
     for copy in inherited:
         copy.close()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # A process that was spawned or served would do the same to its loader's workers, which are then not its children.
+    multiprocessing.set_start_method(settings.start_method, force=True)
     torch.set_num_threads(1)  # as in PyTorch's own workers: the cores are for the model
     _seed(settings.seed)
     try:
@@ -80,7 +86,7 @@ def run(parcel: Parcel, settings: Settings, connection: Connection, inherited: S
     except _Stop:
         pass
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # whatever the data set raises is the parent's to know
-        _report(error, connection)
+        _report(_cause_of(error), connection)
 
 
 class _Stop(Exception):
@@ -121,7 +127,7 @@ class _Orders:
     def send(self, *message: Any) -> None:
         """Sends a message to the accessor."""
         try:
-            self._connection.send(message)
+            self._connection.send_bytes(pickle.dumps(message))  # tensors by value: send() would share their memory
         except OSError as error:
             raise _Stop from error
 
@@ -231,7 +237,7 @@ class _Fetcher:
 
     def _end_epoch(self, epoch: int) -> None:
         if not self._ring:
-            raise createPoptorchError("the data set is empty")
+            raise createPoptorchError("the data set is empty, or has less than one combined batch and drop_last")
         if self._filled and not self._settings.drop_last:
             self._hand_over(epoch, self._filled)
         self._orders.send(Message.END, epoch)
@@ -264,9 +270,19 @@ def _seed(seed: int) -> None:
     numpy.random.seed(seed % 2**32)
 
 
+def _cause_of(error: BaseException) -> BaseException:
+    """`error`, or how a worker of the loader has died, which may show first as a broken connection to it."""
+    try:
+        time.sleep(0.1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # from here on nothing disturbs the report
+    except RuntimeError as death:  # of PyTorch's handler of this signal
+        return death
+    return error
+
+
 def _report(error: BaseException, connection: Connection) -> None:
     """Tells the accessor why there will be no more elements: what is ours in a line, all else with its traceback."""
-    text = error.message if isinstance(error, Error) else _describe(error) + _advice(str(error))
+    text = error.message if isinstance(error, Error) else _describe(error)
     try:
         connection.send((Message.FAILED, text))
     except OSError:
@@ -274,16 +290,18 @@ def _report(error: BaseException, connection: Connection) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    summary = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[0]
-    return f"{summary}\nThis is what happened in its process:\n{traceback.format_exc().rstrip()}"
+    """A line that sums up an exception, and its traceback."""
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
+    lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()
+    # An exception of a loader's worker holds the worker's traceback, whose last line is the exception itself.
+    summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+    return f"{summary}{_advice(trace)}\nThis is what happened in its process:\n{trace}"
 
 
-def _advice(text: str) -> str:
-    """What to do when PyTorch's workers run out of shared memory."""
-    if "shared memory" not in text and "No space left on device" not in text and "Bus error" not in text:
-        return ""
-    if not os.path.isdir("/dev/shm"):
+def _advice(trace: str) -> str:
+    """What to do when the loader's workers have run out of shared memory."""
+    if "shared memory" not in trace and "No space left on device" not in trace or not os.path.isdir("/dev/shm"):
         return ""
     total, _, free = shutil.disk_usage("/dev/shm")
-    return (f"\nThe workers of the data loader share batches through /dev/shm, of which {free / 2**20:,.1f} of "
+    return (f"; the loader's workers hand over batches through /dev/shm, of which {free / 2**20:,.1f} of "
             f"{total / 2**20:,.1f} MiB are free: enlarge it (docker run --shm-size), or lower num_workers")

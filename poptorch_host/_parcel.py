@@ -50,16 +50,17 @@ class Parcel:
         return content.getvalue()
 
     def open(self) -> Any:
-        """The data set, in the new process."""
+        """The data set, in the new process. To be called once."""
         if "content" not in vars(self):  # forked
             return self._dataset
         for name, actual in self.aliases.items():
             sys.modules.setdefault(name, importlib.import_module(actual))
         for kind, parser in map(pickle.loads, self.parsers):
             custom_args.registerCustomArgParser(kind, parser)
-        if isinstance(self.content, bytes):
-            return _ValueUnpickler(io.BytesIO(self.content)).load()
-        with open(self.content.detach(), "rb") as file:
+        content = vars(self).pop("content")  # frees it afterwards: it may be large
+        if isinstance(content, bytes):
+            return _ValueUnpickler(io.BytesIO(content)).load()
+        with open(content.detach(), "rb") as file:
             file.seek(0)
             return _ValueUnpickler(file).load()
 

@@ -73,7 +73,8 @@ class DataLoader(torch.utils.data.DataLoader):
         super().__init__(dataset, shuffle=bool(shuffle), num_workers=num_workers,
                          persistent_workers=num_workers > 0 if persistent_workers is None else persistent_workers,
                          **sampling, **kwargs)
-        self._warn(drop_last)
+        self._warn_of_duplicates()
+        self._warn_of_short_batch(drop_last)
         if mode == DataLoaderMode.Sync:
             _report_unused(async_options=async_options, rebatched_worker_size=rebatched_worker_size)
         else:
@@ -179,20 +180,25 @@ class DataLoader(torch.utils.data.DataLoader):
         return keeps_last and (self._combined_batch_size or 1) > 1
 
     def _samples(self) -> int:
-        """Samples in an epoch of this process. TypeError where nothing tells."""
+        """Samples in an epoch of this process. TypeError where neither data set nor sampler tells."""
         return len(self.dataset) if isinstance(self.dataset, IterableDataset) else len(self.sampler)
 
-    def _warn(self, drop_last: bool) -> None:
-        if isinstance(self.dataset, IterableDataset):
-            if self.num_workers > 1 and self.worker_init_fn is None:
-                logger.warning("The IterableDataset goes to %d workers without a worker_init_fn that divides it: its data "
-                               "is duplicated, unless it looks at get_worker_info()", self.num_workers)
-        elif not drop_last and not self._has_batch_sampler and self._combined_batch_size is not None:
-            rest = self._samples() % self._combined_batch_size
-            if rest:
-                logger.warning("drop_last is False and %d samples are not divisible by the combined batch size %d: the "
-                               "last tensor is smaller, with %d rows, and does not match a compiled model",
-                               self._samples(), self._combined_batch_size, rest)
+    def _warn_of_duplicates(self) -> None:
+        if isinstance(self.dataset, IterableDataset) and self.num_workers > 1 and self.worker_init_fn is None:
+            logger.warning("The IterableDataset goes to %d workers without a worker_init_fn that divides it: its data "
+                           "is duplicated, unless it looks at get_worker_info()", self.num_workers)
+
+    def _warn_of_short_batch(self, drop_last: bool) -> None:
+        if drop_last or self._has_batch_sampler or self._combined_batch_size is None:
+            return
+        try:
+            samples = self._samples()
+        except TypeError:  # nothing to warn of as long as the size is not known
+            return
+        if samples % self._combined_batch_size:
+            logger.warning("drop_last is False and %d samples are not divisible by the combined batch size %d: the "
+                           "last tensor is smaller and does not match a compiled model", samples,
+                           self._combined_batch_size)
 
 
 def _micro_batches(options: Options) -> int:
