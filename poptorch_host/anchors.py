@@ -37,6 +37,7 @@ class Anchors:
         self._options = options
         self._steps = steps
         self._gradients: Dict[str, torch.Tensor] = {}
+        self._selections = {short_name: self._selection(anchor) for short_name, anchor in self._wanted.items()}
         self._collectors: Dict[str, Collector] = {}
         self._results: Dict[str, torch.Tensor] = {}
         for short_name, (long_name, *_) in self._wanted.items():
@@ -60,13 +61,14 @@ class Anchors:
 
     def begin_call(self) -> None:
         """A call begins."""
-        self._collectors = {short_name: Collector(self._selection(anchor), False, lambda _: True)
-                            for short_name, anchor in self._wanted.items()}
+        self._collectors = {short_name: Collector(selection, False, lambda _: True)
+                            for short_name, selection in self._selections.items()}
 
     def collect(self, index: int, loss: Optional[torch.Tensor]) -> None:
         """Micro-batch `index` has run."""
         for short_name, (long_name, *_) in self._wanted.items():
-            self._collectors[short_name].add(self._value(long_name, loss), index)
+            if self._selections[short_name].keeps[index]:
+                self._collectors[short_name].add(self._value(long_name, loss), index)
 
     def end_call(self) -> None:
         """The call ends: what was collected can be read."""

@@ -20,6 +20,9 @@ _INPUT_DTYPES = frozenset([torch.uint8, torch.int8, torch.int16, torch.int32, to
                            torch.float64, torch.bfloat16, torch.bool])
 
 
+_AS_THEY_ARE = _INPUT_DTYPES - set(DEVICE_DTYPES) - {torch.int64}
+
+
 class Bound(NamedTuple):
     """The arguments of one call in the order and under the names of forward."""
 
@@ -141,6 +144,8 @@ def _check_tensor(name: str, tensor: torch.Tensor, pieces: int) -> None:
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """`tensor` as the device has it: dense, without gradient, floating point in 16 or 32 bits, integers of 64 bits wrapped
     to 32 (kept in 64 here, where PyTorch indexes with them)."""
+    if tensor.dtype in _AS_THEY_ARE and tensor.device == device and tensor.is_contiguous() and not tensor.requires_grad:
+        return tensor
     if tensor.requires_grad:
         _warn_once("requires_grad", "Input tensors have requires_grad=True: no gradient flows back to inputs")
         tensor = tensor.detach()
@@ -148,13 +153,10 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         _warn_once("contiguous", "Input tensors are not contiguous: they are copied at each call")
         tensor = tensor.contiguous()
     if tensor.dtype is torch.int64:
-        tensor = tensor.int().long() if _exceeds_int32(tensor) else tensor
+        narrow = tensor.int()
+        if not torch.equal(narrow, tensor):
+            tensor = narrow.long()
     return tensor.to(device=device, dtype=DEVICE_DTYPES.get(tensor.dtype, tensor.dtype), non_blocking=True)
-
-
-def _exceeds_int32(tensor: torch.Tensor) -> bool:
-    low, high = torch.aminmax(tensor)
-    return low.item() < -2**31 or high.item() >= 2**31
 
 
 _warned = set()

@@ -52,6 +52,7 @@ class Compiled(NamedTuple):
         touched_constants: names of the integer buffers that forward writes to, which is undone.
         half_arithmetic: whether it needs `HalfArithmetic`.
         makes_tensors: whether forward makes tensors without saying on which device.
+        draws_random_numbers: whether forward does.
         activation_bytes: what the operations of one micro-batch's forward return, in all.
         training_flags: the latched training flag of each module by name.
     """
@@ -67,6 +68,7 @@ class Compiled(NamedTuple):
     touched_constants: Tuple[str, ...]
     half_arithmetic: bool
     makes_tensors: bool
+    draws_random_numbers: bool
     activation_bytes: int
     training_flags: Dict[str, bool]
 
@@ -155,7 +157,8 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
         constant_outputs=tuple(tracer.is_constant(leaf) or not tracer.is_known(leaf) for leaf in leaves),
         stages=tracer.stage_records(), ipus=_count_ipus(tracer, options), loss=loss,
         updated_buffers=tuple(changes.updated), touched_constants=tuple(changes.touched_constants),
-        half_arithmetic=half.needed, makes_tensors=tracer.makes_tensors, activation_bytes=tracer.activation_bytes,
+        half_arithmetic=half.needed, makes_tensors=tracer.makes_tensors,
+        draws_random_numbers=tracer.draws_random_numbers, activation_bytes=tracer.activation_bytes,
         training_flags={name: part.training for name, part in model.named_modules()})
 
 

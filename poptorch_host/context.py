@@ -84,15 +84,19 @@ def current() -> Optional[Execution]:
     return _current.execution
 
 
-@contextlib.contextmanager
-def activate(execution: Execution) -> Iterator[Execution]:
-    """Runs a forward under `execution`."""
-    outer, _current.execution = _current.execution, execution
-    execution.restart_block_ids()
-    try:
-        yield execution
-    finally:
-        _current.execution = outer
+class activate:
+    """Runs a forward under `execution`: a context. Every call enters one, so it is no generator."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    def __enter__(self) -> Execution:
+        self._outer, _current.execution = _current.execution, self._execution
+        self._execution.restart_block_ids()
+        return self._execution
+
+    def __exit__(self, *exception: Any) -> None:
+        _current.execution = self._outer
 
 
 def own_op(name: str, **info: Any) -> ContextManager[None]:

@@ -8,11 +8,11 @@ its own rows only; so results differ by rounding alone.
 """
 import contextlib
 import time
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, ContextManager, Iterator, List, Optional, Tuple
 
 import torch
 
-from . import host
+from . import host, latency
 from ._logging import logger
 from .anchors import Anchors
 from .arguments import Bound, cut, send
@@ -21,7 +21,6 @@ from .context import Execution, activate
 from .enums import CommGroupType, OutputMode
 from .errors import createPoptorchError
 from .half import HalfArithmetic
-from .latency import Times
 from .losses import LossMode
 from .nested import map_tensors, replace_tensors, tensors_of
 from .options import Options
@@ -34,6 +33,9 @@ from .weights import DeviceWeights
 FOLD_BYTES = {"cpu": 64 * 2**20, "cuda": None}
 FOLD_MICRO_BATCH_BYTES = {"cpu": 4 * 2**20, "cuda": None}
 _FOLD_MEMORY_SHARE = 4  # of the device's memory, at the most one part in so many
+
+
+_NOTHING = contextlib.nullcontext()
 
 
 class RunExecution(Execution):
@@ -102,10 +104,15 @@ class Engine:
                            if name in compiled.touched_constants]
         self._per_replica = weights.has_values_per_replica()
         self._own_memory = weights.storages()
+        self._pieces = compiled.inputs.pieces
+        self._group_size = options.input_group_size
+        self._orthogonal = options.input_cgt == CommGroupType.Orthogonal
         self.template = compiled.outputs
+        self._collectors = [Collector(self._selection, constant, self._is_shared)
+                            for constant in compiled.constant_outputs]
         self.anchors = Anchors(options, weights, update, self._total // self._replicas)
         self.fold = self._choose_fold()
-        self.times: List[Times] = []
+        self.times: List[latency.Times] = []
 
     # A call.
 
@@ -114,49 +121,63 @@ class Engine:
         self.times = []
         if self.anchors:
             self.anchors.begin_call()
-        collectors: List[Collector] = []
-        with self._weights.installed(), self._modes(), activate(self._execution):
-            with torch.set_grad_enabled(self._update is not None):
-                start = time.perf_counter()
-                arguments = Bound(*map_tensors(lambda tensor: send(tensor, self._device), tuple(bound)))
-                self._input_memory = {t.untyped_storage().data_ptr() for t in tensors_of(tuple(arguments))}
-                for first in range(0, self._total, self._per_update if self._update is not None else self._total):
-                    start = self._run_update(arguments, first, collectors, start)
-        results = [seal(collector.result()) for collector in collectors]
+        start = time.perf_counter()
+        with self._weights.installed(), self._modes(), activate(self._execution), self._grad_mode():
+            arguments = Bound(tuple([self._send(value) for value in bound.positional]),
+                              {name: self._send(value) for name, value in bound.keywords.items()})
+            self._arguments, self._input_memory = arguments, None
+            for first in range(0, self._total, self._per_update if self._update is not None else self._total):
+                start = self._run_update(arguments, first, start)
+        outputs = replace_tensors(self.template, iter([seal(collector.result()) for collector in self._collectors]))
         if self.anchors:
             self.anchors.end_call()
-        self.times[-1] = self.times[-1]._replace(output_complete=time.perf_counter())
-        return replace_tensors(self.template, iter(results))
+        self._arguments = None
+        self.times[-1] = (*self.times[-1][:-1], time.perf_counter())
+        return outputs
 
-    def _run_update(self, arguments: Bound, first: int, collectors: List[Collector], start: float) -> float:
+    def _send(self, value: Any) -> Any:
+        if type(value) is torch.Tensor:
+            return send(value, self._device)
+        return map_tensors(lambda tensor: send(tensor, self._device), value)
+
+    def _grad_mode(self) -> ContextManager:
+        """Gradients for training, whatever the caller's mode is."""
+        wanted = self._update is not None
+        return _NOTHING if torch.is_grad_enabled() == wanted else torch.set_grad_enabled(wanted)
+
+    def _run_update(self, arguments: Bound, first: int, start: float) -> float:
         """The micro-batches of a weight update, or of a whole call without one. Returns when it ended."""
         end = first + (self._per_update if self._update is not None else self._total)
         while first < end:
             count = min(self.fold, end - first)
             if count > 1:
-                count = self._try_folded(arguments, first, count, collectors)
+                count = self._try_folded(arguments, first, count)
             else:
-                self._run_one(arguments, first, collectors)
+                self._run_one(arguments, first)
             first += count
             now = time.perf_counter()
-            self.times += [Times(start, self._ready, now, now)] * count
+            self.times += [(start, self._ready, now, now)] * count
             start = now
         if self._update is not None:
             self._update.apply()
         return start
 
-    def _run_one(self, arguments: Bound, index: int, collectors: List[Collector]) -> None:
+    def _run_one(self, arguments: Bound, index: int) -> None:
         """Forward and, in training, backward of one micro-batch."""
-        micro_batch = self._cut(arguments, index)
+        if self._pieces > 1:
+            piece = self._piece(index)
+            arguments = Bound(cut(arguments.positional, piece, self._pieces), cut(arguments.keywords, piece, self._pieces))
         if self._per_replica:
             self._weights.select_replica(index % self._replicas)
         self._execution.begin_forward()
         self._ready = time.perf_counter()
-        outputs = self._model(*micro_batch.positional, **micro_batch.keywords)
+        outputs = self._model(*arguments.positional, **arguments.keywords)
         leaves = tensors_of(outputs)
-        self._make_collectors(collectors, outputs, leaves)
-        for collector, leaf in zip(collectors, leaves):
-            collector.add(leaf, index)
+        if self.template is None:
+            self.template = outputs
+        if self._selection.keeps[index]:
+            for collector, leaf in zip(self._collectors, leaves):
+                collector.add(leaf, index)
         loss = self._execution.loss if self._loss_leaf is None else leaves[self._loss_leaf]
         if self._update is not None:
             self._back_propagate(loss, 1)
@@ -174,45 +195,25 @@ class Engine:
             torch.autograd.backward(loss, self._root(loss))
         self._update.accumulate(count)
 
-    def _root(self, loss: torch.Tensor) -> Optional[torch.Tensor]:
-        """The gradient of the loss: a factor, in every element; None for a single one."""
-        factor = self._update.root_gradient()
-        if factor == 1.0 and loss.dim() == 0:
-            return None
-        key = (factor, loss.shape, loss.dtype)
+    def _root(self, loss: torch.Tensor) -> torch.Tensor:
+        """The gradient of the loss: the same factor in every element."""
+        key = (self._update.root_gradient(), loss.shape, loss.dtype)
         if key not in self._roots:
-            self._roots = {key: torch.full_like(loss, factor, requires_grad=False)}
+            self._roots = {key: torch.full_like(loss, key[0], requires_grad=False)}
         return self._roots[key]
-
-    def _cut(self, arguments: Bound, index: int) -> Bound:
-        """The arguments of one micro-batch."""
-        pieces = self._compiled.inputs.pieces
-        if pieces == 1:
-            return arguments
-        piece = self._piece(index)
-        return Bound(cut(arguments.positional, piece, pieces), cut(arguments.keywords, piece, pieces))
 
     def _piece(self, index: int) -> int:
         """Where micro-batch `index` has its rows: with groups of replicas, they share."""
-        size = self._options.input_group_size
-        if size == 1:
+        if self._group_size == 1:
             return index
         step, replica = divmod(index, self._replicas)
-        groups = self._replicas // size
-        group = replica % groups if self._options.input_cgt == CommGroupType.Orthogonal else replica // size
-        return step * groups + group
-
-    def _make_collectors(self, collectors: List[Collector], outputs: Any, leaves: List[torch.Tensor]) -> None:
-        if collectors or not leaves:
-            if self.template is None:
-                self.template = outputs
-            return
-        if self.template is None:
-            self.template = map_tensors(lambda tensor: torch.empty(0, device="meta"), outputs)
-        constant = self._compiled.constant_outputs
-        collectors.extend(Collector(self._selection, fixed, self._is_shared) for fixed in constant)
+        groups = self._replicas // self._group_size
+        return step * groups + (replica % groups if self._orthogonal else replica // self._group_size)
 
     def _is_shared(self, tensor: torch.Tensor) -> bool:
+        """Whether an output has the memory of a weight or of an input."""
+        if self._input_memory is None:
+            self._input_memory = {other.untyped_storage().data_ptr() for other in tensors_of(tuple(self._arguments))}
         memory = tensor.untyped_storage().data_ptr()
         return memory in self._own_memory or memory in self._input_memory
 
@@ -224,17 +225,21 @@ class Engine:
         """The micro-batches whose outputs are returned."""
         return [index for index, kept in enumerate(self._selection.keeps) if kept]
 
-    @contextlib.contextmanager
-    def _modes(self) -> Iterator[None]:
+    def _modes(self) -> ContextManager:
         """What a program needs while it runs; most need nothing."""
-        with contextlib.ExitStack() as stack:
-            if self._compiled.half_arithmetic:
-                stack.enter_context(HalfArithmetic())
-            if self._compiled.makes_tensors and self._device.type != "cpu":
-                stack.enter_context(self._device)
-            if self._compiled.loss is not None and self._compiled.loss.source == "built-in":
-                stack.enter_context(LossMode(self._execution.mark_built_in))
-            yield
+        compiled, modes = self._compiled, []
+        if compiled.half_arithmetic:
+            modes.append(HalfArithmetic())
+        if compiled.makes_tensors and self._device.type != "cpu":
+            modes.append(self._device)
+        if compiled.loss is not None and compiled.loss.source == "built-in":
+            modes.append(LossMode(self._execution.mark_built_in))
+        if not modes:
+            return _NOTHING
+        stack = contextlib.ExitStack()
+        for mode in modes:
+            stack.enter_context(mode)
+        return stack
 
     # Folding.
 
@@ -243,7 +248,7 @@ class Engine:
         compiled, limit = self._compiled, host.fold_limit()
         if (self._total == 1 or compiled.updated_buffers or compiled.touched_constants or compiled.half_arithmetic
                 or self._per_replica or self.anchors or (compiled.loss is not None and compiled.loss.source == "built-in")
-                or self._options.input_group_size > 1):
+                or self._group_size > 1):
             return 1
         together = self._per_update if compiled.training else self._total
         if limit is not None:
@@ -254,17 +259,18 @@ class Engine:
             return 1
         return max(1, min(together, min(FOLD_BYTES.get(self._device.type) or budget, budget) // single))
 
-    def _try_folded(self, arguments: Bound, first: int, count: int, collectors: List[Collector]) -> int:
+    def _try_folded(self, arguments: Bound, first: int, count: int) -> int:
         """Runs `count` micro-batches together, or else one, and none together from then on. Returns how many ran."""
         try:
             outputs, leaves, loss = self._forward_folded(arguments, first, count)
         except Exception as error:  # whatever vmap, or the program under it, stumbles over: the loop decides
             logger.debug("Micro-batches cannot be folded, they run one by one: %s", error)
             self.fold = 1
-            self._run_one(arguments, first, collectors)
+            self._run_one(arguments, first)
             return 1
-        self._make_collectors(collectors, outputs, leaves)
-        for collector, leaf in zip(collectors, leaves):
+        if self.template is None:
+            self.template = outputs
+        for collector, leaf in zip(self._collectors, leaves):
             collector.add_folded(leaf, first, count)
         if self._update is not None:
             self._back_propagate(loss, count)

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Models as they run on a device: `trainingModel`, `inferenceModel` and the executor that they return."""
 import collections
+import contextlib
 import datetime
 import json
 import os
@@ -56,6 +57,7 @@ class PoplarExecutor:
         if training:
             self._latch = OptimizerLatch(self._options)
             self._latch.set(optimizer)
+        self._can_run = can_run(self._options)
         self._model = wrapping.plain_copy(model)
         if training:
             wrapping.wrap(self._user_model, self)
@@ -199,7 +201,7 @@ class PoplarExecutor:
             Error: for arguments unlike those it was compiled for.
             AssertionError: with ConnectionType.Never, too many or unknown arguments, or a batch that cannot be cut.
         """
-        check(can_run(self._options), "A model for an offline device (ConnectionType.Never) can be compiled, not run")
+        check(self._can_run, "A model for an offline device (ConnectionType.Never) can be compiled, not run")
         bound = self._parameters.bind(args, kwargs)
         if self.compiled is None:
             self._compile(bound)
@@ -212,7 +214,7 @@ class PoplarExecutor:
         else:
             self._fetch_trained_weights()
         start = time.perf_counter_ns()
-        with self._randomness.drawing():
+        with self._randomness if self.compiled.draws_random_numbers else contextlib.nullcontext():
             outputs = self._engine.run(bound)
         self._run_nanoseconds = time.perf_counter_ns() - start
         if self._training:
@@ -265,7 +267,7 @@ class PoplarExecutor:
         self._weights.latch_training_flags(self._model, compiled.training_flags)
         if compiled.updated_buffers and self._options.replication_factor > 1:
             self._weights.keep_buffers_apart(set(compiled.updated_buffers))
-        if not can_run(self._options):
+        if not self._can_run:
             return
         if self._training:
             group = process_group(self._options, self._weights.device)
@@ -318,7 +320,7 @@ class PoplarExecutor:
     def attachToDevice(self) -> None:
         """Takes a device and brings weights and optimizer state to it."""
         self._require_compiled("attachToDevice")
-        check(can_run(self._options), "attachToDevice: a model with ConnectionType.Never has no device")
+        check(self._can_run, "attachToDevice: a model with ConnectionType.Never has no device")
         if self._attached:
             raise createPoptorchError("attachToDevice: the model is already attached to a device")
         self._attached = True
@@ -328,14 +330,17 @@ class PoplarExecutor:
 
     @property
     def rng_state(self) -> List[int]:
-        """The state of the device's random numbers: the seed, then words. May be set."""
+        """The state of the device's random numbers: the seed, then words, the last two of stochastic rounding. May be set."""
         self._require_compiled("rng_state")
-        return self._randomness.state
+        rounding = (self._randomness.seed, 0) if self._update is None else self._update.rounding_state
+        return [*self._randomness.state, *rounding]
 
     @rng_state.setter
     def rng_state(self, state: List[int]) -> None:
         self._require_compiled("rng_state")
-        self._randomness.state = state
+        self._randomness.state = state[:-2]
+        if self._update is not None:
+            self._update.rounding_state = tuple(state[-2:])
 
     # Files.
 

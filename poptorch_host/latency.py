@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What a device's performance counters tell, from the times that the engine noted."""
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 Latency = Tuple[float, float, float]
 Counters = Dict[str, List[List[float]]]
@@ -10,13 +10,8 @@ EVENTS = ("input", "input_complete", "output", "output_complete")
 NOTHING_RAN: Latency = (0.0, 0.0, 0.0)
 
 
-class Times(NamedTuple):
-    """When a micro-batch began, had its inputs, had its results, and had returned them, in seconds."""
-
-    input: float
-    input_complete: float
-    output: float
-    output_complete: float
+# When a micro-batch began, had its inputs, had its results, and had returned them: seconds, in the order of EVENTS.
+Times = Tuple[float, float, float, float]
 
 
 def counters(times: Sequence[Times], inputs: int, outputs: int, returned: Sequence[int]) -> Counters:
@@ -28,13 +23,13 @@ def counters(times: Sequence[Times], inputs: int, outputs: int, returned: Sequen
         outputs: the number of output tensors.
         returned: the micro-batches whose outputs were returned.
     """
-    sent = {event: [getattr(time, event) for time in times] for event in EVENTS[:2]}
-    received = {event: [getattr(times[index], event) for index in returned] for event in EVENTS[2:]}
+    sent = {event: [time[position] for time in times] for position, event in enumerate(EVENTS[:2])}
+    received = {event: [times[index][position] for index in returned] for position, event in enumerate(EVENTS[2:], 2)}
     return {**{event: [list(values) for _ in range(inputs)] for event, values in sent.items()},
             **{event: [list(values) for _ in range(outputs)] for event, values in received.items()}}
 
 
 def latency(times: Sequence[Times], returned: Sequence[int], begin: str, end: str) -> Latency:
     """(minimum, maximum, average) seconds between two events, over the micro-batches whose outputs were returned."""
-    spans = [getattr(times[index], end) - getattr(times[index], begin) for index in returned]
+    spans = [times[index][EVENTS.index(end)] - times[index][EVENTS.index(begin)] for index in returned]
     return (min(spans), max(spans), sum(spans) / len(spans)) if spans else NOTHING_RAN

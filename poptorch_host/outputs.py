@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Which micro-batches' results a call returns, and in which shape."""
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 import torch
 
@@ -56,11 +56,8 @@ class Collector:
         self._sums: List[Any] = [None] * selection.replicas
 
     def add(self, value: torch.Tensor, first: int) -> None:
-        """The result of micro-batch `first`."""
-        selection = self._selection
-        if not selection.keeps[first]:
-            return
-        value = value.detach()
+        """The result of micro-batch `first`, which is one of those that are kept."""
+        selection, value = self._selection, value.detach()
         if self._constant or (selection.count == 1 and not selection.sums):
             self._single = value.clone() if self._is_shared(value) else value
         elif selection.sums:
@@ -90,9 +87,10 @@ class Collector:
         self._sums[replica] = value.clone() if so_far is None else so_far.add_(value)
 
     def result(self) -> torch.Tensor:
-        """What the call returns for this output."""
-        value = self._gathered()
-        return value.to("cpu", HOST_DTYPES.get(value.dtype, value.dtype))
+        """What the call returns for this output. The next call begins afresh."""
+        gathered = self._gathered()
+        self._single, self._kept, self._sums = None, [], [None] * self._selection.replicas
+        return to_host(gathered)
 
     def _gathered(self) -> torch.Tensor:
         if self._single is not None:
@@ -108,9 +106,16 @@ def _contiguous(positions: Sequence[int]) -> bool:
     return positions[-1] - positions[0] + 1 == len(positions)
 
 
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as the host gets it."""
+    if tensor.device.type == "cpu" and tensor.dtype not in HOST_DTYPES:
+        return tensor
+    return tensor.to("cpu", HOST_DTYPES.get(tensor.dtype, tensor.dtype))
+
+
 def seal(tensor: torch.Tensor) -> torch.Tensor:
     """Marks a tensor as a compiled model's output: backward() on it says why that is not possible."""
-    vars(tensor).update(_SEAL)
+    tensor.backward, tensor.__getstate__ = _refuse_backward, _plain_state
     return tensor
 
 
@@ -122,5 +127,3 @@ def _refuse_backward(*args: Any, **kwargs: Any) -> None:
 def _plain_state() -> None:
     """Pickles of an output hold a plain tensor."""
 
-
-_SEAL: Dict[str, Callable] = {"backward": _refuse_backward, "__getstate__": _plain_state}

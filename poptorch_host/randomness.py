@@ -15,7 +15,7 @@ _LARGEST_SEED = 2**63 - 1
 
 
 class DeviceRandomness:
-    """The state of a device's generator.
+    """The state of a device's generator. As a context: inside, PyTorch draws on behalf of the device.
 
     Args:
         device: whose default generator draws while a program runs.
@@ -24,27 +24,25 @@ class DeviceRandomness:
 
     def __init__(self, device: torch.device, seed: Optional[int]) -> None:
         self.seed = secrets.randbelow(_LARGEST_SEED) if seed is None else seed
-        self._device = device
+        self._generator = _default_generator(device)
         self._state = torch.Generator(device).manual_seed(self.seed).get_state()
 
-    @contextlib.contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Inside, PyTorch draws on behalf of the device; the host's generator is where it was, afterwards."""
-        generator = _default_generator(self._device)
-        host = generator.get_state()
-        generator.set_state(self._state)
-        try:
-            yield
-        finally:
-            self._state = generator.get_state()
-            generator.set_state(host)
+    def __enter__(self) -> None:
+        """From here on PyTorch draws on behalf of the device."""
+        self._host_state = self._generator.get_state()
+        self._generator.set_state(self._state)
+
+    def __exit__(self, *exception: object) -> None:
+        """And from here on for the host, which goes on where it was."""
+        self._state = self._generator.get_state()
+        self._generator.set_state(self._host_state)
 
     @contextlib.contextmanager
     def rehearsing(self) -> Iterator[None]:
-        """The same, but what is drawn will be drawn again."""
+        """A context like this one, but what is drawn inside will be drawn again."""
         before = self._state
         try:
-            with self.drawing():
+            with self:
                 yield
         finally:
             self._state = before

@@ -13,6 +13,17 @@ LIST = Path(__file__).parent / "data" / "supported_ops.txt"
 _DEPENDS_ON_FORM = {"where", "index", "__getitem__"}
 
 
+# Kernels that PyTorch chooses on hosts for operations that a device is given in parts which it takes.
+_HOST_KERNELS = frozenset(f"aten::{name}" for name in """
+    _batch_norm_no_update _batch_norm_with_update _cudnn_rnn _fused_dropout _fused_sdp_choice _native_batch_norm_legit
+    _native_batch_norm_legit_no_training _safe_softmax _scaled_dot_product_cudnn_attention
+    _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
+    _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_fused_attention_overrideable _thnn_fused_gru_cell
+    _thnn_fused_lstm_cell cudnn_batch_norm cudnn_convolution cudnn_convolution_transpose miopen_batch_norm
+    mkldnn_linear mkldnn_rnn_layer
+    """.split())
+
+
 @functools.lru_cache(maxsize=None)
 def supported() -> FrozenSet[str]:
     """The names of the operations that are taken, such as 'aten::add'."""
@@ -27,7 +38,7 @@ def takes_function(name: str) -> bool:
 
 def takes_operation(name: str) -> bool:
     """Whether an operation is taken; of in-place ones, whether the plain one is."""
-    return name in supported() or (name.endswith("_") and name[:-1] in supported()) or not name.startswith("aten::")
+    return name in supported() or name in _HOST_KERNELS or (name.endswith("_") and name[:-1] in supported()) or not name.startswith("aten::")
 
 
 def selects_by_mask(name: str, args: Tuple) -> bool:

@@ -6,7 +6,6 @@ The user's module keeps its own tensors, the host's. A compiled program has copi
 tensors' places in the module for as long as a call runs. So weights that were not copied show, as they would on a
 device.
 """
-import contextlib
 from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import torch
@@ -73,6 +72,32 @@ class _Slot(NamedTuple):
     key: str
     device: torch.Tensor
     name: str
+
+
+class _Installed:
+    """See `DeviceWeights.installed`. A class rather than a generator, since every call enters it."""
+
+    def __init__(self, slots: List[_Slot], flags: List[Tuple[Dict, bool]]) -> None:
+        self._places = [(slot.holder, slot.key, slot.device) for slot in slots]
+        self._flags = flags
+        self._saved: List[Optional[torch.Tensor]] = []
+        self._changed: List[Tuple[Dict, bool]] = []
+
+    def __enter__(self) -> None:
+        self._saved = [holder.get(key) for holder, key, _ in self._places]
+        self._changed = [(attributes, attributes["training"]) for attributes, flag in self._flags
+                         if attributes["training"] is not flag]
+        for holder, key, device in self._places:
+            holder[key] = device
+        if self._changed:
+            for attributes, flag in self._flags:
+                attributes["training"] = flag
+
+    def __exit__(self, *exception: object) -> None:
+        for (holder, key, _), host in zip(self._places, self._saved):
+            holder[key] = host
+        for attributes, flag in self._changed:
+            attributes["training"] = flag
 
 
 class DeviceWeights:
@@ -195,23 +220,9 @@ class DeviceWeights:
         """Whether replicas differ in a parameter or buffer."""
         return len(self.replica_buffers) > 1 or bool(self._groupings)
 
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Inside, the module has the device's tensors and the training flags that were latched."""
-        saved = [slot.holder.get(slot.key) for slot in self._slots]
-        flags = [(attributes, attributes["training"]) for attributes, flag in self._training_flags
-                 if attributes["training"] is not flag]
-        for attributes, flag in self._training_flags:
-            attributes["training"] = flag
-        for holder, key, device, _ in self._slots:
-            holder[key] = device
-        try:
-            yield
-        finally:
-            for slot, host in zip(self._slots, saved):
-                slot.holder[slot.key] = host
-            for attributes, flag in flags:
-                attributes["training"] = flag
+    def installed(self) -> "_Installed":
+        """A context inside which the module has the device's tensors and the training flags that were latched."""
+        return _Installed(self._slots, self._training_flags)
 
     def select_replica(self, replica: int) -> None:
         """Installs what replica number `replica` has of its own, in place of the first one's."""

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""What a training step costs through poptorch_host, beside the same step written by hand in PyTorch.
+
+Both steps run in one process, interleaved, on copies of the same model, with torch.optim's AdamW on both sides. The
+step by hand is what a PyTorch programmer writes: a loop over micro-batches, the loss divided by their number, then
+step() and zero_grad(), with the fused optimizer where this PyTorch has one. Folding is off on our side, so that only the
+way of running is compared.
+
+    python -m benchmarks.poptorch_host_overhead [--rounds 60] [--steps 10]
+"""
+import argparse
+import copy
+import statistics
+import time
+from typing import Callable, List, Tuple
+
+import torch
+
+import poptorch_host as poptorch
+from poptorch_host import host
+
+
+class WithLoss(torch.nn.Module):
+    """A model whose forward returns its output and the cross entropy."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Logits and loss of a batch."""
+        logits = self.model(x)
+        return logits, torch.nn.functional.cross_entropy(logits, labels)
+
+
+class Encoder(torch.nn.Module):
+    """A small transformer over sequences of features, classified by their mean."""
+
+    def __init__(self, width: int = 128, layers: int = 2, classes: int = 10) -> None:
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True)
+        self.layers = torch.nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = torch.nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, width) to (batch, classes)."""
+        return self.head(self.layers(x).mean(1))
+
+
+def mlp(width: int = 256) -> torch.nn.Module:
+    """A perceptron for images of 28 x 28."""
+    return torch.nn.Sequential(torch.nn.Linear(784, width), torch.nn.ReLU(), torch.nn.Linear(width, width), torch.nn.ReLU(),
+                               torch.nn.Linear(width, 10))
+
+
+def fastest_adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """AdamW, fused where this PyTorch fuses it on the CPU."""
+    try:
+        return torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    except RuntimeError:  # only on other devices
+        return torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+
+def by_hand(model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor, torch.Tensor]) -> Callable[[], None]:
+    """The step as one writes it in PyTorch."""
+    optimizer = fastest_adamw(model)
+
+    def step() -> None:
+        for x, labels in zip(batch[0].chunk(accumulation), batch[1].chunk(accumulation)):
+            _, loss = model(x, labels)
+            (loss / accumulation if accumulation > 1 else loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def by_executor(model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor, torch.Tensor]) -> Callable[[], None]:
+    """The step as a call of a training model."""
+    options = poptorch.Options()
+    options.Training.gradientAccumulation(accumulation)
+    executor = poptorch.trainingModel(model, options, torch.optim.AdamW(model.parameters(), lr=1e-3))
+    return lambda: executor(*batch)
+
+
+def ratios(one: Callable[[], None], other: Callable[[], None], rounds: int, steps: int) -> List[float]:
+    """Time of `one` over that of `other`, a round at a time, in changing order."""
+    def seconds(step: Callable[[], None]) -> float:
+        start = time.process_time()
+        for _ in range(steps):
+            step()
+        return time.process_time() - start
+
+    found = []
+    for number in range(rounds + 3):
+        if number % 2:
+            found.append(seconds(one) / seconds(other))
+        else:
+            denominator = seconds(other)
+            found.append(seconds(one) / denominator)
+    return found[3:]
+
+
+def main() -> None:
+    """Prints the ratios, median and range."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=10)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    host.configure(fold=1)
+    cases = [("MLP 784-256-256-10, batch 64", mlp(), torch.randn(64, 784), 1),
+             ("MLP 784-256-256-10, batch 64 in 4 micro-batches", mlp(), torch.randn(64, 784), 4),
+             ("MLP 784-512-512-10, batch 64", mlp(512), torch.randn(64, 784), 1),
+             ("transformer 2 x 128, batch 16 x 32 tokens", Encoder(), torch.randn(16, 32, 128), 1),
+             ("transformer 2 x 128, batch 16 in 2 micro-batches", Encoder(), torch.randn(16, 32, 128), 2)]
+    print(f"torch {torch.__version__}, 1 thread, CPU time of poptorch_host over that by hand")
+    for name, model, x, accumulation in cases:
+        batch = (x, torch.randint(0, 10, (len(x),)))
+        ours, theirs = WithLoss(model), WithLoss(copy.deepcopy(model))
+        found = ratios(by_executor(ours, accumulation, batch), by_hand(theirs, accumulation, batch), arguments.rounds,
+                       arguments.steps)
+        print(f"{name}: {statistics.median(found):.3f} [{min(found):.3f}-{max(found):.3f}]")
+
+
+if __name__ == "__main__":
+    main()
