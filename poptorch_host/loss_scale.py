@@ -59,11 +59,10 @@ class LossScale:
         return finite and math.isfinite(peak)
 
     def _take_peak(self) -> float:
-        """The largest magnitude in all processes; infinite where one was no number, 0 where there is none."""
+        """The largest magnitude in all processes, 0 where there is none."""
         if not self.automatic:
             return 0.0
         peak = torch.zeros((), device=self._device) if self._peak is None else self._peak
-        peak = torch.where(peak.isfinite(), peak, math.inf).to(torch.float32)
         self._peak = None
         if self._group is not None:
             dist.all_reduce(peak, op=dist.ReduceOp.MAX, group=self._group)

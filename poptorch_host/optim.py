@@ -138,6 +138,13 @@ class Optimizer:
                 raise AssertionError(f"{name} must be torch.float16 or torch.float32, not {dtype}")
             setattr(self, name, dtype)
 
+    def _keep_betas(self, betas: Optional[Tuple[float, float]]) -> None:
+        """Keeps `betas` as given, where recent versions of torch make a tuple: a list is for the device to refuse."""
+        if betas is not None:
+            made, self.defaults["betas"] = self.defaults["betas"], betas
+            for group in self.param_groups:
+                group["betas"] = betas if group["betas"] is made else group["betas"]
+
     def _declare(self, given: Dict[str, Any], extra: Iterable[str] = ()) -> None:
         """Makes the attributes in `given` variable, all others that torch's class and `extra` have constant."""
         allowed = [*self.defaults, "loss_scaling", *extra]
@@ -235,6 +242,7 @@ class Adam(Optimizer, torch.optim.Adam):
         given = _given(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, foreach=foreach,
                        maximize=maximize, capturable=capturable, differentiable=differentiable, fused=fused)
         torch.optim.Adam.__init__(self, params, **given)
+        self._keep_betas(betas)
         self._set_types(loss_scaling, accum_type=accum_type,
                         first_order_momentum_accum_type=first_order_momentum_accum_type,
                         second_order_momentum_accum_type=second_order_momentum_accum_type)
@@ -275,6 +283,7 @@ class AdamW(Optimizer, torch.optim.AdamW):
         given = _given(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
                        foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused)
         torch.optim.AdamW.__init__(self, params, **given)
+        self._keep_betas(betas)
         self._set_types(loss_scaling, accum_type=accum_type,
                         first_order_momentum_accum_type=first_order_momentum_accum_type,
                         second_order_momentum_accum_type=second_order_momentum_accum_type)

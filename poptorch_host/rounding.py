@@ -54,12 +54,12 @@ def _uniform_bits(count: int, device: torch.device, generator: torch.Generator) 
     return draws.view(torch.int16)[:count].to(torch.int32).bitwise_and_(_DROPPED)
 
 
-@torch.no_grad()
 def store(targets: Sequence[torch.Tensor], values: Sequence[torch.Tensor],
           generator: Optional[torch.Generator]) -> None:
     """Writes float32 `values` to `targets` of any type: float16 ones rounded stochastically where there is a generator.
 
-    All float16 targets are rounded as one flat tensor, so that many small ones cost no more than a large one.
+    All float16 targets are rounded as one flat tensor, so that many small ones cost no more than a large one. To be
+    called without gradient mode.
     """
     if generator is None:
         copy_all(targets, values)

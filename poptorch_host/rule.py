@@ -31,6 +31,7 @@ class UpdateRule:
         self._counts_steps = algorithms.counts_steps(latched)
         self._in_half = {slot.name: [tensor for tensor in self._tensors if _kept_type(tensor, slot) == torch.float16]
                          for slot in slots}
+        self._converted = {slot.name for slot in slots if slot.master is not slot.weight or self._in_half[slot.name]}
         self._velocity_scalings = _velocity_scalings(latched)
         for slot in slots:
             state = self._optimizer.state[slot.master]
@@ -50,24 +51,22 @@ class UpdateRule:
                 self._optimizer.state[slot.master]["momentum_buffer"].mul_(ratio)
         self._velocity_scalings = scalings
 
-    @torch.no_grad()
     def step(self, slots: Sequence[Slot], gradients: Sequence[torch.Tensor],
              generator: Optional[torch.Generator]) -> None:
-        """Updates the weights of `slots`, all others stay as they are.
+        """Updates the weights of `slots`, all others stay as they are. To be called without gradient mode.
 
         Args:
             gradients: float32, of the shapes of the weights; they may be overwritten.
             generator: of stochastic rounding of what is kept in half; None: to the nearest.
         """
-        converted = [slot for slot in slots if slot.master is not slot.weight or self._in_half[slot.name]]
+        converted = [slot for slot in slots if slot.name in self._converted]
         for slot in converted:
             self._widen(slot)
         for slot, gradient in zip(slots, gradients):
             slot.master.grad = gradient
         self._optimizer.step()
-        self._narrow(converted, generator)
-        for slot in slots:
-            slot.master.grad = None
+        if converted:
+            self._narrow(converted, generator)
 
     def _widen(self, slot: Slot) -> None:
         """Makes the float32 values for an update: the stand-in of a half weight, and half states."""
@@ -96,8 +95,8 @@ class UpdateRule:
                 values.append(value)
         store(targets, values, generator)
         for slot in slots:
+            slot.master.grad = None
             if slot.master is not slot.weight:
-                slot.master.grad = None
                 slot.master.data = slot.master.data.new_empty(0)
 
     # State by the names of the device

@@ -5,11 +5,13 @@
 Mixed precision follows Micikevicius et al. 2018, "Mixed Precision Training" (loss scaling), with PopTorch's choices:
 weights in half have no float32 master, they are rounded when they are stored.
 """
+import contextlib
 import logging
 import math
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes, _len_torch_dispatch_stack
 
 from . import optim, state_names
 from ._logging import logger
@@ -66,8 +68,11 @@ class WeightUpdate:
         self._names = [[slot.name for slot in self._slots if slot.group == index]
                        for index in range(len(latched.groups))]
         self._rule = UpdateRule(latched, self._slots, device)
+        self._typed = [slot for slot in self._slots if slot.accumulator_type is not None]
         self._loss_scale = LossScale(bool(popart.get("automaticLossScalingSettings.enabled", False)), device, group)
         self._stop_at_overflow = bool(popart.get("enableFloatingPointChecks", False))
+        self._expects_overflow = (self._stop_at_overflow or self._loss_scale.automatic
+                                  or any(slot.weight.dtype == torch.float16 for slot in self._slots))
         rounds = bool(popart.get("enableStochasticRounding", False))
         self._generator = torch.Generator(device) if rounds else None
         self._reducer = None
@@ -75,7 +80,7 @@ class WeightUpdate:
             seed = agree(seed, device, group)
             self._reducer = GradientReducer([slot.weight for slot in self._slots], group, self._collect)
         self._covered = self._expected = 0
-        self._overlapped = False
+        self._overlapped = self._unfinished = False
         self.updates = self.overflows = self.skipped = 0
         self.rounding_state = (seed, 0)
         # A state that was loaded, or read back from an earlier program, goes on in this one.
@@ -92,14 +97,18 @@ class WeightUpdate:
     def before_backward(self, count: int) -> None:
         """A backward pass over `count` micro-batches follows. If it is the update's last, sums start during it."""
         self._expected = count
+        self._unfinished = True
         if self._reducer is not None and self._covered + count == self._reduction.micro_batches:
             self._overlapped = True
             self._reducer.arm()
 
     def accumulate(self, count: int) -> None:
         """Backward has left the sum over `count` micro-batches in the gradients."""
-        if not self._overlapped:  # else they are taken as they become ready
-            self._take(self._slots, count)
+        if self._overlapped:  # they are taken as they become ready, what is left by `apply`
+            return
+        if self._typed or self._loss_scale.automatic:
+            with _without_modes():
+                self._take(self._slots, count)
         self._covered += count
 
     @torch.no_grad()
@@ -110,6 +119,16 @@ class WeightUpdate:
             Error: for gradients that are not finite, with enableFloatingPointExceptions. The weights are left alone.
         """
         scale = self.loss_scale
+        with _without_modes():
+            finite = self._apply(scale)
+        self._forget_gradients()
+        self.updates += 1
+        self._restart_rounding()
+        if not finite:
+            self._report_overflow(scale)
+
+    def _apply(self, scale: float) -> bool:
+        """Updates the weights, or not; returns whether their gradients were finite."""
         slots, gradients = self._sums()
         finite = self._scale(slots, gradients, scale)
         finite = self._loss_scale.update(self._latch.latched.loss_scaling, finite)
@@ -118,14 +137,7 @@ class WeightUpdate:
             self._rule.step(slots, gradients, self._generator)
         else:
             self.skipped += 1
-        for slot in self._slots:
-            slot.weight.grad = slot.accumulator = None
-        self._covered = 0
-        self._overlapped = False
-        self.updates += 1
-        self._restart_rounding()
-        if not finite:
-            self._report_overflow(scale)
+        return finite
 
     @property
     def loss_scale(self) -> float:
@@ -159,7 +171,12 @@ class WeightUpdate:
             self._attach(optimizer)
 
     def upload(self) -> None:
-        """Takes over the state that was loaded into the optimizer, if one was. Before a run, and at attach."""
+        """Takes over the state that was loaded into the optimizer, if one was. Before a run, and at attach.
+
+        Gradients of a run that an error ended are forgotten.
+        """
+        if self._unfinished:
+            self._forget_gradients()
         optimizer = self._latch.optimizer
         if isinstance(optimizer, optim.Optimizer) and optimizer.host_state_is_dirty:
             self._upload(optimizer, with_values=True)
@@ -214,7 +231,8 @@ class WeightUpdate:
         """What the reducer sends of a weight: all gradients of this update that this process has."""
         slot = self._slots[index]
         if self._overlapped:
-            self._take([slot], self._expected)
+            with _without_modes():
+                self._take([slot], self._expected)
         gradient = slot.weight.grad if slot.accumulator_type is None else slot.accumulator
         slot.weight.grad = slot.accumulator = None
         return gradient
@@ -231,6 +249,12 @@ class WeightUpdate:
                 for slot, gradient in pairs]
         return [slot for slot, _ in pairs], wide
 
+    def _forget_gradients(self) -> None:
+        for slot in self._slots:
+            slot.weight.grad = slot.accumulator = None
+        self._covered = 0
+        self._overlapped = self._unfinished = False
+
     def _scale(self, slots: List[Slot], gradients: List[torch.Tensor], scale: float) -> bool:
         """Takes out the loss scale, divides where a mean is wanted, and clips; returns whether all are finite.
 
@@ -240,7 +264,7 @@ class WeightUpdate:
         for slot, gradient in zip(slots, gradients):
             by_factor.setdefault(self._reduction.factor(slot) / scale, []).append(gradient)
         finite, clip = True, 1.0
-        if self._max_norm != math.inf or self._watches_overflow(slots):
+        if self._expects_overflow or self._max_norm != math.inf or self._latch.latched.loss_scaling != 1.0:
             norm = math.sqrt(sum((factor * global_norm(same)) ** 2 for factor, same in by_factor.items()))
             finite = math.isfinite(norm)
             if self._max_norm != math.inf:
@@ -250,10 +274,6 @@ class WeightUpdate:
             if total != 1.0:
                 torch._foreach_mul_(same, total)
         return finite
-
-    def _watches_overflow(self, slots: List[Slot]) -> bool:
-        return (self._stop_at_overflow or self._loss_scale.automatic or self._latch.latched.loss_scaling != 1.0
-                or any(slot.weight.dtype == torch.float16 for slot in slots))
 
     def _report_overflow(self, scale: float) -> None:
         """Counts an update whose gradients were not finite; logs the first, the others only for debugging."""
@@ -301,6 +321,11 @@ class WeightUpdate:
         self.write_state(state["ipu_state"], values)
         self._mark_newer(optimizer)
         logger.debug("Sent the optimizer state to the device")
+
+
+def _without_modes() -> ContextManager:
+    """A context without the modes that the program's own arithmetic may need: an update's is float32."""
+    return _disable_current_modes() if _len_torch_dispatch_stack() else contextlib.nullcontext()
 
 
 def global_norm(gradients: Sequence[torch.Tensor]) -> float:

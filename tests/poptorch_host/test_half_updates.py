@@ -120,6 +120,15 @@ def test_stochastic_rounding_changes_nothing_in_float32(cls):
     assert_close(devices[0].weights, devices[1].weights, 0)
 
 
+def test_rounding_of_successive_updates_is_independent():
+    """Half a spacing each time: whether a weight goes down in one update says nothing about the next."""
+    count = 20_000
+    device = weight_device(torch.full((count,), 1.5, dtype=HALF), lambda p: optim.SGD(p, lr=1.0), make_options(**ROUND))
+    positions = [feed(device, torch.full((count,), 2.0**-11)).clone().double() for _ in range(2)]
+    steps = torch.stack([1.5 - positions[0], positions[0] - positions[1]])
+    assert abs(torch.corrcoef(steps)[0, 1].item()) < 5 / math.sqrt(count)
+
+
 def run_rounded(seed, steps=4, options=None):
     device = weight_device(torch.linspace(-1, 1, 300).to(HALF), lambda p: optim.AdamW(p, lr=1e-4, **HALF_MOMENTS),
                            options or make_options(**ROUND), seed)
@@ -268,6 +277,17 @@ def test_running_mean_equals_its_recurrence_in_half():
     for count, gradient in enumerate(gradients[1:], 2):
         mean = half(mean + (gradient.double() - mean) / count)
     torch.testing.assert_close(-feed(device, *gradients).double(), mean, rtol=2.0**-10, atol=2.0**-12)
+
+
+def test_accumulators_start_anew_with_each_update():
+    device = weight_device(torch.zeros(4), lambda p: optim.SGD(p, lr=1.0, accum_type=HALF), make_options(2))
+    feed(device, *[torch.full((4,), 8.0)] * 2)
+    assert (feed(device, torch.full((4,), 2.0), torch.full((4,), 4.0)) == -11.0).all()
+
+
+def test_single_micro_batch_needs_no_accumulator_so_nothing_is_rounded():
+    device = weight_device(torch.zeros(4), lambda p: optim.SGD(p, lr=1.0, accum_type=HALF))
+    assert (feed(device, torch.full((4,), 0.1)) == -torch.tensor(0.1)).all()
 
 
 def test_accumulators_are_rounded_stochastically_without_bias():

@@ -146,13 +146,28 @@ def test_automatic_scaling_skips_overflows_and_halves(bad):
     assert not torch.equal(device.parameters["0.bias"], start[1]) and device.update.skipped == 1
 
 
-def test_automatic_scaling_sees_an_overflow_in_any_micro_batch():
-    device = half_device(make_options(4, **AUTOMATIC))
-    for value in (1.0, math.inf, 1.0, 1.0):
+def feed_all(device, values):
+    """One update from micro-batches whose gradients, scaled already, are these values."""
+    for value in values:
         device.parameters["0.bias"].grad = torch.full((8,), value, dtype=HALF)
         device.update.before_backward(1)
         device.update.accumulate(1)
     device.update.apply()
+    device.update.mark_run()
+
+
+@pytest.mark.parametrize("value, skipped", [(math.inf, 1), (math.nan, 1), (10000.0, 0)])
+def test_automatic_scaling_sees_a_large_gradient_in_any_micro_batch(value, skipped):
+    device = half_device(make_options(4, **AUTOMATIC))
+    feed_all(device, [1.0, value, 1.0, 1.0])
+    assert device.update.skipped == skipped and factor_of(device) == 0.5
+
+
+def test_automatic_scaling_skips_a_sum_that_overflows_though_no_gradient_is_large():
+    options = make_options(10, **AUTOMATIC)
+    options.Training.accumulationAndReplicationReductionType(poptorch.ReductionType.Sum)
+    device = half_device(options, accum_type=HALF)
+    feed_all(device, [8000.0] * 10)
     assert device.update.skipped == 1 and factor_of(device) == 0.5
 
 

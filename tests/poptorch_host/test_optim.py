@@ -342,6 +342,15 @@ def test_betas_other_than_a_pair_refused(net, betas):
         read(optimizer)
 
 
+@pytest.mark.parametrize("cls", [optim.Adam, optim.AdamW, optim.LAMB])
+def test_betas_given_as_a_list_refused_on_every_torch(net, cls):
+    groups = [{"params": net[0].parameters(), "betas": (0.5, 0.6)}, {"params": net[2].parameters()}]
+    optimizer = cls(groups, lr=0.1, betas=[0.9, 0.999])
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.5, 0.6), [0.9, 0.999]]
+    with pytest.raises(AssertionError, match="betas"):
+        read(optimizer)
+
+
 @pytest.mark.parametrize("name, value", [("lr", "0.1"), ("weight_decay", None), ("betas", ("0.9", 0.1)), ("eps", [])])
 def test_value_that_is_no_number_refused(net, name, value):
     optimizer = optim.AdamW(net.parameters(), lr=0.1)

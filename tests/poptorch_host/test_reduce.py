@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from poptorch_host import optim, reduce
+from poptorch_host.loss_scale import LossScale
 
 from tests.poptorch_host.device import Device, assert_close, make_batches, make_options
 
@@ -19,7 +20,7 @@ STEPS, ACCUMULATION = 3, 2
 
 
 class Net(torch.nn.Module):
-    """A layer that process 1 alone uses, one that nobody does, and one that every process uses."""
+    """A layer that every process uses, one that process 1 does in its first micro-batch only, and one nobody does."""
 
     def __init__(self, dtype):
         super().__init__()
@@ -52,10 +53,10 @@ def options_of(case, process, processes):
 
 
 def micro_batches(process, processes):
-    """For each step (inputs, targets, whether the extra layer runs) of a process's micro-batches; replica 1 has it."""
+    """For each step (inputs, targets, whether the extra layer runs) of a process's micro-batches."""
     for inputs, targets in make_batches(STEPS, rows=4 * ACCUMULATION):
         parts = list(zip(inputs.chunk(2 * ACCUMULATION), targets.chunk(2 * ACCUMULATION)))
-        yield [(part, target, replica == 1) for index, (part, target) in enumerate(parts)
+        yield [(part, target, index == 1) for index, (part, target) in enumerate(parts)
                for replica in [index % 2] if processes == 1 or replica == process]
 
 
@@ -91,6 +92,10 @@ def run_process(process, port, folder):
         results[f"{case}: extra"] = [torch.tensor([float(value) for value in device.update.rounding_state]),
                                      torch.tensor(device.update.loss_scale)]
         device.update.release()
+    scale = LossScale(True, torch.device("cpu"), dist.group.WORLD)
+    scale.observe([torch.tensor([10000.0, 1.0][process]).half()])
+    scale.update(1.0, True)
+    results["factor"] = scale.factor
     torch.save(results, os.path.join(folder, f"{process}.pt"))
     dist.destroy_process_group()
 
@@ -129,6 +134,10 @@ def test_processes_agree_on_the_seed_of_rounding_and_the_loss_scale(results):
     for case in CASES:
         for left, right in zip(results[0][f"{case}: extra"], results[1][f"{case}: extra"]):
             assert torch.equal(left, right)
+
+
+def test_large_gradient_in_one_process_halves_the_scale_in_both(results):
+    assert [result["factor"].item() for result in results] == [0.5, 0.5]
 
 
 def test_one_process_needs_no_group():

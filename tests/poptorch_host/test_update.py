@@ -100,6 +100,17 @@ def test_rmsprop_tensorflow_variant_follows_its_rule(centered, momentum):
         torch.testing.assert_close(weight.detach().double(), wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_rmsprop_tensorflow_variant_has_the_rate_of_each_step_in_its_momentum():
+    device = Device(make_net(), lambda p: optim.RMSprop(p, lr=1.0, momentum=0.5, use_tf_variant=True))
+    start = device.parameters["0.bias"].detach().clone()
+    device.feed([{"0.bias": torch.ones(8)}])
+    moved = start - device.parameters["0.bias"].detach()
+    device.optimizer.param_groups[0]["lr"] = 0.0
+    device.update.latch(device.optimizer)
+    device.feed([{"0.bias": torch.ones(8)}])
+    torch.testing.assert_close(start - device.parameters["0.bias"].detach(), 1.5 * moved)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_dampening_holds_from_the_first_step_with_or_without_momentum(momentum):
     """A device's rule: v <- m v + (1 - d) (g + w decay), from v = 0; w <- w - lr v."""
@@ -325,3 +336,16 @@ def test_user_optimizer_keeps_no_states_of_torch():
     device = Device(make_net(), lambda p: torch.optim.Adam(p, lr=0.1))
     device.train(*make_batches(1)[0])
     assert not device.optimizer.state and all(parameter.grad is None for parameter in device.model.parameters())
+
+
+@pytest.mark.parametrize("accum_type", [torch.float32, torch.float16])
+def test_gradients_of_a_run_that_failed_are_forgotten(accum_type):
+    device = Device(make_net(), lambda p: optim.SGD(p, lr=1.0, accum_type=accum_type), make_options(2))
+    start = device.parameters["0.bias"].detach().clone()
+    device.update.before_backward(1)
+    device.parameters["0.bias"].grad = torch.full((8,), 100.0)
+    device.update.accumulate(1)
+    device.update.before_backward(1)
+    device.parameters["0.bias"].grad = torch.full((8,), 100.0)  # and here the program stops
+    device.feed([{"0.bias": torch.full((8,), 2.0)}, {"0.bias": torch.full((8,), 4.0)}])
+    assert_close([start - device.parameters["0.bias"].detach()], [torch.full((8,), 3.0)])
