@@ -16,6 +16,7 @@ from .context import current, own_op
 from .custom_ops import custom_op
 from .enums import MatMulSerializationMode, MultiConvPlanType, OverlapMode
 from .errors import check, createPoptorchError
+from .nested import map_tensors
 
 __all__ = ["CPU", "Attribute", "BeginBlock", "Block", "BlockFunction", "LegacyBeginBlockFn", "MultiConv", "NameScope",
            "cond", "ctc_beam_search_decoder", "custom_op", "dynamic_slice", "dynamic_update", "for_loop", "fps",
@@ -65,7 +66,7 @@ def recomputationCheckpoint(*tensors) -> List[torch.Tensor]:
     if execution is not None:
         execution.recomputation_checkpoint(members)
     if contained:
-        return type(tensors[0])(members)
+        return map_tensors(lambda tensor: tensor, tensors[0])
     return members[0] if len(members) == 1 else tuple(members)
 
 
@@ -393,15 +394,7 @@ def _annotate(name: str, tensor: torch.Tensor, **info: Any) -> torch.Tensor:
 
 def _overlap(name: str, tensors: Any, mode: OverlapMode) -> Any:
     check(isinstance(mode, OverlapMode), f"{name} takes a poptorch.OverlapMode, not {mode!r}")
-    if torch.is_tensor(tensors):
-        return _annotate(name, tensors, mode=mode)
-    if isinstance(tensors, dict):
-        return type(tensors)((key, _overlap(name, value, mode)) for key, value in tensors.items())
-    if isinstance(tensors, tuple) and hasattr(tensors, "_fields"):
-        return type(tensors)(*[_overlap(name, value, mode) for value in tensors])
-    if isinstance(tensors, (list, tuple)):
-        return type(tensors)(_overlap(name, value, mode) for value in tensors)
-    return tensors
+    return map_tensors(lambda tensor: _annotate(name, tensor, mode=mode), tensors)
 
 
 def _require(condition: bool, message: str) -> None:

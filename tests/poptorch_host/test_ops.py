@@ -40,7 +40,8 @@ def test_recomputation_checkpoint_returns_what_it_got():
         assert poptorch.recomputationCheckpoint(a, b) == (a, b)
         assert poptorch.recomputationCheckpoint([a, b]) == [a, b]
         assert poptorch.recomputationCheckpoint((a,)) == (a,)
-    assert [len(event[1]) for event in events] == [1, 2, 2, 1]
+        assert poptorch.recomputationCheckpoint(Point(a, b)) == Point(a, b)
+    assert [len(event[1]) for event in events] == [1, 2, 2, 1, 2]
 
 
 @pytest.mark.parametrize("arguments", [["text"], [torch.ones(1), 3], [[torch.ones(1), None]], [{"a": torch.ones(1)}]])

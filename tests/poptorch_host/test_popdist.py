@@ -107,13 +107,20 @@ def test_processes_without_a_meeting_point_are_told_what_to_set(launched, monkey
 
 
 PROGRAM = """
-import sys, torch, popdist, popdist.poptorch
+import sys, time, torch, popdist, popdist.poptorch
 popdist.init()
 popdist.init()
 ranks = torch.tensor([popdist.getInstanceIndex() + 1])
 torch.distributed.all_reduce(ranks)
 path = sys.argv[1]
-popdist.execute_on_instances({1}, lambda text: open(path, "w").write(text), "made by one")
+
+
+def make(text):
+    time.sleep(1)
+    with open(path, "w") as stream:
+        stream.write(text)
+
+popdist.execute_on_instances({1}, make, "made by one")
 options = popdist.poptorch.Options()
 made = open(path).read()
 popdist.execute_on_instances({popdist.getInstanceIndex()}, lambda: None)
