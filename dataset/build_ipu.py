@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 import accelerator
 from config import image_size
 from dataset.cached_image_folder import open_22k, open_zip
+from dataset.decode import fast_jpeg
 from dataset.generated import GeneratedImages
 from dataset.image_folder import check_root, open_split
 from dataset.mixup import MixingCollate, build_mixup, group, stack
@@ -18,7 +19,7 @@ from dataset.samplers import EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import EpochView, ImageDataset
 from dataset.transforms import build_transform, image_dtype
 from dataset.workers import affordable_workers, begin_worker, clear_failures, stall_seconds
-from utils import EXIT_DATA, Refusal
+from utils import EXIT_DATA, Refusal, logger
 
 GENERATED_STEPS = 100  # steps in an epoch of generated images
 GENERATED_EVALUATION = 512  # generated images in an evaluation
@@ -36,6 +37,8 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
         return _generated(config, training)
     if config.MODEL.SWIN.IN_CHANS != 3:
         raise Refusal(f"MODEL.SWIN.IN_CHANS {config.MODEL.SWIN.IN_CHANS}: image files have 3 channels")
+    if training and fast_jpeg() is None:
+        logger.info("simplejpeg is not installed: Pillow decodes JPEGs, to the same pixels and more slowly")
     source = _source(config, training)
     wanted, found = config.MODEL.NUM_CLASSES, len(source.classes)
     if wanted and found > wanted:

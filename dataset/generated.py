@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dataset.samplers import mix_seed
-from dataset.transforms import normalise
+from dataset.transforms import Normalise
 
 
 class GeneratedImages(Dataset):
@@ -25,7 +25,7 @@ class GeneratedImages(Dataset):
         self._samples = samples
         self._shape = shape
         self._dtype = dtype
-        self._mean, self._std = mean, std
+        self._normalise = Normalise(mean, std)
         self._seed = seed
         self.classes: List[str] = [str(label) for label in range(classes)]
 
@@ -42,7 +42,7 @@ class GeneratedImages(Dataset):
         generator = np.random.default_rng(mix_seed(self._seed, index))
         label = int(generator.integers(len(self.classes)))
         image = torch.from_numpy(generator.integers(256, size=self._shape, dtype=np.uint8))
-        return (image if self._dtype == torch.uint8 else normalise(image, self._mean, self._std).to(self._dtype)), label
+        return (image if self._dtype == torch.uint8 else self._normalise(image).to(self._dtype)), label
 
     def blank(self) -> torch.Tensor:
         """An image of zeros."""

@@ -25,6 +25,16 @@ from tests.data_sets import encoded, photo, small_config, write_folders
 from utils import EXIT_DATA, EXIT_USAGE, Refusal, logger
 
 
+@pytest.fixture(params=["simplejpeg", "Pillow"])
+def decoder(request, monkeypatch) -> str:
+    """Runs a test with each JPEG decoder."""
+    if request.param == "simplejpeg":
+        pytest.importorskip("simplejpeg")
+    else:
+        monkeypatch.setattr(decode, "fast_jpeg", lambda: None)
+    return request.param
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_folders(tmp_path, {"train": {"cat": 12, "dog": 8}, "validation": {"cat": 2, "dog": 3}})
@@ -131,20 +141,20 @@ def png_bomb(side: int) -> bytes:
 class TestDecoding:
     @pytest.mark.parametrize("tenth", range(1, 10))
     @pytest.mark.parametrize("kind, options", [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {})])
-    def test_truncated_file_is_bad(self, tenth, kind, options):
+    def test_truncated_file_is_bad(self, decoder, tenth, kind, options):
         data = encoded(photo(3, (200, 160)), kind, **options)
         with pytest.raises(BadImage):
             decode.decode(data[:len(data) * tenth // 10])
 
     @pytest.mark.parametrize("data", [b"", b"hello", b"<html><body>404</body></html>", b"\xff\xd8\xff", b"\0" * 4096])
-    def test_file_that_is_no_picture_is_bad(self, data):
+    def test_file_that_is_no_picture_is_bad(self, decoder, data):
         with pytest.raises(BadImage):
             decode.decode(data)
 
     @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
     @pytest.mark.parametrize("data", [patched_jpeg(12000, 12000), patched_jpeg(65500, 65500), png_bomb(60000)],
                              ids=["jpeg", "large jpeg", "png"])
-    def test_bomb_is_refused_before_it_is_decoded(self, data):
+    def test_bomb_is_refused_before_it_is_decoded(self, decoder, data):
         with pytest.raises(BadImage, match="pixels"):
             decode.decode(data)
 
@@ -156,7 +166,7 @@ class TestDecoding:
     @pytest.mark.parametrize("mode, kind", [
         ("L", "JPEG"), ("CMYK", "JPEG"), ("L", "PNG"), ("LA", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("1", "PNG"),
         ("RGB", "BMP"), ("RGB", "WEBP"), ("P", "GIF"), ("RGB", "PPM")])
-    def test_every_mode_becomes_the_same_rgb_colours(self, mode, kind):
+    def test_every_mode_becomes_the_same_rgb_colours(self, decoder, mode, kind):
         grey = Image.new("RGB", (16, 16), (255, 255, 255) if mode == "1" else (102, 102, 102))  # in the web palette
         image = decode.decode(encoded(grey.convert(mode), kind))
         assert image.mode == "RGB" and image.size == (16, 16)
@@ -188,9 +198,23 @@ class TestDecoding:
         for data in (turned, broken):
             assert np.array_equal(np.asarray(decode.decode(data)), np.asarray(decode.decode(plain)))
 
-    def test_decoded_pixels_are_those_of_pillow(self):
-        data = encoded(photo(2, (123, 77)), quality=90)
+    @pytest.mark.parametrize("options", [
+        {}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 20}, {"quality": 98, "optimize": True},
+        {"restart_marker_blocks": 3}])
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    @pytest.mark.parametrize("size", [(1, 1), (7, 9), (123, 77)])
+    def test_decoded_pixels_are_those_of_pillow(self, options, mode, size):
+        data = encoded(photo(2, size).convert(mode), **options)
         assert np.array_equal(np.asarray(decode.decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+    def test_jpeg_in_red_green_blue_decodes(self):
+        data = encoded(photo(4), keep_rgb=True)
+        assert np.array_equal(np.asarray(decode.decode(data)), np.asarray(Image.open(io.BytesIO(data))))
+
+    def test_junk_that_pillow_tolerates_is_tolerated(self):
+        data = encoded(photo(4))
+        for whole in (data + b"trailing bytes", data[:2] + b"\xff\xfe\0\6junk" + data[2:]):
+            assert np.array_equal(np.asarray(decode.decode(whole)), np.asarray(decode.decode(data)))
 
 
 class TestReading:

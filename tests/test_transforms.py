@@ -14,9 +14,10 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 
+from dataset import transforms as our_transforms
 from dataset.mixup import MixingCollate, build_mixup, group, stack
 from dataset.samplers import Layout
-from dataset.transforms import ByteErasing, build_transform, normalise, seeded
+from dataset.transforms import ByteErasing, Normalise, RandomResizedCrop, build_transform, seeded
 from tests.data_sets import photo, small_config
 from utils import EXIT_USAGE, Refusal
 
@@ -36,9 +37,9 @@ class TestTraining:
     def test_recipe_is_crop_flip_randaugment_normalise_erase(self):
         parts = build_transform(config_of(), training=True).transforms
         kinds = [type(part) for part in parts]
-        assert kinds[0] is RandomResizedCropAndInterpolation and kinds[1] is transforms.RandomHorizontalFlip
-        assert kinds[2] is RandAugment and kinds[-2:] == [transforms.Normalize, RandomErasing]
-        assert parts[0].scale == (0.08, 1.0) and parts[0].ratio == (0.75, 4 / 3) and parts[1].p == 0.5
+        assert kinds[:3] == [RandomResizedCrop, transforms.RandomHorizontalFlip, RandAugment]
+        assert kinds[-2:] == [Normalise, RandomErasing]
+        assert list(parts[0].scale) == [0.08, 1.0] and list(parts[0].ratio) == [0.75, 4 / 3] and parts[1].p == 0.5
         assert (parts[-1].probability, parts[-1].mode, parts[-1].max_count) == (0.25, "pixel", 1)
         assert {operation.magnitude for operation in parts[2].ops} == {9}
 
@@ -85,6 +86,34 @@ class TestTraining:
                 assert torch.equal(copy(photo(0)), expected)
 
 
+class TestFastResize:
+    @pytest.mark.skipif(not our_transforms.has_fast_resize(), reason="no vectorised resize of bytes here")
+    @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+    def test_crops_are_timms_and_pixels_pillows_to_two_levels(self, interpolation):
+        fast = RandomResizedCrop((48, 64), (0.08, 1.0), (0.75, 4 / 3), interpolation)
+        slow = RandomResizedCropAndInterpolation((48, 64), (0.08, 1.0), (0.75, 4 / 3), interpolation)
+        differences = []
+        for seed in range(30):
+            pictures = []
+            for crop in (fast, slow):
+                with seeded(seed):
+                    pictures.append(np.asarray(crop(photo(seed, (120, 90)))).astype(int))
+            differences.append(np.abs(pictures[0] - pictures[1]))
+        assert np.max(differences) <= 2 and np.mean(differences) < 0.2
+
+    def test_pillow_serves_where_pytorch_is_slower(self, monkeypatch):
+        monkeypatch.setattr(our_transforms, "has_fast_resize", lambda: False)
+        crop = RandomResizedCrop((48, 64), (0.08, 1.0), (0.75, 4 / 3), "bicubic")
+        with seeded(1):
+            expected = RandomResizedCropAndInterpolation((48, 64), interpolation="bicubic")(photo(0))
+        with seeded(1):
+            assert np.array_equal(np.asarray(crop(photo(0))), np.asarray(expected))
+
+    def test_random_interpolation_still_draws_one(self):
+        crop = RandomResizedCrop((48, 64), (0.08, 1.0), (0.75, 4 / 3), "random")
+        assert crop(photo(0)).size == (64, 48)
+
+
 class TestBytes:
     def test_bytes_normalised_later_are_floats_normalised_now(self):
         floats, as_bytes = (build_transform(config_of(DATA__INPUT_DTYPE=dtype), training=True)
@@ -94,16 +123,16 @@ class TestBytes:
             with seeded(seed):
                 expected = floats(photo(seed))
             with seeded(seed):
-                given = normalise(as_bytes(photo(seed)), MEAN, STD)
+                given = Normalise(MEAN, STD)(as_bytes(photo(seed)))
             # Where they differ is the noise of the erased rectangle, rounded to bytes and cut off where bytes end.
             nearest = torch.round((expected * std + mean) * 255).clamp(0, 255)
-            assert torch.allclose(given, normalise(nearest, MEAN, STD), atol=1e-4)
+            assert torch.allclose(given, Normalise(MEAN, STD)(nearest), atol=1e-4)
             assert torch.isclose(given, expected, atol=1e-5).all(dim=0).float().mean() > 0.6
 
     def test_evaluation_is_the_same_to_rounding(self):
         expected = build_transform(config_of(), training=False)(photo(3))
         given = build_transform(config_of(DATA__INPUT_DTYPE="uint8"), training=False)(photo(3))
-        assert torch.allclose(normalise(given, MEAN, STD), expected, atol=1e-5)
+        assert torch.allclose(Normalise(MEAN, STD)(given), expected, atol=1e-5)
 
     def test_erasing_leaves_the_other_pixels_alone(self):
         erasing = ByteErasing(RandomErasing(1.0, mode="pixel", device="cpu"), MEAN, STD)
