@@ -16,6 +16,7 @@ from .context import activate
 from .enums import ConnectionType, OutputMode, OverlapMode
 from .errors import createPoptorchError
 from .half import HalfArithmetic
+from .ipu_names import IpuAsHost
 from .nested import map_tensors, tensors_of
 from .options import Options, ShardedExecution
 from .tracing import MarkedLoss, StageRecord, Tracer, is_pipelined
@@ -23,6 +24,7 @@ from .weights import DeviceWeights
 
 MAX_IPUS = 64
 _MIN_OVERLAP_TILES = 32
+_INFERENCE_ONLY = {"poptorch::cond", "poptorch::cpu"}
 
 
 class Loss(NamedTuple):
@@ -52,6 +54,7 @@ class Compiled(NamedTuple):
         touched_constants: names of the integer buffers that forward writes to, which is undone.
         half_arithmetic: whether it needs `HalfArithmetic`.
         makes_tensors: whether forward makes tensors without saying on which device.
+        names_ipu: whether forward calls the device "ipu".
         draws_random_numbers: whether forward does.
         activation_bytes: what the operations of one micro-batch's forward return, in all.
         training_flags: the latched training flag of each module by name.
@@ -68,6 +71,7 @@ class Compiled(NamedTuple):
     touched_constants: Tuple[str, ...]
     half_arithmetic: bool
     makes_tensors: bool
+    names_ipu: bool
     draws_random_numbers: bool
     activation_bytes: int
     training_flags: Dict[str, bool]
@@ -135,14 +139,16 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
     tracer = Tracer(options, [tensor for _, tensor in weights.named_tensors() if tensor.is_floating_point()],
                     [tensor for _, tensor in weights.named_tensors() if not tensor.is_floating_point()],
                     tensors_of(arguments))
-    half = HalfArithmetic()
+    half, ipu = HalfArithmetic(), IpuAsHost(weights.device)
     with _unchanged_buffers(weights) as changes, weights.installed():
-        with torch.set_grad_enabled(training), activate(tracer), half, tracer.listening():
+        with torch.set_grad_enabled(training), activate(tracer), half, tracer.listening(), ipu:
             outputs = model(*arguments.positional, **arguments.keywords)
         weights.check_slots()
         leaves = tensors_of(outputs)
         if tracer.unsupported:
             raise createPoptorchError(f"Unsupported ops found in compiled model: [{', '.join(tracer.unsupported)}]")
+        if training:
+            _check_trainable(tracer)
         loss = _find_loss(tracer, leaves) if training else None
         if training:
             _try_half_backward(tracer, half, weights)
@@ -157,7 +163,7 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
         constant_outputs=tuple(tracer.is_constant(leaf) or not tracer.is_known(leaf) for leaf in leaves),
         stages=tracer.stage_records(), ipus=_count_ipus(tracer, options), loss=loss,
         updated_buffers=tuple(changes.updated), touched_constants=tuple(changes.touched_constants),
-        half_arithmetic=half.needed, makes_tensors=tracer.makes_tensors,
+        half_arithmetic=half.needed, makes_tensors=tracer.makes_tensors, names_ipu=ipu.met,
         draws_random_numbers=tracer.draws_random_numbers, activation_bytes=tracer.activation_bytes,
         training_flags={name: part.training for name, part in model.named_modules()})
 
@@ -171,6 +177,13 @@ def _first_micro_batch(bound: Bound, inputs: InputContract, device: torch.device
 
 def _shape_only(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def _check_trainable(tracer: Tracer) -> None:
+    """Raises Error for an operation of PopTorch's own that has no gradient."""
+    for stage in tracer.stage_records():
+        for name in _INFERENCE_ONLY & set(stage.ops):
+            raise createPoptorchError(f"{name.replace('::', '.')} has no gradient on a device: use it for inference only")
 
 
 # Buffers.

@@ -21,6 +21,7 @@ from .context import Execution, activate
 from .enums import CommGroupType, OutputMode
 from .errors import createPoptorchError
 from .half import HalfArithmetic
+from .ipu_names import IpuAsHost
 from .losses import LossMode
 from .nested import map_tensors, replace_tensors, tensors_of
 from .options import Options
@@ -33,7 +34,7 @@ from .weights import DeviceWeights
 FOLD_BYTES = {"cpu": 64 * 2**20, "cuda": None}
 FOLD_MICRO_BATCH_BYTES = {"cpu": 4 * 2**20, "cuda": None}
 _FOLD_MEMORY_SHARE = 4  # of the device's memory, at the most one part in so many
-
+_ONE_BY_ONE = {"poptorch::cpu", "poptorch::ipu_print_tensor"}  # operations that a program sees happen
 
 _NOTHING = contextlib.nullcontext()
 
@@ -232,6 +233,8 @@ class Engine:
             modes.append(HalfArithmetic())
         if compiled.makes_tensors and self._device.type != "cpu":
             modes.append(self._device)
+        if compiled.names_ipu:
+            modes.append(IpuAsHost(self._device))
         if compiled.loss is not None and compiled.loss.source == "built-in":
             modes.append(LossMode(self._execution.mark_built_in))
         if not modes:
@@ -246,9 +249,10 @@ class Engine:
     def _choose_fold(self) -> int:
         """How many micro-batches to compute together: a function of the program and the machine, not of its load."""
         compiled, limit = self._compiled, host.fold_limit()
+        waits_for_mark = compiled.loss is not None and compiled.loss.source == "built-in"
         if (self._total == 1 or compiled.updated_buffers or compiled.touched_constants or compiled.half_arithmetic
-                or self._per_replica or self.anchors or (compiled.loss is not None and compiled.loss.source == "built-in")
-                or self._group_size > 1):
+                or self._per_replica or self.anchors or waits_for_mark or self._group_size > 1
+                or _ONE_BY_ONE.intersection(compiled.ops)):
             return 1
         together = self._per_update if compiled.training else self._total
         if limit is not None:
@@ -293,13 +297,19 @@ class Engine:
             return (*tensors_of(outputs), *loss)
 
         self._ready = time.perf_counter()
-        with _no_slow_vmap():
+        with _no_slow_vmap(), _attention_in_parts():
             results = list(torch.func.vmap(forward, randomness="different")(*stacked))
         if self._loss_leaf is not None:
             return returned[0], results, results[self._loss_leaf]
         if self._update is not None:
             return returned[0], results[:-1], results[-1]
         return returned[0], results, None
+
+
+def _attention_in_parts() -> ContextManager:
+    """Has attention computed from operations that vmap knows; it does not know the fused kernels."""
+    attention = getattr(torch.nn, "attention", None)
+    return attention.sdpa_kernel(attention.SDPBackend.MATH) if attention is not None else _NOTHING
 
 
 @contextlib.contextmanager
