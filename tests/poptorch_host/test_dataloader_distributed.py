@@ -32,10 +32,8 @@ def epochs(processes, samples, count, **kwargs):
 
 @pytest.mark.parametrize("mode", poptorch.DataLoaderMode)
 def test_processes_read_whole_combined_batches_of_their_own(mode):
-    both = epochs(2, 13, 2, device_iterations=2, batch_size=1 + (mode == poptorch.DataLoaderMode.AsyncRebatched), mode=mode,
-                  async_options=FORK)
-    first = [0, 1, 2, 3] if mode == poptorch.DataLoaderMode.AsyncRebatched else [0, 1, 2, 3, 4, 5]
-    assert both == [[first, [number + len(first) for number in first]]] * 2
+    both = epochs(2, 13, 2, device_iterations=2, batch_size=2, mode=mode, async_options=FORK)
+    assert both == [[[0, 1, 2, 3], [4, 5, 6, 7]]] * 2
 
 
 def test_processes_read_everything_when_the_last_batch_may_be_smaller():
@@ -60,7 +58,8 @@ def test_shuffled_shares_are_disjoint_and_new_in_every_epoch():
 def test_shuffled_shares_are_ranges_of_one_permutation_that_alternate_their_start():
     generator = torch.Generator().manual_seed(7)
     permutations = [torch.randperm(11, generator=generator).tolist() for _ in range(3)]
-    for shares, permutation, start in zip(epochs(2, 11, 3, seed=7, batch_size=2, shuffle=True), permutations, [3, 0, 3]):
+    read = epochs(2, 11, 3, seed=7, batch_size=2, shuffle=True)
+    for shares, permutation, start in zip(read, permutations, [3, 0, 3]):
         assert shares == [permutation[start:start + 4], permutation[start + 4:start + 8]]
 
 
