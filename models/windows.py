@@ -35,14 +35,8 @@ def shift_mask(grid: Pair, window: Pair, shift: Pair) -> Optional[Tensor]:
     """
     if not any(shift):
         return None
-    rows, columns = (_regions(*sizes) for sizes in zip(grid, window, shift))
-    regions = 3 * rows.unsqueeze(1) + columns
+    rows, columns = ((torch.arange(side) >= side - moved).long() for side, moved in zip(grid, shift))
+    regions = 2 * rows.unsqueeze(1) + columns  # of windows at the end: what stayed, and what was rolled around
     parts = regions.view(grid[0] // window[0], window[0], grid[1] // window[1], window[1]).transpose(1, 2)
     parts = parts.reshape(-1, window[0] * window[1])
     return (parts.unsqueeze(1) != parts.unsqueeze(2)).float() * MASKED
-
-
-def _regions(size: int, window: int, shift: int) -> Tensor:
-    """Number of the region of each row or column: before the last window, the last window's own, and rolled around."""
-    position = torch.arange(size)
-    return (position >= size - window).long() + (position >= size - shift).long()

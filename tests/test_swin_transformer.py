@@ -7,16 +7,15 @@ from typing import Any, Dict, List
 import pytest
 import timm
 import torch
-from poptorch_host.supported_ops import selects_by_mask, takes_operation
 from timm.models.swin_transformer import SwinTransformer as TimmSwin
 from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.geometry import fit_window
 from models.pretrained import official_names
 from models.swin_transformer import DropPath, LayerNorm, Linear, SwinTransformer, WindowAttention
 from models.windows import relative_position_index, shift_mask
+from tests.operations import Recorder
 
 SMALL = dict(img_size=32, patch_size=2, num_classes=5, embed_dim=8, depths=(2, 2), num_heads=(2, 4), window_size=4,
              drop_path_rate=0.0)
@@ -321,21 +320,6 @@ def test_float32_weights_serve_activations_of_another_precision(dtype, tolerance
 @pytest.mark.parametrize("layer", [Linear(4, 3), Linear(4, 3, bias=False), LayerNorm(4)])
 def test_layers_work_in_the_precision_of_their_input(layer):
     assert layer(torch.ones(2, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
-
-
-class Recorder(TorchDispatchMode):
-    """Names of the operations that run, with what a compiler for IPUs would refuse."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names, self.refused = set(), set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name
-        self.names.add(name)
-        if not takes_operation(name) or selects_by_mask(name, args):
-            self.refused.add(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("training", [True, False])
