@@ -16,6 +16,18 @@ def make_net(dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Modu
     return torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).to(dtype)
 
 
+class WithLoss(torch.nn.Module):
+    """A net and its mean squared error."""
+
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        self.net = make_net(dtype)
+
+    def forward(self, inputs, targets):
+        outputs = self.net(inputs)
+        return outputs, torch.nn.functional.mse_loss(outputs, targets)
+
+
 def make_batches(count: int, rows: int = 8, seed: int = 1) -> List[Any]:
     """(inputs, targets) of `count` steps."""
     generator = torch.Generator().manual_seed(seed)

@@ -12,7 +12,7 @@ import torch.multiprocessing as multiprocessing
 from poptorch_host import optim, reduce
 from poptorch_host.loss_scale import LossScale
 
-from tests.poptorch_host.device import Device, assert_close, make_batches, make_options
+from tests.poptorch_host.device import Device, WithLoss, assert_close, make_batches, make_options
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this PyTorch is built without torch.distributed")
 
@@ -80,6 +80,21 @@ def train(case, process, processes, overlap=True):
     return device
 
 
+def train_model(process, processes):
+    """The weights after training through PopTorch's interface, two updates a call."""
+    options = make_options(ACCUMULATION).deviceIterations(2).replicationFactor(2 // processes)
+    options.Distributed.configureProcessId(process, processes)
+    model = WithLoss()
+    if process == 1:
+        model.net[0].weight.data.zero_()  # a program has the weights of process 0 in every process
+    optimizer = optim.AdamW(model.parameters(), lr=0.05, max_grad_norm=0.1)
+    trainer = poptorch.trainingModel(model, options, optimizer)
+    for inputs, targets in make_batches(STEPS, rows=8 * ACCUMULATION):
+        parts = [torch.stack(rows.chunk(4 * ACCUMULATION)) for rows in (inputs, targets)]
+        trainer(*[part[process::processes].flatten(0, 1) for part in parts])
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
 def run_process(process, port, folder):
     """A process of two: every case, small buckets, results to a file."""
     torch.set_num_threads(1)
@@ -92,6 +107,7 @@ def run_process(process, port, folder):
         results[f"{case}: extra"] = [torch.tensor([float(value) for value in device.update.rounding_state]),
                                      torch.tensor(device.update.loss_scale)]
         device.update.release()
+    results["model"] = train_model(process, 2)
     scale = LossScale(True, torch.device("cpu"), dist.group.WORLD)
     scale.observe([torch.tensor([10000.0, 1.0][process]).half()])
     scale.update(1.0, True)
@@ -121,6 +137,12 @@ def test_two_processes_give_the_weights_of_one_with_both_replicas(results, case)
     alone = train(case, 0, 1)
     lowered = "half" in case or "automatic" in case
     assert_close(results[0][case], [weight.float() for weight in alone.weights], 4e-3 if lowered else 1e-6)
+
+
+def test_training_model_in_two_processes_equals_one_process_with_both_replicas(results):
+    alone = train_model(0, 1)
+    for result in results:
+        assert_close(result["model"], alone, 1e-6)
 
 
 def test_parameter_used_in_one_process_is_updated_in_both_and_unused_one_in_none(results):

@@ -10,22 +10,10 @@ import pytest
 import torch
 from poptorch_host import optim
 
-from tests.poptorch_host.device import assert_close, make_batches, make_net, make_options
+from tests.poptorch_host.device import WithLoss, assert_close, make_batches, make_options
 
 HALF = torch.float16
 STRATEGIES = poptorch.MeanReductionStrategy
-
-
-class WithLoss(torch.nn.Module):
-    """A net and its mean squared error."""
-
-    def __init__(self, dtype=torch.float32):
-        super().__init__()
-        self.net = make_net(dtype)
-
-    def forward(self, inputs, targets):
-        outputs = self.net(inputs)
-        return outputs, torch.nn.functional.mse_loss(outputs, targets)
 
 
 def make_trainer(make_optimizer, options=None, dtype=torch.float32):
