@@ -3,6 +3,7 @@
 """The options of a model: what a program says about devices, batches, precision and placement."""
 import json
 import os
+import sys
 from typing import Any, Dict, List, Optional, Union
 
 import torch
@@ -139,8 +140,7 @@ class Options(OptionsDict):
             code = compile(source, filepath, "exec")
         except SyntaxError as error:
             raise ConfigFileError(f"SyntaxError at line {error.lineno} of {filepath}: {error.text}") from error
-        import poptorch_host
-        exec(code, {"poptorch": poptorch_host, "options": self})  # noqa: S102 (PopTorch defines the file as calls to run)
+        exec(code, {"poptorch": sys.modules[__package__], "options": self})
         return self
 
     # Logging and debugging.
