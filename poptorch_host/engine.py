@@ -29,10 +29,10 @@ from .outputs import Collector, Selection, seal
 from .update import WeightUpdate
 from .weights import DeviceWeights
 
-# What the operations of folded micro-batches may return, in all and of a single one. Small operations gain most; beyond the
-# caches of a CPU nothing is gained (benchmarks/poptorch_host_folding.py).
-FOLD_BYTES = {"cpu": 64 * 2**20, "cuda": None}
-FOLD_MICRO_BATCH_BYTES = {"cpu": 4 * 2**20, "cuda": None}
+# On a CPU, folding only pays for small work: by what the operations of a micro-batch return, of one and of all that are
+# folded. Elsewhere memory alone decides. Few at a time do not pay for vmap. (benchmarks/poptorch_host_folding.py)
+_CPU_MICRO_BATCH_BYTES, _CPU_FOLD_BYTES = 2 * 2**20, 64 * 2**20
+_LEAST_FOLD = 4
 _FOLD_MEMORY_SHARE = 4  # of the device's memory, at the most one part in so many
 _ONE_BY_ONE = {"poptorch::cpu", "poptorch::ipu_print_tensor"}  # operations that a program sees happen
 
@@ -257,11 +257,13 @@ class Engine:
         together = self._per_update if compiled.training else self._total
         if limit is not None:
             return min(limit, together)
-        budget = host.total_memory(self._device) // _FOLD_MEMORY_SHARE
-        single = max(compiled.activation_bytes, 1)
-        if single > (FOLD_MICRO_BATCH_BYTES.get(self._device.type) or budget):
-            return 1
-        return max(1, min(together, min(FOLD_BYTES.get(self._device.type) or budget, budget) // single))
+        single, budget = max(compiled.activation_bytes, 1), host.total_memory(self._device) // _FOLD_MEMORY_SHARE
+        if self._device.type == "cpu":
+            if single > _CPU_MICRO_BATCH_BYTES:
+                return 1
+            budget = min(budget, _CPU_FOLD_BYTES)
+        fold = min(together, budget // single)
+        return fold if fold >= _LEAST_FOLD else 1
 
     def _try_folded(self, arguments: Bound, first: int, count: int) -> int:
         """Runs `count` micro-batches together, or else one, and none together from then on. Returns how many ran."""

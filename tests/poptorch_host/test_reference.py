@@ -67,7 +67,7 @@ def assert_same(actual, expected):
 
 @pytest.fixture(params=["folded", "one by one"], autouse=True)
 def folding(request, monkeypatch):
-    monkeypatch.setitem(host._settings, "fold", "auto" if request.param == "folded" else 1)
+    monkeypatch.setitem(host._settings, "fold", 100 if request.param == "folded" else 1)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
