@@ -5,6 +5,7 @@ import copy
 import logging
 import pickle
 
+import hypothesis
 import poptorch_host as poptorch
 import pytest
 import torch
@@ -196,6 +197,27 @@ def test_options_survive_pickling_with_values_and_frozen_state(options):
     with pytest.raises(AttributeError, match="frozen"):
         loaded.deviceIterations(2)
     assert loaded.toDict().keys() == options.toDict().keys() and loaded.random_seed == 3
+
+
+@hypothesis.given(hypothesis.strategies.lists(hypothesis.strategies.sampled_from(every_setter()), max_size=8))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_options_after_any_calls_equal_their_copies_and_survive_freezing(calls):
+    options = poptorch.Options()
+    for parameter in calls:
+        call(options, *parameter.values)
+    options.outputMode(poptorch.OutputMode.All)
+    before = comparable(options)
+    options._freeze()
+    for copied in (options, options.clone(), copy.copy(options), pickle.loads(pickle.dumps(options))):
+        assert comparable(copied) == before
+    with pytest.raises(AttributeError, match="frozen"):
+        options.Training.gradientAccumulation(2)
+    options.clone().Training.gradientAccumulation(2)
+    assert comparable(options) == before
+
+
+def comparable(options):
+    return {**options.toDict(), "text": repr(options)}
 
 
 def test_text_of_options_lists_values_and_sub_options(options):
