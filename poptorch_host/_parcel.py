@@ -2,7 +2,6 @@
 # Copyright 2026 the Swin IPU trainer authors
 """How a data set reaches the process of an asynchronous accessor."""
 import ctypes
-import importlib
 import io
 import pickle
 import sys
@@ -14,6 +13,7 @@ import torch
 import torch.multiprocessing  # noqa: F401 (teaches ForkingPickler to share the memory of tensors)
 
 from . import custom_args
+from ._alias import alias
 from .enums import SharingStrategy
 
 
@@ -54,7 +54,8 @@ class Parcel:
         if "content" not in vars(self):  # forked
             return self._dataset
         for name, actual in self.aliases.items():
-            sys.modules.setdefault(name, importlib.import_module(actual))
+            if name not in sys.modules:
+                alias(name, actual)
         for kind, parser in map(pickle.loads, self.parsers):
             custom_args.registerCustomArgParser(kind, parser)
         content = vars(self).pop("content")  # frees it afterwards: it may be large
