@@ -33,6 +33,9 @@ DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, Attr
                   MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
+Picture = Union[Image.Image, np.ndarray]
+
+
 class BadImage(Exception):
     """A file that gives no picture; the message says why, without the path."""
 
@@ -78,8 +81,12 @@ def _read_regular(path: str) -> bytes:
         return stream.readall()
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes) -> Picture:
     """The picture in `data` as RGB, 8 bits a channel; orientation tags are ignored, as ImageNet's recipes do.
+
+    Returns:
+        An array of bytes (H, W, 3) where the fast decoder took it, else Pillow's picture: turning one into the other
+        takes as long as a resize, so that whoever needs the other kind may do it.
 
     Raises:
         BadImage: for anything that does not decode completely into a picture of at most MAX_PIXELS.
@@ -87,7 +94,8 @@ def decode(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("is empty")
     try:
-        return _decode_plain_jpeg(data) or _decode_any(data)
+        pixels = _decode_plain_jpeg(data)
+        return _decode_any(data) if pixels is None else pixels
     except Image.UnidentifiedImageError as error:
         raise BadImage(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from error
     except DECODER_ERRORS as error:
@@ -103,8 +111,8 @@ def fast_jpeg() -> Optional[ModuleType]:
         return None
 
 
-def _decode_plain_jpeg(data: bytes) -> Optional[Image.Image]:
-    """The picture of a sound JPEG in colours or grey; None for anything else, which is left to Pillow to judge."""
+def _decode_plain_jpeg(data: bytes) -> Optional[np.ndarray]:
+    """The pixels of a sound JPEG in colours or grey; None for anything else, which is left to Pillow to judge."""
     decoder = fast_jpeg()
     if decoder is None or not data.startswith(b"\xff\xd8\xff"):
         return None
@@ -112,7 +120,7 @@ def _decode_plain_jpeg(data: bytes) -> Optional[Image.Image]:
         height, width, colours, _ = decoder.decode_jpeg_header(data)
         if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
             return None
-        return Image.fromarray(decoder.decode_jpeg(data, "RGB"))
+        return decoder.decode_jpeg(data, "RGB")
     except ValueError:
         return None
 

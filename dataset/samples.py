@@ -4,10 +4,9 @@
 from typing import Any, List, Optional, Tuple
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
-from dataset.decode import BadImage, decode, shown
+from dataset.decode import BadImage, Picture, decode, shown
 from dataset.samplers import PADDING, Position, mix_seed
 from dataset.transforms import Transform, seeded
 from utils import logger
@@ -74,7 +73,7 @@ class ImageDataset(Dataset):
         with seeded(mix_seed(self._seed, epoch, index)):
             return self._transform(picture), int(self._source.labels[index])
 
-    def _picture(self, index: int) -> Optional[Image.Image]:
+    def _picture(self, index: int) -> Optional[Picture]:
         """The decoded picture, or None for a bad image that is to be skipped."""
         try:
             return decode(self._source.read(index))

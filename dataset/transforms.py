@@ -3,7 +3,6 @@
 """Pictures -> tensors: the official Swin recipe for training and evaluation, out of timm's transforms."""
 import contextlib
 import functools
-import math
 import random
 from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
 
@@ -20,20 +19,21 @@ from torchvision import transforms
 from yacs.config import CfgNode
 
 from config import image_size
+from dataset.decode import Picture
 
-Transform = Callable[[Image.Image], torch.Tensor]
+Transform = Callable[[Picture], torch.Tensor]
 FAST_RESIZE = {transforms.InterpolationMode.BICUBIC: "bicubic", transforms.InterpolationMode.BILINEAR: "bilinear"}
 CENTRE_SHARE = 224 / 256  # of the resized image's side that a centre crop keeps
 
 
 def build_transform(config: CfgNode, training: bool) -> Transform:
-    """The transform of one split: an RGB picture -> (3, H, W) in the dtype that `image_dtype` names.
+    """The transform of one split: a picture -> (3, H, W) in the dtype that `image_dtype` names.
 
     Training: random resized crop, flip, RandAugment or colour jitter, random erasing (paper, section A2.1); with
     AUG.SHIFT the whole picture is resized and shifted instead of cropped. Evaluation: resize, centre crop; with
     TEST.CROP off or AUG.SHIFT on the whole picture is resized. Floats are normalised; bytes are left to the device.
     """
-    parts = _training_parts(config) if training else [_evaluation(config)]
+    parts = _training_parts(config) if training else [as_image, _evaluation(config)]
     erases = training and config.AUG.REPROB > 0
     if image_dtype(config) == torch.uint8:
         return transforms.Compose(parts + ([ByteErasing(_erasing(config), *_statistics(config))] if erases else []))
@@ -59,10 +59,10 @@ def _training_parts(config: CfgNode) -> List[Transform]:
         mean=tuple(config.DATA.MEAN), normalize=False, scale=tuple(config.AUG.SCALE), ratio=tuple(config.AUG.RATIO),
         hflip=config.AUG.HFLIP, color_jitter=config.AUG.COLOR_JITTER or None,
         auto_augment=config.AUG.AUTO_AUGMENT or None)
-    _mend_posterize(augment)
+    mend_posterize(augment)
     flips = [part for part in crop.transforms if isinstance(part, transforms.RandomHorizontalFlip)]
     if config.AUG.SHIFT:
-        first = [_resize_whole(config), RandomShift(config.AUG.SHIFT)]
+        first = [as_image, _resize_whole(config), RandomShift(config.AUG.SHIFT)]
     else:
         first = [RandomResizedCrop(image_size(config), config.AUG.SCALE, config.AUG.RATIO, config.DATA.INTERPOLATION)]
     return [*first, *flips, *augment.transforms, *finish.transforms]
@@ -88,6 +88,11 @@ def _resize_whole(config: CfgNode) -> transforms.Resize:
     return transforms.Resize(image_size(config), str_to_interp_mode(_fixed_interpolation(config)))
 
 
+def as_image(picture: Picture) -> Image.Image:
+    """A picture in Pillow's form."""
+    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+
+
 class RandomResizedCrop(RandomResizedCropAndInterpolation):
     """timm's random resized crop, three times as fast where PyTorch has a vectorised resize of bytes.
 
@@ -95,13 +100,19 @@ class RandomResizedCrop(RandomResizedCropAndInterpolation):
     black meets white, one in a thousand differs by more, since overshoots are cut off at another point.
     """
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, picture: Picture) -> Image.Image:
         mode = FAST_RESIZE.get(self.interpolation) if has_fast_resize() else None
         if mode is None:
-            return super().__call__(image)
-        top, left, height, width = self.get_params(image, self.scale, self.ratio)
-        pixels = torch.from_numpy(np.array(image.crop((left, top, left + width, top + height))))
-        resized = interpolate(pixels.permute(2, 0, 1)[None], self.size, mode=mode, antialias=True)
+            return super().__call__(as_image(picture))
+        if isinstance(picture, np.ndarray):
+            picture = torch.from_numpy(picture).permute(2, 0, 1)
+        top, left, height, width = self.get_params(picture, self.scale, self.ratio)
+        if isinstance(picture, torch.Tensor):
+            part = picture[:, top:top + height, left:left + width]
+        else:
+            part = torch.from_numpy(np.array(picture.crop((left, top, left + width, top + height)))).permute(2, 0, 1)
+        part = part[None].contiguous(memory_format=torch.channels_last)
+        resized = interpolate(part, self.size, mode=mode, antialias=True)
         return Image.fromarray(resized[0].permute(1, 2, 0).numpy())
 
 
@@ -151,19 +162,31 @@ class ByteErasing:
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        noise = self.erasing(torch.full(image.shape, math.nan))
-        erased = ~noise.isnan()
-        if erased.any():
-            fill = ((noise * self.std + self.mean) * 255).round_().clamp_(0, 255)
-            image = torch.where(erased, fill.nan_to_num_().to(torch.uint8), image)
+        self.erasing(_Canvas(image, self.mean, self.std))
         return image
+
+
+class _Canvas:
+    """What random erasing sees of an image of bytes: a tensor of normalised floats that it can only write to."""
+
+    dtype = torch.float32
+
+    def __init__(self, image: torch.Tensor, mean: torch.Tensor, std: torch.Tensor):
+        self._image, self._mean, self._std = image, mean, std
+
+    def size(self) -> torch.Size:
+        """Channels, height and width."""
+        return self._image.size()
+
+    def __setitem__(self, region: Tuple[slice, ...], noise: torch.Tensor) -> None:
+        self._image[region] = ((noise * self._std + self._mean) * 255).round_().clamp_(0, 255)
 
 
 def _erasing(config: CfgNode) -> RandomErasing:
     return RandomErasing(config.AUG.REPROB, mode=config.AUG.REMODE, max_count=config.AUG.RECOUNT, device="cpu")
 
 
-def _mend_posterize(augment: transforms.Compose) -> None:
+def mend_posterize(augment: transforms.Compose) -> None:
     """Lets the recipe's strongest posterize keep no bits, which Pillow refuses since version 13.
 
     Older versions gave black; so does this. Only this transform's own operations change, not timm.

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Images a second of our input pipeline beside torchvision's ImageFolder with timm's transforms and mixup.
+
+    python -m benchmarks.input_pipeline [--images 256] [--rounds 7] [--workers 2]
+
+Both read the same JPEG files, which the benchmark makes (500x400 pixels with the statistics of photographs), by the
+same recipe: the Swin training augmentation at 224 pixels with mixup. They take turns, so that whatever else the machine
+does hits both. A ratio is the peer's time over ours in one round, above 1 ours is faster; printed are the median and the
+range of all rounds, for CPU time in one process and for wall time with workers.
+"""
+import argparse
+import io
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import Mixup, create_transform
+from torchvision.datasets import ImageFolder
+
+import accelerator
+from config import get_config
+from dataset.build_ipu import build_dataset, build_loader
+from dataset.decode import fast_jpeg
+from dataset.transforms import has_fast_resize, mend_posterize
+
+WIDTH, HEIGHT, CLASSES, BATCH = 500, 400, 4, 32
+DETAIL = {4: 60, 8: 40, 16: 30, 32: 25, 64: 18, 128: 12, 256: 8}  # amplitude by frequency: about 1/f, as in photographs
+
+
+def photograph(seed: int) -> Image.Image:
+    """A picture of noise whose amplitude falls with frequency."""
+    generator = np.random.RandomState(seed)
+    pixels = np.full((HEIGHT, WIDTH, 3), 128, np.float32)
+    for cells, amplitude in DETAIL.items():
+        for channel in range(3):
+            coarse = Image.fromarray(generator.randn(cells, cells).astype(np.float32))
+            pixels[..., channel] += amplitude * np.asarray(coarse.resize((WIDTH, HEIGHT), Image.BICUBIC))
+    pixels += 5 * generator.randn(HEIGHT, WIDTH, 1)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def write_photographs(root: Path, count: int) -> float:
+    """Writes `count` JPEGs in ImageNet layout; returns their mean size in bytes."""
+    sizes = []
+    for number in range(count):
+        buffer = io.BytesIO()
+        photograph(number).save(buffer, "JPEG", quality=90)
+        folder = root / "train" / f"class{number % CLASSES}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(buffer.getvalue())
+        sizes.append(len(buffer.getvalue()))
+    return statistics.mean(sizes)
+
+
+def peer(root: Path, workers: int) -> Callable[[], Iterator[Any]]:
+    """torchvision's data set, timm's transforms, torch's loader, timm's mixup."""
+    transform = create_transform(224, is_training=True, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1",
+                                 re_prob=0.25, re_mode="pixel", re_count=1, interpolation="bicubic")
+    mend_posterize(transform)  # or it would crash with Pillow 13
+    images = ImageFolder(str(root / "train"), transform)
+    loader = torch.utils.data.DataLoader(images, BATCH, shuffle=True, drop_last=True, num_workers=workers,
+                                         persistent_workers=workers > 0)
+    mixup = Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=CLASSES)
+    return lambda: (mixup(images, labels) for images, labels in loader)
+
+
+def ours(root: Path, workers: int, dtype: str) -> Callable[[], Iterator[Any]]:
+    """Our loader in synchronous mode."""
+    config = get_config("SWIN_TINY", overrides=[("DATA.DATA_PATH", str(root)), ("DATA.NUM_WORKERS", workers),
+                                                ("DATA.BATCH_SIZE", BATCH), ("DATA.INPUT_DTYPE", dtype)])
+    return build_loader(config, accelerator.poptorch().Options(), build_dataset(config, True), True).__iter__
+
+
+def take_turns(pipelines: Dict[str, Callable[[], Iterator[Any]]], rounds: int, clock: Callable[[], float]
+               ) -> Dict[str, List[float]]:
+    """Seconds of an epoch of each pipeline in each round; a first round that starts workers is not counted."""
+    seconds: Dict[str, List[float]] = {name: [] for name in pipelines}
+    for number in range(rounds + 1):
+        for name, start_epoch in pipelines.items():
+            start = clock()
+            for _ in start_epoch():
+                pass
+            if number:
+                seconds[name].append(clock() - start)
+    return seconds
+
+
+def report(title: str, seconds: Dict[str, List[float]], images: int) -> None:
+    """Prints milliseconds an image and the ratios to the peer."""
+    print(title)
+    reference, *others = seconds
+    print(f"  {reference:24s} {1000 * statistics.median(seconds[reference]) / images:6.2f} ms an image")
+    for name in others:
+        ratios = [peers / own for peers, own in zip(seconds[reference], seconds[name])]
+        print(f"  {name:24s} {1000 * statistics.median(seconds[name]) / images:6.2f} ms an image, ratio "
+              f"{statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]")
+
+
+def compare(title: str, root: Path, workers: int, arguments: argparse.Namespace, clock: Callable[[], float]) -> None:
+    """Measures and prints all pipelines."""
+    pipelines = {"torchvision + timm": peer(root, workers), "ours, float": ours(root, workers, "float"),
+                 "ours, bytes": ours(root, workers, "uint8")}
+    report(title, take_turns(pipelines, arguments.rounds, clock), arguments.images // BATCH * BATCH)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=2, help="for the second measurement; 0 leaves it out")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    accelerator.select("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        size = write_photographs(root, arguments.images)
+        print(f"{arguments.images} JPEGs of {WIDTH}x{HEIGHT} pixels, {size / 1024:.0f} KiB on average; "
+              f"torch {torch.__version__}, decoded by {'simplejpeg' if fast_jpeg() else 'Pillow'}, "
+              f"resized by {'PyTorch' if has_fast_resize() else 'Pillow'}")
+        compare("CPU time, one process", root, 0, arguments, time.process_time)
+        if arguments.workers:
+            compare(f"wall time, {arguments.workers} workers", root, arguments.workers, arguments, time.perf_counter)
+
+
+if __name__ == "__main__":
+    main()
