@@ -94,6 +94,13 @@ class WeightUpdate:
         """The factor of every micro-batch's loss gradient."""
         return self.loss_scale * self._reduction.root_factor
 
+    @property
+    def can_fold(self) -> bool:
+        """Whether gradients may come as sums over micro-batches. Not in half: there the sum may overflow, or be rounded,
+        before it reaches an accumulator that would have done neither.
+        """
+        return all(slot.weight.dtype != torch.float16 and slot.accumulator_type is None for slot in self._slots)
+
     def before_backward(self, count: int) -> None:
         """A backward pass over `count` micro-batches follows. If it is the update's last, sums start during it."""
         self._expected = count

@@ -309,6 +309,14 @@ def test_parameter_that_skips_micro_batches_counts_zeros_in_the_running_mean():
                                    rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype, accum_type, accumulation, folds", [
+    (FLOAT, FLOAT, 4, True), (HALF, FLOAT, 4, False), (FLOAT, HALF, 4, False), (FLOAT, HALF, 1, True)])
+def test_micro_batches_are_folded_in_float32_only(dtype, accum_type, accumulation, folds):
+    device = weight_device(torch.zeros(3, dtype=dtype), lambda p: optim.SGD(p, lr=1.0, accum_type=accum_type),
+                           make_options(accumulation))
+    assert device.update.can_fold == folds
+
+
 def test_velocity_scaling_saves_small_velocities_of_combined_sgd():
     """The velocity, 2^-26 at first, is below float16 unless it is scaled."""
     def moved(scaling):
