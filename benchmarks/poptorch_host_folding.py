@@ -2,8 +2,8 @@
 # Copyright 2026 the Swin IPU trainer authors
 """What folding micro-batches into one forward and backward gains in poptorch_host, and where it stops to.
 
-For each model and number of micro-batches a fold, the time of a training call over that of the same call one micro-batch
-at a time, interleaved in one process. The package chooses the column marked *.
+For each model and number of micro-batches a fold, the time of a training call over that of the same call one
+micro-batch at a time, interleaved in one process. The package chooses what is marked *.
 
     python -m benchmarks.poptorch_host_folding [--rounds 7] [--threads 1] [--models mlp swin]
 """
@@ -12,11 +12,11 @@ import statistics
 import time
 from typing import Callable, Dict, List, Tuple
 
-import torch
-
 import poptorch_host as poptorch
-from benchmarks.poptorch_host_overhead import Encoder, WithLoss, mlp
+import torch
 from poptorch_host import host
+
+from benchmarks.poptorch_host_overhead import Encoder, WithLoss, mlp
 
 Batch = Tuple[torch.Tensor, torch.Tensor]
 

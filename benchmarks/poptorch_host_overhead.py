@@ -4,8 +4,8 @@
 
 Both steps run in one process, interleaved, on copies of the same model, with torch.optim's AdamW on both sides. The
 step by hand is what a PyTorch programmer writes: a loop over micro-batches, the loss divided by their number, then
-step() and zero_grad(), with the fused optimizer where this PyTorch has one. Folding is off on our side, so that only the
-way of running is compared.
+step() and zero_grad(), with the fused optimizer where this PyTorch has one. Folding is off on our side, so that only
+the way of running is compared.
 
     python -m benchmarks.poptorch_host_overhead [--rounds 60] [--steps 10]
 """
@@ -15,9 +15,8 @@ import statistics
 import time
 from typing import Callable, List, Tuple
 
-import torch
-
 import poptorch_host as poptorch
+import torch
 from poptorch_host import host
 
 
@@ -50,8 +49,8 @@ class Encoder(torch.nn.Module):
 
 def mlp(width: int = 256) -> torch.nn.Module:
     """A perceptron for images of 28 x 28."""
-    return torch.nn.Sequential(torch.nn.Linear(784, width), torch.nn.ReLU(), torch.nn.Linear(width, width), torch.nn.ReLU(),
-                               torch.nn.Linear(width, 10))
+    return torch.nn.Sequential(torch.nn.Linear(784, width), torch.nn.ReLU(), torch.nn.Linear(width, width),
+                               torch.nn.ReLU(), torch.nn.Linear(width, 10))
 
 
 def fastest_adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -76,7 +75,8 @@ def by_hand(model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor
     return step
 
 
-def by_executor(model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor, torch.Tensor]) -> Callable[[], None]:
+def by_executor(model: torch.nn.Module, accumulation: int,
+                batch: Tuple[torch.Tensor, torch.Tensor]) -> Callable[[], None]:
     """The step as a call of a training model."""
     options = poptorch.Options()
     options.Training.gradientAccumulation(accumulation)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Inner tensors that a program asks for by name: parameters, buffers, their gradients, the loss, the update's values."""
+"""Inner tensors that a program asks for by name: weights, their gradients, the loss, the values of the update."""
 from typing import Dict, List, Optional
 
 import torch
@@ -42,8 +42,8 @@ class Anchors:
         self._results: Dict[str, torch.Tensor] = {}
         for short_name, (long_name, *_) in self._wanted.items():
             if long_name not in self.names():
-                raise createPoptorchError(f"anchorTensor {short_name}: no tensor is called {long_name}; getTensorNames() of a "
-                                          "compiled model lists them")
+                raise createPoptorchError(f"anchorTensor {short_name}: no tensor is called {long_name}; "
+                                          "getTensorNames() of a compiled model lists them")
         for name in {anchor[0] for anchor in self._wanted.values() if anchor[0].startswith(GRADIENT)}:
             self._tensors[name[len(GRADIENT):]].register_hook(lambda gradient, name=name: self._keep(name, gradient))
 

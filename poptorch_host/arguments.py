@@ -95,8 +95,9 @@ class InputContract:
 
     def __init__(self, bound: Bound, names: List[str], pieces: int) -> None:
         named = bound.named(names)
-        for name, tensor in ((n, t) for name, value in named for n, t in zip(names_of(name, value), tensors_of(value))):
-            _check_tensor(name, tensor, pieces)
+        for name, value in named:
+            for leaf, tensor in zip(names_of(name, value), tensors_of(value)):
+                _check_tensor(leaf, tensor, pieces)
         self.pieces = pieces
         self._adopt([(name, signature_of(value)) for name, value in named])
         if any(isinstance(value, dict) for _, value in named):
@@ -124,15 +125,15 @@ class InputContract:
             return
         named = bound.named(names)
         if [name for name, _ in named] != [name for name, _ in self.signatures]:
-            raise createPoptorchError(f"arguments: expected {len(self.signatures)} but got {len(named)}; call destroy() "
-                                      "to compile for other inputs")
+            raise createPoptorchError(f"arguments: expected {len(self.signatures)} but got {len(named)}; call "
+                                      "destroy() to compile for other inputs")
         for (name, value), (_, signature) in zip(named, self.signatures):
             check_signature(name, signature, value)
 
 
 def _check_tensor(name: str, tensor: torch.Tensor, pieces: int) -> None:
     if tensor.numel() == 0:
-        raise createPoptorchError(f"Zero-sized tensors are unsupported (Got shape {list(tensor.shape)}) in input {name}")
+        raise createPoptorchError(f"Zero-sized tensors are unsupported (Got shape {list(tensor.shape)}): input {name}")
     if tensor.dtype not in _INPUT_DTYPES:
         raise createPoptorchError(f"input {name} has dtype {tensor.dtype}, which no device takes: convert it")
     rows = tensor.shape[0] if tensor.dim() else 1
@@ -142,8 +143,8 @@ def _check_tensor(name: str, tensor: torch.Tensor, pieces: int) -> None:
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`tensor` as the device has it: dense, without gradient, floating point in 16 or 32 bits, integers of 64 bits wrapped
-    to 32 (kept in 64 here, where PyTorch indexes with them)."""
+    """`tensor` as the device has it: dense, without gradient, floating point in 16 or 32 bits, and integers of 64 bits
+    wrapped to 32 (kept in 64 here, where PyTorch indexes with them)."""
     if tensor.dtype in _AS_THEY_ARE and tensor.device == device and tensor.is_contiguous() and not tensor.requires_grad:
         return tensor
     if tensor.requires_grad:

@@ -113,8 +113,8 @@ def check_options(options: Options) -> None:
     _check_target(options)
     steps = options.device_iterations * options.Training.gradient_accumulation
     if options.output_mode == OutputMode.EveryN and options.output_return_period > steps:
-        raise createPoptorchError(f"OutputMode.EveryN with period {options.output_return_period} returns nothing: a replica "
-                                  f"runs {steps} micro-batches in a call")
+        raise createPoptorchError(f"OutputMode.EveryN with period {options.output_return_period} returns nothing: a "
+                                  f"replica runs {steps} micro-batches in a call")
 
 
 def _check_target(options: Options) -> None:
@@ -183,7 +183,8 @@ def _check_trainable(tracer: Tracer) -> None:
     """Raises Error for an operation of PopTorch's own that has no gradient."""
     for stage in tracer.stage_records():
         for name in _INFERENCE_ONLY & set(stage.ops):
-            raise createPoptorchError(f"{name.replace('::', '.')} has no gradient on a device: use it for inference only")
+            raise createPoptorchError(f"{name.replace('::', '.')} has no gradient on a device: use it for inference "
+                                      "only")
 
 
 # Buffers.
@@ -223,8 +224,8 @@ def _check_buffers(changes: _BufferChanges, options: Options) -> None:
     groups = options.replication_factor // options.input_group_size
     if changes.in_place and groups > 1 and options.broadcast_buffers:
         raise createPoptorchError(
-            f"PopTorch does not support broadcasting buffers: forward updates {', '.join(changes.in_place)} in place on "
-            f"{groups} replicas. Use Options.broadcastBuffers(False) to let each replica keep its own")
+            f"PopTorch does not support broadcasting buffers: forward updates {', '.join(changes.in_place)} in place "
+            f"on {groups} replicas. Use Options.broadcastBuffers(False) to let each replica keep its own")
 
 
 # The loss.
@@ -233,11 +234,11 @@ def _check_buffers(changes: _BufferChanges, options: Options) -> None:
 def _find_loss(tracer: Tracer, leaves: List[torch.Tensor]) -> Loss:
     final = tracer.final_losses()
     if not final:
-        raise createPoptorchError("Couldn't find a loss in graph: a trained model must compute a loss of torch.nn, or mark "
-                                  "its own with poptorch.identity_loss")
+        raise createPoptorchError("Couldn't find a loss in graph: a trained model must compute a loss of torch.nn, or "
+                                  "mark its own with poptorch.identity_loss")
     if len(final) > 1:
-        raise createPoptorchError(f"Multiple independent losses found in graph ({len(final)}): combine them and mark the "
-                                  "result with poptorch.identity_loss")
+        raise createPoptorchError(f"Multiple independent losses found in graph ({len(final)}): combine them and mark "
+                                  "the result with poptorch.identity_loss")
     return _locate_loss(final[0], leaves)
 
 
@@ -276,8 +277,8 @@ def _check_stages(stages: Tuple[StageRecord, ...], options: Options, training: b
         if given < needed:
             raise createPoptorchError(
                 f"Options.Training.gradientAccumulation must be greater than or equal to the number of pipeline stages "
-                f"({needed}) with PipelinedExecution, but is {given}: the forward has {forward} stages, and training adds "
-                f"{forward - 1} for the backward")
+                f"({needed}) with PipelinedExecution, but is {given}: the forward has {forward} stages, and training "
+                f"adds {forward - 1} for the backward")
     elif options.device_iterations < forward:
         raise createPoptorchError(
             f"Options.deviceIterations must be greater than or equal to the number of pipeline stages ({forward}) with "
@@ -303,9 +304,9 @@ def _check_overlap(tracer: Tracer, leaves: List[torch.Tensor], options: Options)
         (lambda *_: isinstance(options._execution_strategy, ShardedExecution), "needs poptorch.ShardedExecution"),
         (lambda *_: _io_tiles(options) >= _MIN_OVERLAP_TILES,
          f"needs at least {_MIN_OVERLAP_TILES} I/O tiles: set Options.TensorLocations.numIOTiles"),
-        (lambda name, info: name != "set_overlap_for_input" or any(info["tensor"] is tensor for tensor in tracer.inputs),
+        (lambda name, info: name != "set_overlap_for_input" or _is_among(info["tensor"], tracer.inputs),
          "takes inputs of the model only"),
-        (lambda name, info: name != "set_overlap_for_output" or any(info["result"] is leaf for leaf in leaves),
+        (lambda name, info: name != "set_overlap_for_output" or _is_among(info["result"], leaves),
          "takes outputs of the model only: return what it returns"),
         (lambda name, _: name != "set_overlap_for_output" or options.output_mode in (OutputMode.All, OutputMode.Sum),
          "needs the output mode All or Sum"),
@@ -314,6 +315,10 @@ def _check_overlap(tracer: Tracer, leaves: List[torch.Tensor], options: Options)
         for holds, message in rules:
             if not holds(name, info):
                 raise createPoptorchError(f"{name} {message}")
+
+
+def _is_among(tensor: torch.Tensor, tensors: List[torch.Tensor]) -> bool:
+    return any(tensor is other for other in tensors)
 
 
 def _io_tiles(options: Options) -> int:

@@ -167,7 +167,7 @@ class Engine:
         """Forward and, in training, backward of one micro-batch."""
         if self._pieces > 1:
             piece = self._piece(index)
-            arguments = Bound(cut(arguments.positional, piece, self._pieces), cut(arguments.keywords, piece, self._pieces))
+            arguments = Bound(*cut(tuple(arguments), piece, self._pieces))
         if self._per_replica:
             self._weights.select_replica(index % self._replicas)
         self._execution.begin_forward()
@@ -189,8 +189,8 @@ class Engine:
 
     def _back_propagate(self, loss: Optional[torch.Tensor], count: int) -> None:
         if loss is None:
-            raise createPoptorchError("The forward did not compute the loss that it computed when it was compiled: it must "
-                                      "do the same at every call")
+            raise createPoptorchError("The forward did not compute the loss that it computed when it was compiled: it "
+                                      "must do the same at every call")
         self._update.before_backward(count)
         if loss.requires_grad:
             torch.autograd.backward(loss, self._root(loss))
@@ -248,6 +248,8 @@ class Engine:
 
     def _choose_fold(self) -> int:
         """How many micro-batches to compute together: a function of the program and the machine, not of its load."""
+        if self._update is not None and not self._update.can_fold:
+            return 1
         compiled, limit = self._compiled, host.fold_limit()
         waits_for_mark = compiled.loss is not None and compiled.loss.source == "built-in"
         if (self._total == 1 or compiled.updated_buffers or compiled.touched_constants or compiled.half_arithmetic

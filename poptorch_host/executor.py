@@ -37,8 +37,8 @@ class PoplarExecutor:
     """A model compiled for a device and run there. Made by `trainingModel` and `inferenceModel`.
 
     The first call, or `compile`, compiles the model for the shapes of its arguments; each call then runs
-    device iterations x gradient accumulation x replicas micro-batches. Attributes that an executor does not have are the
-    model's.
+    device iterations x gradient accumulation x replicas micro-batches. Attributes that an executor does not have are
+    the model's.
 
     Attributes:
         per_replica_params: how replicas share parameters, by name, where not all have the same.
@@ -46,7 +46,8 @@ class PoplarExecutor:
     """
 
     def __init__(self, model: torch.nn.Module, options: Optional[Options], training: bool, poptorch_version: str,
-                 optimizer: Optional[torch.optim.Optimizer] = None, user_model: Optional[torch.nn.Module] = None) -> None:
+                 optimizer: Optional[torch.optim.Optimizer] = None,
+                 user_model: Optional[torch.nn.Module] = None) -> None:
         if options is not None and not isinstance(options, Options):
             raise createPoptorchError(f"Invalid type {type(options).__name__} of options: use poptorch.Options()")
         self._user_model = user_model or model
@@ -190,8 +191,8 @@ class PoplarExecutor:
         """Runs the model; compiles it first, the first time.
 
         Args:
-            args, kwargs: forward's. The first dimension of every tensor is that of a micro-batch times device iterations
-                x groups of replicas x gradient accumulation.
+            args, kwargs: forward's. The first dimension of every tensor is that of a micro-batch times device
+                iterations x groups of replicas x gradient accumulation.
 
         Returns:
             What forward returns, in the same containers, with tensors on the host that gather the micro-batches as the
@@ -255,7 +256,8 @@ class PoplarExecutor:
         self._weights = DeviceWeights(self._model, device, trained, self.per_replica_params, self._options)
         unknown = set(self._updatable_buffers()) - {name for name, _, _ in self._weights.buffers}
         if unknown:
-            raise createPoptorchError(f"Options.updatableNamedBuffers: the model has no buffer {', '.join(sorted(unknown))}")
+            raise createPoptorchError("Options.updatableNamedBuffers: the model has no buffer "
+                                      f"{', '.join(sorted(unknown))}")
         seed = self._options.random_seed if self._options.exists("random_seed") else None
         process = self._options.Distributed.processId
         self._randomness = DeviceRandomness(device, None if seed is None else seed + process)
@@ -330,7 +332,7 @@ class PoplarExecutor:
 
     @property
     def rng_state(self) -> List[int]:
-        """The state of the device's random numbers: the seed, then words, the last two of stochastic rounding. May be set."""
+        """The state of the device's random numbers: the seed, then words, two of stochastic rounding last. Settable."""
         self._require_compiled("rng_state")
         rounding = (self._randomness.seed, 0) if self._update is None else self._update.rounding_state
         return [*self._randomness.state, *rounding]
@@ -384,11 +386,11 @@ class PoplarExecutor:
         """
         loaded = program_file.read(filename, self._version)
         if loaded.compiled.training != self._training:
-            raise createPoptorchError(f"{filename} is for {'training' if loaded.compiled.training else 'inference'}, not "
-                                      "for this executor")
+            raise createPoptorchError(f"{filename} is for {'training' if loaded.compiled.training else 'inference'}, "
+                                      "not for this executor")
         if loaded.compiled.inputs.pieces != pieces_of(self._options):
-            raise createPoptorchError(f"{filename} takes {loaded.compiled.inputs.pieces} micro-batches a call, the options of "
-                                      f"this executor say {pieces_of(self._options)}")
+            raise createPoptorchError(f"{filename} takes {loaded.compiled.inputs.pieces} micro-batches a call, the "
+                                      f"options of this executor say {pieces_of(self._options)}")
         if self.isCompiled():
             logger.warning("loadExecutable: replaces the program that is there")
             self.destroy()
@@ -530,8 +532,8 @@ def load(filename: str, edit_opts_fn: Optional[Callable[[Options], None]] = None
         loaded = program_file.read(filename, _version())
     except Error as error:
         raise AssertionError(error.message) from error
-    check(loaded.has_model, f"{filename} has no model: it was exported with export_model=False; build the model and use "
-                            "loadExecutable")
+    check(loaded.has_model, f"{filename} has no model: it was exported with export_model=False; build the model and "
+                            "use loadExecutable")
     saved = program_file.read_model(filename)
     options = saved["options"].clone()
     options.deleteIfExists("ipu_version")

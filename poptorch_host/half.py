@@ -40,7 +40,8 @@ class _CastWeights(TorchFunctionMode):
         data = args[0] if args else kwargs.get("input")
         if weights is None or not isinstance(data, torch.Tensor):
             return func(*args, **kwargs)
-        given = [args[index] for index in weights.values() if index < len(args)] + [kwargs.get(name) for name in weights]
+        given = [args[index] for index in weights.values() if index < len(args)]
+        given += [kwargs.get(name) for name in weights]
         if any(tensor.dtype != data.dtype for tensor in _tensors(given)):
             self._arithmetic.needed = True
             args = tuple(_cast(arg, data.dtype) if index in weights.values() else arg for index, arg in enumerate(args))
@@ -94,7 +95,8 @@ class HalfArithmetic(TorchDispatchMode):
 
 def _says_half_is_missing(message: str) -> bool:
     """Whether an error means that PyTorch has no float16 kernel, rather than a mistake of the program."""
-    return any(words in message for words in ("not implemented for 'Half'", "expected scalar type", "mixed dtype (CPU)"))
+    signs = ("not implemented for 'Half'", "expected scalar type", "mixed dtype (CPU)")
+    return any(words in message for words in signs)
 
 
 def _in_float(func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:

@@ -62,7 +62,7 @@ def _parse_device(name: Union[str, torch.device]) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise createPoptorchError(f"device {name!r} is unknown to PyTorch: use cpu, cuda or cuda:N ({error})") from error
+        raise createPoptorchError(f"device {name!r} is unknown to PyTorch: use cpu, cuda or cuda:N") from error
 
 
 def _parse_fold(value: Union[int, bool, str]) -> Union[int, str]:

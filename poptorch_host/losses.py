@@ -12,9 +12,9 @@ from .errors import createPoptorchError
 Mark = Callable[[torch.Tensor], None]
 
 BUILT_IN = frozenset("""
-    binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy cross_entropy_loss ctc_loss
-    hinge_embedding_loss kl_div l1_loss margin_ranking_loss mse_loss nll_loss nll_loss2d nll_loss_nd poisson_nll_loss
-    smooth_l1_loss soft_margin_loss triplet_margin_loss
+    binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy cross_entropy_loss
+    ctc_loss hinge_embedding_loss kl_div l1_loss margin_ranking_loss mse_loss nll_loss nll_loss2d nll_loss_nd
+    poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss
     """.split())
 _CROSS_ENTROPY = ("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing")
 
@@ -22,9 +22,9 @@ _CROSS_ENTROPY = ("input", "target", "weight", "size_average", "ignore_index", "
 def compute(func: Callable, args: Tuple, kwargs: Dict[str, Any], mark: Mark) -> Any:
     """Calls one of the built-in losses and marks what a device would differentiate.
 
-    That is the reduced loss itself. Soft targets are plain arithmetic to a device and have no mark. With label smoothing
-    only the part without smoothing has it, with reduction 'batchmean' only the sum: a program that trains on such a loss
-    has to wrap it in identity_loss.
+    That is the reduced loss itself. Soft targets are plain arithmetic to a device and have no mark. With label
+    smoothing only the part without smoothing has it, with reduction 'batchmean' only the sum: a program that trains on
+    such a loss has to wrap it in identity_loss.
 
     Raises:
         Error: for class weights.

@@ -80,7 +80,8 @@ class Collector:
             if positions is None or len(positions) == count:
                 self._kept.append(values.clone() if self._is_shared(values) else values)
             elif positions:
-                self._kept.append(values[positions[0]:positions[-1] + 1] if _contiguous(positions) else values[positions])
+                together = slice(positions[0], positions[-1] + 1)
+                self._kept.append(values[together] if _contiguous(positions) else values[positions])
 
     def _add_to_sum(self, value: torch.Tensor, replica: int) -> None:
         so_far = self._sums[replica]
@@ -120,8 +121,8 @@ def seal(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _refuse_backward(*args: Any, **kwargs: Any) -> None:
-    raise createPoptorchError("backward() cannot be called explicitly on outputs of a compiled model: a trainingModel runs "
-                              "the backward pass and the weight update itself, at each call")
+    raise createPoptorchError("backward() cannot be called explicitly on outputs of a compiled model: a trainingModel "
+                              "runs the backward pass and the weight update itself, at each call")
 
 
 def _plain_state() -> None:

@@ -40,7 +40,8 @@ class ProgramFile(NamedTuple):
     has_model: bool
 
 
-def write(filename: str, version: str, compiled: Compiled, rng_state: Optional[List[int]], model: Optional[Any]) -> None:
+def write(filename: str, version: str, compiled: Compiled, rng_state: Optional[List[int]],
+          model: Optional[Any]) -> None:
     """Writes a program, atomically; `model` is pickled beside it unless None.
 
     Raises:
@@ -50,8 +51,8 @@ def write(filename: str, version: str, compiled: Compiled, rng_state: Optional[L
     try:
         _read_plain(program)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        raise createPoptorchError("The model was compiled for an argument that is neither a tensor nor plain data, so the "
-                                  f"program cannot be saved: {error}") from error
+        raise createPoptorchError("The model was compiled for an argument that is neither a tensor nor plain data, so "
+                                  f"the program cannot be saved: {error}") from error
     header = {"format": FORMAT, "version": version, "model": model is not None}
     temporary = f"{filename}.{os.getpid()}.part"
     with zipfile.ZipFile(temporary, "w") as archive:
@@ -75,8 +76,8 @@ def read(filename: str, version: str) -> ProgramFile:
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise createPoptorchError(f"{filename} is not a valid PopTorch file of {FORMAT}: {error}") from error
     if header.get("format") != FORMAT or header.get("version") != version:
-        raise createPoptorchError(f"{filename} was exported by version {header.get('version')} of {header.get('format')}, this "
-                                  f"is version {version} of {FORMAT}: export it again")
+        raise createPoptorchError(f"{filename} was exported by version {header.get('version')} of "
+                                  f"{header.get('format')}, this is version {version} of {FORMAT}: export it again")
     return ProgramFile(_from_plain(plain["compiled"]), plain["rng_state"], header["model"])
 
 
@@ -87,7 +88,7 @@ def read_model(filename: str) -> Any:
 
 
 def importPoptorchMetadataFromFile(import_filename, /) -> bytes:
-    """The bytes of the model, its options and its optimizer in a file, not unpickled; none where they were not exported.
+    """The bytes of the model, its options and its optimizer in a file, not unpickled; none without them.
 
     Raises:
         Error: for a file that is no program.

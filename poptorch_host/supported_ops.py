@@ -38,7 +38,8 @@ def takes_function(name: str) -> bool:
 
 def takes_operation(name: str) -> bool:
     """Whether an operation is taken; of in-place ones, whether the plain one is."""
-    return name in supported() or name in _HOST_KERNELS or (name.endswith("_") and name[:-1] in supported()) or not name.startswith("aten::")
+    in_place_of_supported = name.endswith("_") and name[:-1] in supported()
+    return name in supported() or in_place_of_supported or name in _HOST_KERNELS or not name.startswith("aten::")
 
 
 def selects_by_mask(name: str, args: Tuple) -> bool:

@@ -21,8 +21,8 @@ _BOOKKEEPING = {"aten::detach", "aten::alias", "aten::lift_fresh", "aten::lift"}
 # Operations for which PyTorch makes a tensor of a Python number without telling anybody.
 _FROM_NUMBERS = {"aten::index_put_", "aten::index_put", "aten::_index_put_impl_", "aten::fill_", "aten::masked_fill_",
                  "aten::masked_fill", "aten::where", "aten::copy_"}
-_FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint", "randperm",
-              "as_tensor", "scalar_tensor"}
+_FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint",
+              "randperm", "as_tensor", "scalar_tensor"}
 
 _NONE: FrozenSet[int] = frozenset()
 
@@ -107,8 +107,8 @@ class Tracer(Execution):
         """See `Execution`. Raises Error where a pipeline would run backwards."""
         place = self._strategy.place(user_id, ipu_id)
         if self._pipelined and place.stage < self._stage_index:
-            raise createPoptorchError(f"Block {user_id} belongs to stage {place.stage}, but stage {self._stage_index} has begun: "
-                                      "the stages of a pipeline must not go backwards")
+            raise createPoptorchError(f"Block {user_id} belongs to stage {place.stage}, but stage {self._stage_index} "
+                                      "has begun: the stages of a pipeline must not go backwards")
         self._in_block = True
         if place.ipu != self.stages[-1][0]:
             self.stages.append((place.ipu, [], {}))
@@ -198,8 +198,8 @@ class Tracer(Execution):
 
     def _check_place(self, name: str) -> None:
         if self._in_block is False and name not in _BOOKKEEPING:
-            raise createPoptorchError(f"No active Block: {name} runs after a poptorch.Block has ended and before the next "
-                                      "begins; put it into a block")
+            raise createPoptorchError(f"No active Block: {name} runs after a poptorch.Block has ended and before the "
+                                      "next begins; put it into a block")
 
     def _check_inputs(self, name: str, inputs: List[torch.Tensor]) -> None:
         if name == "aten::copy_":  # may read from the host
@@ -258,8 +258,9 @@ class _FunctionListener(TorchFunctionMode):
         finally:
             if whole:
                 tracer.leave_function()
-        if name in _TRANSFERS and isinstance(result, torch.Tensor) and (name != "to" or _names_device(args[1:], kwargs)):
-            tracer.bring_to_device(result)
+        if name in _TRANSFERS and isinstance(result, torch.Tensor):
+            if name != "to" or _names_device(args[1:], kwargs):
+                tracer.bring_to_device(result)
         return result
 
 

@@ -42,7 +42,8 @@ class ReplicaGrouping(NamedTuple):
     def check(self, name: str, shape: torch.Size, replicas: int) -> None:
         """Raises Error unless `replicas` divide into the groups and the host tensor has a row for each of them."""
         if self.kind != CommGroupType.All and (self._size() < 1 or replicas % self._size()):
-            raise createPoptorchError(f"replicaGrouping of {name}: {replicas} replicas do not divide into groups of {self.size}")
+            raise createPoptorchError(f"replicaGrouping of {name}: {replicas} replicas do not divide into groups of "
+                                      f"{self.size}")
         groups = self.groups(replicas)
         if groups > 1 and (not shape or shape[0] not in (groups, replicas)):
             raise createPoptorchError(f"replicaGrouping of {name}: its first dimension must be the number of groups, "
@@ -256,10 +257,11 @@ class DeviceWeights:
         """
         for holder, key, device, name in self._slots:
             if key not in holder:
-                raise createPoptorchError(f"{name} is removed within the model's forward: a compiled model keeps its parameters and buffers")
+                raise createPoptorchError(f"{name} is removed within the model's forward: a compiled model keeps its "
+                                          "parameters and buffers")
             if holder[key] is not device and key != "num_batches_tracked":
-                raise createPoptorchError(f"{name} is reassigned within the model's forward: update it in place instead, "
-                                          f"as in self.{key}.copy_(...)")
+                raise createPoptorchError(f"{name} is reassigned within the model's forward: update it in place "
+                                          f"instead, as in self.{key}.copy_(...)")
 
     def storages(self) -> Set[int]:
         """The memory that the device's tensors have."""

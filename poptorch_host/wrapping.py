@@ -133,8 +133,8 @@ def wrap(model: torch.nn.Module, executor: Any) -> None:
         Error: for a buffer of another class than torch.Tensor.
     """
     if is_wrapped(model):
-        raise RuntimeError(f"this {_original_class(model).__name__} has already been wrapped for training: call destroy() "
-                           "on it first, or train with the executor that wraps it")
+        raise RuntimeError(f"this {_original_class(model).__name__} has already been wrapped for training: call "
+                           "destroy() on it first, or train with the executor that wraps it")
     for name, buffer in model.named_buffers():
         if type(buffer) not in (torch.Tensor, PoptorchBuffer):
             raise createPoptorchError(f"buffer {name} is a {type(buffer).__name__}: buffers of a trained model must be "
@@ -143,7 +143,8 @@ def wrap(model: torch.nn.Module, executor: Any) -> None:
         vars(tensor).setdefault(_OWNERS, []).append(executor)
         tensor.__class__ = kind
     original = type(model)
-    model.__class__ = type("Poptorch" + original.__name__, (_WrappedModel, original), {"__module__": original.__module__})
+    model.__class__ = type(f"Poptorch{original.__name__}", (_WrappedModel, original),
+                           {"__module__": original.__module__})
     vars(model)[_OWNER] = executor
 
 

@@ -3,9 +3,8 @@
 """Small models for the tests of executors."""
 from typing import Any, Callable
 
-import torch
-
 import poptorch_host as poptorch
+import torch
 
 
 class Function(torch.nn.Module):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
+import poptorch_host as poptorch
 import pytest
 import torch
-
-import poptorch_host as poptorch
 from poptorch_host import host
 
 from .models import Classifier, Function, accumulating, classifier_batch, trained

@@ -2,10 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 import copy
 
+import poptorch_host as poptorch
 import pytest
 import torch
-
-import poptorch_host as poptorch
 from poptorch_host.half import HalfArithmetic
 
 from .models import Classifier, Function, classifier_batch, trained

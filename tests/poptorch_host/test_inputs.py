@@ -3,10 +3,9 @@
 import collections
 import logging
 
+import poptorch_host as poptorch
 import pytest
 import torch
-
-import poptorch_host as poptorch
 from poptorch_host import arguments
 
 from .models import Function

@@ -3,10 +3,9 @@
 import datetime
 import os
 
+import poptorch_host as poptorch
 import pytest
 import torch
-
-import poptorch_host as poptorch
 
 from .models import Classifier, Function, accumulating, classifier_batch, trained
 
@@ -19,11 +18,12 @@ def adam(model):
 
 def test_device_methods_need_a_compiled_model():
     for executor in (trained(Classifier()), poptorch.inferenceModel(Classifier())):
-        for method in (executor.copyWeightsToHost, executor.copyWeightsToDevice, executor.copyNamedBuffersToDevice,
-                       executor.detachFromDevice, executor.attachToDevice, lambda: executor.save("nowhere"),
-                       lambda: executor.rng_state, executor.compilationTime):
+        for name, *arguments in (["copyWeightsToHost"], ["copyWeightsToDevice"], ["copyNamedBuffersToDevice"],
+                                 ["detachFromDevice"], ["attachToDevice"], ["save", "nowhere"], ["compilationTime"]):
             with pytest.raises(poptorch.Error, match="has not been compiled"):
-                method()
+                getattr(executor, name)(*arguments)
+        with pytest.raises(poptorch.Error, match="has not been compiled"):
+            _ = executor.rng_state
         with pytest.raises(AssertionError):
             executor.getTensorNames()
         assert not executor.isCompiled() and not executor.isAttachedToDevice()
@@ -174,7 +174,8 @@ def test_hooks_surround_every_compilation():
 
 def test_counters_have_one_time_for_each_transfer():
     executor = trained(Classifier(), accumulating(3).deviceIterations(2).replicationFactor(2))
-    assert executor.getPerfCounters() == {name: [[]] for name in ("input", "input_complete", "output", "output_complete")}
+    events = ("input", "input_complete", "output", "output_complete")
+    assert executor.getPerfCounters() == {event: [[]] for event in events}
     assert executor.getLatency() == (0.0, 0.0, 0.0)
     executor(*classifier_batch(12))
     counters = executor.getPerfCounters()

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
+import poptorch_host as poptorch
 import pytest
 import torch
 import torch.nn.functional as F
-
-import poptorch_host as poptorch
 
 from .models import trained
 
@@ -58,7 +57,7 @@ BUILT_IN = {
     "poisson_nll_loss": lambda x, r, target, **_: F.poisson_nll_loss(x, target, reduction=r),
     "hinge_embedding_loss": lambda x, r, target, **_: F.hinge_embedding_loss(x, target.sign(), reduction=r),
     "soft_margin_loss": lambda x, r, target, **_: F.soft_margin_loss(x, target.sign(), reduction=r),
-    "cosine_embedding": lambda x, r, target, signs, **_: F.cosine_embedding_loss(x, target.cumsum(1), signs, reduction=r),
+    "cosine": lambda x, r, target, signs, **_: F.cosine_embedding_loss(x, target.cumsum(1), signs, reduction=r),
     "margin_ranking_loss": lambda x, r, signs, **_: F.margin_ranking_loss(x[:, 0], x[:, 1], signs, reduction=r),
     "triplet_margin_loss": lambda x, r, target, **_: F.triplet_margin_loss(x, x * 0.5, target, reduction=r),
 }

@@ -5,10 +5,9 @@ import copy
 import io
 import pickle
 
+import poptorch_host as poptorch
 import pytest
 import torch
-
-import poptorch_host as poptorch
 
 from .models import Classifier, Function, accumulating, classifier_batch, trained
 

@@ -2,11 +2,10 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Random programs: the executor against the slow reference in reference.py."""
 import hypothesis.strategies as st
+import poptorch_host as poptorch
 import pytest
 import torch
 from hypothesis import given, settings
-
-import poptorch_host as poptorch
 from poptorch_host import host
 
 from . import reference
@@ -15,7 +14,7 @@ MODES = ["Final", "All", "Sum", "EveryN"]
 
 
 class Network(torch.nn.Module):
-    """A small network with outputs of every shape; some kinds keep a running buffer, or use built-in losses unmarked."""
+    """A small network with outputs of every shape; kinds differ in their loss, and one keeps a running buffer."""
 
     def __init__(self, kind: str, width: int, depth: int):
         super().__init__()

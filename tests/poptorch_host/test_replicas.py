@@ -3,10 +3,9 @@
 import subprocess
 import sys
 
+import poptorch_host as poptorch
 import pytest
 import torch
-
-import poptorch_host as poptorch
 
 from .models import Classifier, accumulating, classifier_batch, trained
 
