@@ -6,8 +6,8 @@
 
 Both read the same JPEG files, which the benchmark makes (500x400 pixels with the statistics of photographs), by the
 same recipe: the Swin training augmentation at 224 pixels with mixup. They take turns, so that whatever else the machine
-does hits both. A ratio is the peer's time over ours in one round, above 1 ours is faster; printed are the median and the
-range of all rounds, for CPU time in one process and for wall time with workers.
+does hits both. A ratio is the peer's time over ours in one round, above 1 ours is faster; printed are the median and
+the range of all rounds, for CPU time in one process and for wall time with workers.
 """
 import argparse
 import io
