@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Models as they run on a device: `trainingModel`, `inferenceModel` and the executor that they return."""
-import collections
 import contextlib
-import datetime
-import json
 import os
 import time
 from typing import Any, Callable, Dict, List, Optional, Union
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
-from . import host, latency, program_file, wrapping
+from . import compile_hooks, host, program_file, wrapping
 from . import optim as poptorch_optim
 from ._logging import logger
 from ._printing import module_repr
@@ -21,19 +17,16 @@ from .compiler import Compiled, can_run, check_options, compile_model, pieces_of
 from .engine import Engine
 from .enums import ConnectionType, OutputMode
 from .errors import Error, check, createPoptorchError
+from .inspection import Inspection
 from .latch import OptimizerLatch
-from .nested import tensors_of
 from .options import Options, PipelinedExecution
 from .randomness import DeviceRandomness
 from .reduce import process_group
 from .update import WeightUpdate
 from .weights import DeviceWeights, ReplicaGrouping, untouched
 
-_pre_compile_hooks: "collections.OrderedDict[int, Callable]" = collections.OrderedDict()
-_post_compile_hooks: "collections.OrderedDict[int, Callable]" = collections.OrderedDict()
 
-
-class PoplarExecutor:
+class PoplarExecutor(Inspection):
     """A model compiled for a device and run there. Made by `trainingModel` and `inferenceModel`.
 
     The first call, or `compile`, compiles the model for the shapes of its arguments; each call then runs
@@ -225,8 +218,7 @@ class PoplarExecutor:
 
     def _compile(self, bound: Bound) -> None:
         start = time.perf_counter()
-        for hook in list(_pre_compile_hooks.values()):
-            hook()
+        compile_hooks.run_before()
         try:
             if self._training and not wrapping.is_wrapped(self._user_model):
                 wrapping.wrap(self._user_model, self)
@@ -241,8 +233,7 @@ class PoplarExecutor:
             self._forget_program()
             raise
         finally:
-            for hook in list(_post_compile_hooks.values()):
-                hook()
+            compile_hooks.run_after()
         self._compilation_seconds = time.perf_counter() - start
 
     def _prepare_device(self) -> None:
@@ -280,14 +271,6 @@ class PoplarExecutor:
                                         seed=self._randomness.seed)
         self._engine = Engine(self._model, compiled, self._weights, self._options, self._update)
         self._attached = self._options.connection_type == ConnectionType.Always.value
-
-    def isCompiled(self) -> bool:
-        """Whether there is a compiled program."""
-        return self.compiled is not None
-
-    def _require_compiled(self, what: str) -> None:
-        if not self.isCompiled():
-            raise createPoptorchError(f"{what}: the model has not been compiled; call it or compile() first")
 
     def destroy(self) -> None:
         """Ends the program: weights and optimizer state are fetched, and the model is no longer wrapped.
@@ -401,79 +384,6 @@ class PoplarExecutor:
         if loaded.rng_state is not None:
             self.rng_state = loaded.rng_state
 
-    # Inspection.
-
-    def _debugGetPopartIR(self) -> str:
-        """The forward's stages and operations as JSON. They are those of PyTorch, not PopART's."""
-        self._require_compiled("_debugGetPopartIR")
-        stages = [{"ipu": stage.ipu, "blocks": stage.blocks, "ops": stage.ops} for stage in self.compiled.stages]
-        return json.dumps({"stages": stages})
-
-    def getTensorNames(self) -> List[str]:
-        """The names that `Options.anchorTensor` takes. AssertionError before compilation."""
-        check(self._engine is not None, "getTensorNames: the model has not been compiled")
-        return self._engine.anchors.names()
-
-    def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
-        """The value of an anchored tensor in the last call. AssertionError for an unknown name or before a call."""
-        check(self._engine is not None, "getAnchoredTensor: the model has not been compiled")
-        return self._engine.anchors.get(short_name)
-
-    def cycleCount(self) -> int:
-        """How long the last call took, in cycles of a nominal 1 GHz clock: nanoseconds on this host.
-
-        Raises:
-            Error: unless Options.logCycleCount(True), and before a call.
-        """
-        if not self._options._Popart.options["instrumentWithHardwareCycleCounter"]:
-            raise createPoptorchError("Cycle count logging is disabled: use Options.logCycleCount(True)")
-        if self._run_nanoseconds is None:
-            raise createPoptorchError("cycleCount: the model has not run yet")
-        return self._run_nanoseconds
-
-    def compilationTime(self) -> datetime.timedelta:
-        """How long compilation took.
-
-        Raises:
-            Error: before compilation, or with Options.showCompilationProgressBar(False).
-        """
-        self._require_compiled("compilationTime")
-        if not self._options._show_compilation_progress_bar:
-            raise createPoptorchError("compilationTime needs Options.showCompilationProgressBar(True)")
-        return datetime.timedelta(seconds=self._compilation_seconds)
-
-    def getPerfCounters(self) -> latency.Counters:
-        """Times in seconds of the events input, input_complete, output and output_complete of the last call.
-
-        For each event a list with one list for each tensor, of one time for each micro-batch that was transferred.
-        """
-        if self._engine is None or not self._engine.times:
-            return {event: [[]] for event in latency.EVENTS}
-        inputs = sum(len(_tensor_signatures(signature)) for _, signature in self.compiled.inputs.signatures)
-        outputs = len(tensors_of(self._engine.template))
-        return latency.counters(self._engine.times, inputs, outputs, self._engine.returned())
-
-    def getHostIpuLatency(self) -> latency.Latency:
-        """(minimum, maximum, average) seconds from sending a micro-batch's inputs to having them on the device."""
-        return self._latency("input", "input_complete")
-
-    def getComputeLatency(self) -> latency.Latency:
-        """(minimum, maximum, average) seconds of computing a micro-batch."""
-        return self._latency("input_complete", "output")
-
-    def getIpuHostLatency(self) -> latency.Latency:
-        """(minimum, maximum, average) seconds from having outputs to having them on the host."""
-        return self._latency("output", "output_complete")
-
-    def getLatency(self) -> latency.Latency:
-        """(minimum, maximum, average) seconds from having inputs on the device to having outputs on the host."""
-        return self._latency("input_complete", "output_complete")
-
-    def _latency(self, begin: str, end: str) -> latency.Latency:
-        if self._engine is None or not self._engine.times:
-            return latency.NOTHING_RAN
-        return latency.latency(self._engine.times, self._engine.returned(), begin, end)
-
 
 def trainingModel(model: Union[torch.nn.Module, PoplarExecutor], options: Optional[Options] = None,
                   optimizer: Optional[torch.optim.Optimizer] = None) -> PoplarExecutor:
@@ -546,31 +456,6 @@ def load(filename: str, edit_opts_fn: Optional[Callable[[Options], None]] = None
     return executor
 
 
-def registerPreCompileHook(hook: Callable) -> RemovableHandle:
-    """Calls `hook()` before every compilation of any model, in the order of registration.
-
-    Returns:
-        A handle whose remove() ends it.
-
-    Raises:
-        RuntimeError: when it cannot be called.
-    """
-    return _register(_pre_compile_hooks, hook)
-
-
-def registerPostCompileHook(hook: Callable) -> RemovableHandle:
-    """Calls `hook()` after every compilation of any model, a failed one as well. See `registerPreCompileHook`."""
-    return _register(_post_compile_hooks, hook)
-
-
-def _register(hooks: "collections.OrderedDict[int, Callable]", hook: Callable) -> RemovableHandle:
-    if not callable(hook):
-        raise RuntimeError(f"a compile hook must be callable, not {hook!r}")
-    handle = RemovableHandle(hooks)
-    hooks[handle.id] = hook
-    return handle
-
-
 def _own_options(options: Options, training: bool) -> Options:
     """A copy with what depends on the kind of model decided."""
     own = options.clone()
@@ -581,13 +466,6 @@ def _own_options(options: Options, training: bool) -> Options:
 
 def _unwrapped(model: Union[torch.nn.Module, PoplarExecutor]) -> torch.nn.Module:
     return model.model if isinstance(model, PoplarExecutor) else model
-
-
-def _tensor_signatures(signature: Any) -> List[Any]:
-    """The signatures of the tensors inside an argument's."""
-    if signature[0] in ("tensor", "constant"):
-        return [signature] if signature[0] == "tensor" else []
-    return [inner for part in signature[-1] for inner in _tensor_signatures(part)]
 
 
 def _no_attribute(attr: str) -> Any:
