@@ -12,6 +12,8 @@ from .latch import Latched
 from .options import Options
 from .rounding import store
 
+GRADIENT_PREFIX = "Gradient___"
+
 # (name in named_parameters(), parameter of the user's model, tensor on the device)
 Parameters = Sequence[Tuple[str, torch.nn.Parameter, torch.Tensor]]
 

@@ -8,7 +8,7 @@ weights in half have no float32 master, they are rounded when they are stored.
 import contextlib
 import logging
 import math
-from typing import ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes, _len_torch_dispatch_stack
@@ -19,6 +19,7 @@ from .errors import createPoptorchError
 from .gradients import Parameters, Reduction, Slot, accumulate, make_slots
 from .latch import OptimizerLatch
 from .loss_scale import STATE_NAME, LossScale
+from .operations import update_operations
 from .options import Options
 from .reduce import GradientReducer, agree, process_group
 from .rule import UpdateRule
@@ -96,8 +97,9 @@ class WeightUpdate:
 
     @property
     def can_fold(self) -> bool:
-        """Whether gradients may come as sums over micro-batches. Not in half: there the sum may overflow, or be rounded,
-        before it reaches an accumulator that would have done neither.
+        """Whether gradients may come as sums over micro-batches.
+
+        Not in half: there the sum may overflow, or be rounded, before it reaches an accumulator that would do neither.
         """
         return all(slot.weight.dtype != torch.float16 and slot.accumulator_type is None for slot in self._slots)
 
@@ -225,6 +227,10 @@ class WeightUpdate:
         if factor is not None:
             self._loss_scale.factor.fill_(float(factor))
         self._rule.write_state(state)
+
+    def operations(self) -> List[Dict[str, Any]]:
+        """The operations of an update (see `operations.update_operations`)."""
+        return update_operations(self._latch.latched, self._slots, self._reduction.micro_batches)
 
     # Gradients
 

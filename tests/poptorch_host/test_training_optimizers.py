@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Optimizers as a program sees them: through trainingModel, setOptimizer and state_dict."""
+import collections
 import copy
+import json
 import logging
 import pickle
 
@@ -174,6 +176,35 @@ def test_scheduler_after_compilation_raises_no_warning(caplog):
     before = weights_of(trainer)
     assert_close(weights_of(train(trainer)), before, 0)
     assert not caplog.records
+
+
+# The program
+
+@pytest.mark.parametrize("make, accumulation, per_weight", [
+    (lambda p: optim.SGD(p, lr=0.1), 1, {"SGD0VarUpdate": 1}),
+    (lambda p: optim.SGD(p, lr=0.1, momentum=0.9), 1,
+     {"SGD2PartialAcclUpdate": 1, "Accumulate": 1, "SGD2VarUpdate": 1}),
+    (lambda p: optim.SGD(p, lr=0.1, use_combined_accum=True), 2,
+     {"Accumulate": 1, "SGD1AcclUpdate": 1, "SGD1VarUpdate": 1}),
+    (lambda p: torch.optim.Adam(p), 1, {"Accumulate": 2, "AdamUpdater": 1, "AdamVarUpdate": 1}),
+    (lambda p: optim.AdamW(p), 2, {"Accumulate": 3, "AdamUpdater": 1, "AdamVarUpdate": 1}),
+    (lambda p: optim.LAMB(p), 1, {"Accumulate": 2, "AdamUpdater": 1, "LambSquare": 2, "AdamVarUpdate": 1}),
+    (lambda p: optim.RMSprop(p), 1, {"Accumulate": 1, "RMSPropUpdater": 1, "ScaledVarUpdate": 1})])
+def test_program_lists_the_operations_of_the_update_for_each_weight(make, accumulation, per_weight):
+    trainer, _ = make_trainer(make, make_options(accumulation))
+    train(trainer, 1)
+    operations = json.loads(trainer._debugGetPopartIR())["maingraph"]
+    update = collections.Counter(operation["type"] for operation in operations if operation["inputs"])
+    assert update == {kind: 4 * count for kind, count in per_weight.items()}
+
+
+def test_program_names_the_types_of_weights_and_states():
+    trainer, _ = make_trainer(lambda p: optim.Adam(p, first_order_momentum_accum_type=HALF), dtype=HALF)
+    train(trainer, 1, HALF)
+    operations = json.loads(trainer._debugGetPopartIR())["maingraph"]
+    inputs = next(operation["inputs"] for operation in operations if operation["type"] == "AdamUpdater")
+    assert {entry["name"].split("net")[0]: entry["type"] for entry in inputs} == {
+        "": "FLOAT16", "Gradient___": "FLOAT16", "Accl1___": "FLOAT16", "Accl2___": "FLOAT"}
 
 
 # The state
