@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Speed of our Swin-T beside timm's, on the CPU.
 
-    python benchmarks/model_step.py --batch 16
+    python -m benchmarks.model_step --batch 16
 
 Both models run in one process on one thread and take turns, so that whatever else the machine does hits both. A
 training step is forward, loss and backward; optimizers are the same for both and left out. A ratio is timm's CPU time
@@ -10,18 +10,14 @@ over ours in one round: above 1 ours is faster. Printed are the median and the r
 """
 import argparse
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
 import timm
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from models.swin_transformer import SwinTransformer  # noqa: E402
+from models.swin_transformer import SwinTransformer
 
 NAME = "swin_tiny_patch4_window7_224"
 DROP_PATH = 0.2
