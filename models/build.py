@@ -75,6 +75,9 @@ class SwinClassifier(SwinTransformer):
         return torch.autocast(device, torch.float16 if plain else torch.bfloat16)
 
 
+MODELS = {"swin": SwinClassifier}  # by MODEL.TYPE
+
+
 def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training: bool = True) -> SwinClassifier:
     """The configured model with the stages of its pipeline marked.
 
@@ -89,6 +92,7 @@ def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training:
     """
     if config.MODEL.PRECISION == "mix" and accelerator.is_ipu():
         raise Refusal("MODEL.PRECISION mix is torch.autocast, which IPUs do not have: use 16.16, 16.32 or 32.32")
-    model = SwinClassifier(config, configured_classes(config) if num_classes is None else num_classes)
+    classes = configured_classes(config) if num_classes is None else num_classes
+    model = MODELS[config.MODEL.TYPE](config, classes)
     annotate(model, pipeline_stages(config), recompute=training and config.IPU.RECOMPUTATION)
     return model
