@@ -126,7 +126,7 @@ class Engine:
         with self._weights.installed(), self._modes(), activate(self._execution), self._grad_mode():
             arguments = Bound(tuple([self._send(value) for value in bound.positional]),
                               {name: self._send(value) for name, value in bound.keywords.items()})
-            self._arguments, self._input_memory = arguments, None
+            self._arguments, self._taken_memory = arguments, None
             for first in range(0, self._total, self._per_update if self._update is not None else self._total):
                 start = self._run_update(arguments, first, start)
         outputs = replace_tensors(self.template, iter([seal(collector.result()) for collector in self._collectors]))
@@ -212,11 +212,14 @@ class Engine:
         return step * groups + (replica % groups if self._orthogonal else replica // self._group_size)
 
     def _is_shared(self, tensor: torch.Tensor) -> bool:
-        """Whether an output has the memory of a weight or of an input."""
-        if self._input_memory is None:
-            self._input_memory = {other.untyped_storage().data_ptr() for other in tensors_of(tuple(self._arguments))}
+        """Whether an output has the memory of a weight, of an input, or of another output."""
+        if self._taken_memory is None:
+            self._taken_memory = {other.untyped_storage().data_ptr() for other in tensors_of(tuple(self._arguments))}
         memory = tensor.untyped_storage().data_ptr()
-        return memory in self._own_memory or memory in self._input_memory
+        if memory in self._own_memory or memory in self._taken_memory:
+            return True
+        self._taken_memory.add(memory)
+        return False
 
     def _restore_constants(self) -> None:
         with torch.no_grad():

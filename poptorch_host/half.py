@@ -36,9 +36,9 @@ class _CastWeights(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
         kwargs = kwargs or {}
-        weights = _WEIGHTS.get(getattr(func, "__name__", ""))
         data = args[0] if args else kwargs.get("input")
-        if weights is None or not isinstance(data, torch.Tensor):
+        weights = _weights_of(getattr(func, "__name__", ""), data)
+        if weights is None:
             return func(*args, **kwargs)
         given = [args[index] for index in weights.values() if index < len(args)]
         given += [kwargs.get(name) for name in weights]
@@ -47,6 +47,15 @@ class _CastWeights(TorchFunctionMode):
             args = tuple(_cast(arg, data.dtype) if index in weights.values() else arg for index, arg in enumerate(args))
             kwargs = {name: _cast(arg, data.dtype) if name in weights else arg for name, arg in kwargs.items()}
         return func(*args, **kwargs)
+
+
+def _weights_of(name: str, data: Any) -> Optional[Dict[str, int]]:
+    """The arguments that are cast to the dtype of `data`. Of linear layers, only those of a single vector are."""
+    if not isinstance(data, torch.Tensor):
+        return None
+    if name == "linear":
+        return {"weight": 1, "bias": 2} if data.dim() == 1 else None
+    return _WEIGHTS.get(name)
 
 
 class HalfArithmetic(TorchDispatchMode):

@@ -76,6 +76,12 @@ def test_half_inputs_make_convolutions_and_norms_half_with_single_weights(single
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+def test_a_linear_layer_of_one_half_vector_is_half_and_of_several_single():
+    layer = torch.nn.Linear(4, 2)
+    assert poptorch.inferenceModel(layer)(torch.ones(4).half()).dtype == torch.float16
+    assert poptorch.inferenceModel(layer)(torch.ones(1, 4).half()).dtype == torch.float32
+
+
 @pytest.mark.parametrize("function", [
     lambda x: torch.nn.functional.gelu(x), lambda x: torch.softmax(x, -1), lambda x: x.cumsum(0), lambda x: x @ x.t(),
     lambda x: torch.nn.functional.pad(x, (1, 1)), lambda x: torch.einsum("ij,kj->ik", x, x), lambda x: x.mean(1),

@@ -120,6 +120,17 @@ def test_outputs_are_fresh_at_every_call():
     assert all(output.tolist() == [1, 1] for output in executor(x))
 
 
+def test_outputs_share_no_memory():
+    def forward(x):
+        y = x + 1
+        return y, y, y.view(-1), y[0]
+
+    outputs = infer(forward)(torch.zeros(2, 2))
+    for output in outputs:
+        output += 1
+    assert all(set(output.flatten().tolist()) == {2} for output in outputs)
+
+
 def test_backward_on_an_output_is_refused():
     _, loss = trained(Classifier())(*classifier_batch())
     assert type(loss) is torch.Tensor and not loss.requires_grad

@@ -60,6 +60,14 @@ def test_reading_a_weight_after_training_fetches_it(read):
         torch.testing.assert_close(read(model, executor).detach(), native.fc.weight.detach())
 
 
+def test_a_wrapped_model_can_change_its_dtype_before_it_is_compiled():
+    model = Classifier()
+    executor = trained(model)
+    model.half()
+    logits, _ = executor(X.half(), LABELS)
+    assert logits.dtype == torch.float16 and model.fc.weight.dtype == torch.float16
+
+
 def test_weights_are_fetched_once_for_each_call():
     model = Classifier()
     executor = trained(model)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+import poptorch_host as poptorch
+import pytest
+import torch
+import torch.nn.functional as F
+
+from .models import Classifier, Function, accumulating, classifier_batch, trained
+
+X = torch.linspace(-1, 1, 24).view(4, 6)
+
+
+def infer(function, *inputs):
+    return poptorch.inferenceModel(Function(function))(*(inputs or (X,)))
+
+
+@pytest.mark.parametrize("function, op", [
+    (lambda x: x.nonzero(), "aten::nonzero"), (lambda x: x.masked_select(x > 0), "aten::masked_select"),
+    (lambda x: x[x > 0], "aten::index"), (lambda x: torch.where(x > 0), "aten::nonzero"),
+    (lambda x: x * x.sum().item(), "aten::_local_scalar_dense"), (lambda x: x if x.sum() > 9 else -x, "_local_scalar"),
+    (lambda x: x.tril(), "aten::tril"), (lambda x: F.huber_loss(x, x), "aten::huber_loss"),
+    (lambda x: torch.fft.fft(x).real, "aten::_fft"), (lambda x: x.unique(), "aten::_unique2"),
+    (lambda x: torch.multinomial(x.abs(), 1), "aten::multinomial"), (lambda x: x.lgamma(), "aten::lgamma")])
+def test_operations_that_no_device_has_are_named(function, op):
+    with pytest.raises(poptorch.Error, match=f"Unsupported ops found in compiled model: .*{op}"):
+        infer(function)
+
+
+def test_all_unsupported_operations_are_named_at_once():
+    with pytest.raises(poptorch.Error, match=r"\[aten::tril, aten::lgamma\]"):
+        infer(lambda x: x.tril().lgamma())
+
+
+def test_operations_on_constants_are_computed_while_compiling():
+    def forward(x):
+        index = torch.arange(6).view(2, 3).tril().nonzero()
+        return x + index.sum().item()
+
+    assert torch.equal(infer(forward), X + (torch.arange(6).view(2, 3).tril().nonzero()).sum())
+
+
+def test_random_operations_are_no_constants():
+    executor = poptorch.inferenceModel(Function(lambda x: (torch.rand(3), torch.ones(3))),
+                                       poptorch.Options().deviceIterations(2))
+    random, constant = executor(torch.ones(2))
+    assert random.shape == (6,) and constant.shape == (3,)
+
+
+HOST = torch.ones(6)
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: x + HOST, lambda x: torch.cat([x, HOST[None]]), lambda x: x + HOST.view(6), lambda x: torch.mul(x, HOST)])
+def test_tensors_of_the_host_are_refused(function):
+    with pytest.raises(poptorch.Error, match="Expected an IPU tensor but got"):
+        infer(function)
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: x + HOST.to(x.device), lambda x: x + torch.tensor([1.0] * 6), lambda x: x + torch.ones(6),
+    lambda x: x + x.new_tensor([1.0] * 6), lambda x: x + torch.as_tensor([1.0] * 6),
+    lambda x: x + torch.empty(6).copy_(HOST)])
+def test_tensors_that_are_brought_to_the_device_are_welcome(function):
+    assert torch.equal(infer(function), X + 1)
+
+
+def test_one_hot_needs_the_number_of_classes():
+    with pytest.raises(poptorch.Error, match="num_classes"):
+        infer(lambda x: F.one_hot(x.argmax(1)))
+    assert infer(lambda x: F.one_hot(x.argmax(1), 6)).shape == (4, 6)
+
+
+@pytest.mark.parametrize("layer, x", [
+    (torch.nn.LSTM(6, 2), X[None]), (torch.nn.GRU(6, 2), X[None]), (torch.nn.MultiheadAttention(6, 2), None),
+    (torch.nn.TransformerEncoderLayer(6, 2, 8), X[None]), (torch.nn.AdaptiveAvgPool2d(2), X.view(1, 1, 4, 6)),
+    (torch.nn.Embedding(9, 3), torch.tensor([[1, 2]])), (torch.nn.InstanceNorm1d(4), X[None]),
+    (torch.nn.utils.weight_norm(torch.nn.Linear(6, 2)), X), (torch.nn.ConvTranspose1d(4, 2, 3), X[None])])
+def test_layers_that_a_device_has_whole_compile_with_whatever_kernels_the_host_uses(layer, x):
+    inputs = (X[None], X[None], X[None]) if x is None else (x,)
+    actual, expected = poptorch.inferenceModel(layer.eval())(*inputs), layer(*inputs)
+    torch.testing.assert_close(actual[0], expected[0].detach())
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda o: o.deviceIterations(0), "deviceIterations is 0"),
+    (lambda o: o.replicationFactor(-1), "replicationFactor is -1"),
+    (lambda o: o._Popart.set("no such key", 1), "no such key")])
+def test_options_that_cannot_be_compiled_are_refused_then(spoil, words):
+    options = poptorch.Options()
+    spoil(options)
+    with pytest.raises(poptorch.Error, match=words):
+        poptorch.inferenceModel(Classifier(), options)(torch.ones(2, 4))
+
+
+def test_compiling_leaves_buffers_inputs_gradients_and_random_numbers_alone():
+    class Model(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(4)
+
+        def forward(self, x, labels):
+            return super().forward(F.dropout(self.norm(x.add_(1)), 0.5), labels)
+
+    model = Model()
+    x, labels = classifier_batch(4)
+    before, state = x.clone(), {name: value.clone() for name, value in model.state_dict().items()}
+    executor = trained(model, poptorch.Options().randomSeed(1))
+    generator = torch.get_rng_state()
+    executor.compile(x, labels)
+    assert torch.equal(x, before) and torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_record_of_a_compilation_names_stages_operations_loss_and_shapes():
+    class Staged(Classifier):
+        def forward(self, x, labels):
+            with poptorch.Block("first", ipu_id=0):
+                x = self.fc(x)
+            with poptorch.Block("second", ipu_id=1):
+                return x, F.cross_entropy(x, labels)
+
+    executor = trained(Staged(), accumulating(3))
+    executor.compile(*classifier_batch(6))
+    compiled = executor.compiled
+    assert [(stage.ipu, stage.blocks) for stage in compiled.stages] == [(0, ("first",)), (1, ("second",))]
+    assert "aten::linear" in compiled.stages[0].ops and "aten::cross_entropy" not in compiled.stages[0].ops
+    assert "aten::nll_loss_forward" in compiled.ops
+    assert compiled.loss.source == "output" and compiled.loss.index == 1 and compiled.ipus == 2
+    assert compiled.output_shapes == [(2, 3), ()]
+    assert [name for name, _ in compiled.input_shapes] == ["x", "labels"]

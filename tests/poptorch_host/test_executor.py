@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+import subprocess
+import sys
+
+import poptorch_host as poptorch
+import pytest
+import torch
+
+from .models import Classifier, Function, accumulating, classifier_batch, trained
+
+X, LABELS = classifier_batch()
+
+
+def test_options_are_frozen_and_the_executor_keeps_its_own():
+    options = poptorch.Options().deviceIterations(2)
+    executor = poptorch.inferenceModel(Classifier(), options)
+    assert executor.options is not options and executor.options.device_iterations == 2
+    for frozen in (options, executor.options):
+        with pytest.raises(AttributeError, match="frozen"):
+            frozen.deviceIterations(3)
+    poptorch.inferenceModel(Classifier(), options.clone().deviceIterations(3))
+
+
+@pytest.mark.parametrize("make", [poptorch.inferenceModel, poptorch.trainingModel])
+def test_options_of_another_kind_are_refused(make):
+    with pytest.raises(poptorch.Error, match="Invalid type dict"):
+        make(Classifier(), {})
+
+
+def test_inference_with_accumulation_is_refused_at_once():
+    with pytest.raises(poptorch.Error, match="You must set .*gradientAccumulation to 1.*deviceIterations"):
+        poptorch.inferenceModel(Classifier(), accumulating(2))
+    options = accumulating(2).setExecutionStrategy(poptorch.SerialPhasedExecution("a"))
+    with pytest.raises(poptorch.Error, match="gradientAccumulation to 1 for inference, not 2$"):
+        poptorch.inferenceModel(Classifier(), options)
+
+
+def test_an_executor_stands_for_its_model():
+    model = Classifier()
+    model.note = "of the user"
+    executor = poptorch.inferenceModel(poptorch.inferenceModel(model))
+    assert executor.model is model and executor.note == "of the user" and executor.fc is model.fc
+    executor.eval()
+    assert not model.training
+    assert list(executor.state_dict()) == list(model.state_dict())
+    assert [id(p) for p in executor.parameters()] == [id(p) for p in model.parameters()]
+    with pytest.raises(AttributeError):
+        _ = executor.no_such_attribute
+
+
+def test_the_text_of_an_executor_shows_blocks():
+    model = Classifier()
+    poptorch.BeginBlock(model.fc, "head", ipu_id=1)
+    assert "BeginBlock(user_id=head, ipu_id=1)" in repr(poptorch.inferenceModel(model))
+
+
+def test_training_flags_are_those_of_compilation():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.drop(x)
+
+    model = Model().eval()
+    x = torch.ones(64)
+    evaluating = poptorch.inferenceModel(model)
+    evaluating.compile(x)
+    model.train()
+    training = poptorch.inferenceModel(model)
+    assert (training(x) == 0).any()
+    assert torch.equal(evaluating(x), x)
+    model.eval()
+    assert (training(x) == 0).any()
+    assert not model.drop.training
+
+
+def test_attributes_that_forward_sets_stay_off_the_users_model():
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            self.seen = 1
+            return x
+
+    model = Model()
+    poptorch.inferenceModel(model)(X)
+    assert not hasattr(model, "seen")
+
+
+def test_isRunningOnIpu_is_true_inside_forward_only():
+    seen = []
+    executor = poptorch.inferenceModel(Function(lambda x: seen.append(poptorch.isRunningOnIpu()) or x))
+    executor(X)
+    assert set(seen) == {True} and not poptorch.isRunningOnIpu()
+    Function(lambda x: seen.append(poptorch.isRunningOnIpu()) or x)(X)
+    assert seen[-1] is False
+
+
+def test_an_error_in_forward_comes_out_and_leaves_the_model_as_it_was():
+    fail = [True]
+
+    class Model(Classifier):
+        def forward(self, x):
+            if fail:
+                raise ValueError("from forward")
+            return super().forward(x)
+
+    model = Model()
+    weight = model.fc.weight
+    executor = poptorch.inferenceModel(model)
+    with pytest.raises(ValueError, match="from forward"):
+        executor(X)
+    assert not executor.isCompiled() and model.fc.weight is weight and not poptorch.isRunningOnIpu()
+    fail.clear()
+    executor(X)
+    fail.append(True)
+    with pytest.raises(ValueError, match="from forward"):
+        executor(X)
+    assert model.fc.weight is weight and executor.isCompiled()
+
+
+def test_setOptimizer_is_needed_for_a_new_rate_to_count():
+    model = Classifier()
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=0.0)
+    executor = poptorch.trainingModel(model, None, optimizer)
+    start = model.fc.weight.detach().clone()
+    executor(X, LABELS)
+    optimizer.param_groups[0]["lr"] = 0.5
+    executor(X, LABELS)
+    assert torch.equal(model.fc.weight.detach(), start)
+    executor.setOptimizer(optimizer)
+    executor(X, LABELS)
+    assert not torch.equal(model.fc.weight.detach(), start)
+    with pytest.raises(poptorch.Error, match="does not train"):
+        poptorch.inferenceModel(Classifier()).setOptimizer(optimizer)
+
+
+def test_half_accumulators_turn_the_reduction_running_on_the_executors_options_only():
+    model, options = Classifier(), accumulating(2)
+    executor = poptorch.trainingModel(model, options, poptorch.optim.AdamW(model.parameters(), lr=1e-3,
+                                                                          accum_type=torch.float16))
+    running = poptorch.MeanReductionStrategy.Running
+    assert executor.options.Training.meanAccumulationAndReplicationReductionStrategy == running
+    assert options.Training.meanAccumulationAndReplicationReductionStrategy == poptorch.MeanReductionStrategy.Post
+
+
+@pytest.mark.parametrize("strategy", list(poptorch.MeanReductionStrategy))
+@pytest.mark.parametrize("scaling", [1.0, 128.0])
+def test_reduction_strategies_and_loss_scaling_change_nothing_but_rounding(strategy, scaling):
+    def weight(options, **kwargs):
+        torch.manual_seed(0)
+        model = Classifier()
+        executor = poptorch.trainingModel(model, options, poptorch.optim.SGD(model.parameters(), lr=0.1, **kwargs))
+        _, loss = executor(*classifier_batch(8))
+        return model.fc.weight.detach(), loss
+
+    options = accumulating(4)
+    options.Training.setMeanAccumulationAndReplicationReductionStrategy(strategy)
+    expected, expected_loss = weight(accumulating(4))
+    actual, loss = weight(options, loss_scaling=scaling)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(loss, expected_loss)
+
+
+def test_no_grad_around_a_call_does_not_stop_training():
+    model = Classifier()
+    start = model.fc.weight.detach().clone()
+    executor = trained(model)
+    with torch.no_grad():
+        executor(X, LABELS)
+    assert not torch.equal(model.fc.weight.detach(), start)
+    assert not poptorch.inferenceModel(model)(X).requires_grad
+
+
+def test_models_without_inputs_run():
+    executor = poptorch.inferenceModel(Function(lambda: torch.rand(5)), poptorch.Options().deviceIterations(3))
+    assert executor().shape == (15,)
+
+
+def test_importing_the_executor_has_no_effect():
+    program = ("import torch; before = torch.get_num_threads(), torch.is_grad_enabled(), dict(vars(torch.Tensor));"
+               "import poptorch_host.executor;"
+               "assert before == (torch.get_num_threads(), torch.is_grad_enabled(), dict(vars(torch.Tensor)))")
+    result = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+    assert result.stdout == b""
