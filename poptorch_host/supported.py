@@ -66,7 +66,7 @@ _REMARKS = {
     "poptorch.Options.anchorTensor": "names are those of getTensorNames, not PopART's",
     "poptorch.Options.logCycleCount": "a cycle is a nanosecond",
     "poptorch.Options.showCompilationProgressBar": "no bar is drawn; False switches compilationTime off",
-    "poptorch.PoplarExecutor._debugGetPopartIR": "stages and operations of PyTorch, not of PopART",
+    "poptorch.PoplarExecutor._debugGetPopartIR": "the forward's operations are those of PyTorch",
     "poptorch.PoplarExecutor.compileAndExport": "files are of this package's own format",
     "poptorch.PoplarExecutor.cycleCount": "nanoseconds of the last call",
     "poptorch.PoplarExecutor.getPerfCounters": "by the clock of the host",
