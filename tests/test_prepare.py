@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 import urllib.error
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +260,8 @@ class TestZip:
         folders = write_folders(tmp_path / "in", {"train": {"a": 2}, "validation": {"a": 1}})
         for out in ("one", "two"):
             prepare("zip", tmp_path / out, folders)
+            times = {member.date_time for member in zipfile.ZipFile(str(tmp_path / out / "train.zip")).infolist()}
+            assert times == {(1980, 1, 1, 0, 0, 0)}
         assert digest(tmp_path / "one") == digest(tmp_path / "two")
 
     def test_name_that_a_map_cannot_hold_is_refused(self, tmp_path):

@@ -265,6 +265,7 @@ class TestMixup:
         together, targets = collate(samples(12))
         alone, alone_targets = collate(samples(12)[4:8])
         assert torch.equal(together[4:8], alone) and torch.equal(targets[4:8], alone_targets)
+        assert not torch.allclose(together[4:8] - 4, together[:4])  # groups draw shares of their own
         assert not torch.equal(collate(samples(4))[0], collate(samples(4, epoch=1))[0])
         assert not torch.equal(collate(samples(4))[0], collate_of(Layout(1, 3, 1, 1, 0, 4), seed=1)(samples(4))[0])
 
@@ -287,6 +288,12 @@ class TestMixup:
         for process in range(2):
             mine = [samples(4)[process], samples(4)[process + 2]]
             assert torch.equal(collate_of(half)(mine)[0], together[process::2])
+
+    def test_rows_return_to_their_places_for_any_number_of_replicas(self):
+        images, _ = collate_of(Layout(1, 4, 3, 1, 0, 1))(samples(12))
+        values = images[:, 0, 0, 0].view(2, 2, 3)  # pair of accumulation steps, step, replica
+        sums = torch.arange(12.0).view(2, 2, 3).sum(dim=1)
+        assert torch.allclose(values.sum(dim=1), sums, atol=1e-4)
 
     def test_odd_accumulation_pairs_neighbouring_replicas(self):
         images, _ = collate_of(Layout(1, 1, 2, 1, 0, 3))(samples(6))
