@@ -116,13 +116,19 @@ class InputContract:
         self.pieces = state["pieces"]
         self._adopt(state["signatures"])
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every argument is a tensor."""
+        return self._plain is not None
+
     def check(self, bound: Bound, names: List[str]) -> None:
         """Raises Error unless the arguments are like those the program was compiled for."""
-        plain, values = self._plain, bound.positional
-        if plain is not None and len(values) == len(plain) and not bound.keywords and all(
-                isinstance(value, torch.Tensor) and value.dtype is dtype and value.shape == shape
-                for value, (dtype, shape) in zip(values, plain)):
-            return
+        if self._plain is not None and not bound.keywords and len(bound.positional) == len(self._plain):
+            for value, (dtype, shape) in zip(bound.positional, self._plain):
+                if not (isinstance(value, torch.Tensor) and value.dtype is dtype and value.shape == shape):
+                    break
+            else:
+                return
         named = bound.named(names)
         if [name for name, _ in named] != [name for name, _ in self.signatures]:
             raise createPoptorchError(f"arguments: expected {len(self.signatures)} but got {len(named)}; call "

@@ -15,7 +15,7 @@ import torch
 from . import host, latency
 from ._logging import logger
 from .anchors import Anchors
-from .arguments import Bound, cut, send
+from .arguments import Bound, send
 from .compiler import Compiled
 from .context import Execution, activate
 from .enums import CommGroupType, OutputMode
@@ -100,6 +100,9 @@ class Engine:
         loss = compiled.loss
         self._execution = RunExecution(loss is not None and loss.source == "identity", loss.index if loss else 0)
         self._loss_leaf = loss.index if loss is not None and loss.source == "output" else None
+        self._installed, self._active = weights.installed(), activate(self._execution)
+        self._needs_modes = (compiled.half_arithmetic or compiled.names_ipu or self._waits_for_built_in()
+                             or (compiled.makes_tensors and self._device.type != "cpu"))
         self._roots: dict = {}
         self._constants = [(device, device.clone()) for name, _, device in weights.buffers
                            if name in compiled.touched_constants]
@@ -123,16 +126,16 @@ class Engine:
         if self.anchors:
             self.anchors.begin_call()
         start = time.perf_counter()
-        with self._weights.installed(), self._modes(), activate(self._execution), self._grad_mode():
+        with self._installed, self._active, self._grad_mode(), self._modes():
             arguments = Bound(tuple([self._send(value) for value in bound.positional]),
                               {name: self._send(value) for name, value in bound.keywords.items()})
-            self._arguments, self._taken_memory = arguments, None
+            self._arguments, self._taken_memory, self._rows = arguments, None, None
             for first in range(0, self._total, self._per_update if self._update is not None else self._total):
                 start = self._run_update(arguments, first, start)
         outputs = replace_tensors(self.template, iter([seal(collector.result()) for collector in self._collectors]))
         if self.anchors:
             self.anchors.end_call()
-        self._arguments = None
+        self._arguments = self._rows = None
         self.times[-1] = (*self.times[-1][:-1], time.perf_counter())
         return outputs
 
@@ -166,8 +169,7 @@ class Engine:
     def _run_one(self, arguments: Bound, index: int) -> None:
         """Forward and, in training, backward of one micro-batch."""
         if self._pieces > 1:
-            piece = self._piece(index)
-            arguments = Bound(*cut(tuple(arguments), piece, self._pieces))
+            arguments = self._cut(arguments, self._piece(index))
         if self._per_replica:
             self._weights.select_replica(index % self._replicas)
         self._execution.begin_forward()
@@ -186,6 +188,15 @@ class Engine:
             self.anchors.collect(index, loss)
         if self._constants:
             self._restore_constants()
+
+    def _cut(self, arguments: Bound, piece: int) -> Bound:
+        """The arguments of one micro-batch, as views. All are cut when the first is wanted."""
+        if self._rows is None:
+            self._rows = [tensor.split(tensor.shape[0] // self._pieces) for tensor in tensors_of(tuple(arguments))]
+        rows = [pieces[piece] for pieces in self._rows]
+        if self._compiled.inputs.is_plain and not arguments.keywords:
+            return Bound(rows, arguments.keywords)
+        return Bound(*replace_tensors(tuple(arguments), iter(rows)))
 
     def _back_propagate(self, loss: Optional[torch.Tensor], count: int) -> None:
         if loss is None:
@@ -231,6 +242,8 @@ class Engine:
 
     def _modes(self) -> ContextManager:
         """What a program needs while it runs; most need nothing."""
+        if not self._needs_modes:
+            return _NOTHING
         compiled, modes = self._compiled, []
         if compiled.half_arithmetic:
             modes.append(HalfArithmetic())
@@ -238,14 +251,16 @@ class Engine:
             modes.append(self._device)
         if compiled.names_ipu:
             modes.append(IpuAsHost(self._device))
-        if compiled.loss is not None and compiled.loss.source == "built-in":
+        if self._waits_for_built_in():
             modes.append(LossMode(self._execution.mark_built_in))
-        if not modes:
-            return _NOTHING
         stack = contextlib.ExitStack()
         for mode in modes:
             stack.enter_context(mode)
         return stack
+
+    def _waits_for_built_in(self) -> bool:
+        """Whether the loss is one that marks itself and is not returned, so that calls of losses are listened to."""
+        return self._compiled.loss is not None and self._compiled.loss.source == "built-in"
 
     # Folding.
 
@@ -254,9 +269,8 @@ class Engine:
         if self._update is not None and not self._update.can_fold:
             return 1
         compiled, limit = self._compiled, host.fold_limit()
-        waits_for_mark = compiled.loss is not None and compiled.loss.source == "built-in"
         if (self._total == 1 or compiled.updated_buffers or compiled.touched_constants or compiled.half_arithmetic
-                or self._per_replica or self.anchors or waits_for_mark or self._group_size > 1
+                or self._per_replica or self.anchors or self._waits_for_built_in() or self._group_size > 1
                 or _ONE_BY_ONE.intersection(compiled.ops)):
             return 1
         together = self._per_update if compiled.training else self._total

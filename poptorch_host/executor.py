@@ -26,6 +26,9 @@ from .update import WeightUpdate
 from .weights import DeviceWeights, ReplicaGrouping, untouched
 
 
+_NOTHING = contextlib.nullcontext()
+
+
 class PoplarExecutor(Inspection):
     """A model compiled for a device and run there. Made by `trainingModel` and `inferenceModel`.
 
@@ -208,7 +211,7 @@ class PoplarExecutor(Inspection):
         else:
             self._fetch_trained_weights()
         start = time.perf_counter_ns()
-        with self._randomness if self.compiled.draws_random_numbers else contextlib.nullcontext():
+        with self._randomness if self.compiled.draws_random_numbers else _NOTHING:
             outputs = self._engine.run(bound)
         self._run_nanoseconds = time.perf_counter_ns() - start
         if self._training:

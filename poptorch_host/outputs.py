@@ -89,13 +89,14 @@ class Collector:
 
     def result(self) -> torch.Tensor:
         """What the call returns for this output. The next call begins afresh."""
+        if self._single is not None:
+            single, self._single = self._single, None
+            return to_host(single)
         gathered = self._gathered()
-        self._single, self._kept, self._sums = None, [], [None] * self._selection.replicas
+        self._kept, self._sums = [], [None] * self._selection.replicas
         return to_host(gathered)
 
     def _gathered(self) -> torch.Tensor:
-        if self._single is not None:
-            return self._single
         pieces = self._kept or [value.unsqueeze(0) for value in self._sums]
         stacked = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         if stacked.dim() == 1:  # scalars
