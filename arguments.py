@@ -96,7 +96,7 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None) -> CfgNo
 def _common_parser(description: str, for_validation: bool) -> _Parser:
     parser = _Parser(description=description, allow_abbrev=False)
     parser.add_argument("--cfg", help="name in configs/configs.yaml, or a YAML file")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="configuration keys to set")
+    parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY VALUE", help="keys to set")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: IPU with the SDK, else GPU, else CPU")
     parser.add_argument("--synthetic", nargs="?", const="host", choices=("host", "device"),
                         help="generated images, made by the host (default) or on the device, instead of a data set")
