@@ -29,7 +29,7 @@ class LossScale:
 
     def __init__(self, automatic: bool, device: torch.device, group: Any = None):
         self.automatic = automatic
-        self.factor = torch.tensor(1.0)
+        self.factor = 1.0
         self._device = device
         self._group = group
         self._peak: Optional[torch.Tensor] = None
@@ -53,9 +53,9 @@ class LossScale:
         if not self.automatic or (peak == 0.0 and finite):
             return finite
         if peak > SHRINK_ABOVE or not finite:
-            self.factor.mul_(0.5).clamp_(min=SMALLEST_FACTOR)
-        elif self.factor.item() * loss_scaling * 2 <= LARGEST_SCALE:
-            self.factor.mul_(2.0)
+            self.factor = max(self.factor / 2, SMALLEST_FACTOR)
+        elif self.factor * loss_scaling * 2 <= LARGEST_SCALE:
+            self.factor *= 2
         return finite and math.isfinite(peak)
 
     def _take_peak(self) -> float:

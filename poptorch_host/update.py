@@ -151,7 +151,7 @@ class WeightUpdate:
     @property
     def loss_scale(self) -> float:
         """The optimizer's loss scaling, times the factor of automatic loss scaling."""
-        return self._latch.latched.loss_scaling * self._loss_scale.factor.item()
+        return self._latch.latched.loss_scaling * self._loss_scale.factor
 
     @property
     def rounding_state(self) -> Tuple[int, int]:
@@ -209,7 +209,7 @@ class WeightUpdate:
         """(ipu_state, ipu_param): states and hyper-parameters by name, copies on the host."""
         state = self._rule.read_state()
         if self._loss_scale.automatic:
-            state[STATE_NAME] = self._loss_scale.factor.clone()
+            state[STATE_NAME] = torch.tensor(self._loss_scale.factor)
         return state, state_names.parameter_tensors(self._latch.latched, self._names)
 
     def write_state(self, ipu_state: Optional[Mapping[str, torch.Tensor]],
@@ -223,9 +223,7 @@ class WeightUpdate:
         latch.latched = state_names.with_parameter_tensors(latch.latched, self._names, ipu_param or {})
         self._rule.set_values(latch.latched)
         state = dict(ipu_state or {})
-        factor = state.pop(STATE_NAME, None)
-        if factor is not None:
-            self._loss_scale.factor.fill_(float(factor))
+        self._loss_scale.factor = float(state.pop(STATE_NAME, self._loss_scale.factor))
         self._rule.write_state(state)
 
     def operations(self) -> List[Dict[str, Any]]:

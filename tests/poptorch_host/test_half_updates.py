@@ -8,6 +8,7 @@ import pytest
 import torch
 from poptorch_host import optim
 from poptorch_host.rounding import stochastic_half
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.poptorch_host.device import Device, assert_close, make_batches, make_net, make_options
 
@@ -307,6 +308,25 @@ def test_parameter_that_skips_micro_batches_counts_zeros_in_the_running_mean():
     for name in ("0.bias", "2.bias"):
         torch.testing.assert_close(start[name] - device.parameters[name].detach(), torch.full_like(start[name], 2.0),
                                    rtol=1e-3, atol=1e-3)
+
+
+class Forbidding(TorchDispatchMode):
+    """No operation may be seen by a mode of the program."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        raise AssertionError(f"{func} ran under the program's mode")
+
+
+def test_modes_of_the_program_see_nothing_of_an_update():
+    device = run_rounded(1, 0, make_options(2, **ROUND))
+    for _ in range(2):
+        device.parameters["weight"].grad = torch.ones(300, dtype=HALF)
+        with Forbidding():
+            device.update.before_backward(1)
+            device.update.accumulate(1)
+    with Forbidding():
+        device.update.apply()
+    assert device.update.updates == 1
 
 
 @pytest.mark.parametrize("dtype, accum_type, accumulation, folds", [

@@ -111,7 +111,7 @@ def run_process(process, port, folder):
     scale = LossScale(True, torch.device("cpu"), dist.group.WORLD)
     scale.observe([torch.tensor([10000.0, 1.0][process]).half()])
     scale.update(1.0, True)
-    results["factor"] = scale.factor
+    results["factor"] = torch.tensor(scale.factor)
     torch.save(results, os.path.join(folder, f"{process}.pt"))
     dist.destroy_process_group()
 
@@ -253,3 +253,18 @@ def test_group_of_another_size_than_the_options_say_refused(lonely_group):
     options.Distributed.configureProcessId(0, 2)
     with pytest.raises(poptorch.Error, match="2 processes"):
         reduce.process_group(options, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("accum_type", [torch.float32, torch.float16])
+def test_update_sends_during_its_last_backward_and_not_before(lonely_group, monkeypatch, accum_type):
+    monkeypatch.setattr("poptorch_host.update.process_group", lambda *_: lonely_group)
+    sent, send = [], dist.all_reduce
+    monkeypatch.setattr(dist, "all_reduce", lambda *args, **kwargs: sent.append(1) or send(*args, **kwargs))
+    device = Device(WithLoss(), lambda p: optim.SGD(p, lr=0.1, accum_type=accum_type), make_options(2))
+    for messages in (0, 1):
+        device.update.before_backward(1)
+        device.module(*make_batches(1)[0])[1].backward()
+        assert len(sent) == messages
+        device.update.accumulate(1)
+    device.update.apply()
+    assert len(sent) == 1
