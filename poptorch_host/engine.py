@@ -103,7 +103,7 @@ class Engine:
         self._installed, self._active = weights.installed(), activate(self._execution)
         self._needs_modes = (compiled.half_arithmetic or compiled.names_ipu or self._waits_for_built_in()
                              or (compiled.makes_tensors and self._device.type != "cpu"))
-        self._roots: dict = {}
+        self._factor, self._last_root = 1.0, None
         self._constants = [(device, device.clone()) for name, _, device in weights.buffers
                            if name in compiled.touched_constants]
         self._per_replica = weights.has_values_per_replica()
@@ -152,6 +152,8 @@ class Engine:
     def _run_update(self, arguments: Bound, first: int, start: float) -> float:
         """The micro-batches of a weight update, or of a whole call without one. Returns when it ended."""
         end = first + (self._per_update if self._update is not None else self._total)
+        if self._update is not None and self._factor != self._update.root_gradient():
+            self._factor, self._last_root = self._update.root_gradient(), None
         while first < end:
             count = min(self.fold, end - first)
             if count > 1:
@@ -209,10 +211,10 @@ class Engine:
 
     def _root(self, loss: torch.Tensor) -> torch.Tensor:
         """The gradient of the loss: the same factor in every element."""
-        key = (self._update.root_gradient(), loss.shape, loss.dtype)
-        if key not in self._roots:
-            self._roots = {key: torch.full_like(loss, key[0], requires_grad=False)}
-        return self._roots[key]
+        root = self._last_root
+        if root is None or root.shape != loss.shape or root.dtype != loss.dtype:
+            root = self._last_root = torch.full_like(loss, self._factor, requires_grad=False)
+        return root
 
     def _piece(self, index: int) -> int:
         """Where micro-batch `index` has its rows: with groups of replicas, they share."""
