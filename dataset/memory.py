@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """How much memory the machine has to spare."""
 import os
+import sys
 from typing import Optional
 
 SHARED_MEMORY = "/dev/shm"
@@ -9,10 +10,12 @@ SHARED_MEMORY = "/dev/shm"
 
 def free_shared_memory() -> int:
     """Bytes that batches may take up: most of what /dev/shm has left and at most half of the memory available."""
-    status = os.statvfs(SHARED_MEMORY)
-    free = status.f_bavail * status.f_frsize * 9 // 10
+    room = sys.maxsize
+    if os.path.isdir(SHARED_MEMORY):  # not on macOS
+        status = os.statvfs(SHARED_MEMORY)
+        room = status.f_bavail * status.f_frsize * 9 // 10
     available = available_memory()
-    return free if available is None else min(free, available // 2)
+    return room if available is None else min(room, available // 2)
 
 
 def available_memory() -> Optional[int]:

@@ -27,8 +27,8 @@ STALLED = "DataLoader timed out"
 def affordable_workers(wanted: int, batch_bytes: int) -> Tuple[int, int]:
     """Workers, and batches that each prepares ahead, so that what they hold fits in memory.
 
-    Batches wait in shared memory. Prefetching is given up first, then workers; with none, the main process does the
-    work.
+    Batches wait in shared memory, and one is in use. Prefetching is given up first, then workers; with none, the main
+    process does the work.
 
     Args:
         wanted: workers asked for.
@@ -38,9 +38,9 @@ def affordable_workers(wanted: int, batch_bytes: int) -> Tuple[int, int]:
         return 0, 0
     room = free_shared_memory()
     for prefetch in (2, 1):
-        if wanted * prefetch * batch_bytes <= room:
+        if (wanted * prefetch + 1) * batch_bytes <= room:
             return wanted, prefetch
-    workers = room // batch_bytes
+    workers = max(room // batch_bytes - 1, 0)
     logger.warning("%d data workers instead of %d: a batch takes %.0f MB and %s has room for %.0f MB; enlarge it "
                    "(docker run --shm-size), or use DATA.INPUT_DTYPE uint8, DATA.LOADER rebatched, fewer --num-workers",
                    workers, wanted, batch_bytes / 1e6, SHARED_MEMORY, room / 1e6)
@@ -59,8 +59,9 @@ def begin_worker(_: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_parent_asks, daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_asks, daemon=True).start()
 
 
 def _end_when_parent_asks() -> None:

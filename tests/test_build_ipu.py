@@ -314,7 +314,7 @@ class TestFailures:
 
 class TestMemory:
     @pytest.mark.parametrize("room, expected", [
-        (1000, (4, 2)), (799, (4, 1)), (399, (3, 1)), (199, (1, 1)), (99, (0, 1))])
+        (900, (4, 2)), (899, (4, 1)), (500, (4, 1)), (499, (3, 1)), (200, (1, 1)), (199, (0, 1)), (99, (0, 1))])
     def test_prefetching_is_given_up_first_then_workers(self, monkeypatch, room, expected):
         monkeypatch.setattr(workers, "free_shared_memory", lambda: room)
         assert affordable_workers(4, 100) == expected
@@ -333,6 +333,8 @@ class TestMemory:
         monkeypatch.setattr(memory, "available_memory", lambda: None)
         status = os.statvfs("/dev/shm")
         assert 0 < memory.free_shared_memory() <= status.f_blocks * status.f_frsize
+        monkeypatch.setattr(memory, "SHARED_MEMORY", "/absent")
+        assert memory.free_shared_memory() == sys.maxsize
 
 
 def test_importing_the_data_package_does_nothing():
