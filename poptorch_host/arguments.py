@@ -68,7 +68,7 @@ class ForwardParameters:
         keyword_only = {p.name: self._value(p, keywords) for p in self._keyword_only}
         check(self._any_keyword or not keywords,
               f"Unknown keyword argument: {', '.join(keywords)}; forward takes {', '.join(self.names) or 'none'}")
-        return Bound(tuple(positional), {**keyword_only, **keywords})
+        return Bound(tuple(positional), {**keyword_only, **dict(sorted(keywords.items()))})
 
     @staticmethod
     def _value(parameter: _Parameter, keywords: Dict[str, Any]) -> Any:

@@ -50,8 +50,11 @@ class _CastWeights(TorchFunctionMode):
 
 
 def _weights_of(name: str, data: Any) -> Optional[Dict[str, int]]:
-    """The arguments that are cast to the dtype of `data`. Of linear layers, only those of a single vector are."""
-    if not isinstance(data, torch.Tensor):
+    """The arguments that are cast to the dtype of `data`. Of linear layers, only those of a single vector are.
+
+    Under autocast PyTorch casts by rules of its own, and bfloat16 is known to no device.
+    """
+    if not isinstance(data, torch.Tensor) or data.dtype == torch.bfloat16 or torch._C._is_any_autocast_enabled():
         return None
     if name == "linear":
         return {"weight": 1, "bias": 2} if data.dim() == 1 else None

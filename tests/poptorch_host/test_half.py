@@ -104,6 +104,24 @@ def test_single_models_need_no_emulation():
     assert not executor.compiled.half_arithmetic
 
 
+def test_autocast_is_left_to_pytorch():
+    class Mixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.GroupNorm(2, 4), torch.nn.Flatten(),
+                                            torch.nn.LayerNorm(144), torch.nn.Linear(144, 5))
+
+        def forward(self, x, labels):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = self.body(x)
+            return logits, torch.nn.functional.cross_entropy(logits.float(), labels)
+
+    executor = trained(Mixed())
+    logits, loss = executor(*batch(torch.float32))
+    assert not executor.compiled.half_arithmetic
+    assert logits.dtype == torch.bfloat16 and loss.dtype == torch.float32
+
+
 def test_missing_kernels_are_emulated_forward_and_backward(monkeypatch):
     """A host without half products: the native kernel fails, and results are as if it did not."""
     x, w = torch.randn(3, 4).half(), torch.randn(4, 2).half().requires_grad_()

@@ -55,6 +55,19 @@ def test_defaults_are_part_of_the_program():
         executor(torch.ones(2), torch.ones(2))
 
 
+def test_keyword_only_and_free_arguments_are_bound_in_any_order():
+    class Free(torch.nn.Module):
+        def forward(self, x, *more, factor=2.0, **named):
+            return x * factor + sum(more) + named.get("a", 0) - named.get("b", 0)
+
+    executor = poptorch.inferenceModel(Free())
+    one, two, three = (torch.full((2,), value) for value in (1.0, 2.0, 3.0))
+    assert executor(one, two, b=one, a=three).tolist() == [6, 6]
+    assert executor(one, two, a=three, b=one).tolist() == [6, 6]
+    with pytest.raises(poptorch.Error, match="expected"):
+        executor(one, two, a=three)
+
+
 def test_wrong_arguments_are_refused_like_a_function_call():
     executor = poptorch.inferenceModel(Optional())
     x = torch.ones(2)

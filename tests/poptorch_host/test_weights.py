@@ -178,6 +178,15 @@ def test_tied_weights_stay_tied_and_frozen_ones_stay_as_they_are():
     assert torch.equal(model.frozen.weight, native.frozen.weight)
 
 
+def test_a_model_without_anything_to_train_runs():
+    model = Classifier()
+    model.fc.weight.requires_grad_(False)
+    model.fc.bias.requires_grad_(False)
+    before = model.fc.weight.detach().clone()
+    logits, loss = step(trained(model))
+    assert torch.equal(model.fc.weight, before) and logits.shape == (2, 3) and loss.shape == ()
+
+
 def test_parameters_in_no_group_are_not_updated():
     model = Classifier()
     before = model.fc.bias.detach().clone()
