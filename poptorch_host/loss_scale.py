@@ -36,8 +36,10 @@ class LossScale:
 
     def observe(self, gradients: Sequence[Optional[torch.Tensor]]) -> None:
         """Takes note of the largest magnitude among the float16 gradients of a micro-batch."""
+        if not self.automatic:
+            return
         halves = [gradient for gradient in gradients if gradient is not None and gradient.dtype == torch.float16]
-        if not self.automatic or not halves:
+        if not halves:
             return
         peak = torch.stack(torch._foreach_norm(halves, math.inf)).max().float()
         self._peak = peak if self._peak is None else torch.maximum(self._peak, peak)

@@ -174,7 +174,13 @@ def _make_bucket(tensors: List[torch.Tensor], members: List[int]) -> _Bucket:
     sizes = [tensor.numel() for tensor in tensors]
     buffer = torch.empty(sum(sizes) + len(members), dtype=torch.float32, device=tensors[0].device)
     pieces = buffer[:sum(sizes)].split(sizes)
-    return _Bucket(members, buffer, [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors)])
+    return _Bucket(members, buffer, [_like(piece, tensor) for piece, tensor in zip(pieces, tensors)])
+
+
+def _like(piece: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """A view of `piece` laid out as the gradient of `tensor` is: fused updates go by memory, not by index."""
+    layout = torch.empty_like(tensor, device="meta")
+    return piece.as_strided(layout.shape, layout.stride())
 
 
 def _accumulation_node(tensor: torch.Tensor) -> Any:

@@ -268,3 +268,22 @@ def test_update_sends_during_its_last_backward_and_not_before(lonely_group, monk
         device.update.accumulate(1)
     device.update.apply()
     assert len(sent) == 1
+
+
+def test_sums_are_laid_out_as_the_weights_are(lonely_group, monkeypatch):
+    """Weights in channels-last order, with an update rule that torch fuses where it can."""
+    def run():
+        torch.manual_seed(0)
+        net = torch.nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+        device = Device(net, lambda p: optim.AdamW(p, lr=0.1))
+        for seed in range(2):
+            torch.manual_seed(seed)
+            device.update.before_backward(1)
+            device.module(torch.randn(2, 3, 5, 5)).square().sum().backward()
+            device.update.accumulate(1)
+            device.update.apply()
+        return device.weights
+
+    alone = run()
+    monkeypatch.setattr("poptorch_host.update.process_group", lambda *_: lonely_group)
+    assert_close(run(), alone, 1e-6)

@@ -349,3 +349,18 @@ def test_gradients_of_a_run_that_failed_are_forgotten(accum_type):
     device.parameters["0.bias"].grad = torch.full((8,), 100.0)  # and here the program stops
     device.feed([{"0.bias": torch.full((8,), 2.0)}, {"0.bias": torch.full((8,), 4.0)}])
     assert_close([start - device.parameters["0.bias"].detach()], [torch.full((8,), 3.0)])
+
+
+@pytest.mark.parametrize("cls", [optim.SGD, optim.AdamW, optim.RMSprop, optim.LAMB])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_in_channels_last_order_are_updated_as_others(cls, dtype):
+    def run(memory_format):
+        torch.manual_seed(0)
+        net = torch.nn.Conv2d(3, 4, 2, bias=False).to(dtype=dtype, memory_format=memory_format)
+        device = Device(net, lambda p: cls(p, lr=0.1, accum_type=dtype), make_options(2))
+        for seed in range(3):
+            gradients = torch.randn(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
+            device.feed([{"weight": gradient.to(memory_format=memory_format)} for gradient in gradients])
+        return device.weights
+
+    assert_close(run(torch.channels_last), run(torch.contiguous_format), 1e-5 if dtype == torch.float32 else 2e-3)
