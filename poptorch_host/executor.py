@@ -25,7 +25,6 @@ from .reduce import process_group
 from .update import WeightUpdate
 from .weights import DeviceWeights, ReplicaGrouping, untouched
 
-
 _NOTHING = contextlib.nullcontext()
 
 
