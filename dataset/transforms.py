@@ -20,9 +20,11 @@ from yacs.config import CfgNode
 
 from config import image_size
 from dataset.decode import Picture
+from utils import EXIT_USAGE, Refusal
 
 Transform = Callable[[Picture], torch.Tensor]
 FAST_RESIZE = {transforms.InterpolationMode.BICUBIC: "bicubic", transforms.InterpolationMode.BILINEAR: "bilinear"}
+NO_POLICY = ("", "none")  # the second is the official configurations' word
 CENTRE_SHARE = 224 / 256  # of the resized image's side that a centre crop keeps
 
 
@@ -53,12 +55,15 @@ def image_dtype(config: CfgNode) -> torch.dtype:
 
 
 def _training_parts(config: CfgNode) -> List[Transform]:
-    """From the picture to augmented bytes."""
-    crop, augment, finish = create_transform(
-        (3, *image_size(config)), is_training=True, separate=True, interpolation=config.DATA.INTERPOLATION,
-        mean=tuple(config.DATA.MEAN), normalize=False, scale=tuple(config.AUG.SCALE), ratio=tuple(config.AUG.RATIO),
-        hflip=config.AUG.HFLIP, color_jitter=config.AUG.COLOR_JITTER or None,
-        auto_augment=config.AUG.AUTO_AUGMENT or None)
+    """From the picture to augmented bytes; refuses an unknown AUG.AUTO_AUGMENT."""
+    policy = config.AUG.AUTO_AUGMENT
+    try:
+        crop, augment, finish = create_transform(
+            (3, *image_size(config)), is_training=True, separate=True, interpolation=config.DATA.INTERPOLATION,
+            mean=tuple(config.DATA.MEAN), normalize=False, hflip=config.AUG.HFLIP,
+            color_jitter=config.AUG.COLOR_JITTER or None, auto_augment=policy if policy not in NO_POLICY else None)
+    except AssertionError as error:
+        raise Refusal(f"AUG.AUTO_AUGMENT {policy} is no policy of timm's: {error}", EXIT_USAGE) from error
     mend_posterize(augment)
     flips = [part for part in crop.transforms if isinstance(part, transforms.RandomHorizontalFlip)]
     if config.AUG.SHIFT:

@@ -145,6 +145,7 @@ class _Watch(threading.Thread):
         self._since = None
 
     def run(self) -> None:
+        """Looks once a second."""
         limit = stall_seconds(self._loader.combinedBatchSize) + HAND_OVER_SECONDS
         while not self._over.wait(1.0):
             since = self._since

@@ -43,8 +43,9 @@ class TestTraining:
         assert (parts[-1].probability, parts[-1].mode, parts[-1].max_count) == (0.25, "pixel", 1)
         assert {operation.magnitude for operation in parts[2].ops} == {9}
 
-    def test_colour_jitter_takes_over_without_randaugment(self):
-        parts = build_transform(config_of(AUG__AUTO_AUGMENT=""), training=True).transforms
+    @pytest.mark.parametrize("nothing", ["", "none"])
+    def test_colour_jitter_takes_over_without_randaugment(self, nothing):
+        parts = build_transform(config_of(AUG__AUTO_AUGMENT=nothing), training=True).transforms
         jitter = next(part for part in parts if isinstance(part, transforms.ColorJitter))
         assert jitter.brightness == (0.6, 1.4) and not any(isinstance(part, RandAugment) for part in parts)
 
@@ -54,6 +55,12 @@ class TestTraining:
         for seed in range(60):
             with seeded(seed):
                 transform(photo(seed))
+
+    @pytest.mark.parametrize("policy", ["foo", "rand-zz9"])
+    def test_unknown_policy_is_refused_by_name(self, policy):
+        with pytest.raises(Refusal) as caught:
+            build_transform(config_of(AUG__AUTO_AUGMENT=policy), training=True)
+        assert caught.value.code == EXIT_USAGE and policy in str(caught.value)
 
     def test_posterize_to_no_bits_is_black(self):
         randaugment = build_transform(config_of(), training=True).transforms[2]
