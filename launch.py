@@ -10,7 +10,7 @@ import torch
 from yacs.config import CfgNode
 
 import accelerator
-from utils import Refusal
+from utils import Refusal, logger
 
 REFERENCE_BATCH = 512  # global batch for which the recipes name their learning rates
 
@@ -64,7 +64,11 @@ def _join(config: CfgNode) -> Launch:
     if chosen.device == "ipu":
         if processes > 1:
             _horovod().init()
-        return Launch(process, processes, popdist.getNumTotalReplicas(), popdist.getNumLocalReplicas())
+        replicas = popdist.getNumTotalReplicas()
+        if replicas != config.IPU.REPLICAS:
+            logger.warning("poprun started %d replicas, not IPU.REPLICAS %d: the global batch is %s times the recipe's",
+                           replicas, config.IPU.REPLICAS, replicas / config.IPU.REPLICAS)
+        return Launch(process, processes, replicas, popdist.getNumLocalReplicas())
     if config.IPU.REPLICAS % processes:
         raise Refusal(f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be shared by {processes} processes: "
                       f"pass --replicas {processes} or a multiple of it")

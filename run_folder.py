@@ -8,7 +8,7 @@ import importlib
 import io
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import yaml
 from yacs.config import CfgNode
@@ -19,19 +19,22 @@ from utils import EXIT_BUSY, EXIT_OK, Refusal, file_log, write_atomically, write
 
 
 @contextlib.contextmanager
-def opened(config: CfgNode, launch: Launch) -> Iterator[Path]:
+def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
     """The folder of the run, made, proved writable and kept from other runs while the context is open.
 
-    The leader locks it for all processes. The lock dies with its process, so none can be left behind.
+    The leader locks it for all processes. The lock dies with its process, so none can be left behind. A run that
+    TRAIN.TRAINING_STEPS cuts short, as benchmarks do, may leave OUTPUT out: it has no folder and keeps nothing.
 
     Raises:
-        Refusal: when the folder cannot be written or another run has it.
+        Refusal: when no folder is named, it cannot be written, or another run has it.
     """
     folder = Path(config.OUTPUT) / config.TAG
-    if not launch.is_leader:
-        yield folder
+    if not config.OUTPUT and not config.TRAIN.TRAINING_STEPS:
+        raise Refusal("--output is needed: the folder for checkpoints, log and metrics")
+    if not config.OUTPUT or not launch.is_leader:
+        yield folder if config.OUTPUT else None
         return
-    _make(config, folder)
+    _make(folder)
     with open(folder / ".lock", "a+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,14 +46,17 @@ def opened(config: CfgNode, launch: Launch) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def recorded(folder: Path, launch: Launch, last_update: Callable[[], int]) -> Iterator[None]:
+def recorded(folder: Optional[Path], launch: Launch, last_update: Callable[[], int]) -> Iterator[None]:
     """Logs to the folder and leaves status.json when the run ends: how, why, and where to go on from.
 
     torchrun flattens every exit code to 1; this file keeps the real one.
     """
+    if folder is None or not launch.is_leader:
+        yield
+        return
     code, cause = EXIT_OK, ""
     try:
-        with file_log(folder / "log.txt") if launch.is_leader else contextlib.nullcontext():
+        with file_log(folder / "log.txt"):
             yield
     except Refusal as refusal:
         code, cause = refusal.code, str(refusal)
@@ -59,15 +65,14 @@ def recorded(folder: Path, launch: Launch, last_update: Callable[[], int]) -> It
         code, cause = 1, f"{type(error).__name__}: {error}"
         raise
     finally:
-        if launch.is_leader:
-            last = folder / checkpoint.LAST
-            write_json(folder / "status.json", {
-                "state": "done" if code == EXIT_OK else "stopped", "exit_code": code, "cause": cause,
-                "last_update": last_update(), "checkpoint": str(last) if last.exists() else None,
-            })
+        last = folder / checkpoint.LAST
+        write_json(folder / "status.json", {
+            "state": "done" if code == EXIT_OK else "stopped", "exit_code": code, "cause": cause,
+            "last_update": last_update(), "checkpoint": str(last) if last.exists() else None,
+        })
 
 
-def open_tracker(config: CfgNode, launch: Launch, folder: Path) -> Callable[[Dict[str, Any]], None]:
+def open_tracker(config: CfgNode, launch: Launch) -> Callable[[Dict[str, Any]], None]:
     """Where rows of metrics also go: to Weights & Biases with --wandb (its WANDB_ variables apply), or nowhere.
 
     Raises:
@@ -79,7 +84,7 @@ def open_tracker(config: CfgNode, launch: Launch, folder: Path) -> Callable[[Dic
         wandb = importlib.import_module("wandb")
     except ModuleNotFoundError as error:
         raise Refusal(f"--wandb needs the package {error.name}: pip install wandb") from error
-    wandb.init(project="swin", dir=str(folder), config=yaml.safe_load(config.dump()), resume="allow")
+    wandb.init(project="swin", dir=config.OUTPUT or None, config=yaml.safe_load(config.dump()), resume="allow")
     return lambda row: wandb.log(row, step=row["update"])
 
 
@@ -92,9 +97,7 @@ def write_metrics(folder: Path, rows: List[Dict[str, Any]]) -> None:
     write_atomically(folder / "metrics.csv", text.getvalue())
 
 
-def _make(config: CfgNode, folder: Path) -> None:
-    if not config.OUTPUT:
-        raise Refusal("--output is needed: the folder for checkpoints, log and metrics")
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"

@@ -282,8 +282,9 @@ def test_bad_weights_are_refused(digits, unbroken, tmp_path):
     refused(EXIT_DATA, "broken.pth", "--pretrained-model", str(tmp_path / "broken.pth"), *data)
     refused(EXIT_CHECKPOINT, "broken.pth", "--resume", str(tmp_path / "broken.pth"), *data)
     wide = ["--opts", "MODEL.SWIN.EMBED_DIM", "32"]
-    refused(EXIT_DATA, "patch_embed.proj.weight is 16x3x2x2, not 32x3x2x2", "--pretrained-model", str(unbroken[0] / "best.pth"), *data, *wide)
-    refused(EXIT_CHECKPOINT, "EMBED_DIM", "--resume", str(unbroken[0] / "best.pth"), *data, *wide)
+    best = str(unbroken[0] / "best.pth")
+    refused(EXIT_DATA, "patch_embed.proj.weight is 16x3x2x2, not 32x3x2x2", "--pretrained-model", best, *data, *wide)
+    refused(EXIT_CHECKPOINT, "EMBED_DIM", "--resume", best, *data, *wide)
 
 
 def test_devices_that_are_not_here_are_refused(digits, tmp_path):

@@ -45,16 +45,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
-    """Trains to the end in the output folder, from its newest checkpoint if there is one."""
+    """Trains to the end, from the newest checkpoint of the output folder if there is one."""
     with run_folder.opened(config, launch) as folder:
         state = find_state(config, launch, folder)
         progress = Progress(**state["progress"]) if state else Progress()
         if is_finished(config, progress):
-            logger.info("nothing to do: %s has all %d epochs", folder, progress.epoch)
+            logger.info("nothing to do: %s is at epoch %d, update %d", folder, progress.epoch, progress.update)
             return
         with run_folder.recorded(folder, launch, lambda: progress.update):
             logger.info("configuration:\n%s", config.dump())
-            track = run_folder.open_tracker(config, launch, folder)
+            track = run_folder.open_tracker(config, launch)
             fit(build_run(config, launch, folder, state), progress, stop, track)
 
 
@@ -85,7 +85,7 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
             save(run, progress, is_best)
         track(row)
         stop.check()
-    logger.info("best top-1: %.2f %%, in %s", progress.best_top1, run.folder / checkpoint.BEST)
+    logger.info("best top-1: %.2f %%", progress.best_top1)
 
 
 def train_epoch(run: Run, progress: Progress, stop: StopRequest) -> float:
@@ -164,13 +164,13 @@ def validate_epoch(run: Run, progress: Progress) -> Optional[validate.Accuracy]:
 
 
 def save(run: Run, progress: Progress, is_best: bool) -> None:
-    """Saves the state of the run; called in every process, written by the leader.
+    """Saves the state of a run that has a folder; called in every process, written by the leader.
 
     Raises:
         Refusal: when a weight is not finite; the checkpoints stay as they were.
     """
     rng_states = launching.gather(run.trainer.rng_state, run.launch)
-    if not run.launch.is_leader:
+    if run.folder is None or not run.launch.is_leader:
         return
     weights = run.model.state_dict()
     broken = checkpoint.first_non_finite(weights)

@@ -66,7 +66,8 @@ def read_status(folder):
 
 
 def test_status_tells_how_a_run_ended(tmp_path):
-    assert status_after(tmp_path) == {"state": "done", "exit_code": 0, "cause": "", "last_update": 7, "checkpoint": None}
+    done = {"state": "done", "exit_code": 0, "cause": "", "last_update": 7, "checkpoint": None}
+    assert status_after(tmp_path) == done
     with pytest.raises(Refusal):
         status_after(tmp_path, Refusal("bad data", EXIT_DATA))
     assert (read_status(tmp_path)["exit_code"], read_status(tmp_path)["cause"]) == (EXIT_DATA, "bad data")
@@ -93,8 +94,16 @@ def test_metrics_are_rewritten_whole(tmp_path):
     assert (tmp_path / "metrics.csv").read_text().split() == ["epoch,loss,top1", "0,2.0,", "1,1.5,50.0"]
 
 
-def test_missing_wandb_is_one_clear_line(tmp_path, monkeypatch):
+def test_run_cut_short_may_keep_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = get_config("SWIN_DEMO", overrides=[("TRAIN.TRAINING_STEPS", 3)])
+    with run_folder.opened(config, LEADER) as folder, run_folder.recorded(folder, LEADER, lambda: 3):
+        assert folder is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_wandb_is_one_clear_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = get_config("SWIN_DEMO", overrides=[("WANDB", True)])
     with pytest.raises(Refusal, match="pip install wandb"):
-        run_folder.open_tracker(config, LEADER, tmp_path)
+        run_folder.open_tracker(config, LEADER)

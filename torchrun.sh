@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+# Starts train_swin.py in several processes on CPU and GPU machines, as the pod scripts do on IPUs.
+#   ./torchrun.sh --cfg SWIN_TINY --data-path ./data/imagenet1k --output ./output/swin_tiny_224/
+#   ./torchrun.sh --dry-run ARGUMENT...    prints the command
+# Variables: PROCESSES  of this machine (default: its GPUs, or 1)      NODES      machines (default 1)
+#            NODE       number of this machine, from 0 (default 0)     MASTER     host and port of machine 0
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=environment.sh
+source "$root/environment.sh"
+use_environment "$root" requirements.txt
+
+dry_run=""
+if [ "${1:-}" = --dry-run ]; then
+    dry_run=1
+    shift
+fi
+processes=${PROCESSES:-$("$PYTHON" -c 'import torch; print(max(torch.cuda.device_count(), 1))')}
+nodes=${NODES:-1}
+command=("$PYTHON" -m torch.distributed.run --nnodes "$nodes" --nproc-per-node "$processes")
+if [ "$nodes" -gt 1 ]; then
+    command+=(--node-rank "${NODE:-0}" --master-addr "${MASTER%%:*}" --master-port "${MASTER##*:}")
+else
+    command+=(--standalone)
+fi
+command+=("$root/train_swin.py" "$@")
+if [ -n "$dry_run" ]; then
+    printf '%q ' "${command[@]}"
+    echo
+    exit
+fi
+exec "${command[@]}"
