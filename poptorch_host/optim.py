@@ -70,20 +70,20 @@ class Optimizer:
     # Attributes beyond torch's, which copies and pickles keep.
     _kept: Tuple[str, ...] = ("loss_scaling", "accum_type", "variable_attrs")
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._state_dict: Dict[str, Any] = dict(_NO_STATE)
         self._device_state: Optional[Callable[[], Tuple[Dict, Dict]]] = None
         self.ipu_state_is_dirty = False
         self.host_state_is_dirty = False
 
-    def state_dict(self):
+    def state_dict(self) -> Dict[str, Any]:
         """torch's state dict, plus `ipu_state` and `ipu_param`: dicts of tensors by name, None before compilation.
 
         torch's own `state` stays empty unless `step()` is called on the host.
         """
         return {**self.get_state_dict(), **super().state_dict()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Loads what `state_dict()` of an optimizer of this module returned; the device gets it at its next run.
 
         Raises:
@@ -92,7 +92,7 @@ class Optimizer:
         self.set_state_dict(state)
         super().load_state_dict({key: state[key] for key in ("state", "param_groups")})
 
-    def get_state_dict(self):
+    def get_state_dict(self) -> Dict[str, Any]:
         """`ipu_state` and `ipu_param`, fetched if the device ran since they were last read."""
         if self.ipu_state_is_dirty and self._device_state is not None:
             self._state_dict = dict(zip(STATE_KEYS, self._device_state()))
@@ -100,7 +100,7 @@ class Optimizer:
             logger.debug("Fetched the optimizer state from the device")
         return dict(self._state_dict)
 
-    def set_state_dict(self, state):
+    def set_state_dict(self, state: Dict[str, Any]) -> None:
         """Takes over `ipu_state` and `ipu_param` of `state`, to be sent to the device at the next run.
 
         Raises:
@@ -116,7 +116,7 @@ class Optimizer:
         self.ipu_state_is_dirty = False
         self.host_state_is_dirty = self.has_state()
 
-    def has_state(self):
+    def has_state(self) -> bool:
         """Whether there is a state of a device here."""
         return any(part is not None for part in self._state_dict.values())
 
