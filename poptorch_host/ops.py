@@ -218,7 +218,8 @@ class MultiConv:
         return self
 
     def __exit__(self, type, value, traceback):
-        _note("multi_conv_end", options=self.options)
+        if type is None:  # else what went wrong inside is the news
+            _note("multi_conv_end", options=self.options)
 
 
 # Computations.

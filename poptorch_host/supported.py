@@ -17,7 +17,7 @@ _RECORDED = {
     "poptorch.Attribute": "a host has no graph compiler that reads attributes",
     "poptorch.HalfFloatCastingBehavior": "deprecated by PopTorch",
     "poptorch.Liveness": "memory of phases",
-    "poptorch.MultiConv": "planning of convolutions",
+    "poptorch.MultiConv": "planning of convolutions; the rules of a compilation hold",
     "poptorch.MultiConvPlanType": "planning of convolutions",
     "poptorch.NameScope": "names in reports",
     "poptorch.OverlapMode": "host transfers",

@@ -24,6 +24,8 @@ _FROM_NUMBERS = {"aten::index_put_", "aten::index_put", "aten::_index_put_impl_"
 _FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint",
               "randperm", "as_tensor", "scalar_tensor"}
 
+_CONVOLUTIONS = {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose2d", "aten::convolution"}
+
 _NONE: FrozenSet[int] = frozenset()
 
 
@@ -90,6 +92,7 @@ class Tracer(Execution):
         self.makes_tensors = False
         self.activation_bytes = 0
         self.overlaps: List[Tuple[str, Dict[str, Any]]] = []
+        self._convolutions_before_group: Optional[int] = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -127,9 +130,26 @@ class Tracer(Execution):
         """See `Execution`."""
         if name.startswith("set_overlap"):
             self.overlaps.append((name, info))
+        elif name.startswith("multi_conv"):
+            self._group_convolutions(name, info["options"])
         if "result" in info and isinstance(info.get("tensor"), torch.Tensor):
             self._learn(info["result"], self._value(info["tensor"]) or _Value(False))
         self._count(f"poptorch::{name}")
+
+    def _group_convolutions(self, name: str, settings: Dict[str, Any]) -> None:
+        """A group of convolutions begins or ends. Raises Error for one that cannot be planned together."""
+        count = sum(count for _, _, ops in self.stages for op, count in ops.items() if op in _CONVOLUTIONS)
+        if name == "multi_conv":
+            if self._convolutions_before_group is not None:
+                raise createPoptorchError("A poptorch.MultiConv cannot be inside another")
+            self._convolutions_before_group = count
+            return
+        inside, self._convolutions_before_group = count - self._convolutions_before_group, None
+        if inside == 0:
+            raise createPoptorchError("A poptorch.MultiConv has no convolution inside")
+        for option, value in settings.items():
+            if isinstance(value, (list, tuple)) and len(value) != inside:
+                raise createPoptorchError(f"MultiConv.{option} has {len(value)} values for {inside} convolutions")
 
     # What the losses tell.
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from poptorch_host import context, custom_ops
 
+from .models import Function
 from .recorder import recording
 
 Point = collections.namedtuple("Point", "x y")
@@ -368,3 +369,28 @@ def test_model_runs_on_an_ipu_only_inside_its_own_forward():
     with recording():
         assert poptorch.isRunningOnIpu()
     assert not poptorch.isRunningOnIpu()
+
+
+@pytest.mark.parametrize("settings, convolutions, nested, message", [
+    (poptorch.MultiConv().availableMemoryProportions([0.5, 0.2]).partialsTypes(torch.half), 2, False, None),
+    (poptorch.MultiConv().enableConvDithering([True, False, True]), 2, False, "3 values for 2 convolutions"),
+    (poptorch.MultiConv(), 0, False, "no convolution inside"), (poptorch.MultiConv(), 1, True, "inside another")])
+def test_compiled_multi_convolution_has_as_many_settings_as_convolutions(settings, convolutions, nested, message):
+    layers = torch.nn.ModuleList(torch.nn.Conv2d(1, 1, 1) for _ in range(convolutions))
+
+    def forward(x):
+        with settings:
+            y = sum([layer(x) for layer in layers], x + 1)
+            if nested:
+                with poptorch.MultiConv():
+                    y = layers[0](y)
+        return y
+
+    model = Function(forward)
+    model.layers = layers
+    x = torch.ones(1, 1, 2, 2)
+    if message is None:
+        assert torch.allclose(poptorch.inferenceModel(model)(x), forward(x))
+    else:
+        with pytest.raises(poptorch.Error, match=message):
+            poptorch.inferenceModel(model)(x)
