@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Data sets whose samples tell where they come from. Other processes import them, so they stand in a light module."""
+import multiprocessing
 import os
 import random
 import signal
+import time
 from typing import Any, Iterator, List
 
 import poptorch_host as poptorch
@@ -97,6 +99,52 @@ class ProcessIds(Dataset):
 
     def __getitem__(self, index):
         return torch.tensor([os.getpid(), os.getppid()])
+
+
+class Stuck(ProcessIds):
+    """Sample 3 takes a minute."""
+
+    def __getitem__(self, index):
+        if index == 3:
+            time.sleep(60)
+        return super().__getitem__(index)
+
+
+class Gated(Numbers):
+    """Waits for a permit before each sample, and remembers the order of samples in shared memory."""
+
+    def __init__(self, length):
+        super().__init__(length, shape=())
+        self.gate = multiprocessing.get_context("fork").Semaphore(0)
+        self.order = torch.full((100,), -1).share_memory_()
+
+    def __getitem__(self, index):
+        self.gate.acquire()
+        self.order[(self.order >= 0).sum()] = index
+        return super().__getitem__(index)
+
+
+class Once:
+    """Has an element in the first iteration alone; counts iterations in shared memory."""
+
+    def __init__(self):
+        self.count = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __iter__(self):
+        self.count += 1
+        return iter([torch.tensor(1)] if self.count == 1 else [])
+
+
+class Overlapping:
+    """Changes a tensor and shows another one in the same memory."""
+
+    def __init__(self):
+        self.whole = torch.zeros(4)
+        self.part = self.whole[1:3]
+
+    def __iter__(self):
+        self.whole += 1
+        yield self.part
 
 
 class Stream(IterableDataset):

@@ -13,13 +13,17 @@ import poptorch_host as poptorch
 import pytest
 import torch
 
+from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.sample_sets import (
     Counted,
     Deadly,
     Failing,
+    Gated,
     Graph,
     GraphParser,
     Numbers,
+    Once,
+    Overlapping,
     ProcessIds,
     RandomNumbers,
     graph_of,
@@ -28,17 +32,6 @@ from tests.poptorch_host.sample_sets import (
 
 FORK, FORK_SERVER = poptorch.SharingStrategy.Fork, poptorch.SharingStrategy.ForkServer
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def deadline():
-    """Ends a test that hangs, by an exception."""
-    def late(*_):
-        raise TimeoutError("the test took more than a minute")
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
 
 
 @pytest.fixture
@@ -197,9 +190,26 @@ def test_iterator_that_has_ended_stays_at_its_end(access):
     assert values(iter(iter(accessor))) == [1]
 
 
-def test_later_epoch_without_elements_ends_at_once(access):
-    accessor = access(iter([torch.tensor(1), torch.tensor(2)]))
-    assert [values(accessor), values(accessor), values(accessor)] == [[1, 2], [], []]
+def test_later_epoch_without_elements_ends_at_once_and_is_not_tried_again_unasked(access):
+    dataset = Once()
+    accessor = access(dataset)
+    assert [values(accessor), values(accessor)] == [[1], []]
+    time.sleep(0.1)  # time in which it would try
+    assert dataset.count == 2
+    assert values(accessor) == []
+
+
+def test_iteration_that_was_left_is_read_on_by_one_sample_at_most(access):
+    dataset = Gated(9)
+    for _ in range(2):
+        dataset.gate.release()
+    elements = iter(access(dataset, buffer_size=9))
+    assert [next(elements).item(), next(elements).item()] == [0, 1]
+    iter(elements)
+    for _ in range(100):  # enough for the process to end unhindered
+        dataset.gate.release()
+    assert values(elements) == list(range(9))
+    assert dataset.order.tolist()[2:5] in ([0, 1, 2], [2, 0, 1])
 
 
 def test_one_element_is_read_before_the_first_iteration(access):
@@ -262,6 +272,10 @@ def test_fork_server_takes_more_tensors_than_a_process_may_open_files(access):
     elements = [(whole[i], torch.tensor(i)) for i in range(3000)]
     accessor = access(elements, sharing_strategy=FORK_SERVER)
     assert all(one == two == place for place, (one, two) in enumerate(accessor))
+
+
+def test_tensors_in_the_same_memory_stay_together(access):
+    assert [part.tolist() for part in access(Overlapping(), sharing_strategy=FORK_SERVER)] == [[1, 1]]
 
 
 def test_data_set_that_cannot_be_pickled_is_refused_with_advice(access):
@@ -421,6 +435,7 @@ def test_stopped_process_is_killed_at_the_end(access, monkeypatch):
 
 
 def is_running(pid):
+    """Whether there is such a process, other than as a zombie. Looks into Linux's /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -433,23 +448,27 @@ def run_program(*arguments):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks processes up in Linux's /proc")
-@pytest.mark.parametrize("strategy, stop, returncode, last_line", [
-    ("Fork", signal.SIGKILL, -signal.SIGKILL, ""), ("ForkServer", signal.SIGKILL, -signal.SIGKILL, ""),
-    ("ForkServer", signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt")])
-def test_processes_end_with_a_program_that_is_stopped(strategy, stop, returncode, last_line):
-    with run_program(strategy, "1", "wait") as program:
+@pytest.mark.parametrize("strategy", ["Fork", "ForkServer"])
+def test_processes_end_with_a_program_that_is_killed(strategy):
+    with run_program(strategy, "stuck") as program:
         processes = program.stdout.readline().split()
         assert len(processes) == 2
-        os.killpg(program.pid, stop) if stop == signal.SIGINT else program.kill()
-        errors = program.communicate(timeout=30)[1]
-        assert program.returncode == returncode
-        assert errors.strip().rpartition("\n")[2] == last_line
-        assert errors.count("Traceback") == (stop == signal.SIGINT)  # of the program alone
+        program.kill()
         assert eventually(lambda: not any(map(is_running, processes)))
 
 
+def test_interrupted_program_ends_with_its_own_traceback_alone():
+    with run_program("ForkServer", "wait") as program:
+        processes = program.stdout.readline().split()
+        os.killpg(program.pid, signal.SIGINT)
+        errors = program.communicate(timeout=30)[1]
+    assert program.returncode == -signal.SIGINT
+    assert errors.count("Traceback") == 1 and errors.endswith("KeyboardInterrupt\n")
+    assert not any(map(is_running, processes))
+
+
 def test_program_that_ends_during_an_iteration_does_not_hang():
-    with run_program("Fork", "1", "raise") as program:
+    with run_program("Fork", "raise") as program:
         errors = program.communicate(timeout=30)[1]
     assert program.returncode == 1
     assert errors.endswith("ValueError: enough\n")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
+from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.sample_sets import (
     EpochNumbers,
     Graph,

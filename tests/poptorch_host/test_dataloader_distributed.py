@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.data import SequentialSampler, SubsetRandomSampler
 
+from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.sample_sets import Numbers, Stream, numbers
 
 FORK = {"sharing_strategy": poptorch.SharingStrategy.Fork}
