@@ -38,7 +38,7 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
     States are made by the caller: `square_avg`, `grad_avg` when centred, `momentum_buffer` with momentum.
     """
 
-    def __init__(self, groups: List[Dict[str, Any]]):
+    def __init__(self, groups: List[Dict[str, Any]]) -> None:
         super().__init__(groups, {})
 
     @torch.no_grad()

@@ -84,7 +84,7 @@ class Reduction:
         root_factor: what every loss gradient is multiplied by.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options) -> None:
         training, strategy = options.Training, options.Training.meanAccumulationAndReplicationReductionStrategy
         accumulation, replicas = training.gradient_accumulation, options.replication_factor
         self.micro_batches = accumulation * replicas

@@ -111,7 +111,7 @@ class OptimizerLatch:
             count more than those in that state.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options) -> None:
         self._options = options
         self._known_attributes: Optional[set] = None
         self._known_group_keys: set = set()

@@ -27,7 +27,7 @@ class LossScale:
         group: the processes that must agree; None for one.
     """
 
-    def __init__(self, automatic: bool, device: torch.device, group: Any = None):
+    def __init__(self, automatic: bool, device: torch.device, group: Any = None) -> None:
         self.automatic = automatic
         self.factor = 1.0
         self._device = device

@@ -85,7 +85,7 @@ class GradientReducer:
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor], group: "dist.ProcessGroup",
-                 collect: Callable[[int], Optional[torch.Tensor]], bucket_bytes: Optional[int] = None):
+                 collect: Callable[[int], Optional[torch.Tensor]], bucket_bytes: Optional[int] = None) -> None:
         self._group = group
         self._collect = collect
         self._buckets = _make_buckets(tensors, bucket_bytes or BUCKET_BYTES)

@@ -24,7 +24,7 @@ class UpdateRule:
     converted to float32 for the time of an update, and rounded when they are stored back.
     """
 
-    def __init__(self, latched: Latched, slots: Sequence[Slot], device: torch.device):
+    def __init__(self, latched: Latched, slots: Sequence[Slot], device: torch.device) -> None:
         groups = [[slot.master for slot in slots if slot.group == index] for index in range(len(latched.groups))]
         self._slots = slots
         self._optimizer = algorithms.build(latched, groups, device)

@@ -56,7 +56,7 @@ class WeightUpdate:
         Error: for a max_grad_norm that is no number, or other processes that cannot be found.
     """
 
-    def __init__(self, latch: OptimizerLatch, parameters: Parameters, options: Options, seed: int = 0):
+    def __init__(self, latch: OptimizerLatch, parameters: Parameters, options: Options, seed: int = 0) -> None:
         latched, popart = latch.latched, options._Popart.options
         self._max_norm = latched.structure["max_grad_norm"]
         if math.isnan(self._max_norm):
