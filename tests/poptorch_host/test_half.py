@@ -5,7 +5,7 @@ import copy
 import poptorch_host as poptorch
 import pytest
 import torch
-from poptorch_host.half import HalfArithmetic
+from poptorch_host.half import HalfArithmetic, _in_float
 
 from .models import Classifier, Function, classifier_batch, trained
 
@@ -141,6 +141,21 @@ def test_missing_kernels_are_emulated_forward_and_backward(monkeypatch):
     ((x.float() @ exact) ** 2).sum().backward()
     torch.testing.assert_close(product.float(), x.float() @ exact.detach(), rtol=2e-3, atol=2e-3)
     torch.testing.assert_close(w.grad.float(), exact.grad, rtol=1e-2, atol=1e-2)
+
+
+def test_emulated_operations_write_where_the_native_ones_do(monkeypatch):
+    monkeypatch.setattr(HalfArithmetic, "_in_half", lambda self, func, name, args, kwargs: _in_float(
+        func, name, args, kwargs))
+    x, norm = torch.linspace(-1, 1, 12).view(4, 3), torch.nn.BatchNorm1d(3)
+    half_x, half_norm = x.half(), copy.deepcopy(norm).half()
+    with HalfArithmetic():
+        same = half_x.add_(1)
+        half_norm(half_x)
+    norm(x + 1)
+    assert same is half_x and half_x.dtype == torch.float16
+    torch.testing.assert_close(half_x.float(), x + 1, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(half_norm.running_mean.float(), norm.running_mean, rtol=2e-3, atol=2e-3)
+    assert half_norm.running_mean.dtype == torch.float16
 
 
 def test_errors_of_the_program_are_not_taken_for_missing_kernels():
