@@ -4,7 +4,8 @@
 
 The two processes talk over one socket and sleep while they wait. Messages are tuples that begin with a Message:
 to the accessor READY with the layout (the descriptor of the ring follows), ELEMENT with epoch, slot and rows, END with
-the epoch, FAILED with a text; from it WANT with an epoch, FREE with a slot, and STOP.
+the epoch, FAILED with a text; from it WANT with an epoch and FREE with a slot. When the accessor hangs up, by itself or
+because its program has ended, it is over.
 """
 import collections
 import enum
@@ -12,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import select
 import shutil
 import signal
 import threading
@@ -30,6 +32,7 @@ from .errors import Error, createPoptorchError
 
 # Sent to whole process groups, by terminals and job schedulers. What they mean is for the parent to decide.
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_SECONDS_TO_END = 5  # that a sample may take which nobody wants any more
 
 
 class Message(enum.IntEnum):
@@ -41,7 +44,6 @@ class Message(enum.IntEnum):
     FAILED = 3
     WANT = 4
     FREE = 5
-    STOP = 6
 
 
 class Settings(NamedTuple):
@@ -67,7 +69,7 @@ class Settings(NamedTuple):
 
 
 def run(parcel: Parcel, settings: Settings, connection: Connection, inherited: Sequence[Connection]) -> None:
-    """Reads the data set for the accessor at the other end of `connection`, until that stops it or is gone.
+    """Reads the data set for the accessor at the other end of `connection`, until that hangs up.
 
     Args:
         inherited: connections of the parent that a fork has copied.
@@ -76,21 +78,21 @@ def run(parcel: Parcel, settings: Settings, connection: Connection, inherited: S
         signal.signal(signal_number, signal.SIG_IGN)
     for copy in inherited:
         copy.close()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     # A process that was spawned or served would do the same to its loader's workers, which are then not its children.
     multiprocessing.set_start_method(settings.start_method, force=True)
     torch.set_num_threads(1)  # as in PyTorch's own workers: the cores are for the model
     _seed(settings.seed)
     try:
         _Fetcher(parcel.open(), settings, _Orders(connection, settings.early_preload)).run()
-    except _Stop:
+    except _HungUp:
         pass
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # whatever the data set raises is the parent's to know
         _report(_cause_of(error), connection)
 
 
-class _Stop(Exception):
-    """The accessor wants no more, or is gone."""
+class _HungUp(Exception):
+    """The accessor wants no more."""
 
 
 class _Orders:
@@ -116,9 +118,7 @@ class _Orders:
         try:
             order, *value = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise _Stop from error
-        if order == Message.STOP:
-            raise _Stop
+            raise _HungUp from error
         if order == Message.WANT:
             self.wanted = value[0]
         else:
@@ -129,7 +129,7 @@ class _Orders:
         try:
             self._connection.send_bytes(pickle.dumps(message))  # tensors by value: send() would share their memory
         except OSError as error:
-            raise _Stop from error
+            raise _HungUp from error
 
     def open_ring(self, layout: ElementLayout, slots: int) -> List[_ring.Slot]:
         """Makes the ring and gives the accessor its part of it."""
@@ -155,7 +155,7 @@ class _Fetcher:
         self._runs_ahead = settings.load_indefinitely
 
     def run(self) -> None:
-        """Never returns: a stop order ends it."""
+        """Never returns: it ends by an exception, in the end that the accessor has hung up."""
         epoch = 0
         while True:
             read = self._read_epoch(epoch)
@@ -250,11 +250,14 @@ def _iterate(elements: Any) -> Iterator[Any]:
     return (elements[index] for index in range(len(elements)))
 
 
-def _end_with_parent() -> None:
-    """Ends this process, and those it started, as soon as the parent is gone."""
+def _end_with(connection: Connection) -> None:
+    """Ends this process and those it started, unless it ends by itself soon after the accessor has hung up."""
     # Signals are for the main thread: PyTorch notices by one that a worker has died, if it interrupts the right thread.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    multiprocessing.parent_process().join()
+    hang_up = select.poll()
+    hang_up.register(connection.fileno(), 0)
+    hang_up.poll()
+    time.sleep(_SECONDS_TO_END)
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(1)

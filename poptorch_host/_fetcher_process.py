@@ -7,6 +7,7 @@ import multiprocessing.forkserver
 import os
 import pickle
 import signal
+import socket
 from multiprocessing import util
 from multiprocessing.reduction import recv_handle
 from typing import Any, List, Optional, Tuple
@@ -135,10 +136,12 @@ def _preload() -> Optional[List[str]]:
 
 
 def _stop(process: Any, connection: Any) -> None:
-    try:
-        connection.send((Message.STOP,))
-    except OSError:
-        pass  # it has ended already
+    # Closing is not enough to hang up: processes forked off this one have the connection, too.
+    with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as shared:
+        try:
+            shared.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has hung up itself
     process.join(_SECONDS_TO_STOP)
     if process.exitcode is None:
         process.kill()

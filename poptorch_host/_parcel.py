@@ -89,8 +89,6 @@ class _ValuePickler(ForkingPickler):
     PyTorch alone would move all of them there, one open file each, of which a process has few.
     """
 
-    dispatch_table: Any
-
     def __init__(self, file: Any) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self.dispatch_table[torch.Generator] = _reduce_generator

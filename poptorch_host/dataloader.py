@@ -39,7 +39,7 @@ class DataLoader(torch.utils.data.DataLoader):
         rebatched_worker_size: samples that are loaded at a time to be gathered; a combined batch by default.
         batch_sampler: yields the indices of micro-batches, of which the results are concatenated. Its own `batch_size`
             takes the place of the argument, and its length is the loader's.
-        **kwargs: further arguments of PyTorch's DataLoader.
+        **kwargs: further arguments of PyTorch's DataLoader. `pin_memory` has an effect in Sync mode only.
 
     Attributes:
         rebatched_drop_last: `drop_last`, where combined batches are gathered in the accessor's process.
@@ -69,15 +69,14 @@ class DataLoader(torch.utils.data.DataLoader):
         elif partitioned:
             dataset, shuffle = self._partition(dataset, shuffle, drop_last, kwargs)
         self._rebatched = self._is_rebatched(mode, drop_last)
-        sampling = self._sampling(batch_size, drop_last, rebatched_worker_size, batch_sampler)
+        sampling = self._sampling(drop_last, rebatched_worker_size, batch_sampler)
+        _leave_out_unused(mode, self._rebatched, async_options, rebatched_worker_size, kwargs)
         super().__init__(dataset, shuffle=bool(shuffle), num_workers=num_workers,
                          persistent_workers=num_workers > 0 if persistent_workers is None else persistent_workers,
                          **sampling, **kwargs)
         self._warn_of_duplicates()
         self._warn_of_short_batch(drop_last)
-        if mode == DataLoaderMode.Sync:
-            _report_unused(async_options=async_options, rebatched_worker_size=rebatched_worker_size)
-        else:
+        if mode != DataLoaderMode.Sync:
             self._accessor = self._read_ahead(async_options or {})
 
     def __len__(self) -> int:
@@ -144,8 +143,7 @@ class DataLoader(torch.utils.data.DataLoader):
             return True
         return mode == DataLoaderMode.Async and not drop_last and (self._combined_batch_size or 1) > 1
 
-    def _sampling(self, batch_size: Optional[int], drop_last: bool, rebatched_worker_size: Optional[int],
-                  batch_sampler: Any) -> Dict[str, Any]:
+    def _sampling(self, drop_last: bool, rebatched_worker_size: Optional[int], batch_sampler: Any) -> Dict[str, Any]:
         """What PyTorch's loader is to do about batches."""
         if self._rebatched:
             self.rebatched_drop_last = drop_last
@@ -215,7 +213,16 @@ def _check_batch_sampler(batch_size: Optional[int], shuffle: Optional[bool], par
                                   "pass auto_distributed_partitioning=False")
 
 
-def _report_unused(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value:
-            logger.info("%s has no effect with DataLoaderMode.Sync", name)
+def _leave_out_unused(mode: DataLoaderMode, rebatched: bool, async_options: Any, rebatched_worker_size: Any,
+                      kwargs: Dict[str, Any]) -> None:
+    """Reports arguments that the mode has no use for. Takes `pin_memory` from `kwargs`: pages that another process has
+    locked are of no use to this one."""
+    unused = []
+    if async_options and mode == DataLoaderMode.Sync:
+        unused.append("async_options")
+    if rebatched_worker_size is not None and not rebatched:
+        unused.append("rebatched_worker_size")
+    if mode != DataLoaderMode.Sync and kwargs.pop("pin_memory", False):
+        unused.append("pin_memory")
+    if unused:
+        logger.info("%s: no effect with DataLoaderMode.%s", ", ".join(unused), mode.name)

@@ -26,6 +26,7 @@ from tests.poptorch_host.sample_sets import (
     Overlapping,
     ProcessIds,
     RandomNumbers,
+    Stuck,
     graph_of,
     numbers,
 )
@@ -423,6 +424,27 @@ def test_process_sleeps_while_the_buffers_are_full(access):
     before = waits()
     time.sleep(0.3)
     assert waits() <= before + 3  # looking every 0.1 ms would be thousands
+
+
+def test_terminated_process_ends_by_itself_also_with_all_its_messages_unread(access):
+    dataset = Counted(2000)
+    first = access(dataset, early_preload=True, buffer_size=2000)
+    access([torch.ones(1)])  # is forked off with the connection of the first
+    assert eventually(lambda: dataset.count >= 200)
+    process = process_of(first)
+    first.terminate()
+    assert process.exitcode == 0
+
+
+def test_terminated_process_that_is_stuck_ends_with_its_workers(access, monkeypatch):
+    monkeypatch.setattr("poptorch_host._fetcher._SECONDS_TO_END", 0.2)
+    accessor = access(loader_of(Stuck(), num_workers=1))
+    worker, parent = next(accessor)[0].tolist()
+    for _ in range(2):
+        next(accessor)
+    accessor.terminate()
+    assert not is_running(parent)
+    assert eventually(lambda: not is_running(worker))
 
 
 def test_stopped_process_is_killed_at_the_end(access, monkeypatch):

@@ -55,7 +55,7 @@ def loaded(loader):
 
 
 @pytest.fixture
-def warnings(caplog):
+def messages(caplog):
     logger = logging.getLogger("poptorch::python")
     logger.addHandler(caplog.handler)
     yield caplog
@@ -119,9 +119,9 @@ def test_last_batch_is_dropped_or_smaller(samples, drop_last, sizes):
 
 
 @pytest.mark.parametrize("drop_last, samples, warned", [(False, 10, True), (False, 8, False), (True, 10, False)])
-def test_smaller_last_batch_is_warned_of(drop_last, samples, warned, warnings):
+def test_smaller_last_batch_is_warned_of(drop_last, samples, warned, messages):
     poptorch.DataLoader(options(2), Numbers(samples), batch_size=2, drop_last=drop_last)
-    assert ("last tensor is smaller" in warnings.text) == warned
+    assert ("last tensor is smaller" in messages.text) == warned
 
 
 def test_sampler_without_length_can_keep_the_last_batch():
@@ -136,9 +136,9 @@ def test_iterable_data_set_is_batched_and_measured():
 
 
 @pytest.mark.parametrize("workers, init, warned", [(2, None, True), (1, None, False), (2, print, False)])
-def test_iterable_data_set_for_several_workers_is_warned_of(workers, init, warned, warnings):
+def test_iterable_data_set_for_several_workers_is_warned_of(workers, init, warned, messages):
     poptorch.DataLoader(options(), Stream(10), num_workers=workers, worker_init_fn=init)
-    assert ("duplicated" in warnings.text) == warned
+    assert ("duplicated" in messages.text) == warned
 
 
 # What PyTorch's loader does for it.
@@ -329,6 +329,17 @@ def test_terminated_loader_refuses_to_iterate():
 def test_arguments_of_asynchronous_modes_must_fit_together(arguments, message):
     with pytest.raises(AssertionError, match=message):
         poptorch.DataLoader(options(), Numbers(9), **arguments)
+
+
+@pytest.mark.parametrize("arguments, unused", [
+    (dict(async_options=FORK), "async_options"), (dict(rebatched_worker_size=1), "rebatched_worker_size"),
+    (dict(mode=ASYNC, async_options=FORK, pin_memory=True), "pin_memory")])
+def test_arguments_without_effect_are_reported(arguments, unused, messages):
+    messages.set_level(logging.INFO, "poptorch::python")
+    loader = poptorch.DataLoader(options(), Numbers(9), **arguments)
+    assert f"{unused}: no effect with DataLoaderMode.{arguments.get('mode', SYNC).name}" in messages.text
+    assert not loader.pin_memory
+    loader.terminate()
 
 
 @pytest.mark.parametrize("mode", [ASYNC, REBATCHED])
