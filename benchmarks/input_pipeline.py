@@ -29,7 +29,8 @@ from dataset.build_ipu import build_dataset, build_loader
 from dataset.decode import fast_jpeg
 from dataset.transforms import has_fast_resize, mend_posterize
 
-WIDTH, HEIGHT, CLASSES, BATCH = 500, 400, 4, 32
+WIDTH, HEIGHT, CLASSES = 500, 400, 4
+BATCH, MICRO_BATCH = 32, 4  # the peer mixes a batch at a time, we a micro-batch at a time
 DETAIL = {4: 60, 8: 40, 16: 30, 32: 25, 64: 18, 128: 12, 256: 8}  # amplitude by frequency: about 1/f, as in photographs
 
 
@@ -73,8 +74,10 @@ def peer(root: Path, workers: int) -> Callable[[], Iterator[Any]]:
 def ours(root: Path, workers: int, dtype: str) -> Callable[[], Iterator[Any]]:
     """Our loader in synchronous mode."""
     config = get_config("SWIN_TINY", overrides=[("DATA.DATA_PATH", str(root)), ("DATA.NUM_WORKERS", workers),
-                                                ("DATA.BATCH_SIZE", BATCH), ("DATA.INPUT_DTYPE", dtype)])
-    return build_loader(config, accelerator.poptorch().Options(), build_dataset(config, True), True).__iter__
+                                                ("DATA.BATCH_SIZE", MICRO_BATCH), ("DATA.INPUT_DTYPE", dtype)])
+    options = accelerator.poptorch().Options()
+    options.Training.gradientAccumulation(BATCH // MICRO_BATCH)
+    return build_loader(config, options, build_dataset(config, True), True).__iter__
 
 
 def take_turns(pipelines: Dict[str, Callable[[], Iterator[Any]]], rounds: int, clock: Callable[[], float]

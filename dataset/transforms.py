@@ -36,6 +36,7 @@ def build_transform(config: CfgNode, training: bool) -> Transform:
     TEST.CROP off or AUG.SHIFT on the whole picture is resized. Floats are normalised; bytes are left to the device.
     """
     parts = _training_parts(config) if training else [as_image, _evaluation(config)]
+    parts.append(torch.Tensor.contiguous)  # while they are bytes: what stacks the images copies them plane by plane
     erases = training and config.AUG.REPROB > 0
     if image_dtype(config) == torch.uint8:
         return transforms.Compose(parts + ([ByteErasing(_erasing(config), *_statistics(config))] if erases else []))
