@@ -21,30 +21,30 @@ class Block(torch.nn.Module):
         ipu_id: the device it runs on.
     """
 
-    def __init__(self, user_id: Optional[str] = None, ipu_id: Optional[int] = None):
+    def __init__(self, user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> None:
         super().__init__()
         self._user_id = user_id
         self._ipu_id = ipu_id
 
     @staticmethod
-    def useAutoId():
+    def useAutoId() -> None:
         """Restarts the automatic names. Called first in a forward whose blocks have no user_id."""
         execution = current()
         if execution is not None:
             execution.restart_block_ids()
 
     @staticmethod
-    def start(user_id: Optional[str] = None, ipu_id: Optional[int] = None):
+    def start(user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> None:
         """Begins a block that lasts until the next one begins."""
         execution = current()
         if execution is not None:
             execution.begin_block(execution.automatic_block_id() if user_id is None else user_id, ipu_id)
 
-    def __enter__(self):
+    def __enter__(self) -> "Block":
         Block.start(self._user_id, self._ipu_id)
         return self
 
-    def __exit__(self, type, value, traceback):
+    def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
         execution = current()
         if execution is not None:
             execution.end_block()
@@ -53,13 +53,13 @@ class Block(torch.nn.Module):
 class LegacyBeginBlockFn(torch.nn.Module):
     """A callable that begins a block and then calls `layer_to_call`: what `BeginBlock` makes of a function."""
 
-    def __init__(self, layer_to_call, user_id=None, ipu_id=None):
+    def __init__(self, layer_to_call: Callable, user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> None:
         super().__init__()
         self._layer_to_call = layer_to_call
         self._user_id = user_id
         self._ipu_id = ipu_id
 
-    def __call__(self, *input, **kwargs):
+    def __call__(self, *input: Any, **kwargs: Any) -> Any:
         Block.start(self._user_id, self._ipu_id)
         return self._layer_to_call(*input, **kwargs)
 
@@ -67,7 +67,7 @@ class LegacyBeginBlockFn(torch.nn.Module):
 class BeginBlockHook:
     """The forward pre-hook that begins a block; a class of its own so that it can be found, copied and pickled."""
 
-    def __init__(self, user_id: Optional[str], ipu_id: Optional[int]):
+    def __init__(self, user_id: Optional[str], ipu_id: Optional[int]) -> None:
         self._user_id = user_id
         self._ipu_id = ipu_id
 
@@ -106,12 +106,12 @@ def BeginBlock(layer_to_call: torch.nn.Module, user_id: str = None, ipu_id: int 
     return LegacyBeginBlockFn(layer_to_call, user_id, ipu_id)
 
 
-def BlockFunction(user_id: Optional[str] = None, ipu_id: Optional[int] = None):
+def BlockFunction(user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> Callable[[Callable], Callable]:
     """A decorator: the function runs inside a `Block`."""
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
-        def in_block(*args, **kwargs):
+        def in_block(*args: Any, **kwargs: Any) -> Any:
             with Block(user_id, ipu_id):
                 return function(*args, **kwargs)
         return in_block
@@ -119,7 +119,7 @@ def BlockFunction(user_id: Optional[str] = None, ipu_id: Optional[int] = None):
     return decorate
 
 
-def removeBlocks(module):
+def removeBlocks(module: torch.nn.Module) -> None:
     """Takes off what `BeginBlock` put on `module` and on the modules inside it; other hooks stay."""
     check(isinstance(module, torch.nn.Module), f"removeBlocks needs a torch.nn.Module, not {type(module).__name__}")
     for part in module.modules():

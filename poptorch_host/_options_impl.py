@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """What every object that holds options has in common: a fixed set of typed values that can be frozen."""
 import copy
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from .errors import check
 
@@ -16,11 +16,11 @@ class OptionsDict:
         default_values: the options that exist from the start.
     """
 
-    def __init__(self, **default_values):
+    def __init__(self, **default_values: Any) -> None:
         self._is_frozen = False
         self._values = default_values
 
-    def set(self, **kwargs):
+    def set(self, **kwargs: Any) -> None:
         """Gives existing options new values.
 
         Raises:
@@ -34,29 +34,29 @@ class OptionsDict:
                   f"Unexpected type {type(value).__name__} for option {option}: expected {expected.__name__}")
             self._values[option] = value
 
-    def createOrSet(self, **kwargs):
+    def createOrSet(self, **kwargs: Any) -> None:
         """Like `set`, and adds the options that do not exist yet."""
         for option, value in kwargs.items():
             self.checkIsFrozen(option)
             self._values.setdefault(option, value)
             self.set(**{option: value})
 
-    def exists(self, option):
+    def exists(self, option: str) -> bool:
         """Whether there is an option of this name now."""
         return option in self._values
 
-    def deleteIfExists(self, option):
+    def deleteIfExists(self, option: str) -> None:
         """Removes an option, if it is there. Works on frozen options too, as PopTorch's does."""
         self._values.pop(option, None)
 
-    def checkIsFrozen(self, option=None):
+    def checkIsFrozen(self, option: Optional[str] = None) -> None:
         """Raises AttributeError when these options may not change any more."""
         if self._is_frozen:
             of = f" (option {option})" if option else ""
             raise AttributeError(f"Can't modify frozen Options{of}: change them before they are given to a model or a "
                                  "DataLoader, or change a clone()")
 
-    def update(self, other):
+    def update(self, other: Dict[str, Any]) -> Dict[str, Any]:
         """Adds the options to the dictionary `other` and returns it.
 
         Raises:
@@ -67,7 +67,7 @@ class OptionsDict:
         other.update(self._values)
         return other
 
-    def toDict(self):
+    def toDict(self) -> Dict[str, Any]:
         """The options as a new dictionary."""
         return self.update({})
 
@@ -78,7 +78,7 @@ class OptionsDict:
             if hasattr(part, "_freeze"):
                 part._freeze()
 
-    def __deepcopy__(self, memory):
+    def __deepcopy__(self, memory: Dict[int, Any]) -> "OptionsDict":
         """An independent copy, not frozen, whatever the original is."""
         copied = type(self).__new__(type(self))
         memory[id(self)] = copied
@@ -89,7 +89,7 @@ class OptionsDict:
     def __getstate__(self) -> Dict[str, Any]:
         return vars(self)
 
-    def __setattr__(self, option, value):
+    def __setattr__(self, option: str, value: Any) -> None:
         if option.startswith("_"):
             if "_values" in vars(self) and option not in vars(self):
                 raise AttributeError(f"Invalid private attribute {option}")
@@ -99,17 +99,17 @@ class OptionsDict:
         else:
             self.set(**{option: value})
 
-    def __getattr__(self, option):
+    def __getattr__(self, option: str) -> Any:
         values = vars(self).get("_values", {})
         if option not in values:
             raise AttributeError(f"Invalid attribute {option} of {type(self).__name__}")
         return values[option]
 
-    def __call__(self, option):
+    def __call__(self, option: str) -> Any:
         """The value of an option."""
         check(option in self._values, f"Invalid option {option}: use one of {sorted(self._values)}")
         return self._values[option]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         values = ", ".join(f"{option}={value!r}" for option, value in self._values.items())
         return f"{type(self).__name__}({values})"

@@ -2,13 +2,14 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Modules as text, with the blocks they begin."""
 import builtins
+from typing import Any
 
 import torch
 
 from ._blocks import block_of
 
 
-def module_repr(m: torch.nn.Module):
+def module_repr(m: torch.nn.Module) -> str:
     """The text of a module, with BeginBlock(...) in front of every module that begins a block."""
     lines = [line for line in m.extra_repr().split("\n") if line]
     parts = [f"({name}): {module_repr(child)}".replace("\n", "\n  ") for name, child in m.named_children()]
@@ -21,6 +22,6 @@ def module_repr(m: torch.nn.Module):
     return head + "".join(f"\n  {line}" for line in lines + parts) + "\n)"
 
 
-def print(m):
+def print(m: Any) -> None:
     """Prints `module_repr(m)` for a module, and anything else as Python does."""
     builtins.print(module_repr(m) if isinstance(m, torch.nn.Module) else m)

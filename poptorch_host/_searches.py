@@ -49,7 +49,7 @@ def _farthest(points: torch.Tensor, count: int, random_start: bool) -> torch.Ten
     return torch.cat(chosen) if chosen else first[:0]
 
 
-def nearest(x: torch.Tensor, y: torch.Tensor, batch_x: Groups = None, batch_y: Groups = None):
+def nearest(x: torch.Tensor, y: torch.Tensor, batch_x: Groups = None, batch_y: Groups = None) -> torch.Tensor:
     """For each point of `x` the index of the nearest point of `y` in the same group.
 
     Args:

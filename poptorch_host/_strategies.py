@@ -47,18 +47,18 @@ class Phase:
         arg: stages, or the ids of blocks that make up a single stage.
     """
 
-    def __init__(self, *arg: Union[BlockId, Stage]):
+    def __init__(self, *arg: Union[BlockId, Stage]) -> None:
         check(len(arg) > 0, "a phase needs at least one block id or stage")
         if all(isinstance(item, Stage) for item in arg):
             self.stages = list(arg)
         else:
             self.stages = [Stage(*arg)]
 
-    def stage(self, idx):
+    def stage(self, idx: int) -> Stage:
         """The stage at position `idx` of the phase."""
         return self.stages[idx]
 
-    def ipus(self, *ipus):
+    def ipus(self, *ipus: int) -> "Phase":
         """Places the stages on devices, one each.
 
         Raises:
@@ -129,21 +129,21 @@ class _IExecutionStrategy:
         block_map: the stage of each block id that is known.
     """
 
-    def __init__(self, stages_manager, block_map):
+    def __init__(self, stages_manager: Any, block_map: Dict[BlockId, Stage]) -> None:
         self._stages_manager = stages_manager
         self._block_map = block_map
 
-    def stage(self, block_id):
+    def stage(self, block_id: BlockId) -> Stage:
         """The stage that has block `block_id`. AssertionError where there is none."""
         check(block_id in self._block_map, f"Unknown Block {block_id!r}: the execution strategy has "
                                             f"{sorted(self._block_map)}")
         return self._block_map[block_id]
 
-    def onStartTracing(self):
+    def onStartTracing(self) -> None:
         """Forgets the stages that an earlier tracing made."""
         self._stages_manager.restart()
 
-    def onEndTracing(self):
+    def onEndTracing(self) -> None:
         """Called when a tracing ends, whether it failed or not."""
 
     def place(self, block_id: BlockId, ipu_id: Optional[int]) -> Placement:
@@ -154,7 +154,7 @@ class _IExecutionStrategy:
         """
         return self._stages_manager.begin(block_id, ipu_id, self._block_map)
 
-    def backendOptions(self):
+    def backendOptions(self) -> Dict[str, Union[int, bool]]:
         """What the strategy adds to the options of a compilation."""
         raise TypeError(f"{type(self).__name__} is no execution strategy of its own: use one of its subclasses")
 
@@ -169,7 +169,7 @@ class PipelinedExecution(_IExecutionStrategy):
         AssertionError: for a block id in two stages, or an argument of another kind.
     """
 
-    def __init__(self, *args):
+    def __init__(self, *args: Union[AutoStage, Stage, BlockId, Iterable[BlockId]]) -> None:
         if not args or isinstance(args[0], AutoStage):
             check(len(args) <= 1, "an AutoStage must be the only argument")
             super().__init__(_AutoStages(args[0] if args else AutoStage.SameAsIpu), {})
@@ -180,7 +180,7 @@ class PipelinedExecution(_IExecutionStrategy):
             block_map.update(dict.fromkeys(stage.blocks, stage))
         super().__init__(manager, block_map)
 
-    def backendOptions(self):
+    def backendOptions(self) -> Dict[str, Union[int, bool]]:
         """What the strategy adds to the options of a compilation."""
         return {"execution_mode": 0}
 
@@ -188,7 +188,7 @@ class PipelinedExecution(_IExecutionStrategy):
 class ShardedExecution(PipelinedExecution):
     """Stages work one after the other on the same micro-batch."""
 
-    def backendOptions(self):
+    def backendOptions(self) -> Dict[str, Union[int, bool]]:
         """What the strategy adds to the options of a compilation."""
         return {"execution_mode": 1}
 
@@ -203,7 +203,7 @@ class _IPhasedExecution(_IExecutionStrategy):
         AssertionError: without phases, or for a block id in two stages.
     """
 
-    def __init__(self, *phases):
+    def __init__(self, *phases: Union[Phase, Stage, BlockId, Iterable[Union[Stage, BlockId]]]) -> None:
         if len(phases) == 1 and not isinstance(phases[0], (Phase, Stage, BlockId)):
             phases = tuple(phases[0])
         check(len(phases) > 0, f"{type(self).__name__} needs at least one phase")
@@ -226,7 +226,7 @@ class _IPhasedExecution(_IExecutionStrategy):
                f"there is no phase {phase!r} among {len(self._phases)}")
         return self._phases[phase]
 
-    def useSeparateBackwardPhase(self, use: bool = True):
+    def useSeparateBackwardPhase(self, use: bool = True) -> "_IPhasedExecution":
         """Whether the last phase's backward pass is a phase of its own."""
         check(isinstance(use, bool), f"expected a bool, not {use!r}")
         self._separate_backward_phase = use

@@ -3,7 +3,7 @@
 """The option objects inside `Options`: Jit, Precision, Training, _Popart, Distributed, TensorLocations."""
 import copy
 import os
-from typing import Any, Dict, List, Set, Union
+from typing import Any, Dict, List, Optional, Set, Union
 
 import torch
 
@@ -113,13 +113,13 @@ class _PopartOptions:
         self.set("instrumentWithHardwareCycleCounter", False)
         self.set("rearrangeAnchorsOnHost", False)
 
-    def __deepcopy__(self, memory):
+    def __deepcopy__(self, memory: Dict[int, Any]) -> "_PopartOptions":
         copied = type(self)()
         memory[id(self)] = copied
         copied.options = copy.deepcopy(self.options, memory)
         return copied
 
-    def checkIsFrozen(self, option=None):
+    def checkIsFrozen(self, option: Optional[str] = None) -> None:
         """Raises AttributeError when these options may not change any more."""
         OptionsDict.checkIsFrozen(self, option)
 
@@ -143,7 +143,7 @@ class _PopartOptions:
     def _freeze(self) -> None:
         self._is_frozen = True
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.options.items())})"
 
 

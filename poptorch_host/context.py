@@ -7,7 +7,7 @@ its hooks; outside any execution (the same module on the CPU) they do the plain 
 """
 import contextlib
 import threading
-from typing import Any, ContextManager, Iterator, Optional, Sequence
+from typing import Any, ContextManager, Iterator, NoReturn, Optional, Sequence
 
 import torch
 
@@ -110,6 +110,6 @@ def isRunningOnIpu() -> bool:
     return current() is not None
 
 
-def getIpuTensorId(x: torch.Tensor):
+def getIpuTensorId(x: torch.Tensor) -> NoReturn:
     """Refused: tensors of a model that runs on a host have no place in a device's graph."""
     raise createPoptorchError("getIpuTensorId: tensors have no ids in a device's graph on a host")

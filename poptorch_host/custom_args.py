@@ -3,7 +3,7 @@
 """Parsers for arguments and batches of types that are neither tensors nor containers of them."""
 import abc
 import copy
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, Iterator, Optional, Type
 
 import torch
 
@@ -14,18 +14,18 @@ class ICustomArgParser(abc.ABC):
     """Takes the tensors out of a value of one type, and puts other tensors in their place."""
 
     @abc.abstractmethod
-    def yieldTensors(self, struct) -> None:
+    def yieldTensors(self, struct: Any) -> Iterator[torch.Tensor]:
         """Yields every tensor of `struct`, always in the same order."""
 
     @abc.abstractmethod
-    def reconstruct(self, original_structure, tensor_iterator) -> Any:
+    def reconstruct(self, original_structure: Any, tensor_iterator: Iterator[torch.Tensor]) -> Any:
         """A value like `original_structure` with its tensors taken, in that order, from `tensor_iterator`."""
 
 
 _parsers: Dict[type, ICustomArgParser] = {}
 
 
-def registerCustomArgParser(arg_data_type: Type, arg_parser: Optional[ICustomArgParser]):
+def registerCustomArgParser(arg_data_type: Type, arg_parser: Optional[ICustomArgParser]) -> None:
     """Uses `arg_parser` for arguments and batches of `arg_data_type` and its subclasses; None forgets the type.
 
     Raises:
@@ -51,13 +51,13 @@ def parser_of(value: Any) -> Optional[ICustomArgParser]:
 class _GeometricParser(ICustomArgParser):
     """Graphs of PyTorch Geometric: the tensors of all their stores."""
 
-    def yieldTensors(self, struct):
+    def yieldTensors(self, struct: Any) -> Iterator[torch.Tensor]:
         for store in struct.stores:
             for value in store.values():
                 if torch.is_tensor(value):
                     yield value
 
-    def reconstruct(self, original_structure, tensor_iterator):
+    def reconstruct(self, original_structure: Any, tensor_iterator: Iterator[torch.Tensor]) -> Any:
         rebuilt = copy.copy(original_structure)
         for store in rebuilt.stores:
             for key in [key for key, value in store.items() if torch.is_tensor(value)]:
@@ -65,7 +65,7 @@ class _GeometricParser(ICustomArgParser):
         return rebuilt
 
 
-def registerGeometricCustomArgParsers():
+def registerGeometricCustomArgParsers() -> None:
     """Registers parsers for the graphs of PyTorch Geometric: Data, HeteroData and batches of them.
 
     Raises:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Operations that a program brings along as device code, and what stands for them on a host."""
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -61,7 +61,7 @@ def custom_op(inputs: Tuple[torch.Tensor], name: str, domain: str, domain_versio
         return list(implementation(inputs, attributes))
 
 
-def accessAttributes(attribute_id_str):
+def accessAttributes(attribute_id_str: str) -> NoReturn:
     """Refused: the attributes of a custom operation are kept for device code, which a host does not run."""
     raise createPoptorchError(f"accessAttributes({attribute_id_str!r}): a host keeps no attributes for device code")
 

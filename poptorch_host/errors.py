@@ -17,7 +17,7 @@ class Error(Exception):
     type = "poptorch_py_error"
     location = ""
 
-    def __init__(self, *args: Any):
+    def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.message = str(self)
 
@@ -35,7 +35,7 @@ class UnrecoverableError(Error):
     """A device failed for good. A host has no such failures: programs may catch it."""
 
 
-def createPoptorchError(msg):
+def createPoptorchError(msg: str) -> Error:
     """Builds, without raising it, the error that PopTorch's Python side raises for `msg`."""
     error = Error(f"'poptorch_py_error': {msg}")
     error.message = msg

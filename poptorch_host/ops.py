@@ -45,7 +45,7 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
     return loss
 
 
-def recomputationCheckpoint(*tensors) -> List[torch.Tensor]:
+def recomputationCheckpoint(*tensors: Any) -> List[torch.Tensor]:
     """Keeps the values of these tensors for the backward pass where a stage is otherwise computed again.
 
     Args:
@@ -83,7 +83,7 @@ def set_available_memory(tensor: torch.Tensor, available_memory_proportion: floa
     return _annotate("set_available_memory", tensor, proportion=available_memory_proportion)
 
 
-def set_overlap_for_input(input_tensors, mode: OverlapMode):
+def set_overlap_for_input(input_tensors: Any, mode: OverlapMode) -> Any:
     """Overlaps the transfer of these inputs with computation.
 
     Args:
@@ -94,7 +94,7 @@ def set_overlap_for_input(input_tensors, mode: OverlapMode):
     return _overlap("set_overlap_for_input", input_tensors, mode)
 
 
-def set_overlap_for_output(output_tensors, mode: OverlapMode):
+def set_overlap_for_output(output_tensors: Any, mode: OverlapMode) -> Any:
     """Overlaps the transfer of these outputs with computation; return what this returns."""
     return _overlap("set_overlap_for_output", output_tensors, mode)
 
@@ -140,15 +140,15 @@ class NameScope:
         name: the name; AssertionError unless a string.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         check(isinstance(name, str), f"the name of a NameScope must be a string, not {name!r}")
         self.name = name
 
-    def __enter__(self):
+    def __enter__(self) -> "NameScope":
         _note("name_scope", scope=self.name)
         return self
 
-    def __exit__(self, type, value, traceback):
+    def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
         _note("name_scope_end", scope=self.name)
 
 
@@ -159,14 +159,14 @@ class Attribute:
         kwargs: attributes by name.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         self._attributes = kwargs
 
-    def __enter__(self):
+    def __enter__(self) -> "Attribute":
         _note("attribute", attributes=self._attributes)
         return self
 
-    def __exit__(self, type, value, traceback):
+    def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
         _note("attribute_end", attributes=self._attributes)
 
 
@@ -176,7 +176,7 @@ class MultiConv:
     Settings are one value for all convolutions, or a list with one for each.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.options: Dict[str, Any] = {}
 
     def availableMemoryProportions(self, value: Union[float, List[float]]) -> "MultiConv":
@@ -213,11 +213,11 @@ class MultiConv:
         self.options[option] = value
         return self
 
-    def __enter__(self):
+    def __enter__(self) -> "MultiConv":
         _note("multi_conv", options=self.options)
         return self
 
-    def __exit__(self, type, value, traceback):
+    def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
         if type is None:  # else what went wrong inside is the news
             _note("multi_conv_end", options=self.options)
 
@@ -358,21 +358,21 @@ class CPU:
         ID: a name of its own.
     """
 
-    def __init__(self, layer_to_call: Callable, ID: str):
+    def __init__(self, layer_to_call: Callable, ID: str) -> None:
         self._layer_to_call = layer_to_call
         self._ID = ID
         self.inputs: Tuple[Any, ...] = ()
         self.outputs: Any = None
 
-    def execute(self):
+    def execute(self) -> None:
         """Calls the function on `inputs` and keeps what it returns in `outputs`."""
         self.outputs = self._layer_to_call(*self.inputs)
 
-    def registerPersistentData(self):
+    def registerPersistentData(self) -> None:
         """Tells a compiling execution of this call."""
         _note("cpu", id=self._ID)
 
-    def __call__(self, *input, **kwargs):
+    def __call__(self, *input: Any, **kwargs: Any) -> Any:
         with own_op("cpu", id=self._ID):
             self.inputs = input
             self.outputs = self._layer_to_call(*input, **kwargs)

@@ -112,7 +112,7 @@ class Options(OptionsDict):
 
     # Settings from text.
 
-    def from_json(self, string: str):
+    def from_json(self, string: str) -> "Options":
         """Makes the calls that a JSON object names: {"dotted.accessor": argument or list of arguments}.
 
         A string such as "OutputMode.All" stands for the member of that enumeration.
@@ -196,7 +196,7 @@ class Options(OptionsDict):
         return self
 
     def anchorTensor(self, short_name: str, long_name: str, output_mode: Optional[enums.OutputMode] = None,
-                     output_return_period: Optional[int] = 1):
+                     output_return_period: Optional[int] = 1) -> None:
         """Makes an inner tensor readable through `getAnchoredTensor(short_name)`.
 
         Args:
@@ -264,7 +264,7 @@ class Options(OptionsDict):
         """Whether the output mode is left to the kind of model: Final for training, All for inference."""
         return self.output_mode == enums.OutputMode.Default
 
-    def broadcastBuffers(self, broadcast_buffers: bool = True):
+    def broadcastBuffers(self, broadcast_buffers: bool = True) -> "Options":
         """Whether replicas are to keep the same buffers; False lets each have its own."""
         self.set(broadcast_buffers=broadcast_buffers)
         return self
@@ -306,7 +306,7 @@ class Options(OptionsDict):
         self._execution_strategy = strategy
         return self
 
-    def setAvailableMemoryProportion(self, available_memory_proportion: Dict[str, float]):
+    def setAvailableMemoryProportion(self, available_memory_proportion: Dict[str, float]) -> "Options":
         """The share of a device's memory that one operation may use for the time of its run: {"IPU0": 0.6, ...}."""
         proportions = {}
         for name, proportion in available_memory_proportion.items():
@@ -379,7 +379,7 @@ class Options(OptionsDict):
         """An independent copy that can be changed."""
         return self.__deepcopy__({})
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         parts = (self._popart, self._jit, self._precision, self._training, self._distributed, self._tensor_locations)
         values = [f"{option}={value!r}" for option, value in self._values.items()]
         values += [f"{type(self._execution_strategy).__name__}()", *map(repr, parts)]

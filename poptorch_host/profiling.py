@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Marks on the time line of a profiler."""
 import functools
+from typing import Any, Callable, ContextManager
 
 import torch
 
@@ -12,10 +13,10 @@ class Channel:
     PopTorch writes them for the PopVision tools instead, and only where those are installed and switched on.
     """
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self._name = name
 
-    def instrument(self, obj, *methods):
+    def instrument(self, obj: Any, *methods: str) -> Any:
         """Marks every call of these methods of `obj`, which is returned.
 
         Raises:
@@ -25,13 +26,13 @@ class Channel:
             setattr(obj, method, self._marked(method, getattr(obj, method)))
         return obj
 
-    def tracepoint(self, name):
+    def tracepoint(self, name: str) -> ContextManager:
         """A context manager: marks the time that passes inside."""
         return torch.profiler.record_function(f"{self._name}.{name}")
 
-    def _marked(self, name, function):
+    def _marked(self, name: str, function: Callable) -> Callable:
         @functools.wraps(function)
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             with self.tracepoint(name):
                 return function(*args, **kwargs)
         return call

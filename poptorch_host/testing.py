@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 
-def allclose(ref, other) -> bool:
+def allclose(ref: Any, other: Any) -> bool:
     """Whether two results agree: tensors and numbers to rounding, containers member by member, all else exactly.
 
     Tensors of different shapes do not agree; different dtypes may.
@@ -22,5 +22,5 @@ def allclose(ref, other) -> bool:
     return type(ref) is type(other) and ref == other
 
 
-def _comparable(tensor: torch.Tensor) -> Any:
+def _comparable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().double()

@@ -25,7 +25,7 @@ def isPopdistEnvSet() -> bool:
     return _POPRUN in os.environ or all(name in os.environ for name in _TORCHRUN)
 
 
-def init():
+def init() -> None:
     """Joins the processes into one group of torch.distributed, unless that was done; a single process needs none.
 
     Raises:
@@ -60,7 +60,7 @@ def getNumInstances() -> int:
     return _rank_and_size()[1]
 
 
-def execute_on_instances(instances: Iterable[int], func: Callable[..., Any], *args: Any):
+def execute_on_instances(instances: Iterable[int], func: Callable[..., Any], *args: Any) -> Any:
     """Calls `func(*args)` in the processes of these indices only; where `init` was called, the others wait for them.
 
     Returns:

@@ -30,7 +30,8 @@ def test_default_strategy_makes_a_stage_of_each_device():
 
 def test_automatic_increment_makes_a_stage_of_each_block_from_one():
     strategy = poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement)
-    assert places(strategy, ("a", None), ("b", 5), ("a", None), ("c", 0)) == [(1, 0, 1), (2, 0, 5), (1, 0, 1), (3, 0, 0)]
+    assert places(strategy, ("a", None), ("b", 5), ("a", None), ("c", 0)) == [
+        (1, 0, 1), (2, 0, 5), (1, 0, 1), (3, 0, 0)]
     assert places(strategy, ("c", None), ("a", None)) == [(1, 0, 1), (2, 0, 2)], "a second tracing starts over"
 
 
