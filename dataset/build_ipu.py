@@ -83,7 +83,8 @@ def build_loader(config: CfgNode, options: Any, dataset: Any, training: bool, st
     arguments.update(_worker_arguments(config, dataset, handed_over))
     view = EpochView(dataset, len(sampler))
     others = set(multiprocessing.active_children())
-    with clear_failures(lambda: []):
+    # Asynchronous loaders draw a seed when they begin: without the fork, the model built next would depend on the mode.
+    with clear_failures(lambda: []), torch.random.fork_rng(devices=[]):
         loader = poptorch.DataLoader(options, view, batch_size=layout.micro_batch, sampler=sampler, collate_fn=collate,
                                      auto_distributed_partitioning=False, mode=mode, **arguments)
     loader.readers = set(multiprocessing.active_children()) - others  # where it is asynchronous

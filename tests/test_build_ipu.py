@@ -123,13 +123,14 @@ class TestTraining:
         assert len(loader) == 27 // (2 * 2 * 2) == 3
         loader.terminate()
 
-    def test_global_generators_are_left_as_they_were(self, root):
+    @pytest.mark.parametrize("mode", ["sync", "async"])
+    def test_global_generators_are_left_as_they_were(self, root, mode):
         def states():
             return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
         options = options_of(accumulation=4)
         before = states()
-        read(small_config(root), options)
+        read(small_config(root, DATA__LOADER=mode), options)
         assert states() == before
 
     @pytest.mark.parametrize("precision, dtype, kind", [
