@@ -3,9 +3,9 @@
 """What runs inside the process of an asynchronous accessor: it reads a data set into the slots of a ring.
 
 The two processes talk over one socket and sleep while they wait. Messages are tuples that begin with a Message:
-to the accessor READY with the layout (the descriptor of the ring follows), ELEMENT with epoch, slot and rows, END with
-the epoch, FAILED with a text; from it WANT with an epoch and FREE with a slot. When the accessor hangs up, by itself or
-because its program has ended, it is over.
+to the accessor READY with the layout, which it answers with the descriptor of the ring, ELEMENT with epoch, slot and
+rows, END with the epoch, FAILED with a text; from it WANT with an epoch and FREE with a slot. All is over when the
+accessor hangs up, by itself or because its program has ended.
 """
 import collections
 import enum
@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import send_handle
+from multiprocessing.reduction import recv_handle
 from typing import Any, Deque, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
@@ -132,13 +132,17 @@ class _Orders:
             raise _HungUp from error
 
     def open_ring(self, layout: ElementLayout, slots: int) -> List[_ring.Slot]:
-        """Makes the ring and gives the accessor its part of it."""
-        descriptor = _ring.allocate(layout.specs, slots)
-        ring = _ring.map_slots(descriptor, layout.specs, slots)
-        self.free.extend(range(slots))
+        """Gets the ring for elements of this layout from the accessor."""
         self.send(Message.READY, layout)
-        send_handle(self._connection, descriptor, None)
-        os.close(descriptor)
+        try:
+            descriptor = recv_handle(self._connection)
+        except (EOFError, OSError) as error:
+            raise _HungUp from error
+        try:
+            ring = _ring.map_slots(descriptor, layout.specs, slots)
+        finally:
+            os.close(descriptor)
+        self.free.extend(range(slots))
         return ring
 
 

@@ -9,7 +9,7 @@ import pickle
 import signal
 import socket
 from multiprocessing import util
-from multiprocessing.reduction import recv_handle
+from multiprocessing.reduction import send_handle
 from typing import Any, List, Optional, Tuple
 
 from . import _fetcher, _ring
@@ -17,7 +17,7 @@ from ._element import ElementLayout
 from ._fetcher import Message, Settings
 from ._parcel import Parcel
 from .enums import SharingStrategy
-from .errors import createPoptorchError
+from .errors import Error, createPoptorchError
 
 _SECONDS_TO_STOP = 10
 _START_METHODS = {SharingStrategy.SharedMemory: "spawn", SharingStrategy.FileSystem: "spawn",
@@ -56,7 +56,7 @@ class FetcherProcess:
         # Runs before multiprocessing waits for processes at exit, in children of multiprocessing too.
         self.stop = util.Finalize(self, _stop, (self._process, self._connection), exitpriority=100)
         try:
-            self.layout, self.ring = self._receive_ring(settings.slots)
+            self.layout, self.ring = self._open_ring(settings.slots)
         except WorkerFailed as error:
             self.stop()
             raise createPoptorchError(f"{_FAILED_TO_START}{error}") from None
@@ -70,7 +70,7 @@ class FetcherProcess:
         ready = multiprocessing.connection.wait([self._connection, self._process.sentinel])
         try:
             message = self._connection.recv() if self._connection in ready else (Message.FAILED, None)
-        except (EOFError, OSError):
+        except (EOFError, OSError, pickle.UnpicklingError):  # the last: it was killed while it sent
             message = (Message.FAILED, None)
         if message[0] == Message.FAILED:
             raise WorkerFailed(message[1] or self._describe_end())
@@ -83,14 +83,17 @@ class FetcherProcess:
         except OSError:
             pass  # what it said last can still be received
 
-    def _receive_ring(self, slots: int) -> Tuple[ElementLayout, List[_ring.Slot]]:
+    def _open_ring(self, slots: int) -> Tuple[ElementLayout, List[_ring.Slot]]:
         _, layout = self.receive()
         try:
-            descriptor = recv_handle(self._connection)
-        except (EOFError, OSError):
-            raise WorkerFailed(self._describe_end()) from None
+            descriptor = _ring.allocate(layout.specs, slots)
+        except Error as error:
+            raise WorkerFailed(error.message) from error
         try:
+            send_handle(self._connection, descriptor, self._process.pid)
             return layout, _ring.map_slots(descriptor, layout.specs, slots)
+        except ConnectionError:
+            raise WorkerFailed(self._describe_end()) from None
         finally:
             os.close(descriptor)
 

@@ -73,10 +73,10 @@ class Failing(Numbers):
 
 
 class Deadly(Numbers):
-    """Kills the process that asks for sample 4."""
+    """Kills the process that asks for sample 20."""
 
     def __getitem__(self, index):
-        if index == 4:
+        if index == 20:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(index)
 
