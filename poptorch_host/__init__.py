@@ -8,6 +8,8 @@ and `import poptorch_host as poptorch` does for a new one. The parts are loaded 
 from importlib import import_module as _import_module
 from typing import Any, List
 
+from . import _alias  # noqa: F401, for what it does: other names of this package are this package
+
 __version__ = "3.4.0+host"
 
 _EXPORTS = {

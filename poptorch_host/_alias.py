@@ -1,32 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Lets modules be imported under a second name, as the very same objects."""
+"""Lets this package be imported under other names, as the very same module objects.
+
+Whoever puts a module of this package into sys.modules under a second name, as `alias` does, gets its parts under that
+name too. Without this, `import poptorch.optim` would load optim a second time, and its classes would be strangers to
+the first.
+"""
 import importlib
 import importlib.util
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, Dict, Optional
-
-_targets: Dict[str, str] = {}
+from typing import Any, Optional
 
 
 def alias(name: str, target: str) -> None:
     """Makes `import name` and `import name.part` give the modules `target` and `target.part`."""
-    if not _targets:
-        sys.meta_path.insert(0, _Finder())
-    _targets[name] = target
     sys.modules[name] = importlib.import_module(target)
 
 
 class _Finder(MetaPathFinder):
+    """Finds the parts of modules of this package that stand in sys.modules under another name than their own."""
+
     def find_spec(self, fullname: str, path: Any, target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
-        name, _, part = fullname.partition(".")
-        if not part or name not in _targets:
+        parent, _, part = fullname.rpartition(".")
+        actual = getattr(sys.modules.get(parent), "__name__", parent)
+        if actual == parent or actual.split(".")[0] != __package__:
             return None
-        actual = f"{_targets[name]}.{part}"
-        return ModuleSpec(fullname, _Loader(actual)) if importlib.util.find_spec(actual) else None
+        found = importlib.util.find_spec(f"{actual}.{part}")
+        return ModuleSpec(fullname, _Loader(f"{actual}.{part}")) if found else None
 
 
 class _Loader(Loader):
@@ -42,3 +45,6 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self._own_spec
+
+
+sys.meta_path.insert(0, _Finder())  # the one thing that importing the package does: see above

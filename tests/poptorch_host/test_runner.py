@@ -130,3 +130,20 @@ def test_nothing_to_run_prints_the_usage(tmp_path, arguments, code):
 def test_missing_program_fails_as_python_does(tmp_path):
     result = run(["no_such_program.py"], tmp_path)
     assert result.returncode == 2 and "no_such_program.py" in result.stderr
+
+
+def test_name_given_by_hand_reaches_the_same_parts():
+    text = """
+import sys
+import poptorch_host
+sys.modules["poptorch"] = poptorch_host
+import poptorch.optim
+from poptorch.options import Options
+import poptorch.poptorch_core, poptorch.testing
+assert poptorch.optim is poptorch_host.optim and Options is poptorch_host.Options
+assert poptorch.poptorch_core.Error is poptorch_host.Error
+sys.modules["popdist"] = __import__("importlib").import_module("poptorch_host.popdist")
+import popdist.poptorch
+assert popdist.poptorch is sys.modules["poptorch_host.popdist.poptorch"]
+"""
+    subprocess.run([sys.executable, "-c", text], check=True, cwd=Path(__file__).resolve().parents[2])
