@@ -7,7 +7,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 import torch
 from timm.utils import accuracy as topk_accuracy
@@ -19,6 +19,7 @@ import checkpoint
 import launch as launching
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from dataset.samples import PADDED
+from dataset.workers import batches
 from launch import Launch
 from models.build import build_pipeline
 from models.pretrained import load_pretrained
@@ -47,20 +48,19 @@ class Accuracy(NamedTuple):
         return f"top-1: {self.top1:.2f} % top-5: {self.top5:.2f} % images: {self.images}"
 
 
-def evaluate(validator: Any, loader: Iterable[Tuple[torch.Tensor, torch.Tensor]], images: int, launch: Launch
-             ) -> Accuracy:
+def evaluate(validator: Any, loader: Any, images: int, launch: Launch) -> Accuracy:
     """Counts what the model gets right, every image once; rows that only fill a batch do not count.
 
     Args:
         validator: maps a combined batch of images to logits (N, classes); a poptorch.inferenceModel.
-        loader: combined batches of (images, labels (N,)) of this process.
+        loader: from `build_loader`; combined batches of (images, labels (N,)) of this process.
         images: how many images the data set has.
 
     Raises:
         AssertionError: when an image was counted twice or not at all.
     """
     counts = torch.zeros(3, dtype=torch.float64)
-    for batch, labels in loader:
+    for batch, labels in batches(loader):
         counts += _count(validator(batch).float(), labels)
     counted, top1, top5 = (int(count) for count in launching.sum_over_processes(counts, launch))
     if counted != images:
