@@ -12,6 +12,7 @@ import torch
 from ._logging import logger
 from ._popart_keys import check_popart_options
 from .arguments import Bound, InputContract, cut, send
+from .blank import NEEDS_VALUES
 from .context import activate
 from .enums import ConnectionType, OutputMode, OverlapMode
 from .errors import createPoptorchError
@@ -135,22 +136,20 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
     Raises:
         Error, AssertionError: for everything that sections 4, 6 and 8 of PopTorch's guide call a compile-time error.
     """
-    arguments = _first_micro_batch(bound, inputs, weights.device)
+    arguments = _first_micro_batch(bound, inputs, weights)
     tracer = Tracer(options, [tensor for _, tensor in weights.named_tensors() if tensor.is_floating_point()],
                     [tensor for _, tensor in weights.named_tensors() if not tensor.is_floating_point()],
                     tensors_of(arguments))
     half, ipu = HalfArithmetic(), IpuAsHost(weights.device)
     with _unchanged_buffers(weights) as changes, weights.installed():
-        with torch.set_grad_enabled(training), activate(tracer), half, tracer.listening(), ipu:
-            outputs = model(*arguments.positional, **arguments.keywords)
+        with torch.set_grad_enabled(training), weights.tracing(), activate(tracer), half, tracer.listening(), ipu:
+            outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
         leaves = tensors_of(outputs)
-        if tracer.unsupported:
-            raise createPoptorchError(f"Unsupported ops found in compiled model: [{', '.join(tracer.unsupported)}]")
         if training:
             _check_trainable(tracer)
         loss = _find_loss(tracer, leaves) if training else None
-        if training:
+        if training and weights.blank is None:
             _try_half_backward(tracer, half, weights)
     _check_stages(tracer.stage_records(), options, training)
     _check_buffers(changes, options)
@@ -168,11 +167,29 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
         training_flags={name: part.training for name, part in model.named_modules()})
 
 
-def _first_micro_batch(bound: Bound, inputs: InputContract, device: torch.device) -> Bound:
+def _first_micro_batch(bound: Bound, inputs: InputContract, weights: DeviceWeights) -> Bound:
     """The arguments of the first micro-batch, copied: forward may write to them."""
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        sent = send(tensor, weights.device)
+        return weights.blank.like(sent) if weights.blank else sent.clone()
+
     def first(value: Any) -> Any:
-        return map_tensors(lambda tensor: send(tensor, device).clone(), cut(value, 0, inputs.pieces))
+        return map_tensors(copied, cut(value, 0, inputs.pieces))
     return Bound(tuple(map(first, bound.positional)), {name: first(value) for name, value in bound.keywords.items()})
+
+
+def _run_forward(model: torch.nn.Module, arguments: Bound, tracer: Tracer) -> Any:
+    """What forward returns. Raises Error for operations that a device does not have, naming all that it met."""
+    outputs = None
+    try:
+        outputs = model(*arguments.positional, **arguments.keywords)
+    except NEEDS_VALUES as error:  # only without values: forward ends here
+        if not tracer.unsupported:
+            raise createPoptorchError(f"{str(error).splitlines()[0]} depends on values, which there are none of on the "
+                                      "device meta: compile on cpu, or take it out of forward") from error
+    if tracer.unsupported:
+        raise createPoptorchError(f"Unsupported ops found in compiled model: [{', '.join(tracer.unsupported)}]")
+    return outputs
 
 
 def _shape_only(tensor: torch.Tensor) -> torch.Tensor:
@@ -208,7 +225,7 @@ def _unchanged_buffers(weights: DeviceWeights):
         yield changes
     finally:
         for name, device, value, version in before:
-            if device._version == version and torch.equal(device, value):
+            if device._version == version and (weights.blank or torch.equal(device, value)):
                 continue
             if not device.is_floating_point():
                 changes.touched_constants.append(name)

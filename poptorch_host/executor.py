@@ -13,6 +13,7 @@ from . import optim as poptorch_optim
 from ._logging import logger
 from ._printing import module_repr
 from .arguments import Bound, ForwardParameters, InputContract
+from .blank import BlankTensors
 from .compiler import Compiled, can_run, check_options, compile_model, pieces_of
 from .engine import Engine
 from .enums import ConnectionType, OutputMode
@@ -53,7 +54,6 @@ class PoplarExecutor(Inspection):
         if training:
             self._latch = OptimizerLatch(self._options)
             self._latch.set(optimizer)
-        self._can_run = can_run(self._options)
         self._model = wrapping.plain_copy(model)
         if training:
             wrapping.wrap(self._user_model, self)
@@ -65,6 +65,7 @@ class PoplarExecutor(Inspection):
         self._options._freeze()
 
     def _forget_program(self) -> None:
+        self._can_run = can_run(self._options)
         self.compiled: Optional[Compiled] = None
         self._weights: Optional[DeviceWeights] = None
         self._update: Optional[WeightUpdate] = None
@@ -197,7 +198,7 @@ class PoplarExecutor(Inspection):
             Error: for arguments unlike those it was compiled for.
             AssertionError: with ConnectionType.Never, too many or unknown arguments, or a batch that cannot be cut.
         """
-        check(self._can_run, "A model for an offline device (ConnectionType.Never) can be compiled, not run")
+        check(self._can_run, "A model for an offline device (ConnectionType.Never, or meta) can be compiled, not run")
         bound = self._parameters.bind(args, kwargs)
         if self.compiled is None:
             self._compile(bound)
@@ -245,8 +246,10 @@ class PoplarExecutor(Inspection):
             with untouched():
                 trained = {id(parameter) for members in self._latch.latched.members for parameter in members
                            if parameter.requires_grad}
-        device = host.device()
-        self._weights = DeviceWeights(self._model, device, trained, self.per_replica_params, self._options)
+        device, blank = host.device(), None
+        if device.type == "meta":
+            device, blank, self._can_run = torch.device("cpu"), BlankTensors(), False
+        self._weights = DeviceWeights(self._model, device, trained, self.per_replica_params, self._options, blank)
         unknown = set(self._updatable_buffers()) - {name for name, _, _ in self._weights.buffers}
         if unknown:
             raise createPoptorchError("Options.updatableNamedBuffers: the model has no buffer "
@@ -307,7 +310,7 @@ class PoplarExecutor(Inspection):
     def attachToDevice(self) -> None:
         """Takes a device and brings weights and optimizer state to it."""
         self._require_compiled("attachToDevice")
-        check(self._can_run, "attachToDevice: a model with ConnectionType.Never has no device")
+        check(self._can_run, "attachToDevice: a model with ConnectionType.Never, or compiled on meta, has no device")
         if self._attached:
             raise createPoptorchError("attachToDevice: the model is already attached to a device")
         self._attached = True
@@ -343,6 +346,8 @@ class PoplarExecutor(Inspection):
             Error: without a program, or when an argument it was compiled for cannot be saved.
         """
         self._require_compiled("save")
+        if self._weights.blank:
+            raise createPoptorchError("save: a program compiled on the device meta has no values: compile it on cpu")
         if os.path.isdir(filename):
             filename = os.path.join(filename, program_file.DEFAULT_NAME)
             logger.warning("save: the name is that of a folder; writing %s", filename)

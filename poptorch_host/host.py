@@ -3,8 +3,8 @@
 """Settings of the host that stands in for a device. PopTorch has nothing like them, so no option of it changes.
 
 The environment gives the defaults, read at each use: POPTORCH_HOST_DEVICE names the PyTorch device that models run on
-("cpu" unless set), POPTORCH_HOST_FOLD how many micro-batches one forward and backward may cover: "auto" (unless set),
-or a number; 0 and 1 mean one by one.
+("cpu" unless set; on "meta" they are only compiled), POPTORCH_HOST_FOLD how many micro-batches one forward and backward
+may cover: "auto" (unless set), or a number; 0 and 1 mean one by one.
 """
 import os
 from typing import Optional, Union
@@ -22,7 +22,7 @@ def configure(device: Optional[Union[str, torch.device]] = None, fold: Optional[
     """Sets where and how models run from their next compilation on. What is not given stays as it is.
 
     Args:
-        device: a PyTorch device such as "cpu" or "cuda:1".
+        device: a PyTorch device such as "cpu" or "cuda:1"; on "meta" models compile without values and do not run.
         fold: how many micro-batches are computed together where that changes nothing but rounding: "auto" or True for
             as many as fit and pay, a number for at most so many, 0 or False for one by one.
 

@@ -6,11 +6,13 @@ The user's module keeps its own tensors, the host's. A compiled program has copi
 tensors' places in the module for as long as a call runs. So weights that were not copied show, as they would on a
 device.
 """
-from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+import contextlib
+from typing import ContextManager, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 
 from .arguments import DEVICE_DTYPES
+from .blank import BlankTensors
 from .enums import CommGroupType, ReductionType, VariableRetrievalMode
 from .errors import check, createPoptorchError
 from .options import Options
@@ -110,11 +112,14 @@ class DeviceWeights:
         trained: the ids of the parameters that an optimizer updates; the others get no gradient.
         groupings: per-replica parameters by name.
         options: of the executor.
+        blank: makes the copies where the program has no values.
     """
 
     def __init__(self, module: torch.nn.Module, device: torch.device, trained: Set[int],
-                 groupings: Dict[str, ReplicaGrouping], options: Options) -> None:
+                 groupings: Dict[str, ReplicaGrouping], options: Options,
+                 blank: Optional[BlankTensors] = None) -> None:
         self.device = device
+        self.blank = blank
         self._options = options
         self._by_host: Dict[int, torch.Tensor] = {}
         with untouched():
@@ -135,7 +140,8 @@ class DeviceWeights:
             if grouping is not None:
                 grouping.check(name, host.shape, self._options.replication_factor)
             value = self._rows_per_group(host.detach(), grouping)
-            copied = value.to(self.device, DEVICE_DTYPES.get(host.dtype, host.dtype), copy=True)
+            dtype = DEVICE_DTYPES.get(host.dtype, host.dtype)
+            copied = self.blank.like(value, dtype) if self.blank else value.to(self.device, dtype, copy=True)
             if trained is not None:
                 copied = torch.nn.Parameter(copied, requires_grad=trained)
             self._by_host[id(host)] = copied
@@ -224,6 +230,10 @@ class DeviceWeights:
     def installed(self) -> "_Installed":
         """A context inside which the module has the device's tensors and the training flags that were latched."""
         return _Installed(self._slots, self._training_flags)
+
+    def tracing(self) -> ContextManager:
+        """A context inside which operations compute with tensors like these, with or without values."""
+        return self.blank.mode if self.blank else contextlib.nullcontext()
 
     def select_replica(self, replica: int) -> None:
         """Installs what replica number `replica` has of its own, in place of the first one's."""
