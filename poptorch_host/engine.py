@@ -103,6 +103,7 @@ class Engine:
         self._installed, self._active = weights.installed(), activate(self._execution)
         self._needs_modes = (compiled.half_arithmetic or compiled.names_ipu or self._waits_for_built_in()
                              or (compiled.makes_tensors and self._device.type != "cpu"))
+        self._half = HalfArithmetic()  # one for all calls: it remembers what PyTorch lacks, which is slow to find out
         self._factor, self._last_root = 1.0, None
         self._constants = [(device, device.clone()) for name, _, device in weights.buffers
                            if name in compiled.touched_constants]
@@ -248,7 +249,7 @@ class Engine:
             return _NOTHING
         compiled, modes = self._compiled, []
         if compiled.half_arithmetic:
-            modes.append(HalfArithmetic())
+            modes.append(self._half)
         if compiled.makes_tensors and self._device.type != "cpu":
             modes.append(self._device)
         if compiled.names_ipu:
