@@ -2,17 +2,24 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The processes of one run: started alone, by poprun on IPUs, or by torchrun on CPUs and GPUs."""
 import contextlib
+import datetime
 import importlib
+import json
+import re
 from types import ModuleType
 from typing import Any, Iterator, List, NamedTuple
 
 import torch
+from torch.distributed import distributed_c10d
 from yacs.config import CfgNode
 
 import accelerator
-from utils import Refusal, logger
+from utils import EXIT_RESOURCE, Refusal, logger
 
 REFERENCE_BATCH = 512  # global batch for which the recipes name their learning rates
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # a collective that another process left
+_REFUSAL, _REFUSALS = "swin/refusal", "swin/refusals"  # keys of the store that the processes share
+_REFUSAL_WAIT = datetime.timedelta(seconds=3)
 
 
 class Launch(NamedTuple):
@@ -48,10 +55,53 @@ def joined(config: CfgNode) -> Iterator[Launch]:
     """
     launch = _join(config)
     try:
-        yield launch
+        with ending_together(launch):
+            yield launch
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def ending_together(launch: Launch) -> Iterator[None]:
+    """While this context is open, the refusal of one process becomes that of all: same line, same exit code.
+
+    A process that has left breaks the collectives of the others, which then look for what it has left word of.
+
+    Raises:
+        Refusal: the first process's; or EXIT_RESOURCE, where a process ended without one.
+    """
+    if launch.processes == 1 or not torch.distributed.is_initialized():
+        yield
+        return
+    try:
+        yield
+    except Refusal as refusal:
+        _leave_word(refusal)
+        raise
+    except RuntimeError as error:
+        if _LOST.search(str(error)) is None:
+            raise
+        raise _find_word() from error
+
+
+def _leave_word(refusal: Refusal) -> None:
+    store = distributed_c10d._get_default_store()
+    try:
+        if store.add(_REFUSALS, 1) == 1:
+            store.set(_REFUSAL, json.dumps([str(refusal), refusal.code]))
+    except RuntimeError as error:  # whoever kept the store is gone: the others know already that the run is over
+        logger.debug("the other processes cannot be told of the refusal: %s", error)
+
+
+def _find_word() -> Refusal:
+    store = distributed_c10d._get_default_store()
+    try:
+        store.wait([_REFUSAL], _REFUSAL_WAIT)
+        return Refusal(*json.loads(store.get(_REFUSAL)))
+    except RuntimeError:  # no word within the time: it was killed, or failed with a traceback of its own
+        return Refusal("another process of the run ended unexpectedly: look for its own messages; the same command "
+                       "resumes", EXIT_RESOURCE)
 
 
 def _join(config: CfgNode) -> Launch:

@@ -14,7 +14,7 @@ import yaml
 from yacs.config import CfgNode
 
 import checkpoint
-from launch import Launch
+from launch import Launch, ending_together
 from utils import EXIT_BUSY, EXIT_OK, Refusal, file_log, write_atomically, write_json
 
 
@@ -56,7 +56,7 @@ def recorded(folder: Optional[Path], launch: Launch, last_update: Callable[[], i
         return
     code, cause = EXIT_OK, ""
     try:
-        with file_log(folder / "log.txt"):
+        with file_log(folder / "log.txt"), ending_together(launch):
             yield
     except Refusal as refusal:
         code, cause = refusal.code, str(refusal)

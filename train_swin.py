@@ -11,7 +11,7 @@ import datetime
 import math
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from yacs.config import CfgNode
@@ -164,14 +164,18 @@ def validate_epoch(run: Run, progress: Progress) -> Optional[validate.Accuracy]:
 
 
 def save(run: Run, progress: Progress, is_best: bool) -> None:
-    """Saves the state of a run that has a folder; called in every process, written by the leader.
+    """Saves the state of a run that has a folder; called in every process, written by the leader, awaited by all.
 
     Raises:
         Refusal: when a weight is not finite; the checkpoints stay as they were.
     """
     rng_states = launching.gather(run.trainer.rng_state, run.launch)
-    if run.folder is None or not run.launch.is_leader:
-        return
+    if run.folder is not None and run.launch.is_leader:
+        _write(run, progress, rng_states, is_best)
+    launching.share(None, run.launch)  # waits: a process that left earlier would have torchrun end the leader's save
+
+
+def _write(run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -> None:
     weights = run.model.state_dict()
     broken = checkpoint.first_non_finite(weights)
     if broken is not None:

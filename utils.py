@@ -141,6 +141,8 @@ class StopRequest:
     def _handle(self, number: int, frame: Any) -> None:
         if self.name and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.name:  # torchrun sends a signal more to those that are still stopping when the first has stopped
+            return
         self.name = signal.Signals(number).name
         if not self._deferred:
             self.check()
