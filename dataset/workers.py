@@ -18,6 +18,7 @@ from utils import EXIT_DATA, EXIT_RESOURCE, Refusal, logger
 STALL_SECONDS = 60  # without any batch before workers count as hung,
 STALL_SECONDS_PER_SAMPLE = 0.25  # and so much more for each sample of a batch
 HAND_OVER_SECONDS = 5  # for a worker to pass on a finished batch
+DEATH_SECONDS = 5  # for a dying worker to be gone, once its connections are
 BAD_DATA = re.compile(r"DataError: (?!Caught )(.*)")  # once more in the worker's traceback, where it comes from one
 KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: (.*?)\. ")
 GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
@@ -81,7 +82,11 @@ def clear_failures(helpers: Callable[[], List[BaseProcess]]) -> Iterator[None]:
         Refusal: EXIT_DATA for bad data, EXIT_RESOURCE for processes that were killed or hang and for full memory.
     """
     try:
-        yield
+        try:
+            yield
+        except (ConnectionError, EOFError):
+            time.sleep(DEATH_SECONDS)  # PyTorch's handler of SIGCHLD raises a death out of this
+            raise
     except (DataError, RuntimeError, OSError, EOFError, AssertionError, accelerator.poptorch().Error) as error:
         failed = helpers()
         states = _states(failed)

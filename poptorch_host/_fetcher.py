@@ -33,6 +33,7 @@ from .errors import Error, createPoptorchError
 # Sent to whole process groups, by terminals and job schedulers. What they mean is for the parent to decide.
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _SECONDS_TO_END = 5  # that a sample may take which nobody wants any more
+_SECONDS_TO_DIE = 5  # for a worker whose connections are closed already
 
 
 class Message(enum.IntEnum):
@@ -278,9 +279,12 @@ def _seed(seed: int) -> None:
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    """`error`, or how a worker of the loader has died, which may show first as a broken connection to it."""
+    """`error`, or how a worker of the loader has died, which may show first as a broken connection to it.
+
+    PyTorch's handler of SIGCHLD raises that, and cuts the sleep short.
+    """
     try:
-        time.sleep(0.1)
+        time.sleep(_SECONDS_TO_DIE if isinstance(error, (ConnectionError, EOFError)) else 0.1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # from here on nothing disturbs the report
     except RuntimeError as death:  # of PyTorch's handler of this signal
         return death

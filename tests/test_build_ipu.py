@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple
@@ -21,7 +22,7 @@ from dataset.build_ipu import build_dataset, build_loader, example_batch
 from dataset.generated import GeneratedImages
 from dataset.samplers import PADDING, EvaluationSampler, Layout, epoch_order
 from dataset.samples import PADDED, UNREADABLE
-from dataset.workers import affordable_workers, batches, begin_worker
+from dataset.workers import affordable_workers, batches, begin_worker, clear_failures
 from tests.data_sets import small_config, write_folders
 from utils import EXIT_DATA, EXIT_RESOURCE, EXIT_USAGE, Refusal
 
@@ -241,6 +242,13 @@ class TestFailures:
         with pytest.raises(Refusal) as caught:
             list(iterator)
         assert caught.value.code == EXIT_RESOURCE and str(processes[1].pid) in str(caught.value)
+
+    def test_connection_that_breaks_before_its_worker_is_dead_names_the_worker(self, root):
+        iterator, processes = self.loader_with_workers(root)
+        threading.Timer(0.5, processes[1].kill).start()
+        with pytest.raises(Refusal, match=f"worker {processes[1].pid} was killed"), clear_failures(lambda: processes):
+            raise ConnectionResetError("Connection reset by peer")
+        iterator.close()
 
     def test_hung_worker_is_named_and_ended_within_the_deadline(self, root, monkeypatch):
         monkeypatch.setattr(workers, "STALL_SECONDS", 1)

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import poptorch_host as poptorch
 import pytest
 import torch
+from poptorch_host import _fetcher
 
 from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.sample_sets import (
@@ -427,6 +429,18 @@ def test_process_sleeps_while_the_buffers_are_full(access):
     assert waits() <= before + 3  # looking every 0.1 ms would be thousands
 
 
+def test_connection_that_breaks_before_its_worker_is_dead_is_reported_as_the_death():
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(torch.utils.data.DataLoader(ProcessIds(), num_workers=1))
+    next(iterator)
+    threading.Timer(0.5, iterator._workers[0].kill).start()
+    try:
+        cause = _fetcher._cause_of(ConnectionResetError("Connection reset by peer"))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert "killed by signal" in str(cause)
+
+
 def test_terminated_process_ends_by_itself_also_with_all_its_messages_unread(access):
     dataset = Counted(2000)
     first = access(dataset, early_preload=True, buffer_size=2000)
@@ -466,8 +480,14 @@ def is_running(pid):
 
 
 def run_program(*arguments):
-    return subprocess.Popen([sys.executable, "-m", "tests.poptorch_host.accessor_program", *arguments], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    """Starts the program in a session of its own. It heeds SIGINT, also where these tests, in a shell's background,
+    were told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen([sys.executable, "-m", "tests.poptorch_host.accessor_program", *arguments], cwd=ROOT,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks processes up in Linux's /proc")
