@@ -23,7 +23,12 @@ def main(arguments: List[str]) -> int:
         return 0 if arguments else 2
     search = [_SHIM, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(search)
+    if sys.flags.ignore_environment:
+        print("poptorch_host: the program would not find it, which -I and -E keep from doing: leave these flags out",
+              file=sys.stderr)
+        return 2
     flags = subprocess._args_from_interpreter_flags()  # as multiprocessing takes them for its own interpreters
+    flags += ["-u"] if sys.stdout.write_through else []  # which are not all: torchrun passes this one
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *flags, *arguments])
 

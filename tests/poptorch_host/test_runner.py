@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """`python -m poptorch_host`: a program sees the stand-in under PopTorch's names, and else a plain interpreter."""
+import json
 import os
 import subprocess
 import sys
@@ -60,19 +61,19 @@ PLAIN = """
 import json, sys
 import helper
 record = [sys.argv, __name__, __file__, __spec__ and __spec__.name, sys.path[0], helper.__file__, sys.flags.optimize]
-print(json.dumps(record + [sys.modules["__main__"].__dict__ is globals()]))
+print(json.dumps(record + [sys.stdout.write_through, sys.modules["__main__"].__dict__ is globals()]))
 if "fail" in sys.argv:
     raise ValueError("as asked")
 sys.exit(7)
 """
 
 
-@pytest.mark.parametrize("arguments", [["-O", "program.py", "-m", "--x", "y z"], ["program.py", "fail"],
+@pytest.mark.parametrize("arguments", [["-O", "program.py", "-m", "--x", "y z"], ["-u", "program.py", "fail"],
                                        ["-m", "program", "a"]], ids=["script", "failing", "module"])
 def test_program_sees_what_it_would_see_without_the_stand_in(program, tmp_path, arguments):
     program(PLAIN)
     program("", "helper.py")
-    flags = [argument for argument in arguments[:1] if argument == "-O"]
+    flags = [argument for argument in arguments[:1] if argument in ("-O", "-u")]
     rest = arguments[len(flags):]
     plain = run(arguments, tmp_path, stand_in=False)
     environment = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
@@ -80,6 +81,43 @@ def test_program_sees_what_it_would_see_without_the_stand_in(program, tmp_path, 
                             text=True, capture_output=True)
     assert (result.stdout, result.stderr, result.returncode) == (plain.stdout, plain.stderr, plain.returncode)
     assert plain.returncode == (1 if "fail" in arguments else 7) and plain.stdout.startswith("[[")
+
+
+SURROUNDINGS = """
+import os, sys
+at_start = [sorted(sys.modules), list(sys.path), dict(os.environ)]
+import json
+print(json.dumps(at_start))
+"""
+
+
+def test_nothing_but_the_search_path_differs_when_the_program_starts(program, tmp_path):
+    path = program(SURROUNDINGS)
+    plain, ours = [json.loads(run([path], tmp_path, stand_in=stand_in).stdout) for stand_in in (False, True)]
+    assert ours[0] == plain[0]
+    [shim] = [entry for entry in ours[1] if entry not in plain[1]]
+    assert shim == os.path.join(ROOT, "poptorch_host", "shim") and [e for e in ours[1] if e != shim] == plain[1]
+    assert {name for name in {**ours[2], **plain[2]} if ours[2].get(name) != plain[2].get(name)} == {"PYTHONPATH"}
+
+
+IMPORTING = """
+import os, signal, sys, torch
+
+def surroundings():
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    return [list(sys.path), dict(os.environ), handlers, sys.excepthook, torch.get_num_threads(), torch.Tensor.__repr__]
+
+before, modules, finders = surroundings(), set(sys.modules), list(sys.meta_path)
+import poptorch, poptorch.optim, popdist.poptorch, popart
+assert surroundings() == before
+assert [finder for finder in sys.meta_path if finder not in finders] == sys.meta_path[:1]
+print(*sorted({name.split(".")[0] for name in set(sys.modules) - modules if name.startswith("pop")}))
+"""
+
+
+def test_importing_poptorch_changes_nothing_else(program, tmp_path):
+    result = run([program(IMPORTING)], tmp_path)
+    assert (result.stdout, result.stderr) == ("popart popdist poptorch poptorch_host\n", "")
 
 
 CHILDREN = """
@@ -125,6 +163,13 @@ print(poptorch.__file__)
 def test_nothing_to_run_prints_the_usage(tmp_path, arguments, code):
     result = run(arguments, tmp_path)
     assert result.returncode == code and "PROGRAM.py" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("flag", ["-I", "-E"])
+def test_flags_that_hide_the_stand_in_are_refused(tmp_path, program, flag):
+    command = [sys.executable, flag, os.path.join(ROOT, "poptorch_host", "__main__.py"), program("")]
+    result = subprocess.run(command, cwd=str(tmp_path), text=True, capture_output=True)
+    assert result.returncode == 2 and "leave these flags out" in result.stderr
 
 
 def test_missing_program_fails_as_python_does(tmp_path):
