@@ -13,10 +13,10 @@ import pytest
 ROOT = str(Path(poptorch_host.__file__).resolve().parents[1])
 
 
-def run(arguments, folder, stand_in=True, **variables):
+def run(arguments, folder, stand_in=True, flags=()):
     """Runs python with `arguments` in `folder`; the package is found through PYTHONPATH, as if it were installed."""
-    front = ["-m", "poptorch_host"] if stand_in else []
-    environment = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1", **variables}
+    front = [*flags, "-m", "poptorch_host"] if stand_in else flags
+    environment = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
     return subprocess.run([sys.executable, *front, *arguments], cwd=str(folder), env=environment, text=True,
                           capture_output=True, timeout=120)
 
@@ -68,17 +68,14 @@ sys.exit(7)
 """
 
 
-@pytest.mark.parametrize("arguments", [["-O", "program.py", "-m", "--x", "y z"], ["-u", "program.py", "fail"],
-                                       ["-m", "program", "a"]], ids=["script", "failing", "module"])
-def test_program_sees_what_it_would_see_without_the_stand_in(program, tmp_path, arguments):
+@pytest.mark.parametrize("flags, arguments", [
+    (["-O"], ["program.py", "-m", "--x", "y z"]), (["-u"], ["program.py", "fail"]), ([], ["-m", "program", "a"])],
+    ids=["script", "failing", "module"])
+def test_program_sees_what_it_would_see_without_the_stand_in(program, tmp_path, flags, arguments):
     program(PLAIN)
     program("", "helper.py")
-    flags = [argument for argument in arguments[:1] if argument in ("-O", "-u")]
-    rest = arguments[len(flags):]
-    plain = run(arguments, tmp_path, stand_in=False)
-    environment = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([sys.executable, *flags, "-m", "poptorch_host", *rest], cwd=str(tmp_path), env=environment,
-                            text=True, capture_output=True)
+    plain = run(arguments, tmp_path, stand_in=False, flags=flags)
+    result = run(arguments, tmp_path, flags=flags)
     assert (result.stdout, result.stderr, result.returncode) == (plain.stdout, plain.stderr, plain.returncode)
     assert plain.returncode == (1 if "fail" in arguments else 7) and plain.stdout.startswith("[[")
 
