@@ -69,6 +69,22 @@ def is_ipu() -> bool:
     return selected().device == "ipu"
 
 
+def pipelining() -> ModuleType:
+    """What runs the stages of a pipeline in processes of their own, which is a matter of hosts.
+
+    Raises:
+        Refusal: on IPUs, and with a PyTorch that cannot do it.
+    """
+    if is_ipu():
+        raise Refusal("HOST_PIPELINE=1 is for CPUs and GPUs, IPUs run the pipeline as it is: unset it, or use "
+                      "--device cpu")
+    try:
+        return importlib.import_module("poptorch_host.pipelining")
+    except ModuleNotFoundError as error:
+        raise Refusal("HOST_PIPELINE=1 needs torch.distributed.pipelining, which PyTorch has from 2.5 on and not in "
+                      f"{torch.__version__}") from error
+
+
 def _sdk() -> Optional[Accelerator]:
     """The SDK's modules, or None where it is not installed."""
     module = _import_if_installed("poptorch")

@@ -29,6 +29,12 @@ class Launch(NamedTuple):
     processes: int
     replicas: int  # in all processes together
     local_replicas: int
+    stages: int = 1  # processes that share a model; see host_pipeline.py
+
+    @property
+    def instance(self) -> "Launch":
+        """The launch as data parallelism sees it: the processes that share a model count as one."""
+        return self._replace(process=self.process // self.stages, processes=self.processes // self.stages, stages=1)
 
     @property
     def is_leader(self) -> bool:
@@ -45,15 +51,18 @@ class Launch(NamedTuple):
 
 
 @contextlib.contextmanager
-def joined(config: CfgNode) -> Iterator[Launch]:
+def joined(config: CfgNode, stages: int = 1) -> Iterator[Launch]:
     """Joins the other processes of the run, if there are any, and leaves them when the context closes.
 
     Under poprun the replicas are poprun's; otherwise IPU.REPLICAS are shared out evenly.
 
+    Args:
+        stages: how many processes share a model.
+
     Raises:
         Refusal: when the replicas cannot be shared out evenly.
     """
-    launch = _join(config)
+    launch = _join(config, stages)
     try:
         with ending_together(launch):
             yield launch
@@ -104,10 +113,11 @@ def _find_word() -> Refusal:
                        "resumes", EXIT_RESOURCE)
 
 
-def _join(config: CfgNode) -> Launch:
+def _join(config: CfgNode, stages: int) -> Launch:
     chosen = accelerator.selected()
     popdist = chosen.popdist
     if popdist is None or not popdist.isPopdistEnvSet():
+        _check_stages(1, stages)
         return Launch(0, 1, config.IPU.REPLICAS, config.IPU.REPLICAS)
     popdist.init()
     process, processes = popdist.getInstanceIndex(), popdist.getNumInstances()
@@ -119,10 +129,19 @@ def _join(config: CfgNode) -> Launch:
             logger.warning("poprun started %d replicas, not IPU.REPLICAS %d: the global batch is %s times the recipe's",
                            replicas, config.IPU.REPLICAS, replicas / config.IPU.REPLICAS)
         return Launch(process, processes, replicas, popdist.getNumLocalReplicas())
-    if config.IPU.REPLICAS % processes:
-        raise Refusal(f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be shared by {processes} processes: "
-                      f"pass --replicas {processes} or a multiple of it")
-    return Launch(process, processes, config.IPU.REPLICAS, config.IPU.REPLICAS // processes)
+    _check_stages(processes, stages)
+    instances = processes // stages
+    if config.IPU.REPLICAS % instances:
+        whose = f"{instances} processes" if stages == 1 else f"{instances} pipelines of {stages} processes"
+        raise Refusal(f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be shared by {whose}: "
+                      f"pass --replicas {instances} or a multiple of it")
+    return Launch(process, processes, config.IPU.REPLICAS, config.IPU.REPLICAS // instances, stages)
+
+
+def _check_stages(processes: int, stages: int) -> None:
+    if processes % stages:
+        raise Refusal(f"HOST_PIPELINE=1: {processes} {'process' if processes == 1 else 'processes'} cannot run the "
+                      f"{stages} stages of IPU.LAYERS_PER_IPU: start {stages} or a multiple with torchrun.sh")
 
 
 def sum_over_processes(values: torch.Tensor, launch: Launch) -> torch.Tensor:

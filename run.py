@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 import accelerator
 import checkpoint
+import host_pipeline
 import launch as launching
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from launch import Launch
@@ -31,7 +32,7 @@ class Run(NamedTuple):
     folder: Optional[Path]  # None: nothing is written
     classes: List[str]
     model: torch.nn.Module
-    trainer: Any  # poptorch.trainingModel of the model
+    trainer: Any  # poptorch.trainingModel of the model, or what trains a stage of it: see host_pipeline
     validator: Any  # poptorch.inferenceModel of the same model
     optimizer: Any
     schedule: Scheduler
@@ -70,7 +71,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     progress = Progress(**state["progress"]) if state else Progress()
     torch.manual_seed(config.SEED)
     train_data, validation_data = build_dataset(config, training=True), build_dataset(config, training=False)
-    options, validation_options = training_options(config, launch), inference_options(config, launch)
+    options, validation_options = training_options(config, launch.instance), inference_options(config, launch)
     start_epoch, start_step = progress.epoch, progress.step // config.IPU.DEVICE_ITERATIONS
     loader = build_loader(config, options, train_data, training=True, start_epoch=start_epoch, start_step=start_step)
     validation_loader = build_loader(config, validation_options, validation_data, training=False)
@@ -83,7 +84,10 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     if state:
         optimizer.load_state_dict(state["optimizer"])
     poptorch = accelerator.poptorch()
-    trainer = poptorch.trainingModel(model.train(), options, optimizer)
+    if launch.stages == 1:
+        trainer = poptorch.trainingModel(model.train(), options, optimizer)
+    else:
+        trainer = host_pipeline.build_trainer(config, model, options, optimizer, launch)
     validator = poptorch.inferenceModel(model, validation_options)
     logger.info("model: %s, %.1f million parameters, %d classes", config.MODEL.NAME,
                 sum(parameter.numel() for parameter in model.parameters()) / 1e6, classes)

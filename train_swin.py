@@ -19,6 +19,7 @@ from yacs.config import CfgNode
 import accelerator
 import arguments
 import checkpoint
+import host_pipeline
 import launch as launching
 import run_folder
 import validate
@@ -33,7 +34,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = arguments.parse_training(argv)
     config = arguments.build_config(args)
     accelerator.select(args.device)
-    with StopRequest().installed() as stop, launching.joined(config) as launch, console_log(launch.is_leader):
+    stages = host_pipeline.stages(config)
+    with StopRequest().installed() as stop, launching.joined(config, stages) as launch, console_log(launch.is_leader):
         if args.throughput:
             validate.measure_throughput(config, launch)
         elif args.eval:
@@ -169,6 +171,7 @@ def save(run: Run, progress: Progress, is_best: bool) -> None:
     Raises:
         Refusal: when a weight is not finite; the checkpoints stay as they were.
     """
+    run.trainer.copyWeightsToHost()
     rng_states = launching.gather(run.trainer.rng_state, run.launch)
     if run.folder is not None and run.launch.is_leader:
         _write(run, progress, rng_states, is_best)

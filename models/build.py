@@ -52,23 +52,26 @@ class SwinClassifier(SwinTransformer):
         Returns:
             Logits (B, num_classes) in float32; with targets also the mean loss, from which PopTorch differentiates.
         """
-        with self._autocast(images.device.type):
-            logits = super().forward(self._normalised(images)).float()
+        with self.autocast(images.device.type):
+            logits = super().forward(self.normalised(images)).float()
         if targets is None:
             return logits
-        if targets.is_floating_point():
-            loss = self._loss_of_probabilities(logits, targets.float())
-        else:
-            loss = self._loss_of_classes(logits, targets)
-        return logits, accelerator.poptorch().identity_loss(loss, "mean")
+        return logits, accelerator.poptorch().identity_loss(self.loss(logits, targets), "mean")
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of logits (B, num_classes) in float32, a scalar; targets as `forward` takes them."""
+        if targets.is_floating_point():
+            return self._loss_of_probabilities(logits, targets.float())
+        return self._loss_of_classes(logits, targets)
+
+    def normalised(self, images: Tensor) -> Tensor:
         """The images in the precision of the activations; bytes become what the host's transforms make of them."""
         if images.dtype == torch.uint8:
             images = (images.float() / 255 - self.pixel_mean) / self.pixel_std
         return images.to(self._activations)
 
-    def _autocast(self, device: str) -> ContextManager:
+    def autocast(self, device: str) -> ContextManager:
+        """What the forward pass runs in, on a device of this type."""
         if not self._autocasts:
             return contextlib.nullcontext()
         plain = device == "cuda" and not torch.cuda.is_bf16_supported()

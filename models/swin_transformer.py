@@ -169,7 +169,14 @@ class SwinTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = self.drop_path(x, self.attn(self.norm1(x)))
+        return self.transform(self.attend(x))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The attention half: (B, H, W, C) -> (B, H, W, C)."""
+        return self.drop_path(x, self.attn(self.norm1(x)))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The MLP half: (B, H, W, C) -> (B, H, W, C)."""
         return self.drop_path(x, self.mlp(self.norm2(x)))
 
 
@@ -300,12 +307,20 @@ class SwinTransformer(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, num_features): the mean over the last layer's normalised tokens."""
+        x = self.embed(images)
+        for layer in self.layers:
+            x = layer(x)
+        return self.pool(x)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> tokens (B, H / patch, W / patch, embed_dim), told where they are if ape says so."""
         x = self.patch_embed(images)
         if self.absolute_pos_embed is not None:
             x = x + self.absolute_pos_embed.to(x.dtype).view(1, *x.shape[1:])
-        x = self.pos_drop(x)
-        for layer in self.layers:
-            x = layer(x)
+        return self.pos_drop(x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The last layer's tokens (B, H, W, num_features) -> (B, num_features)."""
         return self.norm(x).mean((1, 2))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -46,10 +46,17 @@ def process_group(options: Options, device: torch.device) -> "Optional[dist.Proc
 
 
 def agree(number: int, device: torch.device, group: "dist.ProcessGroup") -> int:
-    """The `number` of process 0, in all processes."""
+    """The `number` of the group's first process, in all its processes."""
     shared = torch.tensor(number, dtype=torch.int64, device=device)
-    dist.broadcast(shared, src=0, group=group)
+    dist.broadcast(shared, src=dist.get_global_rank(group, 0), group=group)
     return int(shared.item())
+
+
+def add_up(number: float, device: torch.device, group: "dist.ProcessGroup") -> float:
+    """The sum of the `number` of every process of the group, in all of them."""
+    shared = torch.tensor(number, dtype=torch.float64, device=device)
+    dist.all_reduce(shared, group=group)
+    return shared.item()
 
 
 @dataclass

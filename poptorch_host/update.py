@@ -21,7 +21,7 @@ from .latch import OptimizerLatch
 from .loss_scale import STATE_NAME, LossScale
 from .operations import update_operations
 from .options import Options
-from .reduce import GradientReducer, agree, process_group
+from .reduce import GradientReducer, add_up, agree, process_group
 from .rule import UpdateRule
 
 _CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
@@ -44,6 +44,9 @@ class WeightUpdate:
             not updated (no gradient wanted, or in no parameter group) get requires_grad False on the device.
         options: the executor's copy.
         seed: of stochastic rounding.
+        group: processes with the same weights, over which gradients are summed; None: those that `options` tell.
+        rest: processes that have the model's other weights, and this one; None: it has all. Clipping goes by the norm
+            of all gradients of the model.
 
     Attributes:
         updates: weight updates so far, the skipped ones included.
@@ -56,13 +59,15 @@ class WeightUpdate:
         Error: for a max_grad_norm that is no number, or other processes that cannot be found.
     """
 
-    def __init__(self, latch: OptimizerLatch, parameters: Parameters, options: Options, seed: int = 0) -> None:
+    def __init__(self, latch: OptimizerLatch, parameters: Parameters, options: Options, seed: int = 0,
+                 group: Any = None, rest: Any = None) -> None:
         latched, popart = latch.latched, options._Popart.options
         self._max_norm = latched.structure["max_grad_norm"]
         if math.isnan(self._max_norm):
             raise createPoptorchError("max_grad_norm is NaN: give the optimizer a number, or inf for no clipping")
         device = parameters[0][2].device if parameters else torch.device("cpu")
-        group = process_group(options, device)
+        group = process_group(options, device) if group is None else group
+        self._rest = rest
         self._latch = latch
         self._reduction = Reduction(options)
         self._slots = make_slots(latched, parameters, self._reduction.micro_batches)
@@ -276,7 +281,8 @@ class WeightUpdate:
             by_factor.setdefault(self._reduction.factor(slot) / scale, []).append(gradient)
         finite, clip = True, 1.0
         if self._expects_overflow or self._max_norm != math.inf or self._latch.latched.loss_scaling != 1.0:
-            norm = math.sqrt(sum((factor * global_norm(same)) ** 2 for factor, same in by_factor.items()))
+            square = sum((factor * global_norm(same)) ** 2 for factor, same in by_factor.items())
+            norm = math.sqrt(square if self._rest is None else add_up(square, slots[0].weight.device, self._rest))
             finite = math.isfinite(norm)
             if self._max_norm != math.inf:
                 clip = self._max_norm / (norm + _CLIP_EPSILON)

@@ -4,8 +4,9 @@
 
     python -m torch.distributed.run --nproc_per_node 2 -m tests.distributed_program JOBS.json
 
-JOBS.json: a list of {"name", "program": "train_swin" | "validate", "argv", "port", "environment"}. Process r of a job
-writes NAME.r.json beside it: exit code, standard output and error, and a digest of each micro-batch it trained on.
+JOBS.json: a list of {"name", "program": "train_swin" | "validate", "argv", "port", "pipeline"}. Process r of a job
+writes NAME.r.json beside it: exit code, standard output and error, a digest of each micro-batch it trained on, the
+shapes of the tensors it sent for that, and, of a pipeline's stage, the names of the weights it trained.
 """
 import contextlib
 import hashlib
@@ -14,6 +15,8 @@ import json
 import os
 import sys
 from pathlib import Path
+
+import torch
 
 import train_swin
 import validate
@@ -24,13 +27,16 @@ PROGRAMS = {"train_swin": train_swin.main, "validate": validate.main}
 
 def run_job(job):
     """Runs a command in this process and returns what is noted of it."""
-    output, errors, batches = io.StringIO(), io.StringIO(), []
+    output, errors = io.StringIO(), io.StringIO()
+    noted = {"batches": [], "sent": [], "summed": [], "weights": []}
     step = train_swin.train_step
 
     def noting_step(run, progress, images, targets, stop):
-        loss = step(run, progress, images, targets, stop)
+        with noting_traffic(noted):
+            loss = step(run, progress, images, targets, stop)
         micro_batch = run.config.DATA.BATCH_SIZE
-        batches.extend(digest(*pair) for pair in zip(images.split(micro_batch), targets.split(micro_batch)))
+        noted["batches"] += [digest(*pair) for pair in zip(images.split(micro_batch), targets.split(micro_batch))]
+        noted["weights"] = list(run.trainer.parameters) if run.launch.stages > 1 else []
         return loss
 
     train_swin.train_step = noting_step
@@ -39,7 +45,30 @@ def run_job(job):
             code = run_command(lambda: PROGRAMS[job["program"]](job["argv"]))
     finally:
         train_swin.train_step = step
-    return {"code": code, "output": output.getvalue(), "errors": errors.getvalue(), "batches": batches}
+    return {"code": code, "output": output.getvalue(), "errors": errors.getvalue(), **noted}
+
+
+@contextlib.contextmanager
+def noting_traffic(noted):
+    """Inside, notes the shapes of the tensors that are sent to one process, or summed over several."""
+    distributed = torch.distributed
+    operation, reduce = distributed.P2POp, distributed.all_reduce
+
+    class NotingOperation(operation):
+        def __init__(self, op, tensor, *args, **kwargs):
+            if op is distributed.isend:
+                noted["sent"].append(list(tensor.shape))
+            super().__init__(op, tensor, *args, **kwargs)
+
+    def noting_reduce(tensor, *args, **kwargs):
+        noted["summed"].append(list(tensor.shape))
+        return reduce(tensor, *args, **kwargs)
+
+    distributed.P2POp, distributed.all_reduce = NotingOperation, noting_reduce
+    try:
+        yield
+    finally:
+        distributed.P2POp, distributed.all_reduce = operation, reduce
 
 
 def digest(*tensors):
@@ -55,7 +84,8 @@ def main():
     path = Path(sys.argv[1])
     for job in json.loads(path.read_text()):
         # torchrun's own store keeps what the processes told each other in the jobs before
-        os.environ.update(job.get("environment", {}), TORCHELASTIC_USE_AGENT_STORE="False", MASTER_PORT=job["port"])
+        os.environ.update(TORCHELASTIC_USE_AGENT_STORE="False", MASTER_PORT=job["port"],
+                          HOST_PIPELINE=job.get("pipeline", "0"))
         noted = run_job(job)
         (path.parent / f"{job['name']}.{os.environ['RANK']}.json").write_text(json.dumps(noted))
 

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The stages of a pipeline as modules of their own, for hosts that run each in another process."""
+import copy
+from typing import List, Sequence
+
+from torch import Tensor, nn
+
+from .build import SwinClassifier
+from .pipeline import Stage
+
+
+class SwinStage(nn.Module):
+    """A copy of consecutive parts of a model: what the previous stage returned -> what the next one takes.
+
+    The first stage takes images (B, C, H, W), the last one returns logits (B, num_classes) in float32, and between
+    stages feature maps (B, H, W, C) pass, or features (B, C) where the head is a stage of its own.
+
+    Args:
+        model: the whole model, which stays as it is.
+        units: names of its parts, as `costs.Unit.module` has them.
+
+    Attributes:
+        part: the model without the modules of the other parts; parameters have their names in the model.
+    """
+
+    def __init__(self, model: SwinClassifier, units: Sequence[str]):
+        super().__init__()
+        own = {name for unit in units for name in _modules_of(unit)}
+        others = {name for unit in model.units for name in _modules_of(unit.module)} - own
+        self.units = list(units)
+        self.part = copy.deepcopy(model, {id(model.get_submodule(name)): nn.Identity() for name in others})
+        if "patch_embed" not in own:
+            self.part.absolute_pos_embed = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Runs the parts one after the other."""
+        with self.part.autocast(x.device.type):
+            for unit in self.units:
+                x = self._run(unit, x)
+        return x
+
+    def _run(self, unit: str, x: Tensor) -> Tensor:
+        part = self.part
+        if unit == "patch_embed":
+            return part.embed(part.normalised(x))
+        if unit == "norm":
+            return part.pool(x)
+        if unit == "head":
+            return part.head(x).float()
+        if unit.endswith(".norm2"):
+            return part.get_submodule(_block_of(unit)).transform(x)
+        module = part.get_submodule(unit)
+        return module.attend(x) if ".blocks." in unit else module(x)
+
+
+def units_of_stages(model: SwinClassifier, stages: Sequence[Stage]) -> List[List[str]]:
+    """The names of the parts that run in each stage, in order."""
+    begins = [stage.module for stage in stages]
+    units: List[List[str]] = []
+    for unit in model.units:
+        if unit.module in begins:
+            units.append([])
+        units[-1].append(unit.module)
+    return units
+
+
+def _modules_of(unit: str) -> List[str]:
+    """The modules with the parameters of a part of the model."""
+    if unit.endswith(".norm2"):
+        return [unit, f"{_block_of(unit)}.mlp"]
+    return [f"{unit}.norm1", f"{unit}.attn"] if ".blocks." in unit else [unit]
+
+
+def _block_of(unit: str) -> str:
+    return unit[:-len(".norm2")]
