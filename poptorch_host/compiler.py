@@ -11,7 +11,7 @@ import torch
 
 from ._logging import logger
 from ._popart_keys import check_popart_options
-from .arguments import Bound, InputContract, cut, send
+from .arguments import DEVICE_DTYPES, Bound, InputContract, cut, send
 from .blank import NEEDS_VALUES
 from .context import activate
 from .enums import ConnectionType, OutputMode, OverlapMode
@@ -170,8 +170,9 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
 def _first_micro_batch(bound: Bound, inputs: InputContract, weights: DeviceWeights) -> Bound:
     """The arguments of the first micro-batch, copied: forward may write to them."""
     def copied(tensor: torch.Tensor) -> torch.Tensor:
-        sent = send(tensor, weights.device)
-        return weights.blank.like(sent) if weights.blank else sent.clone()
+        if weights.blank:
+            return weights.blank.like(tensor, DEVICE_DTYPES.get(tensor.dtype, tensor.dtype))
+        return send(tensor, weights.device).clone()
 
     def first(value: Any) -> Any:
         return map_tensors(copied, cut(value, 0, inputs.pieces))

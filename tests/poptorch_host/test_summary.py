@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""What is told about a compiled program."""
+import poptorch_host as poptorch
+import pytest
+import torch
+import torch.nn.functional as F
+from poptorch_host.summary import summary
+from poptorch_host.supported_ops import supported
+
+from .models import Function, accumulating, trained
+
+
+class Staged(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = poptorch.BeginBlock(torch.nn.Linear(6, 4), "narrow", ipu_id=0)
+        self.second = poptorch.BeginBlock(torch.nn.Linear(4, 2), "sort", ipu_id=1)
+
+    def forward(self, x, labels=None):
+        x = self.second(self.first(x).relu_())
+        if labels is None:
+            return x
+        return x, poptorch.identity_loss(F.cross_entropy(x, labels), "none")
+
+
+def test_summary_of_a_training_program_tells_stages_pipeline_shapes_loss_and_operations():
+    program = trained(Staged(), accumulating(5).replicationFactor(2))
+    program.compile(torch.ones(20, 6), torch.zeros(20, dtype=torch.int64))
+    told = "\n".join(summary(program))
+    first, second = (sum(stage.ops.values()) for stage in program.compiled.stages)
+    assert f"stages: narrow on IPU 0 ({first} operations), sort on IPU 1 ({second} operations)" in told
+    assert "IPUs: 4 in all, 2 in each of 2 replicas" in told
+    assert "gradient accumulation 5, at least 3 for 2 stages" in told
+    assert "inputs of a call: x float32 [20, 6], labels int64 [20]" in told
+    assert "outputs of a micro-batch: float32 [2, 2], float32 []" in told
+    assert "loss: marked by identity_loss" in told and "one loss" in told
+    kinds = {name.rstrip("_") for name in program.compiled.ops}
+    assert f"operations: {len(kinds & supported())} of the {len(supported())} that PopTorch compiles" in told
+
+
+def test_summary_of_an_inference_program_has_device_iterations_and_no_loss():
+    program = poptorch.inferenceModel(Staged(), poptorch.Options().deviceIterations(3))
+    program.compile(torch.ones(6, 6))
+    told = "\n".join(summary(program))
+    assert "device iterations 3, at least 2 for 2 stages" in told and "labels None" in told
+    assert "loss" not in told
+
+
+def test_summary_names_operations_that_are_not_on_the_list():
+    program = poptorch.inferenceModel(Function(lambda x: x + torch.arange(6.0).nonzero().sum()))
+    program.compile(torch.ones(2, 6))
+    assert "aten::nonzero" in "\n".join(summary(program))
+
+
+def test_program_that_is_not_compiled_has_no_summary():
+    with pytest.raises(poptorch.Error, match="not been compiled"):
+        summary(poptorch.inferenceModel(Staged()))
