@@ -169,7 +169,12 @@ class _PrecisionOptions(OptionsDict):
         return self
 
     def enableFloatingPointExceptions(self, enabled: bool) -> "_PrecisionOptions":
-        """Turns overflow, invalid operations and the like into errors at run time."""
+        """Turns overflow, division by zero and invalid operations into errors at run time.
+
+        On a host every operation of forward and backward is looked at, which takes time, and micro-batches are run one
+        by one; so are the gradients of an update before they are used. With gradients that are not finite, the weights
+        stay as they are.
+        """
         check(isinstance(enabled, bool), f"enableFloatingPointExceptions must be a bool, not {enabled!r}")
         return self._record("enableFloatingPointChecks", enabled)
 

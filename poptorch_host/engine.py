@@ -20,6 +20,7 @@ from .compiler import Compiled
 from .context import Execution, activate
 from .enums import CommGroupType, OutputMode
 from .errors import createPoptorchError
+from .faults import FloatingPointFaults
 from .half import HalfArithmetic
 from .ipu_names import IpuAsHost
 from .losses import LossMode
@@ -103,6 +104,7 @@ class Engine:
         self._installed, self._active = weights.installed(), activate(self._execution)
         self._needs_modes = (compiled.half_arithmetic or compiled.names_ipu or self._waits_for_built_in()
                              or (compiled.makes_tensors and self._device.type != "cpu"))
+        self._faults = bool(options._Popart.options.get("enableFloatingPointChecks", False))
         self._half = HalfArithmetic()  # one for all calls: it remembers what PyTorch lacks, which is slow to find out
         self._factor, self._last_root = 1.0, None
         self._constants = [(device, device.clone()) for name, _, device in weights.buffers
@@ -245,7 +247,7 @@ class Engine:
 
     def _modes(self) -> ContextManager:
         """What a program needs while it runs; most need nothing."""
-        if not self._needs_modes:
+        if not (self._needs_modes or self._faults):
             return _NOTHING
         compiled, modes = self._compiled, []
         if compiled.half_arithmetic:
@@ -256,6 +258,8 @@ class Engine:
             modes.append(IpuAsHost(self._device))
         if self._waits_for_built_in():
             modes.append(LossMode(self._execution.mark_built_in))
+        if self._faults:
+            modes.append(FloatingPointFaults())  # the last is the first to see an operation: as the program wrote it
         stack = contextlib.ExitStack()
         for mode in modes:
             stack.enter_context(mode)
@@ -273,8 +277,8 @@ class Engine:
             return 1
         compiled, limit = self._compiled, host.fold_limit()
         if (self._total == 1 or compiled.updated_buffers or compiled.touched_constants or compiled.half_arithmetic
-                or self._per_replica or self.anchors or self._waits_for_built_in() or self._group_size > 1
-                or _ONE_BY_ONE.intersection(compiled.ops)):
+                or self._per_replica or self.anchors or self._waits_for_built_in() or self._faults
+                or self._group_size > 1 or _ONE_BY_ONE.intersection(compiled.ops)):
             return 1
         together = self._per_update if compiled.training else self._total
         if limit is not None:

@@ -7,11 +7,13 @@ operands of matrix products, where PyTorch refuses to mix. And PyTorch lacks man
 operations are computed in float32 between float16 inputs and outputs, which is also what a device's float32 partial
 sums amount to.
 """
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from .nested import tensors_in
 
 _BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "_batch_norm_no_update",
                 "_native_batch_norm_legit_no_training")
@@ -42,7 +44,7 @@ class _CastWeights(TorchFunctionMode):
             return func(*args, **kwargs)
         given = [args[index] for index in weights.values() if index < len(args)]
         given += [kwargs.get(name) for name in weights]
-        if any(tensor.dtype != data.dtype for tensor in _tensors(given)):
+        if any(tensor.dtype != data.dtype for tensor in tensors_in(given)):
             self._arithmetic.needed = True
             args = tuple(_cast(arg, data.dtype) if index in weights.values() else arg for index, arg in enumerate(args))
             kwargs = {name: _cast(arg, data.dtype) if name in weights else arg for name, arg in kwargs.items()}
@@ -85,7 +87,7 @@ class HalfArithmetic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[1]
-        dtypes = {tensor.dtype for tensor in _tensors(args) if tensor.is_floating_point()}
+        dtypes = {tensor.dtype for tensor in tensors_in(args) if tensor.is_floating_point()}
         if len(dtypes) > 1 and name in _PROMOTED:
             self.needed = True
             return func(*[_cast(arg, torch.float32) for arg in args], **kwargs)
@@ -142,20 +144,10 @@ def _written(func: Any, name: str, args: Tuple, kwargs: Dict) -> List[torch.Tens
     for index, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             found.append(args[index] if index < len(args) else kwargs.get(argument.name))
-    return _tensors(found)
+    return tensors_in(found)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != dtype:
         return value.to(dtype)
     return value
-
-
-def _tensors(values: Sequence[Any]) -> List[torch.Tensor]:
-    found: List[torch.Tensor] = []
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend(_tensors(value))
-    return found

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Nested arguments and results: tuples, named tuples, lists, dictionaries and registered types that hold tensors."""
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, Tuple
 
 import torch
 
@@ -21,6 +21,17 @@ def tensors_of(value: Any) -> List[torch.Tensor]:
         return [tensor for item in value.values() for tensor in tensors_of(item)]
     parser = parser_of(value)
     return [] if parser is None else list(parser.yieldTensors(value))
+
+
+def tensors_in(arguments: Iterable[Any]) -> List[torch.Tensor]:
+    """The tensors among the arguments, or results, of an operation: by themselves, or in lists and tuples."""
+    found: List[torch.Tensor] = []
+    for argument in arguments:
+        if isinstance(argument, torch.Tensor):
+            found.append(argument)
+        elif isinstance(argument, (list, tuple)):
+            found.extend(tensors_in(argument))
+    return found
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:

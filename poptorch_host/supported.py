@@ -62,6 +62,8 @@ _REFUSED = {
 }
 
 _REMARKS = {
+    "poptorch.AsynchronousDataAccessor.__init__":
+        "miss_sleep_time_in_ms is only checked: who waits sleeps until there is something",
     "poptorch.CPU": "the function is called where it stands",
     "poptorch.Options.anchorTensor": "names are those of getTensorNames, not PopART's",
     "poptorch.Options.logCycleCount": "a cycle is a nanosecond",
@@ -75,6 +77,9 @@ _REMARKS = {
     "poptorch.PoplarExecutor.save": "files are of this package's own format",
     "poptorch.RecoverableError": "never raised: a host has no such failures",
     "poptorch.UnrecoverableError": "never raised: a host has no such failures",
+    "poptorch.options._PrecisionOptions.enableFloatingPointExceptions":
+        "looks at the results of every operation, which takes time",
+    "poptorch.options._TrainingOptions.setAutomaticLossScaling": "by a rule of its own, in README.md",
     "poptorch.custom_op": "by a function given to custom_ops.implement; refused in a compiled model without one",
     "poptorch.fps": "in plain PyTorch",
     "poptorch.nearest": "in plain PyTorch",

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from . import losses
 from .context import Execution
 from .errors import createPoptorchError
+from .nested import tensors_in
 from .options import Options, PipelinedExecution, ShardedExecution
 from .supported_ops import one_hot_without_classes, selects_by_mask, takes_function, takes_operation
 
@@ -198,7 +199,7 @@ class Tracer(Execution):
         name = func._schema.name
         if func.namespace == "prim":  # a question, such as where a tensor without values is: nothing to compute
             return func(*args, **kwargs)
-        inputs = _tensors(args) + _tensors(tuple(kwargs.values()))
+        inputs = tensors_in(args) + tensors_in(tuple(kwargs.values()))
         whole = self.own_op_depth > 0 or self._whole_functions > 0
         if name in ("aten::lift_fresh", "aten::lift"):
             self.bring_to_device(inputs[0])
@@ -212,10 +213,10 @@ class Tracer(Execution):
         self.draws_random_numbers |= random
         result = func(*args, **kwargs)
         marks = frozenset().union(*[(self._value(tensor) or _Value(False)).marks for tensor in inputs])
-        for tensor in _tensors((result,)) + _written(func, args, kwargs):
+        for tensor in tensors_in((result,)) + _written(func, args, kwargs):
             self._learn(tensor, _Value(constant, marks))
         if all(returned.alias_info is None for returned in func._schema.returns):  # neither views nor in place
-            self.activation_bytes += sum(tensor.numel() * tensor.element_size() for tensor in _tensors((result,)))
+            self.activation_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((result,)))
         return result
 
     def _check_place(self, name: str) -> None:
@@ -307,19 +308,9 @@ def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _tensors(values: Iterable[Any]) -> List[torch.Tensor]:
-    found: List[torch.Tensor] = []
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend(_tensors(value))
-    return found
-
-
 def _written(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> List[torch.Tensor]:
     """The tensors that an operation writes, by its schema."""
     written = [args[index] if index < len(args) else kwargs.get(argument.name)
                for index, argument in enumerate(func._schema.arguments)
                if argument.alias_info is not None and argument.alias_info.is_write]
-    return _tensors(written)
+    return tensors_in(written)
