@@ -161,3 +161,13 @@ def test_emulated_operations_write_where_the_native_ones_do(monkeypatch):
 def test_errors_of_the_program_are_not_taken_for_missing_kernels():
     with HalfArithmetic(), pytest.raises(RuntimeError, match="shape"):
         torch.ones(2, 3).half() @ torch.ones(2, 3).half()
+
+
+@pytest.mark.parametrize("partials", [torch.float, torch.half])
+def test_partial_sums_are_float32_whatever_their_type_is_to_be(partials):
+    """In half, the sum of 4096 ones by ones would stay at 2048."""
+    options = poptorch.Options()
+    options.Precision.setPartialsType(partials)
+    ones = torch.ones(1, 4096, 1, 1).half()
+    model = Function(lambda x: (x.flatten(1) @ x.flatten(1).t(), torch.nn.functional.conv2d(x, x)))
+    assert [output.item() for output in poptorch.inferenceModel(model, options)(ones)] == [4096.0, 4096.0]
