@@ -5,10 +5,11 @@
 With the Poplar SDK installed, PopTorch and popdist are the SDK's and the device is an IPU. Everywhere else they are
 `poptorch_host`, the same programming interface on ordinary PyTorch, and the device is a GPU or the CPU.
 """
+import contextlib
 import importlib
 import os
 from types import ModuleType
-from typing import NamedTuple, Optional
+from typing import Any, ContextManager, List, NamedTuple, Optional
 
 import torch
 
@@ -20,22 +21,25 @@ DEVICES = ("auto", "ipu", "gpu", "cpu")
 class Accelerator(NamedTuple):
     """The choice: `device` is 'ipu', 'gpu' or 'cpu'; the modules have PopTorch's and popdist's interface.
 
-    popdist is None where PopTorch is installed without it: such a machine runs one process.
+    popdist is None where PopTorch is installed without it: such a machine runs one process. Where `blank`, programs are
+    compiled from shapes alone and cannot run.
     """
 
     device: str
     poptorch: ModuleType
     popdist: Optional[ModuleType]
+    blank: bool = False
 
 
 _selected: Optional[Accelerator] = None
 
 
-def select(device: str = "auto") -> Accelerator:
+def select(device: str = "auto", compile_only: bool = False) -> Accelerator:
     """Chooses the accelerator of this process.
 
     Args:
         device: 'ipu', 'gpu', 'cpu', or 'auto': an IPU where the SDK is installed, else a GPU where PyTorch sees one.
+        compile_only: programs will not run, so that a host need not give them values.
 
     Raises:
         Refusal: for a device that is not to be had here.
@@ -51,6 +55,8 @@ def select(device: str = "auto") -> Accelerator:
                       "enable the SDK, or use --device cpu or gpu")
     else:
         _selected = _host(device)
+        if compile_only:
+            _selected = _without_values(_selected)
     return _selected
 
 
@@ -67,6 +73,18 @@ def poptorch() -> ModuleType:
 def is_ipu() -> bool:
     """Whether programs are compiled for IPUs, so that a graph may contain only what PopTorch supports."""
     return selected().device == "ipu"
+
+
+def new_weights() -> ContextManager:
+    """A context in which to build a model whose weights are not read from anywhere."""
+    return torch.device("meta") if selected().blank else contextlib.nullcontext()
+
+
+def summary(program: Any) -> List[str]:
+    """What was compiled, in lines for people; nothing on IPUs, where PopTorch does not tell."""
+    if is_ipu():
+        return []
+    return importlib.import_module("poptorch_host.summary").summary(program)
 
 
 def pipelining() -> ModuleType:
@@ -116,6 +134,12 @@ def _host(device: str) -> Accelerator:
         _use_fast_matmul()
         kind = "cpu"
     return Accelerator(kind, importlib.import_module("poptorch_host"), importlib.import_module("poptorch_host.popdist"))
+
+
+def _without_values(chosen: Accelerator) -> Accelerator:
+    """The same host, which compiles a model of any size in seconds and cannot run it."""
+    importlib.import_module("poptorch_host.host").configure(device="meta")
+    return chosen._replace(blank=True)
 
 
 def _use_fast_matmul() -> None:

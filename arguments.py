@@ -8,6 +8,7 @@ from yacs.config import CfgNode
 
 import config as configuration
 from accelerator import DEVICES
+from models.geometry import configured_classes
 from utils import Refusal
 
 
@@ -82,15 +83,20 @@ def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
 def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:
     """(key, value) pairs of the flags that were given."""
     given = [(flag.key, getattr(args, flag.key, None)) for flag in KEY_FLAGS]
-    pairs = [(key, value) for key, value in given if value is not None]
-    if args.synthetic:
-        pairs += [("DATA.DATASET", "generated"), ("DATA.GENERATED", args.synthetic)]
-    return pairs
+    return [(key, value) for key, value in given if value is not None]
 
 
 def build_config(args: argparse.Namespace, saved: Optional[str] = None) -> CfgNode:
-    """The frozen configuration that a command line asks for, on top of a checkpoint's if `saved` holds one."""
-    return configuration.get_config(args.cfg, args.opts, overrides(args), saved)
+    """The frozen configuration that a command line asks for, on top of a checkpoint's if `saved` holds one.
+
+    Generated images stand for those of the configured data set, so they have as many classes.
+    """
+    config = configuration.get_config(args.cfg, args.opts, overrides(args), saved)
+    if not args.synthetic:
+        return config
+    generated = [("DATA.DATASET", "generated"), ("DATA.GENERATED", args.synthetic),
+                 ("MODEL.NUM_CLASSES", configured_classes(config))]
+    return configuration.get_config(args.cfg, args.opts, overrides(args) + generated, saved)
 
 
 def _common_parser(description: str, for_validation: bool) -> _Parser:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Everything a training run uses, built once from its configuration and, when it goes on, from a checkpoint."""
-import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -20,6 +19,7 @@ from models.build import build_pipeline
 from models.pretrained import load_pretrained
 from optimizer import build_optimizer
 from options import inference_options, training_options
+from programs import compile_program
 from training_state import Progress, check_same_run
 from utils import logger
 
@@ -77,8 +77,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     validation_loader = build_loader(config, validation_options, validation_data, training=False)
     updates_per_epoch = len(loader) * config.IPU.DEVICE_ITERATIONS
     classes = config.MODEL.NUM_CLASSES or len(train_data.classes)
-    model = build_pipeline(config, classes, training=True)
-    _load_weights(config, model, state, train_data.classes)
+    model = _build_model(config, classes, state, train_data.classes)
     optimizer = build_optimizer(config, model, launch)
     schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
     if state:
@@ -95,27 +94,24 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
                 len(train_data), len(validation_data), launch.global_batch(config), updates_per_epoch)
     run = Run(config, launch, folder, train_data.classes, model, trainer, validator, optimizer, schedule, loader,
               validation_loader, len(validation_data), updates_per_epoch)
-    compile_run(run)
+    compile_program(trainer, "training", example_batch(config, options, classes, training=True))
     if state:
         _restore_randomness(run, state["rng_states"])
     return run
 
 
-def compile_run(run: Run) -> None:
-    """Compiles the training program from the shapes of its inputs; nothing is trained."""
-    start = time.monotonic()
-    run.trainer.compile(*example_batch(run.config, run.trainer.options, run.model.num_classes, training=True))
-    logger.info("compiled in %.1f seconds", time.monotonic() - start)
-
-
-def _load_weights(config: CfgNode, model: torch.nn.Module, state: Optional[Dict[str, Any]], classes: List[str]
-                  ) -> None:
-    """Weights of the checkpoint, else of --pretrained-model, else the fresh ones stay."""
+def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]], names: List[str]) -> torch.nn.Module:
+    """The model with the weights of the checkpoint, else of --pretrained-model, else with fresh ones."""
+    if not state and not config.MODEL.PRETRAINED:
+        with accelerator.new_weights():
+            return build_pipeline(config, classes, training=True)
+    model = build_pipeline(config, classes, training=True)
     if state:
-        checkpoint.check_classes(Path(checkpoint.LAST), state["classes"], classes)
+        checkpoint.check_classes(Path(checkpoint.LAST), state["classes"], names)
         checkpoint.load_weights(model, state["model"], Path(checkpoint.LAST))
-    elif config.MODEL.PRETRAINED:
+    else:
         load_pretrained(model, Path(config.MODEL.PRETRAINED))
+    return model
 
 
 def _restore_randomness(run: Run, states: List[Any]) -> None:

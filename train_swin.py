@@ -23,7 +23,10 @@ import host_pipeline
 import launch as launching
 import run_folder
 import validate
+from compile_only import compile_only
+from dataset.workers import batches
 from launch import Launch
+from programs import errors_refused
 from run import Run, build_run, find_state
 from training_state import Progress
 from utils import EXIT_NONFINITE, Refusal, StopRequest, Throughput, console_log, logger, run_command
@@ -33,15 +36,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry of train_swin.py."""
     args = arguments.parse_training(argv)
     config = arguments.build_config(args)
-    accelerator.select(args.device)
+    accelerator.select(args.device, args.compile_only)
     stages = host_pipeline.stages(config)
-    with StopRequest().installed() as stop, launching.joined(config, stages) as launch, console_log(launch.is_leader):
+    with StopRequest().installed() as stop, launching.joined(config, stages) as launch, \
+            console_log(launch.is_leader), errors_refused("the device failed"):
         if args.throughput:
             validate.measure_throughput(config, launch)
         elif args.eval:
             evaluate_only(config, launch)
         elif args.compile_only:
-            build_run(config, launch, None, None)
+            compile_only(config, launch)
         else:
             train(config, launch, stop)
 
@@ -54,7 +58,7 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
         if is_finished(config, progress):
             logger.info("nothing to do: %s is at epoch %d, update %d", folder, progress.epoch, progress.update)
             return
-        with run_folder.recorded(folder, launch, lambda: progress.update):
+        with run_folder.recorded(folder, launch, lambda: progress.update), errors_refused("the device failed"):
             logger.info("configuration:\n%s", config.dump())
             track = run_folder.open_tracker(config, launch)
             fit(build_run(config, launch, folder, state), progress, stop, track)
@@ -102,7 +106,7 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest) -> float:
     run.model.train()
     if progress.step == run.updates_per_epoch:  # stopped after the last update of the epoch, before its validation
         return 0.0
-    for images, targets in run.loader:
+    for images, targets in batches(run.loader):
         loss = train_step(run, progress, images, targets, stop)
         progress.advance(updates, loss)
         interval.add(samples)
@@ -158,6 +162,7 @@ def validate_epoch(run: Run, progress: Progress) -> Optional[validate.Accuracy]:
         return None
     run.trainer.detachFromDevice()
     run.model.eval()
+    validate.compile_validator(run.config, run.validator, run.model.num_classes)
     accuracy = validate.evaluate(run.validator, run.validation_loader, run.validation_images, run.launch)
     run.validator.detachFromDevice()
     run.trainer.attachToDevice()

@@ -24,6 +24,7 @@ from launch import Launch
 from models.build import build_pipeline
 from models.pretrained import load_pretrained
 from options import inference_options
+from programs import compile_program, errors_refused
 from utils import Refusal, Throughput, console_log, logger, run_command
 
 
@@ -68,6 +69,13 @@ def evaluate(validator: Any, loader: Any, images: int, launch: Launch) -> Accura
     return Accuracy(counted, top1, top5)
 
 
+def compile_validator(config: CfgNode, validator: Any, classes: int) -> None:
+    """Compiles a poptorch.inferenceModel of a model with `classes` outputs for evaluation, unless it is compiled."""
+    if not validator.isCompiled():
+        images, _ = example_batch(config, validator.options, classes, training=False)
+        compile_program(validator, "validation", [images])
+
+
 def _count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Images, and how many of them are right by the largest and by the five largest logits.
 
@@ -89,7 +97,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise Refusal(f"{path} does not tell its configuration: give one by --cfg")
     config = arguments.build_config(args, state["config"] if state and args.cfg is None else None)
     accelerator.select(args.device)
-    with launching.joined(config) as launch, console_log(launch.is_leader):
+    with launching.joined(config) as launch, console_log(launch.is_leader), errors_refused("the device failed"):
         validate_weights(config, path, state, launch)
 
 
@@ -115,6 +123,7 @@ def validate_weights(config: CfgNode, path: Path, state: Optional[Dict[str, Any]
     validator = accelerator.poptorch().inferenceModel(model.eval(), options)
     logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)
     loader = build_loader(config, options, dataset, training=False)
+    compile_validator(config, validator, classes)
     accuracy = evaluate(validator, loader, len(dataset), launch)
     logger.info("validation: %s", accuracy)
     return accuracy
@@ -127,7 +136,8 @@ def measure_throughput(config: CfgNode, launch: Launch) -> None:
     classes = config.MODEL.NUM_CLASSES or len(dataset.classes)
     model = build_pipeline(config, classes, training=False).eval()
     validator = accelerator.poptorch().inferenceModel(model, options)
-    images, _ = example_batch(config, options, classes, training=False)
+    images = example_batch(config, options, classes, training=False)[0].contiguous()
+    compile_program(validator, "validation", [images])
     validator(images)
     throughput, end = Throughput(), time.monotonic() + 10
     while time.monotonic() < end:

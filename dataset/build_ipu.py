@@ -92,13 +92,16 @@ def build_loader(config: CfgNode, options: Any, dataset: Any, training: bool, st
 
 
 def example_batch(config: CfgNode, options: Any, classes: int, training: bool) -> Tuple[torch.Tensor, torch.Tensor]:
-    """A combined batch as the loader of a split gives them, of generated images: what a program is compiled for."""
-    layout = Layout.of(options, _micro_batch(config, training))
+    """A combined batch as the loader of a split gives them, of one generated image: what a program is compiled for.
+
+    All rows are views of one, since combined batches may have gigabytes.
+    """
+    rows = Layout.of(options, _micro_batch(config, training)).combined_batch
     image, _ = _generated(config, training)[0]
-    images = image.expand(layout.combined_batch, *image.shape).contiguous()
+    images = image.expand(rows, *image.shape)
     if training and build_mixup(config, classes) is not None:
-        return images, torch.full((len(images), classes), 1 / classes)
-    return images, torch.zeros(len(images), dtype=torch.int64)
+        return images, torch.full((classes,), 1 / classes).expand(rows, classes)
+    return images, torch.zeros(1, dtype=torch.int64).expand(rows)
 
 
 def _micro_batch(config: CfgNode, training: bool) -> int:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Compiling what PopTorch runs, and its errors as one line with an exit code."""
+import contextlib
+import time
+from typing import Any, Iterator, Sequence
+
+import torch
+
+import accelerator
+from utils import EXIT_RESOURCE, EXIT_USAGE, Refusal, logger
+
+LONGEST_MESSAGE = 600  # characters of an error of the compiler, which may list every tile
+
+
+@contextlib.contextmanager
+def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
+    """While this context is open, errors of PopTorch and of the device's memory become refusals.
+
+    Args:
+        what: the beginning of the line, such as "the training program does not compile".
+        code: the exit code; want of memory and faults of the device are EXIT_RESOURCE whatever it is.
+    """
+    try:
+        yield
+    except accelerator.poptorch().Error as error:
+        raise Refusal(f"{what}: {_one_line(error.message)}",
+                      EXIT_RESOURCE if _is_resource(error) else code) from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise Refusal(f"{what}: {_one_line(str(error))}; lower --batch-size and raise --ga", EXIT_RESOURCE) from error
+
+
+def compile_program(program: Any, name: str, inputs: Sequence[torch.Tensor]) -> None:
+    """Compiles a program for inputs like these; runs nothing.
+
+    Args:
+        program: from poptorch.trainingModel or inferenceModel.
+        name: of the program, for the log and the refusal.
+        inputs: a combined batch; only shapes and types matter.
+
+    Raises:
+        Refusal: for whatever PopTorch's compiler refuses.
+    """
+    start = time.monotonic()
+    if not accelerator.selected().blank:
+        inputs = [tensor.contiguous() for tensor in inputs]
+    with errors_refused(f"the {name} program does not compile", EXIT_USAGE):
+        program.compile(*inputs)
+    logger.info("%s program: compiled in %.1f seconds", name, time.monotonic() - start)
+
+
+def _one_line(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + " ..."
+
+
+def _is_resource(error: Exception) -> bool:
+    """Whether a device failed or was too small, rather than the program being wrong."""
+    poptorch = accelerator.poptorch()
+    faults = (poptorch.RecoverableError, poptorch.UnrecoverableError)
+    return isinstance(error, faults) or "memory" in error.type or "out of memory" in error.message.lower()
