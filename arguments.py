@@ -65,6 +65,8 @@ def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument("--compile-only", action="store_true", help="compile and check everything, train nothing")
     parser.add_argument("--eval", action="store_true", help="validate --resume or --pretrained-model, train nothing")
     parser.add_argument("--throughput", action="store_true", help="time inference on generated images, train nothing")
+    parser.add_argument("--plan", action="store_true", help="print what each IPU would run and hold, train nothing")
+    parser.add_argument("--plan-output", metavar="FILE.png", help="print the plan and draw it")
     args = parser.parse(argv)
     if args.cfg is None:
         raise Refusal(f"--cfg is needed: one of {', '.join(configuration.named_configs())}, or a YAML file")

@@ -21,6 +21,7 @@ import arguments
 import checkpoint
 import host_pipeline
 import launch as launching
+import plan_report
 import run_folder
 import validate
 from compile_only import compile_only
@@ -36,6 +37,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry of train_swin.py."""
     args = arguments.parse_training(argv)
     config = arguments.build_config(args)
+    if args.plan or args.plan_output is not None:
+        plan_report.show(config, args.plan_output)
+        return
     accelerator.select(args.device, args.compile_only)
     stages = host_pipeline.stages(config)
     with StopRequest().installed() as stop, launching.joined(config, stages) as launch, \

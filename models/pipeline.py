@@ -5,15 +5,16 @@
 IPU.LAYERS_PER_IPU counts Swin blocks, all layers in a row. Patch embedding runs with the first block, patch merging
 with the block before it, and the final norm, the head and the loss with the last block or in a stage of their own.
 """
-from typing import Any, List, NamedTuple, Sequence, Tuple
+from typing import Any, List, NamedTuple, Sequence
 
 from torch import nn
 from yacs.config import CfgNode
 
 import accelerator
 
-from .costs import Unit, swin_units
-from .geometry import configured_classes, configured_layers
+from .costs import configured_units
+from .memory import configured_footprint
+from .split import balanced_split, fewest_ipus_split
 
 
 class Stage(NamedTuple):
@@ -34,19 +35,37 @@ def pipeline_stages(config: CfgNode) -> List[Stage]:
     """
     depths, layers = list(config.MODEL.SWIN.DEPTHS), config.IPU.LAYERS_PER_IPU
     if layers == "auto":
-        layers = balanced_layers(_units_of_blocks(config), max(config.IPU.IPUS_PER_REPLICA, 1))
+        if config.IPU.MAPPING:
+            raise ValueError(f"IPU.MAPPING {list(config.IPU.MAPPING)} needs IPU.LAYERS_PER_IPU as a list: "
+                             "auto puts every stage on an IPU of its own")
+        return automatic_stages(config, config.IPU.IPUS_PER_REPLICA)
     _check_layers(layers, depths)
     begins = [_module_at(sum(layers[:index]), depths) for index in range(len(layers))]
     begins[0] = "patch_embed"
     mapping = list(config.IPU.MAPPING) or list(range(len(layers)))
     if len(mapping) == len(layers) + 1:
         begins.append("norm")
-    _check_mapping(mapping, begins)
+    _check_mapping(mapping, begins, config.IPU.IPUS_PER_REPLICA)
     stages: List[Stage] = []
     for ipu, module in zip(mapping, begins):
         if not stages or stages[-1].ipu != ipu:
             stages.append(Stage(f"stage{len(stages)}", ipu, module))
     return stages
+
+
+def automatic_stages(config: CfgNode, ipus: int) -> List[Stage]:
+    """The stages of IPU.LAYERS_PER_IPU auto, whatever the configuration has there.
+
+    Args:
+        ipus: how many stages, one an IPU; 0: as few as memory allows.
+
+    Raises:
+        ValueError: where the model has fewer places to begin a stage.
+    """
+    units, footprint = configured_units(config), configured_footprint(config)
+    begins = balanced_split(units, footprint, ipus) if ipus else fewest_ipus_split(units, footprint,
+                                                                                  config.TRAIN.ACCUMULATION_STEPS)
+    return [Stage(f"stage{index}", index, units[begin].module) for index, begin in enumerate(begins)]
 
 
 def annotate(model: nn.Module, stages: Sequence[Stage], recompute: bool) -> None:
@@ -68,47 +87,6 @@ def annotate(model: nn.Module, stages: Sequence[Stage], recompute: bool) -> None
                 block.register_forward_hook(_keep_output)
 
 
-def balanced_layers(units: Sequence[Sequence[Unit]], stages: int) -> List[int]:
-    """Blocks of each stage so that the slowest stage costs as little as it can.
-
-    Exact: dynamic programming over (stages, blocks), after Bellman's recurrence for splitting a row.
-
-    Args:
-        units: for each block, what runs in the stage that has the block.
-        stages: how many stages to make.
-
-    Raises:
-        ValueError: where there are fewer blocks than stages.
-    """
-    costs = [sum(unit.macs for unit in block) for block in units]
-    if not 1 <= stages <= len(costs):
-        raise ValueError(f"IPU.IPUS_PER_REPLICA {stages} does not suit a model of {len(costs)} blocks: "
-                         "a stage holds at least one")
-    nothing: Tuple[float, List[int]] = (float("inf"), [])
-    # best[n]: the slowest stage's cost and the sizes of the stages, for the first n blocks in so many stages as made
-    best = [nothing] + [(float(sum(costs[:count])), [count]) for count in range(1, len(costs) + 1)]
-    for _ in range(stages - 1):
-        best = [min(((max(best[cut][0], sum(costs[cut:count])), best[cut][1] + [count - cut]) for cut in range(count)),
-                    default=nothing) for count in range(len(costs) + 1)]
-    return best[-1][1]
-
-
-def _units_of_blocks(config: CfgNode) -> List[List[Unit]]:
-    """The costs of the configured model, grouped by the block with which each unit runs."""
-    swin = config.MODEL.SWIN
-    units = swin_units(configured_layers(config), swin.PATCH_SIZE, swin.IN_CHANS, configured_classes(config),
-                       swin.MLP_RATIO, swin.PATCH_NORM)
-    blocks: List[List[Unit]] = []
-    waiting: List[Unit] = []  # the patch embedding goes with the block that follows
-    for unit in units:
-        if ".blocks." in unit.module and not unit.module.endswith(".norm2"):
-            blocks.append(waiting + [unit])
-            waiting = []
-        else:
-            (blocks[-1] if blocks else waiting).append(unit)
-    return blocks
-
-
 def _check_layers(layers: Sequence[float], depths: Sequence[int]) -> None:
     if isinstance(layers, str) or not layers:
         raise ValueError(f"IPU.LAYERS_PER_IPU {layers!r}: give 'auto' or a list of Swin blocks per stage")
@@ -119,13 +97,16 @@ def _check_layers(layers: Sequence[float], depths: Sequence[int]) -> None:
                          f"but MODEL.SWIN.DEPTHS {list(depths)} has {sum(depths)}")
 
 
-def _check_mapping(mapping: Sequence[int], begins: Sequence[str]) -> None:
+def _check_mapping(mapping: Sequence[int], begins: Sequence[str], ipus: int) -> None:
     if len(mapping) != len(begins):
         raise ValueError(f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries: {len(begins)} are wanted for the "
                          f"stages of IPU.LAYERS_PER_IPU, or {len(begins) + 1} for a last stage with the head alone")
     if mapping[0] != 0:
         raise ValueError(f"IPU.MAPPING {list(mapping)} begins with IPU {mapping[0]}: the first stage is on IPU 0, "
                          "where PopTorch runs whatever comes before it")
+    if ipus not in (0, 1 + max(mapping)):
+        raise ValueError(f"IPU.IPUS_PER_REPLICA {ipus} contradicts the {1 + max(mapping)} IPUs of IPU.LAYERS_PER_IPU "
+                         "and IPU.MAPPING: leave it at 0, or set IPU.LAYERS_PER_IPU auto")
 
 
 def _module_at(blocks: float, depths: Sequence[int]) -> str:

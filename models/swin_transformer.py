@@ -279,7 +279,7 @@ class SwinTransformer(nn.Module):
         self.embed_dim = embed_dim
         self.num_features = shapes[-1].channels
         self.patch_grid = shapes[0].grid
-        self.units = swin_units(shapes, patch_size, in_chans, num_classes, mlp_ratio, patch_norm)
+        self.units = swin_units(shapes, patch_size, in_chans, num_classes, mlp_ratio, patch_norm, qkv_bias, ape)
         self.patch_embed = PatchEmbed(pair(patch_size), in_chans, embed_dim, norm_layer if patch_norm else None)
         self.absolute_pos_embed = nn.Parameter(torch.zeros(1, shapes[0].tokens, embed_dim)) if ape else None
         self.pos_drop = dropout(drop_rate)

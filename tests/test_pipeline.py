@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Stages: where they begin, what is refused, the balanced split, and the costs that it balances."""
+"""Stages: where they begin, what is refused, and their marks on a model."""
 import copy
-import itertools
 import pickle
 from typing import Any, List
 
@@ -13,9 +12,9 @@ from yacs.config import CfgNode
 
 import accelerator
 from config import get_config
-from models.costs import Unit, swin_units
-from models.geometry import configured_classes, layer_shapes
-from models.pipeline import annotate, balanced_layers, pipeline_stages
+from models.geometry import configured_classes
+from models.pipeline import annotate, pipeline_stages
+from models.plan import make_plan
 from models.swin_transformer import SwinTransformer
 
 
@@ -77,41 +76,34 @@ def test_placement_that_contradicts_itself_is_refused_with_the_numbers(layers, m
         pipeline_stages(configured(layers, mapping))
 
 
-def test_auto_makes_one_stage_unless_told_how_many():
-    assert begins(configured("auto")) == ["patch_embed"]
+def test_auto_makes_as_many_stages_as_it_is_told_and_as_few_as_memory_allows():
     assert len(begins(configured("auto", IPUS_PER_REPLICA=5))) == 5
+    assert len(begins(configured("auto"))) == 2
+    heavy = get_config("SWIN_TINY", ["IPU.LAYERS_PER_IPU", "auto", "DATA.BATCH_SIZE", "1000"])
+    assert begins(heavy) == ["patch_embed"]  # no number of IPUs would do, which is no reason to refuse a host's run
 
 
-def test_auto_with_more_stages_than_blocks_is_refused():
-    with pytest.raises(ValueError, match="13 .* 12 blocks"):
-        pipeline_stages(configured("auto", IPUS_PER_REPLICA=13))
+@pytest.mark.parametrize("ipus", [3, 8, 25])
+def test_automatic_stages_can_be_written_down_as_a_list(ipus):
+    plan = make_plan(configured("auto", IPUS_PER_REPLICA=ipus))
+    assert pipeline_stages(configured(plan.layers, plan.mapping)) == list(plan.stages)
 
 
-@pytest.mark.parametrize("costs, stages", [([5, 1, 1, 1, 8, 2, 2], 3), ([1] * 9, 4), ([9, 1, 1, 1], 4), ([3, 3, 3], 1),
-                                           ([1, 2, 3, 4, 5, 6, 7, 8], 5)])
-def test_balanced_layers_have_the_smallest_slowest_stage_of_all_splits(costs, stages):
-    def slowest(sizes) -> int:
-        ends = list(itertools.accumulate(sizes))
-        return max(sum(costs[end - size:end]) for size, end in zip(sizes, ends))
-
-    sizes = balanced_layers([[Unit("", cost, 0)] for cost in costs], stages)
-    cuts = itertools.combinations(range(1, len(costs)), stages - 1)
-    best = min(slowest([right - left for left, right in zip((0, *cut), (*cut, len(costs)))]) for cut in cuts)
-    assert sum(sizes) == len(costs) and len(sizes) == stages and min(sizes) > 0
-    assert slowest(sizes) == best
+def test_auto_with_more_stages_than_half_blocks_and_head_is_refused():
+    assert len(begins(configured("auto", IPUS_PER_REPLICA=25))) == 25
+    with pytest.raises(ValueError, match="26 .* 12 blocks"):
+        pipeline_stages(configured("auto", IPUS_PER_REPLICA=26))
 
 
-def test_auto_is_at_least_as_balanced_as_the_hand_made_split():
-    def slowest(config: CfgNode) -> int:
-        swin = config.MODEL.SWIN
-        shapes = layer_shapes(224, 4, swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, 7)
-        stages, costs = begins(config), []
-        for unit in swin_units(shapes, 4, 3, 1000, 4.0):
-            costs.append(0) if unit.module in stages else None
-            costs[-1] += unit.macs
-        return max(costs)
+def test_auto_takes_no_mapping():
+    with pytest.raises(ValueError, match=r"IPU.MAPPING \[0, 1\] needs IPU.LAYERS_PER_IPU as a list"):
+        pipeline_stages(configured("auto", [0, 1]))
 
-    assert slowest(configured("auto", IPUS_PER_REPLICA=4)) <= slowest(configured([2, 3, 5, 2]))
+
+def test_ipus_that_contradict_the_list_are_refused():
+    assert len(begins(configured([2, 3, 5, 2], IPUS_PER_REPLICA=4))) == 4
+    with pytest.raises(ValueError, match="IPUS_PER_REPLICA 8 contradicts the 4 IPUs"):
+        pipeline_stages(configured([2, 3, 5, 2], IPUS_PER_REPLICA=8))
 
 
 @pytest.mark.parametrize("dataset, number, expected", [("imagenet", 0, 1000), ("imagenet22K", 0, 21841),
@@ -119,35 +111,6 @@ def test_auto_is_at_least_as_balanced_as_the_hand_made_split():
 def test_classes_are_the_data_sets_unless_configured(dataset, number, expected):
     config = get_config("SWIN_TINY", ["DATA.DATASET", dataset, "MODEL.NUM_CLASSES", str(number)])
     assert configured_classes(config) == expected
-
-
-SIZES = [
-    dict(img_size=224, patch_size=4, embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7),
-    dict(img_size=(32, 64), patch_size=(2, 4), embed_dim=8, depths=[1, 2], num_heads=[1, 2], window_size=(4, 8)),
-    dict(img_size=384, patch_size=4, embed_dim=128, depths=[2, 2, 2, 2], num_heads=[4, 8, 16, 32], window_size=12),
-]
-
-
-@pytest.mark.parametrize("sizes", SIZES)
-def test_macs_are_half_the_flops_that_torch_counts(sizes):
-    flop_counter = pytest.importorskip("torch.utils.flop_counter")  # PyTorch 2.1 and later
-    units = swin_units(layer_shapes(**sizes), sizes["patch_size"], 3, 10, 4.0)
-    with torch.device("meta"):
-        model = SwinTransformer(num_classes=10, **sizes).eval()
-        counter = flop_counter.FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            model(torch.empty(1, 3, *(model.patch_grid[axis] * model.patch_embed.proj.stride[axis] for axis in (0, 1))))
-    assert 2 * sum(unit.macs for unit in units) == counter.get_total_flops()
-
-
-def test_units_begin_at_modules_of_the_model_in_the_order_of_execution():
-    with torch.device("meta"):
-        model = SwinTransformer(**SIZES[1])
-    order = []
-    for unit in model.units:
-        model.get_submodule(unit.module).register_forward_pre_hook(lambda *_, name=unit.module: order.append(name))
-    model(torch.empty(1, 3, 32, 64, device="meta"))
-    assert order == [unit.module for unit in model.units]
 
 
 class Recording(context.Execution):

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""What a pipeline stage occupies of an IPU's memory: an estimate from sizes alone.
+
+A parameter takes its weight, a gradient accumulator and optimizer state, in the types that `optimizer.py` asks for.
+Replicated tensor sharding divides the optimizer state by the replicas of a process.
+
+A pipeline of F stages trains in 2F-1 steps: F-1 forward, one forward and back, F-1 back. So stage s (from 0) sees a
+micro-batch again after 2(F-1-s) others and holds 2(F-1-s)+1 in flight. PopART stashes for each of them what the stage's
+backward pass reads: with recomputation the stage's input and the outputs of its blocks, without it everything kept for
+the backward pass. The last stage turns at once, so PopART computes nothing again there: it keeps everything, once.
+
+The backward pass works on one block at a time. It needs what that block keeps, where that is computed again, and the
+gradients that enter and leave the largest value inside.
+
+All of this is an estimate. Not counted are code, exchange buffers, temporaries of products, constant tables and
+rounding to tiles; ROOM is left for them. Nor are masks of dropout: an IPU draws them again.
+"""
+from typing import Iterable, NamedTuple, Sequence
+
+from yacs.config import CfgNode
+
+from .costs import Unit
+
+TILES = 1472  # of a Mk2 IPU
+TILE_BYTES = 624 * 1024
+IPU_BYTES = TILES * TILE_BYTES  # 897 MiB
+ROOM = 1 / 3  # share left for what is not counted. Assumed: 0.2 for temporaries (the default of
+# IPU.AVAILABLE_MEMORY_PROPORTION), the rest for code and exchange
+USABLE_BYTES = int(IPU_BYTES * (1 - ROOM))
+IPUS_PER_PROCESS = 16  # what one process drives in the pod scripts, which bounds the replicas that share their state
+
+
+class Footprint(NamedTuple):
+    """Bytes of one element of each kind, and how many there are at a time."""
+
+    weight: int
+    gradient: int
+    optimizer: int
+    activation: int
+    micro_batch: int
+    recompute: bool
+    sharding_replicas: int  # replicas that may share optimizer state; 1: none
+
+    def shards(self, ipus: int) -> int:
+        """Replicas of one process, and so the parts of the optimizer state, at so many IPUs a replica."""
+        most = max(IPUS_PER_PROCESS // ipus, 1)
+        return max(count for count in range(1, most + 1) if self.sharding_replicas % count == 0)
+
+
+class Memory(NamedTuple):
+    """Bytes of one IPU."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    stash: int  # activations of all micro-batches in flight
+    working: int  # activations and gradients of the block that is in its backward pass
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self)
+
+    @property
+    def verdict(self) -> str:
+        """Whether an IPU holds this: 'fits', 'tight' (no ROOM for what is not counted) or 'does not fit'."""
+        if self.total > IPU_BYTES:
+            return "does not fit"
+        return "fits" if self.total <= USABLE_BYTES else "tight"
+
+
+class Part(NamedTuple):
+    """Units in a row, summed up; elements are of one image."""
+
+    macs: int
+    parameters: int
+    stashed: int  # with recomputation: the input, and the outputs of blocks but for what only the next stage reads
+    recomputed: int  # the most that is kept between two stashed values
+    widest: int
+    kept: int  # without recomputation
+
+
+def configured_footprint(config: CfgNode) -> Footprint:
+    """The bytes that MODEL.PRECISION and TRAIN.OPTIMIZER mean, as `optimizer.py` sets them."""
+    half_weights, half_activations = config.MODEL.PRECISION == "16.16", config.MODEL.PRECISION.startswith("16.")
+    weight = 2 if half_weights else 4  # accumulators and first moments are as wide, second moments always float32
+    return Footprint(
+        weight=weight, gradient=weight, optimizer=weight + (4 if config.TRAIN.OPTIMIZER.NAME == "adamw" else 0),
+        activation=2 if half_activations else 4, micro_batch=config.DATA.BATCH_SIZE, recompute=config.IPU.RECOMPUTATION,
+        sharding_replicas=config.IPU.REPLICAS if config.IPU.REPLICATED_TENSOR_SHARDING else 1)
+
+
+def measure(units: Sequence[Unit], begin: int, end: int) -> Part:
+    """The sums over units[begin:end]."""
+    row = units[begin:end]
+    stashed = units[begin - 1].output if begin else row[0].kept - row[0].normalised  # the embedding keeps the image
+    most = segment = 0
+    for unit in row:
+        segment += unit.kept
+        most = max(most, segment)
+        if unit.ends_block and unit is not row[-1]:
+            stashed += unit.output
+            segment = 0
+    return Part(sum(unit.macs for unit in row), sum(unit.parameters for unit in row), stashed, most,
+                max(unit.widest for unit in row), sum(unit.kept for unit in row))
+
+
+def in_flight(stage: int, stages: int) -> int:
+    """Micro-batches that a stage (from 0) holds when the pipeline of so many forward stages is full."""
+    return 2 * (stages - 1 - stage) + 1
+
+
+def stage_memory(part: Part, stage: int, stages: int, ipus: int, footprint: Footprint) -> Memory:
+    """What stage number `stage` of `stages`, on one of a replica's `ipus` IPUs, occupies in training."""
+    element = footprint.activation * footprint.micro_batch  # bytes of an element of each image
+    recompute = footprint.recompute and stage < stages - 1
+    return Memory(
+        weights=part.parameters * footprint.weight,
+        gradients=part.parameters * footprint.gradient,
+        optimizer=-(-part.parameters * footprint.optimizer // footprint.shards(ipus)),
+        stash=element * in_flight(stage, stages) * (part.stashed if recompute else part.kept),
+        working=element * (part.recomputed * recompute + 2 * part.widest))
+
+
+def together(stages: Iterable[Memory]) -> Memory:
+    """What stages on one IPU occupy: they run in turn, so only one of them works at a time."""
+    *held, working = zip(*stages, Memory(0, 0, 0, 0, 0))
+    return Memory(*map(sum, held), max(working))
