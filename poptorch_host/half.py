@@ -114,7 +114,7 @@ def _says_half_is_missing(message: str) -> bool:
 
 
 def _in_float(func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
-    """The operation in float32, its results in float16 where a float16 kernel would return that."""
+    """The operation in float32, its results in float16 where a device would return that."""
     wide_of: Dict[int, torch.Tensor] = {}
 
     def widen(value: Any) -> Any:
@@ -124,6 +124,7 @@ def _in_float(func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
             return torch.float32
         return type(value)(map(widen, value)) if isinstance(value, (list, tuple)) else value
 
+    dtype = _dtype_of_result(name, args)
     result = func(*map(widen, args), **{key: widen(value) for key, value in kwargs.items()})
     written = [tensor for tensor in _written(func, name, args, kwargs) if id(tensor) in wide_of]
     for tensor in written:
@@ -132,10 +133,17 @@ def _in_float(func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
         same = [tensor for tensor in written if wide_of[id(tensor)] is result]
         if same:
             return same[0]
-        return result if kwargs.get("dtype") not in (None, torch.float16) else _cast(result, torch.float16)
+        return result if kwargs.get("dtype") not in (None, torch.float16) else _cast(result, dtype)
     if name in _FIRST_RESULT_ONLY:
-        return (_cast(result[0], torch.float16), *result[1:])
-    return type(result)(_cast(item, torch.float16) for item in result) if isinstance(result, (list, tuple)) else result
+        return (_cast(result[0], dtype), *result[1:])
+    return type(result)(_cast(item, dtype) for item in result) if isinstance(result, (list, tuple)) else result
+
+
+def _dtype_of_result(name: str, args: Tuple) -> torch.dtype:
+    """A norm returns the dtype of its input, whatever its statistics have; other operations promote."""
+    deciding = args[:1] if name in _FIRST_RESULT_ONLY else args
+    mixed = any(tensor.dtype == torch.float32 and tensor.dim() > 0 for tensor in tensors_in(deciding))
+    return torch.float32 if mixed else torch.float16
 
 
 def _written(func: Any, name: str, args: Tuple, kwargs: Dict) -> List[torch.Tensor]:

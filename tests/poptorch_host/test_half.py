@@ -76,6 +76,19 @@ def test_half_inputs_make_convolutions_and_norms_half_with_single_weights(single
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(4), torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm(4),
+                                   torch.nn.InstanceNorm1d(4, affine=True, track_running_stats=True)])
+@pytest.mark.parametrize("training", [True, False])
+def test_norms_of_a_half_model_return_the_dtype_of_their_input(layer, training):
+    layer = copy.deepcopy(layer).train(training)
+    x = torch.randn(3, 4, 4)
+    expected = copy.deepcopy(layer)(x).detach()
+    for dtype in (torch.float32, torch.float16):
+        output = poptorch.inferenceModel(copy.deepcopy(layer).half())(x.to(dtype))
+        assert output.dtype == dtype
+        torch.testing.assert_close(output.float(), expected, rtol=1e-2, atol=1e-2)
+
+
 def test_a_linear_layer_of_one_half_vector_is_half_and_of_several_single():
     layer = torch.nn.Linear(4, 2)
     assert poptorch.inferenceModel(layer)(torch.ones(4).half()).dtype == torch.float16
