@@ -324,6 +324,9 @@ def _check_overlap(tracer: Tracer, leaves: List[torch.Tensor], options: Options)
          f"needs at least {_MIN_OVERLAP_TILES} I/O tiles: set Options.TensorLocations.numIOTiles"),
         (lambda name, info: name != "set_overlap_for_input" or _is_among(info["tensor"], tracer.inputs),
          "takes inputs of the model only"),
+        (lambda name, info: name != "set_overlap_for_input" or (tracer.uses_of_input(info["tensor"]) == 1
+                                                                and not _is_among(info["tensor"], leaves)),
+         "must be the only use of the input: use what it returns"),
         (lambda name, info: name != "set_overlap_for_output" or _is_among(info["result"], leaves),
          "takes outputs of the model only: return what it returns"),
         (lambda name, _: name != "set_overlap_for_output" or options.output_mode in (OutputMode.All, OutputMode.Sum),

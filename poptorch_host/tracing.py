@@ -81,6 +81,7 @@ class Tracer(Execution):
         for tensor in constants:
             self._learn(tensor, _Value(constant=True))
         self.inputs = inputs
+        self._input_uses = {id(tensor): 0 for tensor in inputs}
         self.stages: List[Tuple[int, List[str], Dict[str, int]]] = [(0, [], {})]
         self.ipus: Set[int] = set()
         self._stage_index = 0
@@ -180,6 +181,10 @@ class Tracer(Execution):
         """Whether a tensor was made on the device or brought to it."""
         return self._value(tensor) is not None
 
+    def uses_of_input(self, tensor: torch.Tensor) -> int:
+        """How many operations read an input of the model."""
+        return self._input_uses[id(tensor)]
+
     def bring_to_device(self, tensor: torch.Tensor) -> None:
         """The program hands a host tensor to the device: a constant of the program."""
         if not self.is_known(tensor):
@@ -200,6 +205,7 @@ class Tracer(Execution):
         if func.namespace == "prim":  # a question, such as where a tensor without values is: nothing to compute
             return func(*args, **kwargs)
         inputs = tensors_in(args) + tensors_in(tuple(kwargs.values()))
+        self._count_uses(name, inputs)
         whole = self.own_op_depth > 0 or self._whole_functions > 0
         if name in ("aten::lift_fresh", "aten::lift"):
             self.bring_to_device(inputs[0])
@@ -218,6 +224,11 @@ class Tracer(Execution):
         if all(returned.alias_info is None for returned in func._schema.returns):  # neither views nor in place
             self.activation_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((result,)))
         return result
+
+    def _count_uses(self, name: str, inputs: List[torch.Tensor]) -> None:
+        for tensor in inputs:
+            if id(tensor) in self._input_uses and name not in _BOOKKEEPING:
+                self._input_uses[id(tensor)] += 1
 
     def _check_place(self, name: str) -> None:
         if self._in_block is False and name not in _BOOKKEEPING:

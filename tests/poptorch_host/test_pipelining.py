@@ -162,6 +162,10 @@ def overlap(side):
                 return poptorch.set_overlap_for_input(x, mode) + 1
             if side == "inner":
                 return poptorch.set_overlap_for_input(x + 1, mode)
+            if side == "input used twice":
+                return poptorch.set_overlap_for_input(x, mode) + x
+            if side == "input returned":
+                return poptorch.set_overlap_for_input(x, mode), x
             return poptorch.set_overlap_for_output(x + 1, mode)
 
     return Model()
@@ -169,7 +173,8 @@ def overlap(side):
 
 @pytest.mark.parametrize("side, options, message", [
     ("input", poptorch.Options, "ShardedExecution"), ("input", lambda: sharded(0), "I/O tiles"),
-    ("inner", sharded, "inputs of the model only"),
+    ("inner", sharded, "inputs of the model only"), ("input used twice", sharded, "only use of the input"),
+    ("input returned", sharded, "only use of the input"),
     ("output", lambda: sharded().outputMode(poptorch.OutputMode.Final), "All or Sum")])
 def test_overlapped_transfers_have_rules(side, options, message):
     with pytest.raises(poptorch.Error, match=message):
