@@ -117,7 +117,7 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest) -> float:
         whole.add(samples)
         if progress.update % config.LOG_INTERVAL < updates:
             report(run, progress, loss, interval.read())
-        if stop.name or is_finished(config, progress):
+        if stop.agreed or is_finished(config, progress):
             break
         if config.TRAIN.CHECKPOINT_STEPS and progress.update % config.TRAIN.CHECKPOINT_STEPS < updates:
             save(run, progress, is_best=False)
@@ -130,7 +130,7 @@ def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torc
     Args:
         images: this process's combined batch.
         targets: class indices (N,) or distributions over classes (N, classes).
-        stop: set here when another process was asked to stop, so that all stop after the same update.
+        stop: agreed here when any process was asked to stop, so that all stop after the same update.
 
     Returns:
         The mean loss over the micro-batches of all replicas of all processes.
@@ -141,8 +141,9 @@ def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torc
     micro_batches = run.config.TRAIN.ACCUMULATION_STEPS * run.config.IPU.DEVICE_ITERATIONS
     mine = torch.tensor([losses.double().mean().item() / micro_batches, float(bool(stop.name))], dtype=torch.float64)
     total, stops = launching.sum_over_processes(mine, run.launch).tolist()
-    if stops and not stop.name:
-        stop.name = "a signal to another process"
+    if stops:
+        stop.name = stop.name or "a signal to another process"
+        stop.agreed = True
     loss = total / run.launch.processes
     if not math.isfinite(loss):
         raise Refusal(f"the loss is {loss} at update {progress.update} (epoch {progress.epoch}, step {progress.step}); "

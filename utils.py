@@ -52,6 +52,8 @@ def run_command(main: Callable[[], None]) -> int:
     try:
         main()
     except Refusal as refusal:
+        if refusal.code == EXIT_PREEMPTED:  # torchrun ends those that are still leaving when the first has left
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(f"{Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
         return refusal.code
     except KeyboardInterrupt:
@@ -107,10 +109,15 @@ class StopRequest:
 
     While `deferred`, the first signal only sets `name`; a second Ctrl-C interrupts at once. Otherwise a signal raises
     `Preempted` on the spot, since there is nothing to save.
+
+    Attributes:
+        name: of the signal that came first; empty while none has.
+        agreed: all processes of the run know of it, so that all stop after the same step.
     """
 
     def __init__(self) -> None:
         self.name = ""
+        self.agreed = False
         self._deferred = False
 
     @contextlib.contextmanager

@@ -4,7 +4,8 @@
 
     python -m torch.distributed.run --nproc_per_node 2 -m tests.distributed_program JOBS.json
 
-JOBS.json: a list of {"name", "program": "train_swin" | "validate", "argv", "port", "pipeline"}. Process r of a job
+JOBS.json: a list of {"name", "program": "train_swin" | "validate", "argv", "port", "pipeline",
+"signal": [process that gets SIGTERM, after this update and what follows it in the step]}. Process r of a job
 writes NAME.r.json beside it: exit code, standard output and error, a digest of each micro-batch it trained on, the
 shapes of the tensors it sent for that, and, of a pipeline's stage, the names of the weights it trained.
 """
@@ -13,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -34,6 +36,8 @@ def run_job(job):
     def noting_step(run, progress, images, targets, stop):
         with noting_traffic(noted):
             loss = step(run, progress, images, targets, stop)
+        if [run.launch.process, progress.update] == job.get("signal"):
+            os.kill(os.getpid(), signal.SIGTERM)
         micro_batch = run.config.DATA.BATCH_SIZE
         noted["batches"] += [digest(*pair) for pair in zip(images.split(micro_batch), targets.split(micro_batch))]
         noted["weights"] = list(run.trainer.parameters) if run.launch.stages > 1 else []

@@ -85,6 +85,7 @@ def noted(data, folder):
             {**training("resumed", data, folder), "name": "rest"},
             {"name": "validated", "program": "validate",
              "argv": ["--checkpoint", str(folder / "plain" / "last.pth"), "--data-path", str(data), "--device", "cpu"]},
+            {**training("late", data, folder), "signal": [1, 1]},
             training("unshared", data, folder, "--replicas", "3"),
             training("missing", data / "none", folder),
             training("checkpoint", data, folder, "--resume", str(folder / "none.pth"))]
@@ -217,6 +218,12 @@ def test_process_asked_to_stop_stops_all_after_the_same_update_with_a_checkpoint
     assert checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == status["last_update"] > 0
     steps = re.findall(r"step: (\d+)/4", output)
     assert not steps or (status["last_update"] - int(steps[-1])) % 4 == 0  # nothing trained after the checkpoint
+
+
+def test_signal_after_the_processes_have_agreed_to_go_on_stops_both_after_the_next_update(noted, folder):
+    assert [process["code"] for process in noted["late"]] == [EXIT_PREEMPTED] * 2
+    assert state_of(folder, "late")["progress"]["update"] == 3
+    assert [len(process["batches"]) for process in noted["late"]] == [3 * 2] * 2
 
 
 def start_both(argv):
