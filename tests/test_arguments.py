@@ -56,6 +56,13 @@ def test_synthetic_data_is_asked_for_by_flag():
     assert (config.DATA.DATASET, config.DATA.GENERATED) == ("generated", "device")
 
 
+@pytest.mark.parametrize("name, classes", [("SWIN_TINY", 1000), ("SWIN_BASE_22K_PRETRAIN", 21841)])
+def test_synthetic_data_has_the_classes_of_the_data_that_it_stands_for(name, classes):
+    assert build_config(parse_training(["--cfg", name, "--synthetic"])).MODEL.NUM_CLASSES == classes
+    given = ["--cfg", name, "--synthetic", "--opts", "MODEL.NUM_CLASSES", "7"]
+    assert build_config(parse_training(given)).MODEL.NUM_CLASSES == 7
+
+
 @pytest.mark.parametrize("argv, dataset", [(["--compile-only"], "generated"), (["--throughput"], "generated"),
                                            (["--compile-only", "--data-path", "d"], "imagenet"), ([], "imagenet")])
 def test_commands_that_need_no_data_generate_it(argv, dataset):

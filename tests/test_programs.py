@@ -9,6 +9,7 @@ import torch
 import accelerator
 import run
 import train_swin
+import validate
 from programs import LONGEST_MESSAGE, compile_program, errors_refused
 from utils import EXIT_RESOURCE, EXIT_USAGE, Refusal, run_command
 
@@ -112,3 +113,14 @@ def test_training_command_that_loses_its_device_ends_with_6_and_says_so_in_its_f
     assert code == EXIT_RESOURCE and said.strip().endswith("the device failed: IPU 3 does not answer")
     assert len(said.strip().splitlines()) == 1
     assert json.loads((tmp_path / "status.json").read_text())["exit_code"] == EXIT_RESOURCE
+
+
+def test_validation_command_that_loses_its_device_ends_with_6(capsys, monkeypatch):
+    def fail(*args):
+        raise error("RecoverableError", "IPU 3 does not answer")
+
+    monkeypatch.setattr(validate.checkpoint, "load_own", lambda path: None)
+    monkeypatch.setattr(validate, "validate_weights", fail)
+    argv = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--checkpoint", "none.pth"]
+    assert run_command(lambda: validate.main(argv)) == EXIT_RESOURCE
+    assert capsys.readouterr().err.strip().endswith("the device failed: IPU 3 does not answer")
