@@ -29,6 +29,7 @@ STAGED = ["MODEL.SWIN.DEPTHS", "[1, 2]", "IPU.LAYERS_PER_IPU", "[1.5, 1.5]"]
 PLAIN = [*STAGED, "MODEL.DROP_PATH_RATE", "0.0"]
 SGD = [*PLAIN, "TRAIN.OPTIMIZER.NAME", "sgd", "TRAIN.CLIP_GRAD", "0.05", "TRAIN.BASE_LR", "20.0"]
 TWICE = [*PLAIN, "TRAIN.CLIP_GRAD", "0.5", "TRAIN.BASE_LR", "0.2", "IPU.DEVICE_ITERATIONS", "2"]
+FOUR = [*SGD, "IPU.LAYERS_PER_IPU", "[0.5, 1, 1, 0.5]"]
 ONE = ["--ga", "3", "--replicas", "1"]
 TWO = ["--ga", "3", "--replicas", "2"]
 
@@ -60,8 +61,10 @@ def pipeline(data, folder):
 
 @pytest.fixture(scope="module")
 def pipelines(data, folder):
-    """What the processes of two pipelines of two stages noted."""
-    return run_jobs(folder, [{**training("instances", data, folder, *TWO, opts=TWICE), "pipeline": "1"}], processes=4)
+    """What four processes noted: as two pipelines of two stages, and as one of four."""
+    jobs = [training("instances", data, folder, *TWO, opts=TWICE),
+            training("four", data, folder, *ONE, "--ga", "7", opts=FOUR)]
+    return run_jobs(folder, [{**job, "pipeline": "1"} for job in jobs], processes=4)
 
 
 def train_alone(name, data, folder, *more, opts):
@@ -111,6 +114,13 @@ def test_pipelines_beside_each_other_train_the_weights_of_one_process_with_all_r
 
 
 @needs_pipelining
+def test_stages_between_the_first_and_the_last_train_as_well(pipelines, data, folder):
+    assert [process["code"] for process in pipelines["four"]] == [0] * 4, pipelines["four"][0]["errors"]
+    alone = train_alone("unstaged", data, folder, *ONE, "--ga", "7", opts=FOUR)
+    assert_same_weights(state_of(folder, "four"), alone, 1e-5)
+
+
+@needs_pipelining
 def test_autocast_reaches_every_stage(pipeline, data, folder):
     assert [process["code"] for process in pipeline["mixed"]] == [0, 0], pipeline["mixed"][0]["errors"]
     alone = train_alone("mixed alone", data, folder, *ONE, "--precision", "mix", opts=PLAIN)
@@ -125,7 +135,9 @@ def test_autocast_reaches_every_stage(pipeline, data, folder):
 @needs_pipelining
 def test_resumed_pipeline_ends_as_the_unbroken_one_masks_included(pipeline, folder):
     assert [process["code"] for process in pipeline["rest"]] == [0, 0], pipeline["rest"][0]["errors"]
-    assert_same_run(state_of(folder, "resumed"), state_of(folder, "unbroken"))
+    unbroken = state_of(folder, "unbroken")
+    assert_same_run(state_of(folder, "resumed"), unbroken)
+    assert unbroken["rng_states"][0] != unbroken["rng_states"][1]
 
 
 @needs_pipelining

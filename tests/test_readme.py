@@ -21,7 +21,7 @@ LAUNCHERS = ("train_swin.sh", "torchrun.sh", "train_swin.py")
 def words_of(command):
     """The words of a command without the variables before it."""
     words = shlex.split(command)
-    while re.fullmatch(r"[A-Z]+=\S*", words[0]):
+    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         del words[0]
     return words
 
