@@ -130,7 +130,7 @@ def defaults() -> CfgNode:
 
     tree.IPU = CfgNode()
     tree.IPU.LAYERS_PER_IPU = "auto"  # Swin blocks of each pipeline stage; x.5: the next stage begins at an MLP
-    tree.IPU.IPUS_PER_REPLICA = 0  # stages for LAYERS_PER_IPU auto; 0: the fewest whose memory suffices
+    tree.IPU.IPUS_PER_REPLICA = 0  # stages that auto makes, which alone reads it; 0: the fewest whose memory suffices
     tree.IPU.MAPPING = []  # IPU of each stage; one entry more than LAYERS_PER_IPU: the head is a stage of its own
     tree.IPU.REPLICAS = 4  # data-parallel copies in all processes together
     tree.IPU.DEVICE_ITERATIONS = 1  # weight updates in one call

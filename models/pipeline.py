@@ -45,7 +45,7 @@ def pipeline_stages(config: CfgNode) -> List[Stage]:
     mapping = list(config.IPU.MAPPING) or list(range(len(layers)))
     if len(mapping) == len(layers) + 1:
         begins.append("norm")
-    _check_mapping(mapping, begins, config.IPU.IPUS_PER_REPLICA)
+    _check_mapping(mapping, begins)
     stages: List[Stage] = []
     for ipu, module in zip(mapping, begins):
         if not stages or stages[-1].ipu != ipu:
@@ -97,16 +97,13 @@ def _check_layers(layers: Sequence[float], depths: Sequence[int]) -> None:
                          f"but MODEL.SWIN.DEPTHS {list(depths)} has {sum(depths)}")
 
 
-def _check_mapping(mapping: Sequence[int], begins: Sequence[str], ipus: int) -> None:
+def _check_mapping(mapping: Sequence[int], begins: Sequence[str]) -> None:
     if len(mapping) != len(begins):
         raise ValueError(f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries: {len(begins)} are wanted for the "
                          f"stages of IPU.LAYERS_PER_IPU, or {len(begins) + 1} for a last stage with the head alone")
     if mapping[0] != 0:
         raise ValueError(f"IPU.MAPPING {list(mapping)} begins with IPU {mapping[0]}: the first stage is on IPU 0, "
                          "where PopTorch runs whatever comes before it")
-    if ipus not in (0, 1 + max(mapping)):
-        raise ValueError(f"IPU.IPUS_PER_REPLICA {ipus} contradicts the {1 + max(mapping)} IPUs of IPU.LAYERS_PER_IPU "
-                         "and IPU.MAPPING: leave it at 0, or set IPU.LAYERS_PER_IPU auto")
 
 
 def _module_at(blocks: float, depths: Sequence[int]) -> str:

@@ -63,7 +63,8 @@ def test_ipus_that_are_too_small_are_warned_of():
                                         ["IPU.LAYERS_PER_IPU", "[2, 2, 3, 3, 5, 5, 2, 2]"]))
     assert re.search(r"warning: IPU 7 of a replica is tight: \d+ of 897 MiB", tight)
     assert "no split" not in tight
-    heavy = plan_report.text(get_config("SWIN_TINY", ["DATA.BATCH_SIZE", "128", "IPU.LAYERS_PER_IPU", "auto"]))
+    opts = ["DATA.BATCH_SIZE", "128", "IPU.LAYERS_PER_IPU", "auto", "IPU.IPUS_PER_REPLICA", "0"]
+    heavy = plan_report.text(get_config("SWIN_TINY", opts))
     assert "warning: IPU 0 of a replica does not fit: 14,604 of 897 MiB" in heavy
     assert "no split into 1, 2, 4, 8, 16 IPUs fits" in heavy
     assert max(map(len, heavy.splitlines())) <= 100
