@@ -37,7 +37,8 @@ def test_mistyped_flag_names_the_nearest(mistyped, meant):
     assert caught.value.code == EXIT_USAGE
 
 
-@pytest.mark.parametrize("argv", [["--cfg", "SWIN_TINY", "--epochs", "three"], ["--cfg", "SWIN_TINY", "--device", "tpu"], []])
+@pytest.mark.parametrize("argv", [["--cfg", "SWIN_TINY", "--epochs", "three"],
+                                  ["--cfg", "SWIN_TINY", "--device", "tpu"], []])
 def test_bad_command_line_is_refused(argv):
     with pytest.raises(Refusal):
         parse_training(argv)
