@@ -11,6 +11,7 @@ import yaml
 import dataset.prepare
 from arguments import build_config, parse_training, parse_validation
 from config import get_config, keys_of, named_configs
+from tests import golden
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,6 +41,8 @@ def parse(words):
         assert args.cfg is None or args.cfg in named_configs()
     elif words[:3] == ["python", "-m", "dataset.prepare"]:
         dataset.prepare._arguments(words[3:])
+    elif words[:3] == ["python", "-m", "tests.golden"]:
+        golden.parse(words[3:])
     elif words[:4] == ["python3", "-m", "examples_utils", "benchmark"]:
         options = dict(zip(words[4::2], words[5::2]))
         assert options["--benchmark"] in yaml.safe_load((ROOT / options["--spec"]).read_text())
