@@ -2,10 +2,11 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Arithmetic that a device does on mixed or half-precision tensors and a host may not.
 
-Two things differ. A device casts the weights of convolutions and norms to the dtype of their input, and promotes the
-operands of matrix products, where PyTorch refuses to mix. And PyTorch lacks many float16 kernels on some hosts: those
+Three things differ. A device casts the weights of convolutions and norms to the dtype of their input, and promotes the
+operands of matrix products, where PyTorch refuses to mix. PyTorch lacks many float16 kernels on some hosts: those
 operations are computed in float32 between float16 inputs and outputs, which is also what a device's float32 partial
-sums amount to.
+sums amount to. And a device, whose integers have 32 bits, takes class labels and indices of int32 where PyTorch wants
+int64.
 """
 from typing import Any, Dict, List, Optional, Set, Tuple
 
@@ -26,11 +27,14 @@ _WEIGHTS = {**dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose1d", "
 _RUNNING = dict.fromkeys(_BATCH_NORMS, (3, 4))
 # Of these, only the first result is an activation; the others are statistics for the backward pass.
 _FIRST_RESULT_ONLY = {"native_layer_norm", "native_group_norm", *_BATCH_NORMS}
+# Arguments of operations, by their names in the schema, that PyTorch wants in int64; and functions of such arguments.
+_INDICES = {"target", "index", "indices"}
+_OF_INDICES = {"one_hot", "take_along_dim"}
 _PROMOTED = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "matmul"}
 
 
 class _CastWeights(TorchFunctionMode):
-    """Casts the weights of convolutions and norms to the dtype of their input."""
+    """Casts the weights of convolutions and norms to the dtype of their input, and indices to int64."""
 
     def __init__(self, arithmetic: "HalfArithmetic") -> None:
         super().__init__()
@@ -39,7 +43,11 @@ class _CastWeights(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
         kwargs = kwargs or {}
         data = args[0] if args else kwargs.get("input")
-        weights = _weights_of(getattr(func, "__name__", ""), data)
+        name = getattr(func, "__name__", "")
+        if name in _OF_INDICES and torch.int32 in {tensor.dtype for tensor in tensors_in(args)}:
+            self._arithmetic.needed = True
+            return func(*map(_widen_index, args), **kwargs)
+        weights = _weights_of(name, data)
         if weights is None:
             return func(*args, **kwargs)
         given = [args[index] for index in weights.values() if index < len(args)]
@@ -74,6 +82,7 @@ class HalfArithmetic(TorchDispatchMode):
         super().__init__()
         self.needed = False
         self._missing: Set[Any] = set()
+        self._wants_int64: Set[Any] = set()
         self._cast_weights = _CastWeights(self)
 
     def __enter__(self) -> "HalfArithmetic":
@@ -87,13 +96,28 @@ class HalfArithmetic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[1]
-        dtypes = {tensor.dtype for tensor in tensors_in(args) if tensor.is_floating_point()}
+        tensors = tensors_in(args)
+        dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
         if len(dtypes) > 1 and name in _PROMOTED:
             self.needed = True
             return func(*[_cast(arg, torch.float32) for arg in args], **kwargs)
-        if torch.float16 in dtypes:
-            return self._in_half(func, name, args, kwargs)
-        return func(*args, **kwargs)
+        if any(tensor.dtype == torch.int32 for tensor in tensors):
+            return self._with_indices(func, name, args, kwargs)
+        return self._in_half(func, name, args, kwargs) if torch.float16 in dtypes else func(*args, **kwargs)
+
+    def _with_indices(self, func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
+        """An operation that has an int32 tensor, perhaps for an index."""
+        if func not in self._wants_int64:
+            try:
+                return self._in_half(func, name, args, kwargs)
+            except (RuntimeError, IndexError) as error:
+                if not _says_int64_is_wanted(str(error)):
+                    raise
+                self._wants_int64.add(func)
+        self.needed = True
+        indices = [argument.name in _INDICES for argument in func._schema.arguments]
+        args = tuple(_widen_index(arg) if is_index else arg for arg, is_index in zip(args, indices))
+        return self._in_half(func, name, args, kwargs)
 
     def _in_half(self, func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
         if func not in self._missing:
@@ -110,7 +134,17 @@ class HalfArithmetic(TorchDispatchMode):
 def _says_half_is_missing(message: str) -> bool:
     """Whether an error means that PyTorch has no float16 kernel, rather than a mistake of the program."""
     signs = ("not implemented for 'Half'", "expected scalar type", "mixed dtype (CPU)")
-    return any(words in message for words in signs)
+    return any(words in message for words in signs) and "scalar type Long" not in message
+
+
+def _says_int64_is_wanted(message: str) -> bool:
+    return any(words in message for words in ("Long", "int64", "long"))
+
+
+def _widen_index(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.dtype == torch.int32:
+        return value.long()
+    return [_widen_index(item) for item in value] if isinstance(value, list) else value
 
 
 def _in_float(func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:

@@ -184,3 +184,38 @@ def test_partial_sums_are_float32_whatever_their_type_is_to_be(partials):
     ones = torch.ones(1, 4096, 1, 1).half()
     model = Function(lambda x: (x.flatten(1) @ x.flatten(1).t(), torch.nn.functional.conv2d(x, x)))
     assert [output.item() for output in poptorch.inferenceModel(model, options)(ones)] == [4096.0, 4096.0]
+
+
+INDEX_USES = {
+    "gather": lambda x, i: x.gather(1, i.unsqueeze(1)),
+    "scatter_": lambda x, i: (x * 2).scatter_(1, i.unsqueeze(1), 0.0),
+    "a list of indices": lambda x, i: x[i],
+    "one_hot": lambda x, i: torch.nn.functional.one_hot(i, 4) + x,
+    "take_along_dim": lambda x, i: torch.take_along_dim(x, i.unsqueeze(1), 1),
+    "embedding": lambda x, i: torch.nn.functional.embedding(i, x),
+    "nll_loss": lambda x, i: torch.nn.functional.nll_loss(x, i, reduction="none"),
+}
+
+
+@pytest.mark.parametrize("name", INDEX_USES)
+def test_indices_of_32_bits_are_as_good_as_of_64(name):
+    x, indices = torch.randn(4, 4), torch.tensor([3, 1, 0, 2])
+    output = poptorch.inferenceModel(Function(INDEX_USES[name]))(x, indices.int())
+    assert torch.equal(output, INDEX_USES[name](x, indices))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_labels_of_32_bits_train_as_those_of_64(dtype):
+    x, labels = batch(dtype)
+    states = []
+    for labels_as_given in (labels, labels.int()):
+        torch.manual_seed(0)
+        states.append(after_a_step(Convolutional().to(dtype), x, labels_as_given)[1])
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value)
+
+
+def test_an_integer_error_of_the_program_stays_what_it_is():
+    product = poptorch.inferenceModel(Function(lambda x: x @ x))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        product(torch.ones(2, 3, dtype=torch.int32))
