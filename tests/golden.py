@@ -5,10 +5,10 @@
     python -m tests.golden check --device ipu     compares this machine's device with the records of the repository
     python -m tests.golden record --folder DIR    makes records, on the host unless --device says otherwise
 
-A record is a safetensors file for one precision: weights, images and targets; the logits of an evaluation, the loss and
-the gradients of one weight update; and in its metadata the configuration and where the numbers come from. It is run the
-way the application runs, through the poptorch in use, with two pipeline stages. A device does not hand out gradients, so
-they are taken from the weights before and after one step of plain SGD: (before - after) / learning rate.
+A record is a safetensors file for one precision: weights, images and targets; the logits of an evaluation, the loss
+and the gradients of one weight update; and in its metadata the configuration and where the numbers come from. It is run
+the way the application runs, through the poptorch in use, with two pipeline stages. A device does not hand out
+gradients, so they are taken from the weights before and after a step of plain SGD: (before - after) / learning rate.
 
 Exit code 0: everything agrees; 1: something does not; others as those of train_swin.py.
 """
@@ -52,8 +52,9 @@ SIZES = ("SEED", 7, "DATA.IMG_SIZE", 16, "DATA.BATCH_SIZE", 2, "DATA.INPUT_DTYPE
 LOSS_SCALING = {"32.32": 1.0, "16.16": 128.0}
 
 # Largest difference that passes, as a share of the tensor's largest value. float32: PyTorch 2.0.1 and 2.14 differ by
-# 2e-6; devices approximate exponentials and sum in another order. (On GPUs, NVIDIA_TF32_OVERRIDE=0 keeps convolutions in
-# float32.) Half: the same weights in float32 throughout give results that differ by 4e-3, and a device rounds elsewhere.
+# 2e-6; devices approximate exponentials and sum in another order. (On GPUs, NVIDIA_TF32_OVERRIDE=0 keeps convolutions
+# in float32.) Half: the same weights in float32 throughout give results that differ by 4e-3, and a device rounds
+# elsewhere.
 TOLERANCE = {"32.32": 1e-4, "16.16": 2e-2}
 SMALLEST_SHARE = 1e-2  # a tensor counts as at least this share of the largest value of its kind
 
