@@ -4,6 +4,7 @@
 import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ import accelerator
 import plan_report
 import train_swin
 from config import get_config, named_configs
+from models.costs import configured_units
+from models.memory import configured_footprint
 from models.plan import make_plan
 from utils import Refusal, run_command
 
@@ -50,6 +53,18 @@ def test_report_is_readable_in_a_hundred_columns(name):
         text = plan_report.text(get_config(name, opts))
         assert max(map(len, text.splitlines())) <= 100
         assert "warning" not in text
+
+
+def test_numbers_in_the_readme_and_the_configurations_are_the_plans():
+    root = Path(plan_report.__file__).parent
+    hand, auto = (make_plan(get_config("SWIN_BASE", opts)) for opts in ([], ["IPU.LAYERS_PER_IPU", "auto"]))
+    said = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    layers = ", ".join(f"{count:g}" for count in auto.layers)
+    assert f"`[{layers}]`, {auto.slowest / 1e9:.2f} instead of {hand.slowest / 1e9:.2f} GMACs" in said
+    config = get_config("SWIN_BASE_22K_PRETRAIN")
+    head, footprint = configured_units(config)[-1], configured_footprint(config)
+    size = head.parameters * (footprint.weight + footprint.gradient + footprint.optimizer) / 2**20
+    assert f"# The head and its optimizer state take {size:.0f} MiB" in (root / "configs/configs.yaml").read_text()
 
 
 def test_head_in_a_stage_of_its_own_is_told_with_its_mapping():
