@@ -31,11 +31,12 @@ def defaults(entry):
 
 def underlying(name):
     """The function behind a name: of a static method and a property as well."""
+    value = find(name)  # first of all: names of the package are there once they were looked up
     owner, _, member = name.rpartition(".")
     found = inspect.getattr_static(find(owner), member)
     if isinstance(found, property):
         return found.fget
-    return found.__func__ if isinstance(found, staticmethod) else find(name)
+    return found.__func__ if isinstance(found, staticmethod) else value
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -116,6 +116,10 @@ def run_process(process, port, folder):
     dist.destroy_process_group()
 
 
+# Parallel runs of these tests must not start the processes of the fixture in every worker.
+shares_results = pytest.mark.xdist_group("two_processes")
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What each of two processes had at the end."""
@@ -127,11 +131,13 @@ def results(tmp_path_factory):
     return [torch.load(folder / f"{process}.pt", weights_only=True) for process in range(2)]
 
 
+@shares_results
 @pytest.mark.parametrize("case", CASES)
 def test_processes_hold_the_same_weights(results, case):
     assert_close(results[0][case], results[1][case], 0)
 
 
+@shares_results
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_give_the_weights_of_one_with_both_replicas(results, case):
     alone = train(case, 0, 1)
@@ -139,12 +145,14 @@ def test_two_processes_give_the_weights_of_one_with_both_replicas(results, case)
     assert_close(results[0][case], [weight.float() for weight in alone.weights], 4e-3 if lowered else 1e-6)
 
 
+@shares_results
 def test_training_model_in_two_processes_equals_one_process_with_both_replicas(results):
     alone = train_model(0, 1)
     for result in results:
         assert_close(result["model"], alone, 1e-6)
 
 
+@shares_results
 def test_parameter_used_in_one_process_is_updated_in_both_and_unused_one_in_none(results):
     start = [parameter.detach() for parameter in Net(torch.float32).parameters()]
     for weights in (results[0]["float32"], results[1]["float32"]):
@@ -152,12 +160,14 @@ def test_parameter_used_in_one_process_is_updated_in_both_and_unused_one_in_none
         assert changed == [True, True, True, False, False, False]
 
 
+@shares_results
 def test_processes_agree_on_the_seed_of_rounding_and_the_loss_scale(results):
     for case in CASES:
         for left, right in zip(results[0][f"{case}: extra"], results[1][f"{case}: extra"]):
             assert torch.equal(left, right)
 
 
+@shares_results
 def test_large_gradient_in_one_process_halves_the_scale_in_both(results):
     assert [result["factor"].item() for result in results] == [0.5, 0.5]
 

@@ -69,7 +69,7 @@ def folding(request, monkeypatch):
     monkeypatch.setitem(host._settings, "fold", 100 if request.param == "folded" else 1)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=75, deadline=None, derandomize=True)
 @given(plan=plans(training=True), kind=st.sampled_from(["mean", "sum", "built-in", "buffer"]), rows=st.integers(1, 3),
        width=st.integers(2, 5), depth=st.integers(1, 2), seed=st.integers(0, 10**6))
 def test_training_of_random_programs_equals_the_reference(plan, kind, rows, width, depth, seed):
@@ -86,7 +86,7 @@ def test_training_of_random_programs_equals_the_reference(plan, kind, rows, widt
         torch.testing.assert_close(value, expected.state_dict()[name], rtol=2e-5, atol=2e-6)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(plan=plans(training=False), rows=st.integers(1, 3), width=st.integers(2, 5), seed=st.integers(0, 10**6))
 def test_inference_of_random_programs_equals_the_reference(plan, rows, width, seed):
     torch.manual_seed(seed)
