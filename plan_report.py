@@ -160,9 +160,19 @@ def _warnings(config: CfgNode, plan: Plan) -> List[str]:
     if bad and any(ipu.memory.verdict != "fits" for ipu in _automatic(config, 0).ipus):
         lines += textwrap.wrap(
             f"warning: no split into {', '.join(map(str, IPU_COUNTS))} IPUs fits, as far as TRAIN.ACCUMULATION_STEPS "
-            f"{plan.accumulation} allows it (2F-1 for F stages): lower DATA.BATCH_SIZE and raise the accumulation, or "
-            "use --precision 16.16 or --rts", WIDTH)
+            f"{plan.accumulation} allows it (2F-1 for F stages): {_advice(config)}", WIDTH)
+    if config.MODEL.PRECISION == "mix":
+        lines.append("warning: MODEL.PRECISION mix is for hosts alone; IPUs have 16.16, 16.32 and 32.32")
     return lines
+
+
+def _advice(config: CfgNode) -> str:
+    """What makes a micro-batch or its model smaller, of that which is not done yet."""
+    measures = (("lower DATA.BATCH_SIZE and raise the accumulation", config.DATA.BATCH_SIZE > 1),
+                ("use --precision 16.16", config.MODEL.PRECISION != "16.16"),
+                ("use --rts", config.IPU.REPLICAS > 1 and not config.IPU.REPLICATED_TENSOR_SHARDING),
+                ("turn IPU.RECOMPUTATION on", not config.IPU.RECOMPUTATION))
+    return ", or ".join(words for words, helps in measures if helps) or "take a smaller model"
 
 
 def _complaint(ipu: IpuPlan) -> str:

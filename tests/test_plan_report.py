@@ -85,6 +85,26 @@ def test_ipus_that_are_too_small_are_warned_of():
     assert max(map(len, heavy.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("opts, advice", [
+    (["DATA.BATCH_SIZE", "300"],
+     "lower DATA.BATCH_SIZE and raise the accumulation, or use --precision 16.16, or use --rts"),
+    (["DATA.BATCH_SIZE", "300", "MODEL.PRECISION", "16.16", "IPU.REPLICAS", "1"],
+     "lower DATA.BATCH_SIZE and raise the accumulation"),
+    (["DATA.BATCH_SIZE", "1", "MODEL.PRECISION", "16.16", "IPU.REPLICATED_TENSOR_SHARDING", "True", "IPU.RECOMPUTATION",
+      "False", "DATA.IMG_SIZE", "2240"], "turn IPU.RECOMPUTATION on"),
+    (["DATA.BATCH_SIZE", "1", "MODEL.PRECISION", "16.16", "IPU.REPLICAS", "1", "DATA.IMG_SIZE", "4480"],
+     "take a smaller model"),
+])
+def test_advice_leaves_out_what_is_done_already(opts, advice):
+    text = " ".join(plan_report.text(get_config("SWIN_TINY", opts)).split())
+    assert text.endswith(f"(2F-1 for F stages): {advice}")
+
+
+def test_precision_that_ipus_lack_is_warned_of():
+    text = plan_report.text(get_config("SWIN_TINY", ["MODEL.PRECISION", "mix"]))
+    assert text.endswith("warning: MODEL.PRECISION mix is for hosts alone; IPUs have 16.16, 16.32 and 32.32")
+
+
 def test_split_that_fits_is_not_warned_of_where_auto_finds_none():
     opts = ["IPU.LAYERS_PER_IPU", "[11, 10, 3]", "DATA.BATCH_SIZE", "1", "TRAIN.ACCUMULATION_STEPS", "5"]
     text = plan_report.text(get_config("SWIN_BASE", opts))  # auto may take 1 or 2 IPUs, for 4 accumulation is too short
