@@ -242,8 +242,8 @@ class Engine:
             self._weights.restore_constants(self._constants)
 
     def returned(self) -> List[int]:
-        """The micro-batches whose outputs are returned."""
-        return [index for index, kept in enumerate(self._selection.keeps) if kept]
+        """The micro-batches after which outputs are returned."""
+        return self._selection.transfers
 
     def _modes(self) -> ContextManager:
         """What a program needs while it runs; most need nothing."""

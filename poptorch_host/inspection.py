@@ -107,8 +107,8 @@ class Inspection:
         return self._latency("output", "output_complete")
 
     def getLatency(self) -> latency.Latency:
-        """(minimum, maximum, average) seconds from having inputs on the device to having outputs on the host."""
-        return self._latency("input_complete", "output_complete")
+        """(minimum, maximum, average) seconds from sending a micro-batch's inputs to having outputs on the host."""
+        return self._latency("input", "output_complete")
 
     def _latency(self, begin: str, end: str) -> latency.Latency:
         if self._engine is None or not self._engine.times:

@@ -31,6 +31,12 @@ class Selection:
         self.count = replicas if self.sums else len(kept) * replicas
         self._all = all(self.keeps)
 
+    @property
+    def transfers(self) -> List[int]:
+        """The micro-batches after which something is returned: of a sum, those that complete it."""
+        returned = [index for index, kept in enumerate(self.keeps) if kept]
+        return returned[-self.replicas:] if self.sums else returned
+
     def within(self, first: int, count: int) -> Optional[Sequence[int]]:
         """Positions that are kept among the `count` micro-batches from `first` on; None when all are."""
         if self._all:

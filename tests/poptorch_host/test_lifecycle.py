@@ -185,8 +185,17 @@ def test_counters_have_one_time_for_each_transfer():
                   executor.getIpuHostLatency()):
         low, high, mean = times
         assert 0 <= low <= mean <= high
-    total = executor.getComputeLatency()[2] + executor.getIpuHostLatency()[2]
-    assert executor.getLatency()[2] == pytest.approx(total)
+    parts = (executor.getHostIpuLatency(), executor.getComputeLatency(), executor.getIpuHostLatency())
+    assert executor.getLatency()[2] == pytest.approx(sum(mean for _, _, mean in parts))
+
+
+@pytest.mark.parametrize("mode, period, returned", [
+    ("All", None, 12), ("EveryN", 3, 4), ("Sum", None, 2), ("Final", None, 2)])
+def test_counters_of_outputs_count_what_the_mode_returns(mode, period, returned):
+    options = accumulating(3).deviceIterations(2).replicationFactor(2)
+    executor = trained(Classifier(), options.outputMode(poptorch.OutputMode[mode], period))
+    executor(*classifier_batch(12))
+    assert [len(times) for times in executor.getPerfCounters()["output"]] == [returned, returned]
 
 
 def test_compilation_time_needs_the_progress_bar():
