@@ -120,8 +120,8 @@ def _pipeline(plan: Plan) -> List[str]:
 
 def _splits(config: CfgNode, plan: Plan) -> List[str]:
     """The configured split beside those that IPU.LAYERS_PER_IPU auto makes."""
-    most = 2 * sum(config.MODEL.SWIN.DEPTHS) + 1
-    rows = [("as configured", plan), ("auto, as many IPUs", _automatic(config, min(len(plan.ipus), most))),
+    used = len(set(plan.mapping))  # MAPPING may leave IPUs out
+    rows = [("as configured", plan), ("auto, as many IPUs", _automatic(config, used)),
             ("auto, fewest IPUs", _automatic(config, 0))]
     lines = [f"{'split':<19}{'IPUs':>5}{'slowest':>16}{'balance':>9}{'fullest':>12}{'samples/s':>12}{'an IPU':>9}"
              "  verdict"]

@@ -73,6 +73,12 @@ def test_head_in_a_stage_of_its_own_is_told_with_its_mapping():
     assert "embedding, 0.0-0.1, merging; norm, head" in text
 
 
+def test_ipus_without_a_stage_are_not_filled_by_the_automatic_split():
+    opts = ["IPU.LAYERS_PER_IPU", "[6, 6]", "IPU.MAPPING", "[0, 3]", "TRAIN.ACCUMULATION_STEPS", "3"]
+    text = plan_report.text(get_config("SWIN_TINY", opts))  # four stages would need seven micro-batches
+    assert re.findall(r"^(?:as|auto, as) \w+(?: IPUs)? +(\d+)", text, re.MULTILINE) == ["4", "2"]
+
+
 def test_ipus_that_are_too_small_are_warned_of():
     tight = plan_report.text(get_config("SWIN_BASE_22K_PRETRAIN",
                                         ["IPU.LAYERS_PER_IPU", "[2, 2, 3, 3, 5, 5, 2, 2]"]))
