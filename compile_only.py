@@ -8,7 +8,7 @@ import validate
 from launch import Launch
 from models.pipeline import pipeline_stages
 from run import build_run
-from utils import logger
+from utils import Refusal, logger
 
 IPUS_PER_PROCESS = 64  # that PopTorch gives one process
 
@@ -21,6 +21,8 @@ def compile_only(config: CfgNode, launch: Launch) -> None:
     Raises:
         Refusal: for what a run would refuse before its first step, with PopTorch's reason where its compiler refuses.
     """
+    if launch.stages > 1:
+        raise Refusal("--compile-only compiles what PopTorch runs, which HOST_PIPELINE does not change: unset it")
     share = launch if accelerator.is_ipu() else _share_of_one(config, launch)
     if share != launch:
         logger.info("%d IPUs: this is the program of one of %d processes", _ipus(config) * launch.replicas,

@@ -104,6 +104,12 @@ def test_process_of_several_keeps_its_share():
     assert compile_only._share_of_one(get_config("SWIN_BASE"), launch) == launch
 
 
+def test_processes_that_share_a_model_have_nothing_to_compile():
+    with pytest.raises(Refusal, match="HOST_PIPELINE") as caught:
+        compile_only.compile_only(get_config("SWIN_TINY"), Launch(0, 2, 4, 4, stages=2))
+    assert caught.value.code == EXIT_USAGE
+
+
 def refused(capsys, *argv):
     """The line that the command ends with; it has to be one, with exit code 2."""
     code = run_command(lambda: train_swin.main([*SMALL, *argv]))
