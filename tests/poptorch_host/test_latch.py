@@ -10,6 +10,7 @@ from poptorch_host import optim
 from poptorch_host.latch import OptimizerLatch, read
 
 from tests.poptorch_host.device import make_net, make_options
+from tests.poptorch_host.logs import warnings_in
 
 CLASSES = [optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.LAMB]
 TORCH_CLASSES = [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop]
@@ -19,16 +20,6 @@ HALF = torch.float16
 @pytest.fixture
 def net():
     return make_net()
-
-
-@pytest.fixture
-def log(caplog):
-    caplog.set_level(logging.DEBUG, logger="poptorch::python")
-    return caplog
-
-
-def warnings_in(log):
-    return [record.getMessage() for record in log.records if record.levelno == logging.WARNING]
 
 
 # What is read

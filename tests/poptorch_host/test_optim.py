@@ -3,7 +3,6 @@
 """Optimizers as objects: what they accept, what is variable, how they copy, step on the host, and are scheduled."""
 import copy
 import inspect
-import logging
 import math
 import pickle
 
@@ -16,6 +15,7 @@ from torch.optim import lr_scheduler
 
 from tests.poptorch_host.api import NAMES, find
 from tests.poptorch_host.device import make_net
+from tests.poptorch_host.logs import warnings_in
 
 CLASSES = [optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.LAMB]
 MOMENT_TYPES = ["first_order_momentum_accum_type", "second_order_momentum_accum_type"]
@@ -25,16 +25,6 @@ FLOAT, HALF = torch.float32, torch.float16
 @pytest.fixture
 def net():
     return make_net()
-
-
-@pytest.fixture
-def log(caplog):
-    caplog.set_level(logging.DEBUG, logger="poptorch::python")
-    return caplog
-
-
-def warnings_in(log):
-    return [record.getMessage() for record in log.records if record.levelno == logging.WARNING]
 
 
 # Construction
