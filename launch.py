@@ -6,6 +6,7 @@ import datetime
 import importlib
 import json
 import re
+import signal
 from types import ModuleType
 from typing import Any, Iterator, List, NamedTuple
 
@@ -91,6 +92,7 @@ def ending_together(launch: Launch) -> Iterator[None]:
     except RuntimeError as error:
         if _LOST.search(str(error)) is None:
             raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, to all when one has left; the cause is told first
         raise _find_word() from error
 
 

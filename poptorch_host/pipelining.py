@@ -123,9 +123,9 @@ class StageExecutor:
             for update in zip(inputs.split(size), targets.split(size)):
                 self._run_update(*update)
         self._update.mark_run()
-        losses = (torch.stack(self._losses) if self._losses else torch.zeros(len(inputs) // size * self._micro_batches,
-                                                                             device=self._device))
-        losses = losses.view(-1, self._replicas).sum(0)
+        losses = torch.zeros(self._replicas, device=self._device)
+        if self._losses:
+            losses += torch.stack(self._losses).view(-1, self._replicas).sum(0)
         dist.broadcast(losses, src=self._place.global_rank(self._place.stages - 1), group=self._place.row)
         return None, losses.cpu()
 

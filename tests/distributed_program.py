@@ -4,10 +4,11 @@
 
     python -m torch.distributed.run --nproc_per_node 2 -m tests.distributed_program JOBS.json
 
-JOBS.json: a list of {"name", "program": "train_swin" | "validate", "argv", "port", "pipeline",
-"signal": [process that gets SIGTERM, after this update and what follows it in the step]}. Process r of a job
-writes NAME.r.json beside it: exit code, standard output and error, a digest of each micro-batch it trained on, the
-shapes of the tensors it sent for that, and, of a pipeline's stage, the names of the weights it trained.
+JOBS.json: a list of {"name", "program": "train_swin" | "validate", "argv", "port", "pipeline": value of HOST_PIPELINE,
+"signal": [process that gets SIGTERM, after this step]}. All processes of a job must end it alike: one that leaves early
+keeps its connections while this program runs. Process r writes NAME.r.json beside it: exit code, standard output and
+error, a digest of each micro-batch it trained on, the shapes of the tensors it sent for that, and, of a pipeline's
+stage, the names of the weights it trained.
 """
 import contextlib
 import hashlib

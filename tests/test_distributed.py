@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import checkpoint
+from dataset.samplers import epoch_order
 from launch import REFERENCE_BATCH
 from swin_test import assert_same_run
 from tests.data_sets import write_folders
@@ -52,9 +54,14 @@ def run_jobs(folder, jobs, processes=2):
     """Runs jobs under one torchrun; returns what each process noted, by job."""
     path = folder / "jobs.json"
     path.write_text(json.dumps([{"port": free_port(), **job} for job in jobs]))
-    ended = subprocess.run(torchrun("-m", "tests.distributed_program", path, processes=processes), text=True,
-                           env=ENVIRONMENT, capture_output=True, timeout=240, cwd=ROOT, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    launcher = subprocess.Popen(torchrun("-m", "tests.distributed_program", path, processes=processes), text=True,
+                                env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
+    try:
+        output, _ = launcher.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        launcher.terminate()  # and with it, after a while, what it started
+        output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, output
     return {job["name"]: [json.loads((folder / f"{job['name']}.{process}.json").read_text())
                           for process in range(processes)] for job in jobs}
 
@@ -254,3 +261,17 @@ def test_refusal_before_training_ends_the_processes_that_wait(data, tmp_path):
         errors = [process.communicate(timeout=60)[1].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [EXIT_BUSY, EXIT_BUSY], errors
     assert all("is in use by another run" in lines[-1] for lines in errors)
+
+
+def test_refusal_of_one_process_in_training_is_that_of_all_and_of_the_status(data, tmp_path):
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    sample = int(epoch_order(36, seed=0, epoch=0)[2])  # the first of the second replica, which process 1 has
+    name = f"train/{'abc'[sample // 12]}/{sample % 12:03d}.jpg"
+    (broken / name).write_bytes(b"no picture")
+    processes = start_both(long_training(broken, tmp_path / "out", "DATA.BAD_IMAGES", "fail"))
+    errors = [process.communicate(timeout=60)[1].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [EXIT_DATA, EXIT_DATA], errors
+    assert all(name in lines[-1] for lines in errors)
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert status["exit_code"] == EXIT_DATA and name in status["cause"]
