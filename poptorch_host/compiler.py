@@ -53,6 +53,7 @@ class Compiled(NamedTuple):
         loss: where the loss is; None for inference.
         updated_buffers: names of the buffers that forward updates.
         touched_constants: names of the integer buffers that forward writes to, which is undone.
+        writes_inputs: whether forward writes to its inputs.
         half_arithmetic: whether it needs `HalfArithmetic`.
         makes_tensors: whether forward makes tensors without saying on which device.
         names_ipu: whether forward calls the device "ipu".
@@ -70,6 +71,7 @@ class Compiled(NamedTuple):
     loss: Optional[Loss]
     updated_buffers: Tuple[str, ...]
     touched_constants: Tuple[str, ...]
+    writes_inputs: bool
     half_arithmetic: bool
     makes_tensors: bool
     names_ipu: bool
@@ -162,8 +164,8 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
         constant_outputs=tuple(tracer.is_constant(leaf) or not tracer.is_known(leaf) for leaf in leaves),
         stages=tracer.stage_records(), ipus=_count_ipus(tracer, options), loss=loss,
         updated_buffers=tuple(changes.updated), touched_constants=tuple(changes.touched_constants),
-        half_arithmetic=half.needed, makes_tensors=tracer.makes_tensors, names_ipu=ipu.met,
-        draws_random_numbers=tracer.draws_random_numbers, activation_bytes=tracer.activation_bytes,
+        writes_inputs=tracer.writes_inputs, half_arithmetic=half.needed, makes_tensors=tracer.makes_tensors,
+        names_ipu=ipu.met, draws_random_numbers=tracer.draws_random_numbers, activation_bytes=tracer.activation_bytes,
         training_flags={name: part.training for name, part in model.named_modules()})
 
 

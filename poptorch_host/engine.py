@@ -276,9 +276,9 @@ class Engine:
         if self._update is not None and not self._update.can_fold:
             return 1
         compiled, limit = self._compiled, host.fold_limit()
-        if (self._total == 1 or compiled.updated_buffers or compiled.touched_constants or compiled.half_arithmetic
-                or self._per_replica or self.anchors or self._waits_for_built_in() or self._faults
-                or self._group_size > 1 or _ONE_BY_ONE.intersection(compiled.ops)):
+        if (self._total == 1 or compiled.updated_buffers or compiled.touched_constants or compiled.writes_inputs
+                or compiled.half_arithmetic or self._per_replica or self.anchors or self._waits_for_built_in()
+                or self._faults or self._group_size > 1 or _ONE_BY_ONE.intersection(compiled.ops)):
             return 1
         together = self._per_update if compiled.training else self._total
         if limit is not None:

@@ -82,6 +82,8 @@ class Tracer(Execution):
             self._learn(tensor, _Value(constant=True))
         self.inputs = inputs
         self._input_uses = {id(tensor): 0 for tensor in inputs}
+        self._input_memory = {_storage(tensor) for tensor in inputs}
+        self.writes_inputs = False
         self.stages: List[Tuple[int, List[str], Dict[str, int]]] = [(0, [], {})]
         self.ipus: Set[int] = set()
         self._stage_index = 0
@@ -219,7 +221,9 @@ class Tracer(Execution):
         self.draws_random_numbers |= random
         result = func(*args, **kwargs)
         marks = frozenset().union(*[(self._value(tensor) or _Value(False)).marks for tensor in inputs])
-        for tensor in tensors_in((result,)) + _written(func, args, kwargs):
+        written = _written(func, args, kwargs)
+        self.writes_inputs |= any(_storage(tensor) in self._input_memory for tensor in written)
+        for tensor in tensors_in((result,)) + written:
             self._learn(tensor, _Value(constant, marks))
         if all(returned.alias_info is None for returned in func._schema.returns):  # neither views nor in place
             self.activation_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((result,)))

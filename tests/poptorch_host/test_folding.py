@@ -109,6 +109,21 @@ def test_what_vmap_refuses_runs_one_by_one():
         assert executor(torch.tensor([1.0, -1.0, 2.0, 3.0])).tolist() == [2, -3, 4, 6]
 
 
+def test_a_forward_that_writes_to_its_inputs_writes_once():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(2, 2)  # which vmap refuses, after the write
+
+        def forward(self, x):
+            x += 1
+            return x * 1, self.lstm(x)[0]
+
+    x = torch.zeros(8, 2)
+    output, _ = poptorch.inferenceModel(Model(), poptorch.Options().deviceIterations(8))(x)
+    assert torch.equal(output, torch.ones(8, 2))
+
+
 def test_errors_of_the_program_come_out_as_they_are():
     fail = []
 
