@@ -151,8 +151,11 @@ def _check_tensor(name: str, tensor: torch.Tensor, pieces: int) -> None:
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """`tensor` as the device has it: dense, without gradient, floating point in 16 or 32 bits, and integers of 64 bits
     wrapped to 32 (kept in 64 here, where PyTorch indexes with them)."""
-    if tensor.dtype in _AS_THEY_ARE and tensor.device == device and tensor.is_contiguous() and not tensor.requires_grad:
+    if (tensor.dtype in _AS_THEY_ARE and tensor.device == device and tensor.is_contiguous()
+            and not tensor.requires_grad and not tensor.is_inference()):
         return tensor
+    if tensor.is_inference():
+        tensor = tensor.clone()  # which autograd may keep
     if tensor.requires_grad:
         _warn_once("requires_grad", "Input tensors have requires_grad=True: no gradient flows back to inputs")
         tensor = tensor.detach()

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Models as they run on a device: `trainingModel`, `inferenceModel` and the executor that they return."""
 import contextlib
+import functools
 import os
 import time
 from typing import Any, Callable, Dict, List, Optional, Union
@@ -27,6 +28,17 @@ from .update import WeightUpdate
 from .weights import DeviceWeights, ReplicaGrouping, untouched
 
 _NOTHING = contextlib.nullcontext()
+
+
+def _outside_inference_mode(method: Callable) -> Callable:
+    """The method, in an ordinary mode: what it makes on the device outlives the caller's torch.inference_mode()."""
+    @functools.wraps(method)
+    def ordinary(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_inference_mode_enabled():
+            return method(*args, **kwargs)
+        with torch.inference_mode(False):
+            return method(*args, **kwargs)
+    return ordinary
 
 
 class PoplarExecutor(Inspection):
@@ -176,6 +188,7 @@ class PoplarExecutor(Inspection):
 
     # Compiling and running.
 
+    @_outside_inference_mode
     def compile(self, *args, **kwargs) -> None:
         """Compiles the model for arguments like these, without running it. No effect on a compiled model."""
         if self.isCompiled():
@@ -183,6 +196,7 @@ class PoplarExecutor(Inspection):
             return
         self._compile(self._parameters.bind(args, kwargs))
 
+    @_outside_inference_mode
     def __call__(self, *args, **kwargs):
         """Runs the model; compiles it first, the first time.
 
@@ -368,6 +382,7 @@ class PoplarExecutor(Inspection):
             self.compile(*args, **kwargs)
         self.save(filename, export_model)
 
+    @_outside_inference_mode
     def loadExecutable(self, filename: str) -> None:
         """Takes over a program that was saved. The weights are the model's; nothing but plain data is read.
 

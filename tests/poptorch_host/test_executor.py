@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
+import contextlib
 import subprocess
 import sys
 
@@ -184,3 +185,27 @@ def test_importing_the_executor_has_no_effect():
                "assert before == (torch.get_num_threads(), torch.is_grad_enabled(), dict(vars(torch.Tensor)))")
     result = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
     assert result.stdout == b""
+
+
+def test_a_model_compiled_and_called_in_inference_mode_trains_and_infers_as_ever():
+    class Normed(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(4)
+
+        def forward(self, x, labels=None):
+            return super().forward(self.norm(x), labels)
+
+    results = []
+    for mode in (contextlib.nullcontext, torch.inference_mode):
+        torch.manual_seed(0)
+        model = Normed()
+        training, inference = trained(model), poptorch.inferenceModel(model)
+        with mode():
+            x, labels = classifier_batch(4)
+            inference(x)
+            training(x, labels)
+        training(*classifier_batch(4))
+        results.append([inference(x), model.fc.weight.detach(), model.norm.running_mean])
+    for one, other in zip(*results):
+        assert torch.equal(one, other)
