@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import os
 from types import ModuleType
-from typing import Any, ContextManager, List, NamedTuple, Optional
+from typing import Any, ContextManager, Iterator, List, NamedTuple, Optional
 
 import torch
 
@@ -34,12 +34,11 @@ class Accelerator(NamedTuple):
 _selected: Optional[Accelerator] = None
 
 
-def select(device: str = "auto", compile_only: bool = False) -> Accelerator:
+def select(device: str = "auto") -> Accelerator:
     """Chooses the accelerator of this process.
 
     Args:
         device: 'ipu', 'gpu', 'cpu', or 'auto': an IPU where the SDK is installed, else a GPU where PyTorch sees one.
-        compile_only: programs will not run, so that a host need not give them values.
 
     Raises:
         Refusal: for a device that is not to be had here.
@@ -55,8 +54,6 @@ def select(device: str = "auto", compile_only: bool = False) -> Accelerator:
                       "enable the SDK, or use --device cpu or gpu")
     else:
         _selected = _host(device)
-        if compile_only:
-            _selected = _without_values(_selected)
     return _selected
 
 
@@ -73,6 +70,28 @@ def poptorch() -> ModuleType:
 def is_ipu() -> bool:
     """Whether programs are compiled for IPUs, so that a graph may contain only what PopTorch supports."""
     return selected().device == "ipu"
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """While this context is open, a host compiles models of any size in seconds, from shapes alone; they cannot run.
+
+    On IPUs it changes nothing.
+    """
+    global _selected
+    chosen = selected()
+    if is_ipu():
+        yield
+        return
+    host = importlib.import_module("poptorch_host.host")
+    device = host.device()
+    host.configure(device="meta")
+    _selected = chosen._replace(blank=True)
+    try:
+        yield
+    finally:
+        host.configure(device=device)
+        _selected = chosen
 
 
 def new_weights() -> ContextManager:
@@ -134,12 +153,6 @@ def _host(device: str) -> Accelerator:
         _use_fast_matmul()
         kind = "cpu"
     return Accelerator(kind, importlib.import_module("poptorch_host"), importlib.import_module("poptorch_host.popdist"))
-
-
-def _without_values(chosen: Accelerator) -> Accelerator:
-    """The same host, which compiles a model of any size in seconds and cannot run it."""
-    importlib.import_module("poptorch_host.host").configure(device="meta")
-    return chosen._replace(blank=True)
 
 
 def _use_fast_matmul() -> None:

@@ -16,7 +16,7 @@ IPUS_PER_PROCESS = 64  # that PopTorch gives one process
 def compile_only(config: CfgNode, launch: Launch) -> None:
     """Builds data, model and options, and compiles the training and the validation program; nothing is written.
 
-    A host compiles without values (`accelerator.select`), one process's share of a run that needs several.
+    A host compiles without values (`accelerator.without_values`), one process's share of a run that needs several.
 
     Raises:
         Refusal: for what a run would refuse before its first step, with PopTorch's reason where its compiler refuses.
@@ -27,11 +27,12 @@ def compile_only(config: CfgNode, launch: Launch) -> None:
     if share != launch:
         logger.info("%d IPUs: this is the program of one of %d processes", _ipus(config) * launch.replicas,
                     share.processes)
-    run = build_run(config, share, None, None)
-    if run.trainer.isAttachedToDevice():
-        run.trainer.detachFromDevice()  # the two programs take turns on the device
-    run.model.eval()
-    validate.compile_validator(config, run.validator, run.model.num_classes)
+    with accelerator.without_values():
+        run = build_run(config, share, None, None)
+        if run.trainer.isAttachedToDevice():
+            run.trainer.detachFromDevice()  # the two programs take turns on the device
+        run.model.eval()
+        validate.compile_validator(config, run.validator, run.model.num_classes)
     for name, program in (("training", run.trainer), ("validation", run.validator)):
         for line in accelerator.summary(program):
             logger.info("%s program: %s", name, line)

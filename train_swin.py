@@ -40,7 +40,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if args.plan or args.plan_output is not None:
         plan_report.show(config, args.plan_output)
         return
-    accelerator.select(args.device, args.compile_only)
+    accelerator.select(args.device)
     stages = host_pipeline.stages(config)
     with StopRequest().installed() as stop, launching.joined(config, stages) as launch, \
             console_log(launch.is_leader), errors_refused("the device failed"):

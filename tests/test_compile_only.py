@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """--compile-only: every named configuration passes every check of PopTorch's compiler, and what does not is refused."""
+import contextlib
 import re
 
 import pytest
@@ -18,13 +19,6 @@ from utils import EXIT_DATA, EXIT_USAGE, Refusal, run_command
 SMALL = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--compile-only", "--opts", "MODEL.SWIN.EMBED_DIM", "8",
          "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]", "IPU.LAYERS_PER_IPU", "[1, 1]",
          "DATA.BATCH_SIZE", "2", "TRAIN.ACCUMULATION_STEPS", "3"]
-
-
-@pytest.fixture(autouse=True)
-def host():
-    """Later tests run what they compile."""
-    yield
-    accelerator.select("cpu")
 
 
 def said_of(program, text):
@@ -90,6 +84,14 @@ def test_weights_that_are_named_are_looked_at(tmp_path):
     with pytest.raises(Refusal) as caught:
         train_swin.main([*SMALL, "--pretrained-model", str(tmp_path / "broken.pth")])
     assert caught.value.code == EXIT_DATA
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_built_afterwards_has_values_again(fails):
+    with pytest.raises(Refusal) if fails else contextlib.nullcontext():
+        train_swin.main([*SMALL, *(["--pretrained-model", "none.pth"] if fails else [])])
+    program = accelerator.poptorch().inferenceModel(torch.nn.Linear(2, 1))
+    assert program(torch.ones(3, 2)).shape == (3, 1) and not accelerator.selected().blank
 
 
 @pytest.mark.parametrize("replicas, share", [(16, Launch(0, 2, 16, 8)), (8, Launch(0, 1, 8, 8)),
@@ -186,6 +188,7 @@ class Device:
 def test_ipus_compile_both_programs_in_turn(monkeypatch, capsys):
     """With the host's package in the place of the SDK's, and executors that only note what they are asked to do."""
     device, host = Device(), accelerator.select("cpu")
+    monkeypatch.setattr(accelerator, "_selected", host)  # put back afterwards
     monkeypatch.setattr(accelerator, "_sdk", lambda: accelerator.Accelerator("ipu", host.poptorch, None))
     monkeypatch.setattr(host.poptorch, "trainingModel", lambda model, options, _: device.program("training", options))
     monkeypatch.setattr(host.poptorch, "inferenceModel", lambda model, options: device.program("validation", options))
