@@ -185,7 +185,7 @@ class _PrecisionOptions(OptionsDict):
     def setPartialsType(self, dtype: torch.dtype) -> "_PrecisionOptions":
         """The format of partial sums in matrix products and convolutions: torch.float or torch.half.
 
-        Replaces what `Training.setConvolutionDithering` stored, as PopTorch does.
+        Replaces what `Training.setConvolutionDithering` stored, as PopTorch does. See `partials` for the arithmetic.
 
         Raises:
             ValueError: for another dtype.

@@ -20,6 +20,7 @@ from .half import HalfArithmetic
 from .ipu_names import IpuAsHost
 from .nested import map_tensors, tensors_of
 from .options import Options, ShardedExecution
+from .partials import HalfPartials
 from .tracing import MarkedLoss, StageRecord, Tracer, is_pipelined
 from .weights import DeviceWeights
 
@@ -142,7 +143,7 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
     tracer = Tracer(options, [tensor for _, tensor in weights.named_tensors() if tensor.is_floating_point()],
                     [tensor for _, tensor in weights.named_tensors() if not tensor.is_floating_point()],
                     tensors_of(arguments))
-    half, ipu = HalfArithmetic(), IpuAsHost(weights.device)
+    half, ipu = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device)
     with _unchanged_buffers(weights) as changes, weights.installed():
         with torch.set_grad_enabled(training), weights.tracing(), activate(tracer), half, tracer.listening(), ipu:
             outputs = _run_forward(model, arguments, tracer)

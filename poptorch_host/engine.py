@@ -27,6 +27,7 @@ from .losses import LossMode
 from .nested import map_tensors, replace_tensors, tensors_of
 from .options import Options
 from .outputs import Collector, Selection, seal
+from .partials import HalfPartials
 from .update import WeightUpdate
 from .weights import DeviceWeights
 
@@ -105,7 +106,8 @@ class Engine:
         self._needs_modes = (compiled.half_arithmetic or compiled.names_ipu or self._waits_for_built_in()
                              or (compiled.makes_tensors and self._device.type != "cpu"))
         self._faults = bool(options._Popart.options.get("enableFloatingPointChecks", False))
-        self._half = HalfArithmetic()  # one for all calls: it remembers what PyTorch lacks, which is slow to find out
+        # one for all calls: it remembers what PyTorch lacks, which is slow to find out
+        self._half = HalfArithmetic(HalfPartials(options))
         self._factor, self._last_root = 1.0, None
         self._constants = [(device, device.clone()) for name, _, device in weights.buffers
                            if name in compiled.touched_constants]

@@ -5,8 +5,8 @@
 Three things differ. A device casts the weights of convolutions and norms to the dtype of their input, and promotes the
 operands of matrix products, where PyTorch refuses to mix. PyTorch lacks many float16 kernels on some hosts: those
 operations are computed in float32 between float16 inputs and outputs, which is also what a device's float32 partial
-sums amount to. And a device, whose integers have 32 bits, takes class labels and indices of int32 where PyTorch wants
-int64.
+sums amount to (`partials` has float16 ones). And a device, whose integers have 32 bits, takes class labels and indices
+of int32 where PyTorch wants int64.
 """
 from typing import Any, Dict, List, Optional, Set, Tuple
 
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .nested import tensors_in
+from .partials import HalfPartials
 
 _BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "_batch_norm_no_update",
                 "_native_batch_norm_legit_no_training")
@@ -74,13 +75,17 @@ def _weights_of(name: str, data: Any) -> Optional[Dict[str, int]]:
 class HalfArithmetic(TorchDispatchMode):
     """Inside, operations follow a device's rules for dtypes and exist in float16.
 
+    Args:
+        partials: the products that are added up in float16.
+
     Attributes:
         needed: whether any operation so far would have failed, or come out otherwise, without.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, partials: HalfPartials) -> None:
         super().__init__()
         self.needed = False
+        self._partials = partials
         self._missing: Set[Any] = set()
         self._wants_int64: Set[Any] = set()
         self._cast_weights = _CastWeights(self)
@@ -120,6 +125,10 @@ class HalfArithmetic(TorchDispatchMode):
         return self._in_half(func, name, args, kwargs)
 
     def _in_half(self, func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
+        replacement = self._partials.replacement(name, args)
+        if replacement is not None:
+            self.needed = True
+            return replacement(*args, **kwargs)
         if func not in self._missing:
             try:
                 return func(*args, **kwargs)

@@ -47,8 +47,6 @@ _RECORDED = {
     "poptorch.options._PopartOptions": "settings of a graph compiler, checked when a model is compiled",
     "poptorch.options._PrecisionOptions.halfFloatCasting": "deprecated by PopTorch",
     "poptorch.options._PrecisionOptions.runningStatisticsAlwaysFloat": "deprecated by PopTorch",
-    "poptorch.options._PrecisionOptions.setPartialsType":
-        "the order of a device's partial sums is its compiler's plan; a host sums products as PyTorch does, in float32",
     "poptorch.options._TrainingOptions.setConvolutionDithering": "planning of convolutions",
     "poptorch.ParallelPhasedExecution.sendTensorsOffChipAfterFwd": "memory of phases",
     "poptorch.SerialPhasedExecution.setTensorsLiveness": "memory of phases",

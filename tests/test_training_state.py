@@ -30,7 +30,8 @@ def test_free_change_is_silent(opts, said):
     assert said() == []
 
 
-@pytest.mark.parametrize("opts", [["TRAIN.EPOCHS", "70"], ["TRAIN.BASE_LR", "0.001"], ["AUG.SHIFT", "2"], ["SEED", "1"]])
+@pytest.mark.parametrize("opts", [
+    ["TRAIN.EPOCHS", "70"], ["TRAIN.BASE_LR", "0.001"], ["AUG.SHIFT", "2"], ["SEED", "1"]])
 def test_change_of_the_recipe_is_told(opts, said):
     resume(opts)
     assert opts[0] in said()[0]

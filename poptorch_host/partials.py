@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Products of float16 whose partial sums are float16 too: Precision.setPartialsType(torch.half).
+
+The sum over the contracted dimension is cut into groups of TERMS products. A group is added up in float32 and rounded,
+and the rounded groups are added in float16, one after the other. So what a program risks with half partials shows on a
+host: sums that overflow on the way although they end small, and small terms that vanish beside a large sum. In which
+groups a device adds is its compiler's plan: the risk is the same, the digits are not.
+
+Covered are matrix products, forward and backward, and the forward of convolutions. Fused attention kernels and the
+gradients of convolutions add in float32.
+"""
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import torch
+
+from .options import Options
+
+TERMS = 16  # assumed: float16 products that an IPU's matrix unit adds at a time
+
+Operands = Tuple[Any, ...]
+
+
+class HalfPartials:
+    """Computes the products that a program's options ask to add up in float16.
+
+    Args:
+        options: of the executor.
+    """
+
+    def __init__(self, options: Options) -> None:
+        settings = options._Popart.options
+        self._functions: Dict[str, Callable[..., torch.Tensor]] = {}
+        if settings.get("partialsTypeMatMuls") == "half":
+            self._functions.update(_PRODUCTS)
+        if settings.get("convolutionOptions", {}).get("partialsType") == "half":
+            self._functions["convolution"] = _convolution
+
+    def replacement(self, name: str, operands: Operands) -> Optional[Callable[..., torch.Tensor]]:
+        """What computes operation `name` of these operands instead of PyTorch; None where PyTorch is to do it."""
+        function = self._functions.get(name)
+        tensors = [value for value in operands if isinstance(value, torch.Tensor)]
+        return function if function and all(tensor.dtype == torch.float16 for tensor in tensors) else None
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(..., M, K) @ (..., K, N)."""
+    parts = zip(left.split(TERMS, -1), right.split(TERMS, -2))
+    return _in_turn((a.float() @ b.float()).half() for a, b in parts)
+
+
+def _in_turn(parts: Any) -> torch.Tensor:
+    parts = iter(parts)
+    total = next(parts)
+    for part in parts:
+        total = total + part
+    return total
+
+
+def _biased_product(bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, beta: float = 1, alpha: float = 1
+                    ) -> torch.Tensor:
+    return beta * bias + alpha * _product(left, right)
+
+
+def _product_with_vector(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    return _product(matrix, vector.unsqueeze(1)).squeeze(1)
+
+
+def _inner_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return _product(left.unsqueeze(0), right.unsqueeze(1)).view(())
+
+
+_PRODUCTS = {"mm": _product, "bmm": _product, "addmm": _biased_product, "baddbmm": _biased_product,
+             "mv": _product_with_vector, "dot": _inner_product}
+
+
+def _convolution(data: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor], stride: List[int],
+                 padding: List[int], dilation: List[int], transposed: bool, output_padding: List[int], groups: int
+                 ) -> torch.Tensor:
+    """A convolution, over a few input channels of each group at a time."""
+    channels = data.shape[1] // groups
+    step = max(TERMS // weight[0, 0].numel(), 1)
+
+    def part(first: int) -> torch.Tensor:
+        chosen = slice(first, first + step)
+        some = data.unflatten(1, (groups, channels))[:, :, chosen].flatten(1, 2)
+        if transposed:
+            kernel = weight.unflatten(0, (groups, channels))[:, chosen].flatten(0, 1)
+        else:
+            kernel = weight[:, chosen]
+        return torch.ops.aten.convolution(some.float(), kernel.float(), None, stride, padding, dilation, transposed,
+                                          output_padding, groups).half()
+
+    total = _in_turn(map(part, range(0, channels, step)))
+    return total if bias is None else total + bias.view(-1, *[1] * (total.dim() - 2))
