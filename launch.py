@@ -19,7 +19,8 @@ from utils import EXIT_RESOURCE, Refusal, logger
 
 REFERENCE_BATCH = 512  # global batch for which the recipes name their learning rates
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # a collective that another process left
-_REFUSAL, _REFUSALS = "swin/refusal", "swin/refusals"  # keys of the store that the processes share
+# Keys of the store that the processes share: the first refusal, how many there are, and that a process knows of one.
+_REFUSAL, _REFUSALS, _KNOWN = "swin/refusal", "swin/refusals", "swin/known/{}"
 _REFUSAL_WAIT = datetime.timedelta(seconds=3)
 
 
@@ -68,8 +69,20 @@ def joined(config: CfgNode, stages: int = 1) -> Iterator[Launch]:
         with ending_together(launch):
             yield launch
     finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        _leave(launch)
+
+
+def _leave(launch: Launch) -> None:
+    """Leaves the other processes; after a refusal the leader, who may hold the store, waits until they know of it."""
+    if not torch.distributed.is_initialized():
+        return
+    store = distributed_c10d._get_default_store()
+    torch.distributed.destroy_process_group()
+    try:
+        if launch.is_leader and store.add(_REFUSALS, 0):
+            store.wait([_KNOWN.format(process) for process in range(launch.processes)], _REFUSAL_WAIT)
+    except RuntimeError as error:
+        logger.debug("not every process can be told of the refusal: %s", error)
 
 
 @contextlib.contextmanager
@@ -87,29 +100,32 @@ def ending_together(launch: Launch) -> Iterator[None]:
     try:
         yield
     except Refusal as refusal:
-        _leave_word(refusal)
+        _leave_word(refusal, launch)
         raise
     except RuntimeError as error:
         if _LOST.search(str(error)) is None:
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, to all when one has left; the cause is told first
-        raise _find_word() from error
+        raise _find_word(launch) from error
 
 
-def _leave_word(refusal: Refusal) -> None:
+def _leave_word(refusal: Refusal, launch: Launch) -> None:
     store = distributed_c10d._get_default_store()
     try:
         if store.add(_REFUSALS, 1) == 1:
             store.set(_REFUSAL, json.dumps([str(refusal), refusal.code]))
+        store.set(_KNOWN.format(launch.process), "")
     except RuntimeError as error:  # whoever kept the store is gone: the others know already that the run is over
         logger.debug("the other processes cannot be told of the refusal: %s", error)
 
 
-def _find_word() -> Refusal:
+def _find_word(launch: Launch) -> Refusal:
     store = distributed_c10d._get_default_store()
     try:
         store.wait([_REFUSAL], _REFUSAL_WAIT)
-        return Refusal(*json.loads(store.get(_REFUSAL)))
+        refusal = Refusal(*json.loads(store.get(_REFUSAL)))
+        store.set(_KNOWN.format(launch.process), "")
+        return refusal
     except RuntimeError:  # no word within the time: it was killed, or failed with a traceback of its own
         return Refusal("another process of the run ended unexpectedly: look for its own messages; the same command "
                        "resumes", EXIT_RESOURCE)

@@ -65,10 +65,15 @@ def run_command(main: Callable[[], None]) -> int:
 @contextlib.contextmanager
 def console_log(is_leader: bool) -> Iterator[None]:
     """While this context is open, the log goes to standard output; processes that do not lead only warn."""
+    level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO if is_leader else logging.WARNING)
     logger.propagate = False
-    with _log_to(logging.StreamHandler(sys.stdout)):
-        yield
+    try:
+        with _log_to(logging.StreamHandler(sys.stdout)):
+            yield
+    finally:
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @contextlib.contextmanager

@@ -219,7 +219,9 @@ def test_process_asked_to_stop_stops_all_after_the_same_update_with_a_checkpoint
     os.kill(workers_of(process.pid)[1], signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert len(re.findall(rf"exitcode +: {EXIT_PREEMPTED} ", errors)) == 2, errors
-    assert "stopped by SIGTERM;" in errors and "stopped by a signal to another process;" in errors
+    # the other one tells of "a signal to another process" inside an epoch, and passes on the word between two
+    assert "stopped by SIGTERM;" in errors and len(re.findall(r"stopped by (SIGTERM|a signal to another process);",
+                                                              errors)) == 2
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["exit_code"] == EXIT_PREEMPTED
     assert checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == status["last_update"] > 0

@@ -22,7 +22,7 @@ from dataset.decode import BadImage
 from dataset.image_folder import ImageFolder, PathTable, open_split
 from dataset.samples import UNREADABLE, DataError
 from tests.data_sets import encoded, photo, small_config, write_folders
-from utils import EXIT_DATA, EXIT_USAGE, Refusal, logger
+from utils import EXIT_DATA, EXIT_USAGE, Refusal
 
 
 @pytest.fixture(params=["simplejpeg", "Pillow"])
@@ -259,10 +259,9 @@ class TestReading:
 
 
 class TestBadImages:
-    def test_skipped_image_is_its_neighbour_and_is_reported_once(self, root, caplog, monkeypatch):
+    def test_skipped_image_is_its_neighbour_and_is_reported_once(self, root, caplog):
         bad = root / "train" / "cat" / "003.jpg"
         bad.write_bytes(bad.read_bytes()[:200])
-        monkeypatch.setattr(logger, "propagate", True)
         dataset = build_dataset(small_config(root), training=True)
         with caplog.at_level(logging.WARNING, "swin"):
             first, label = dataset.sample(5, 3)

@@ -7,14 +7,13 @@ import pytest
 
 from config import get_config
 from training_state import Progress, check_same_run
-from utils import EXIT_CHECKPOINT, Refusal, logger
+from utils import EXIT_CHECKPOINT, Refusal
 
 SAVED = get_config("SWIN_DEMO").dump()
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logger, "propagate", True)
+def said(caplog):
     caplog.set_level(logging.WARNING)
     return lambda: [record.getMessage() for record in caplog.records]
 
