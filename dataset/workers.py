@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Worker processes of a loader: how many the memory allows, how they behave, and what it means when one fails."""
 import contextlib
+import multiprocessing.connection
 import os
 import re
 import signal
@@ -84,9 +85,12 @@ def clear_failures(helpers: Callable[[], List[BaseProcess]]) -> Iterator[None]:
     try:
         try:
             yield
-        except (ConnectionError, EOFError):
-            time.sleep(DEATH_SECONDS)  # PyTorch's handler of SIGCHLD raises a death out of this
-            raise
+        except (ConnectionError, EOFError) as error:
+            killed = _killed_soon(helpers())  # unless PyTorch's handler of SIGCHLD raises the death out of this
+            if killed is None:
+                raise
+            _end(helpers())
+            raise killed from error
     except (DataError, RuntimeError, OSError, EOFError, AssertionError, accelerator.poptorch().Error) as error:
         failed = helpers()
         states = _states(failed)
@@ -186,14 +190,29 @@ def _explain(text: str, states: str) -> Optional[Refusal]:
     if STALLED in text:
         return _stalled(states)
     if killed:
-        return Refusal(f"data worker {killed.group(1)} was killed by signal {killed.group(2)}: most likely memory ran "
-                       "out; use fewer --num-workers or smaller batches; the same command resumes", EXIT_RESOURCE)
+        return _killed(killed.group(1), killed.group(2))
     if gone:
         return Refusal(f"data worker {gone.group(1)} ended unexpectedly: its own messages are above; the same command "
                        "resumes", EXIT_RESOURCE)
     if "data fetcher" in text or "failed to start" in text:  # PopTorch's asynchronous accessor
         return Refusal(f"the process that reads data ahead failed: {' '.join(text.split())[:500]}", EXIT_RESOURCE)
     return None
+
+
+def _killed_soon(processes: List[BaseProcess]) -> Optional[Refusal]:
+    """Names the process that a signal has ended, or ends within DEATH_SECONDS; None where there is none."""
+    dying = multiprocessing.connection.wait([process.sentinel for process in processes], DEATH_SECONDS)
+    for process in processes:
+        if process.sentinel in dying:
+            process.join(DEATH_SECONDS)  # its connections close a moment before its exit code is known
+        if (process.exitcode or 0) < 0:
+            return _killed(process.pid, signal.Signals(-process.exitcode).name)
+    return None
+
+
+def _killed(pid: Any, name: str) -> Refusal:
+    return Refusal(f"data worker {pid} was killed by signal {name}: most likely memory ran out; use fewer "
+                   "--num-workers or smaller batches; the same command resumes", EXIT_RESOURCE)
 
 
 def _stalled(states: str) -> Refusal:
