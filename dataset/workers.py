@@ -102,13 +102,18 @@ def clear_failures(helpers: Callable[[], List[BaseProcess]]) -> Iterator[None]:
 
 
 def batches(loader: Any) -> Iterator[Any]:
-    """The batches of one epoch of a loader from build_ipu; raises Refusal as `clear_failures`."""
+    """The batches of one epoch of a loader from build_ipu; raises Refusal as `clear_failures`.
+
+    Also for a worker that dies while a batch is used, once the next one is asked for.
+    """
     watch = _Watch(loader)
     with watch, clear_failures(lambda: helpers_of(loader)):
         try:
             for batch in loader:
                 watch.rest()
-                yield batch
+                with _deaths_unannounced():
+                    yield batch
+                _check_alive(helpers_of(loader))
                 watch.begin()
         except (RuntimeError, OSError, EOFError, AssertionError) as error:
             if watch.overdue:
@@ -169,14 +174,22 @@ class _Watch(threading.Thread):
 
 def _end(processes: List[BaseProcess]) -> None:
     """Kills processes, so that none can keep the interpreter from ending."""
+    with _deaths_unannounced():
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+@contextlib.contextmanager
+def _deaths_unannounced() -> Iterator[None]:
+    """Inside, PyTorch's handler of SIGCHLD does not raise the news of a worker's death wherever the program then is."""
     in_main = threading.current_thread() is threading.main_thread()
-    # PyTorch's handler would raise the news of each death wherever the program then is.
     previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main else None
-    for process in processes:
-        process.kill()
-        process.join()
-    if in_main:
-        signal.signal(signal.SIGCHLD, previous)
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.signal(signal.SIGCHLD, previous)
 
 
 def _explain(text: str, states: str) -> Optional[Refusal]:
@@ -205,6 +218,20 @@ def _killed_soon(processes: List[BaseProcess]) -> Optional[Refusal]:
     for process in processes:
         if process.sentinel in dying:
             process.join(DEATH_SECONDS)  # its connections close a moment before its exit code is known
+    return _first_killed(processes)
+
+
+def _check_alive(processes: List[BaseProcess]) -> None:
+    """Raises Refusal, and ends the others, where a signal has ended one of the processes."""
+    killed = _first_killed(processes)
+    if killed is not None:
+        _end(processes)
+        raise killed
+
+
+def _first_killed(processes: List[BaseProcess]) -> Optional[Refusal]:
+    """Names the first process that a signal has ended; None where there is none."""
+    for process in processes:
         if (process.exitcode or 0) < 0:
             return _killed(process.pid, signal.Signals(-process.exitcode).name)
     return None

@@ -243,6 +243,14 @@ class TestFailures:
             list(iterator)
         assert caught.value.code == EXIT_RESOURCE and str(processes[1].pid) in str(caught.value)
 
+    def test_worker_killed_while_a_batch_is_used_is_named_when_the_next_one_is_wanted(self, root):
+        iterator, processes = self.loader_with_workers(root)
+        processes[1].kill()
+        processes[1].join()  # a training step, which must not fail with the news
+        with pytest.raises(Refusal, match=f"worker {processes[1].pid} was killed by signal SIGKILL") as caught:
+            next(iterator)
+        assert caught.value.code == EXIT_RESOURCE and not any(process.is_alive() for process in processes)
+
     def test_connection_that_breaks_before_its_worker_is_dead_names_the_worker(self, root):
         iterator, processes = self.loader_with_workers(root)
         threading.Timer(0.5, processes[1].kill).start()
