@@ -12,7 +12,7 @@ from .nested import tensors_in
 
 # They return memory that nothing was written to.
 _UNWRITTEN = {"empty_like", "new_empty", "new_empty_strided"}
-# So do these, beside their first result: statistics that only training needs, random states of attention.
+# So do these, forward, beside their first result: statistics that only training needs, random states of attention.
 _FIRST_RESULT_ONLY = ("batch_norm", "scaled_dot_product")
 
 _FINITE, _INFINITE, _NAN = range(3)
@@ -35,7 +35,7 @@ class FloatingPointFaults(TorchDispatchMode):
         before = _worst(tensors, given)  # an operation may overwrite what it is given
         result = func(*args, **kwargs)
         results = tensors_in((result,))
-        if any(part in name for part in _FIRST_RESULT_ONLY):
+        if "backward" not in name and any(part in name for part in _FIRST_RESULT_ONLY):
             results = results[:1]
         if tensors and name not in _UNWRITTEN and before != _NAN and _worst(results) > before:
             raise createPoptorchError(

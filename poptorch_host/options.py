@@ -191,7 +191,7 @@ class Options(OptionsDict):
         return self
 
     def logCycleCount(self, log_cycle_count: bool) -> "Options":
-        """Counts the cycles of a run for `cycleCount`. Compiling for an offline target then raises Error."""
+        """Counts the cycles of a run for `cycleCount`. Compiling for the IPU model or offline then raises Error."""
         self._popart.set("instrumentWithHardwareCycleCounter", log_cycle_count)
         return self
 

@@ -91,6 +91,24 @@ def test_fault_of_a_backward_pass_is_an_error_and_the_next_update_forgets_it():
     assert torch.equal(model.weight, other.weight) and model.weight.tolist() != [1.0, 1.0]
 
 
+class Normed(torch.nn.Module):
+    """Its loss and the gradient of its input are finite, and the gradient of the norm's weight is too large."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(1))
+        self.norm = torch.nn.BatchNorm1d(1).eval()
+        torch.nn.init.constant_(self.norm.weight, 1e-3)
+
+    def forward(self, x):
+        return poptorch.identity_loss((self.norm(x + self.shift) * 1e38).sum(), "none")
+
+
+def test_fault_among_the_later_gradients_of_a_norm_names_its_backward_pass():
+    with pytest.raises(poptorch.Error, match="batch_norm_backward of"):
+        trainer(Normed())(torch.ones(8, 1))
+
+
 def test_model_without_faults_trains_to_the_same_weights():
     weights = []
     for enabled in (True, False):
