@@ -10,7 +10,7 @@ from models.pipeline import pipeline_stages
 from run import build_run
 from utils import Refusal, logger
 
-IPUS_PER_PROCESS = 64  # that PopTorch gives one process
+MOST_IPUS = 64  # that PopTorch gives one process
 
 
 def compile_only(config: CfgNode, launch: Launch) -> None:
@@ -41,7 +41,7 @@ def compile_only(config: CfgNode, launch: Launch) -> None:
 
 def _share_of_one(config: CfgNode, launch: Launch) -> Launch:
     """The launch of one process, where a single one cannot have the IPUs of all replicas."""
-    most = max(IPUS_PER_PROCESS // _ipus(config), 1)
+    most = max(MOST_IPUS // _ipus(config), 1)
     if launch.processes > 1 or launch.replicas <= most:
         return launch
     local = max(count for count in range(1, most + 1) if launch.replicas % count == 0)
