@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The processes of one run: started alone, by poprun on IPUs, or by torchrun on CPUs and GPUs."""
 import contextlib
+import ctypes
 import datetime
 import importlib
 import json
@@ -68,8 +69,18 @@ def joined(config: CfgNode, stages: int = 1) -> Iterator[Launch]:
     try:
         with ending_together(launch):
             yield launch
+        _keep_group()
     finally:
         _leave(launch)
+
+
+def _keep_group() -> None:
+    """Lets the group of a finished run live as long as the process: with torch 2.0 its destructor hangs now and then.
+
+    A group that is given up by a refusal is closed all the same, since the others wait for that.
+    """
+    if torch.__version__.startswith("2.0.") and torch.distributed.is_initialized():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(distributed_c10d._get_default_group()))
 
 
 def _leave(launch: Launch) -> None:
