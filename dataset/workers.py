@@ -183,13 +183,15 @@ def _end(processes: List[BaseProcess]) -> None:
 @contextlib.contextmanager
 def _deaths_unannounced() -> Iterator[None]:
     """Inside, PyTorch's handler of SIGCHLD does not raise the news of a worker's death wherever the program then is."""
-    in_main = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main else None
+    handler = signal.getsignal(signal.SIGCHLD)  # None: not one of Python's, so neither PyTorch's
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
     finally:
-        if in_main:
-            signal.signal(signal.SIGCHLD, previous)
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _explain(text: str, states: str) -> Optional[Refusal]:
