@@ -113,7 +113,8 @@ def run_process(process, port, folder):
     scale.update(1.0, True)
     results["factor"] = torch.tensor(scale.factor)
     torch.save(results, os.path.join(folder, f"{process}.pt"))
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # torch 2.0 hangs or aborts now and then when it takes a gloo group down
 
 
 # Parallel runs of these tests must not start the processes of the fixture in every worker.
