@@ -6,7 +6,7 @@ from yacs.config import CfgNode
 import accelerator
 import validate
 from launch import Launch
-from models.pipeline import pipeline_stages
+from models.pipeline import ipus_of, pipeline_stages
 from run import build_run
 from utils import Refusal, logger
 
@@ -25,8 +25,8 @@ def compile_only(config: CfgNode, launch: Launch) -> None:
         raise Refusal("--compile-only compiles what PopTorch runs, which HOST_PIPELINE does not change: unset it")
     share = launch if accelerator.is_ipu() else _share_of_one(config, launch)
     if share != launch:
-        logger.info("%d IPUs: this is the program of one of %d processes", _ipus(config) * launch.replicas,
-                    share.processes)
+        ipus = ipus_of(pipeline_stages(config)) * launch.replicas
+        logger.info("%d IPUs: this is the program of one of %d processes", ipus, share.processes)
     with accelerator.without_values():
         run = build_run(config, share, None, None)
         if run.trainer.isAttachedToDevice():
@@ -41,12 +41,8 @@ def compile_only(config: CfgNode, launch: Launch) -> None:
 
 def _share_of_one(config: CfgNode, launch: Launch) -> Launch:
     """The launch of one process, where a single one cannot have the IPUs of all replicas."""
-    most = max(MOST_IPUS // _ipus(config), 1)
+    most = max(MOST_IPUS // ipus_of(pipeline_stages(config)), 1)
     if launch.processes > 1 or launch.replicas <= most:
         return launch
     local = max(count for count in range(1, most + 1) if launch.replicas % count == 0)
     return Launch(0, launch.replicas // local, launch.replicas, local)
-
-
-def _ipus(config: CfgNode) -> int:
-    return 1 + max(stage.ipu for stage in pipeline_stages(config))

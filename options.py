@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 import accelerator
 from launch import Launch
-from models.pipeline import Stage, pipeline_stages
+from models.pipeline import Stage, ipus_of, pipeline_stages
 
 # Values of PopART enumerations that PopTorch passes on as integers.
 RECOMPUTE_NOTHING = 0  # popart.RecomputationType.NoRecompute
@@ -64,7 +64,7 @@ def inference_options(config: CfgNode, launch: Launch) -> Any:
 
 def _common_options(config: CfgNode, launch: Launch) -> Any:
     stages = pipeline_stages(config)
-    ipus = 1 + max(stage.ipu for stage in stages)
+    ipus = ipus_of(stages)
     options = _distributed_options(launch, ipus)
     options.autoRoundNumIPUs(config.IPU.ROUND_UP_IPUS)
     options.setExecutionStrategy(_strategy(stages))

@@ -85,12 +85,10 @@ def clear_failures(helpers: Callable[[], List[BaseProcess]]) -> Iterator[None]:
     try:
         try:
             yield
-        except (ConnectionError, EOFError) as error:
-            killed = _killed_soon(helpers())  # unless PyTorch's handler of SIGCHLD raises the death out of this
-            if killed is None:
-                raise
-            _end(helpers())
-            raise killed from error
+        except (ConnectionError, EOFError):
+            _await_death(helpers())  # unless PyTorch's handler of SIGCHLD raises it out of this
+            _check_alive(helpers())
+            raise
     except (DataError, RuntimeError, OSError, EOFError, AssertionError, accelerator.poptorch().Error) as error:
         failed = helpers()
         states = _states(failed)
@@ -214,29 +212,21 @@ def _explain(text: str, states: str) -> Optional[Refusal]:
     return None
 
 
-def _killed_soon(processes: List[BaseProcess]) -> Optional[Refusal]:
-    """Names the process that a signal has ended, or ends within DEATH_SECONDS; None where there is none."""
+def _await_death(processes: List[BaseProcess]) -> None:
+    """Waits until one of the processes has ended, for DEATH_SECONDS at the most."""
     dying = multiprocessing.connection.wait([process.sentinel for process in processes], DEATH_SECONDS)
     for process in processes:
         if process.sentinel in dying:
             process.join(DEATH_SECONDS)  # its connections close a moment before its exit code is known
-    return _first_killed(processes)
 
 
 def _check_alive(processes: List[BaseProcess]) -> None:
     """Raises Refusal, and ends the others, where a signal has ended one of the processes."""
-    killed = _first_killed(processes)
-    if killed is not None:
-        _end(processes)
-        raise killed
-
-
-def _first_killed(processes: List[BaseProcess]) -> Optional[Refusal]:
-    """Names the first process that a signal has ended; None where there is none."""
     for process in processes:
         if (process.exitcode or 0) < 0:
-            return _killed(process.pid, signal.Signals(-process.exitcode).name)
-    return None
+            killed = _killed(process.pid, signal.Signals(-process.exitcode).name)
+            _end(processes)
+            raise killed
 
 
 def _killed(pid: Any, name: str) -> Refusal:

@@ -53,6 +53,11 @@ def pipeline_stages(config: CfgNode) -> List[Stage]:
     return stages
 
 
+def ipus_of(stages: Sequence[Stage]) -> int:
+    """The IPUs of a replica that runs these stages; one that is left out between others counts."""
+    return 1 + max(stage.ipu for stage in stages)
+
+
 def automatic_stages(config: CfgNode, ipus: int) -> List[Stage]:
     """The stages of IPU.LAYERS_PER_IPU auto, whatever the configuration has there.
 

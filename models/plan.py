@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from .costs import Unit, configured_units
 from .memory import Memory, configured_footprint, in_flight, measure, stage_memory, together
-from .pipeline import Stage, pipeline_stages
+from .pipeline import Stage, ipus_of, pipeline_stages
 
 # Products of a Mk2 IPU in MACs a second: Graphcore's 250 TFLOP/s in half and 62.5 TFLOP/s in single precision.
 PEAK_HALF = 125e12
@@ -103,7 +103,7 @@ def make_plan(config: CfgNode, stages: Optional[Sequence[Stage]] = None) -> Plan
     names = [unit.module for unit in units]
     edges = [names.index(stage.module) for stage in stages] + [len(units)]
     rows = [units[begin:end] for begin, end in zip(edges, edges[1:])]
-    ipus = [_ipu_plan(config, units, edges, stages, ipu) for ipu in range(1 + max(stage.ipu for stage in stages))]
+    ipus = [_ipu_plan(config, units, edges, stages, ipu) for ipu in range(ipus_of(stages))]
     layers = [sum(unit.begins_block + unit.ends_block for unit in row) / 2 for row in rows]
     half = config.MODEL.PRECISION.startswith("16.")
     return Plan(stages, [count for count in layers if count], ipus, config.DATA.BATCH_SIZE,
@@ -113,7 +113,7 @@ def make_plan(config: CfgNode, stages: Optional[Sequence[Stage]] = None) -> Plan
 def _ipu_plan(config: CfgNode, units: Sequence[Unit], edges: Sequence[int], stages: Sequence[Stage], ipu: int
               ) -> IpuPlan:
     """The stages of one IPU, of those that begin at `edges`, summed up."""
-    footprint, ipus = configured_footprint(config), 1 + max(stage.ipu for stage in stages)
+    footprint, ipus = configured_footprint(config), ipus_of(stages)
     mine = [index for index, stage in enumerate(stages) if stage.ipu == ipu]
     parts = [measure(units, edges[index], edges[index + 1]) for index in mine]
     memory = [stage_memory(part, index, len(stages), ipus, footprint) for index, part in zip(mine, parts)]

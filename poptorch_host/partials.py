@@ -10,6 +10,7 @@ groups a device adds is its compiler's plan: the risk is the same, the digits ar
 Covered are matrix products, forward and backward, and the forward of convolutions. Fused attention kernels and the
 gradients of convolutions add in float32.
 """
+import functools
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
@@ -46,15 +47,7 @@ class HalfPartials:
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """(..., M, K) @ (..., K, N)."""
     parts = zip(left.split(TERMS, -1), right.split(TERMS, -2))
-    return _in_turn((a.float() @ b.float()).half() for a, b in parts)
-
-
-def _in_turn(parts: Any) -> torch.Tensor:
-    parts = iter(parts)
-    total = next(parts)
-    for part in parts:
-        total = total + part
-    return total
+    return functools.reduce(torch.add, ((a.float() @ b.float()).half() for a, b in parts))
 
 
 def _biased_product(bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, beta: float = 1, alpha: float = 1
@@ -91,5 +84,5 @@ def _convolution(data: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.
         return torch.ops.aten.convolution(some.float(), kernel.float(), None, stride, padding, dilation, transposed,
                                           output_padding, groups).half()
 
-    total = _in_turn(map(part, range(0, channels, step)))
+    total = functools.reduce(torch.add, map(part, range(0, channels, step)))
     return total if bias is None else total + bias.view(-1, *[1] * (total.dim() - 2))

@@ -45,3 +45,9 @@ def small_config(root: Path, **overrides: object) -> CfgNode:
               "DATA.BATCH_SIZE": 2, "DATA.NUM_WORKERS": 0, "IPU.REPLICAS": 1, "TRAIN.ACCUMULATION_STEPS": 1}
     values.update({key.replace("__", "."): value for key, value in overrides.items()})
     return get_config(overrides=list(values.items()))
+
+
+def write_uneven(root: Path) -> Path:
+    """36 small pictures of three classes to train on, and 13 to validate on: a number that nothing divides."""
+    return write_folders(root, {"train": {"a": 12, "b": 12, "c": 12}, "validation": {"a": 5, "b": 4, "c": 4}},
+                         (20, 20))

@@ -20,7 +20,7 @@ import checkpoint
 from dataset.samplers import epoch_order
 from launch import REFERENCE_BATCH
 from swin_test import assert_same_run
-from tests.data_sets import write_folders
+from tests.data_sets import write_uneven
 from tests.distributed_program import run_job
 from utils import EXIT_BUSY, EXIT_DATA, EXIT_PREEMPTED, EXIT_RESOURCE, EXIT_USAGE
 
@@ -73,9 +73,7 @@ def training(name, data, folder, *more, opts=(), **job):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """36 pictures to train on and 13 to validate on."""
-    return write_folders(tmp_path_factory.mktemp("data"),
-                         {"train": {"a": 12, "b": 12, "c": 12}, "validation": {"a": 5, "b": 4, "c": 4}}, (20, 20))
+    return write_uneven(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from models.build import build_pipeline
 from models.pipeline import pipeline_stages
 from models.stages import SwinStage, units_of_stages
 from swin_test import assert_same_run
-from tests.data_sets import write_folders
+from tests.data_sets import write_uneven
 from tests.distributed_program import run_job
 from tests.test_distributed import OPTS, run_jobs, state_of, training
 from utils import EXIT_USAGE, Refusal
@@ -36,9 +36,7 @@ TWO = ["--ga", "3", "--replicas", "2"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """36 pictures to train on and 13 to validate on."""
-    return write_folders(tmp_path_factory.mktemp("data"),
-                         {"train": {"a": 12, "b": 12, "c": 12}, "validation": {"a": 5, "b": 4, "c": 4}}, (20, 20))
+    return write_uneven(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
