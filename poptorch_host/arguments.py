@@ -163,9 +163,7 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         _warn_once("contiguous", "Input tensors are not contiguous: they are copied at each call")
         tensor = tensor.contiguous()
     if tensor.dtype is torch.int64:
-        narrow = tensor.int()
-        if not torch.equal(narrow, tensor):
-            tensor = narrow.long()
+        tensor = tensor.int().long()
     return tensor.to(device=device, dtype=DEVICE_DTYPES.get(tensor.dtype, tensor.dtype), non_blocking=True)
 
 

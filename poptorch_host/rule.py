@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The update rule with its states: computed in float32, weights and states kept in their own types in between."""
 import inspect
+import math
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 import torch
@@ -54,22 +55,35 @@ class UpdateRule:
                 self._optimizer.state[slot.master]["momentum_buffer"].mul_(ratio)
         self._velocity_scalings = scalings
 
-    def step(self, slots: Sequence[Slot], gradients: Sequence[torch.Tensor],
+    def step(self, slots: Sequence[Slot], gradients: Sequence[torch.Tensor], factor: float,
              generator: Optional[torch.Generator]) -> None:
         """Updates the weights of `slots`, all others stay as they are. To be called without gradient mode.
 
         Args:
             gradients: float32, of the shapes of the weights; they may be overwritten.
+            factor: what the gradients are still to be multiplied by.
             generator: of stochastic rounding of what is kept in half; None: to the nearest.
         """
         converted = [slot for slot in slots if slot.name in self._converted]
         for slot in converted:
             self._widen(slot)
         for slot, gradient in zip(slots, gradients):
-            slot.master.grad = gradient
+            if slot.master.grad is not gradient:  # assigning checks it all over
+                slot.master.grad = gradient
+        self._multiply(gradients, factor)
         self._plain_step(self._optimizer)
         if converted:
             self._narrow(converted, generator)
+
+    def _multiply(self, gradients: Sequence[torch.Tensor], factor: float) -> None:
+        """Multiplies gradients; a fused update does it itself as it reads them, as it does for torch.amp.GradScaler."""
+        self._optimizer.grad_scale = None
+        if factor == 1.0 or not gradients:
+            return
+        if self._optimizer.defaults.get("fused"):
+            self._optimizer.grad_scale = torch.full((), 1 / factor if factor else math.inf, device=gradients[0].device)
+        else:
+            torch._foreach_mul_(list(gradients), factor)
 
     def _widen(self, slot: Slot) -> None:
         """Makes the float32 values for an update: the stand-in of a half weight, and half states."""

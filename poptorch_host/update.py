@@ -65,7 +65,7 @@ class WeightUpdate:
         self._max_norm = latched.structure["max_grad_norm"]
         if math.isnan(self._max_norm):
             raise createPoptorchError("max_grad_norm is NaN: give the optimizer a number, or inf for no clipping")
-        device = parameters[0][2].device if parameters else torch.device("cpu")
+        self._device = device = parameters[0][2].device if parameters else torch.device("cpu")
         group = process_group(options, device) if group is None else group
         self._rest = rest
         self._latch = latch
@@ -144,11 +144,11 @@ class WeightUpdate:
     def _apply(self, scale: float) -> bool:
         """Updates the weights, or not; returns whether their gradients were finite."""
         slots, gradients = self._sums()
-        finite = self._scale(slots, gradients, scale)
+        factor, finite = self._factor(slots, gradients, scale)
         finite = self._loss_scale.update(self._latch.latched.loss_scaling, finite)
         self._restart_rounding()
         if finite or not (self._loss_scale.automatic or self._stop_at_overflow):
-            self._rule.step(slots, gradients, self._generator)
+            self._rule.step(slots, gradients, factor, self._generator)
         else:
             self.skipped += 1
         return finite
@@ -271,26 +271,26 @@ class WeightUpdate:
         self._covered = 0
         self._overlapped = self._unfinished = False
 
-    def _scale(self, slots: List[Slot], gradients: List[torch.Tensor], scale: float) -> bool:
-        """Takes out the loss scale, divides where a mean is wanted, and clips; returns whether all are finite.
+    def _factor(self, slots: List[Slot], gradients: List[torch.Tensor], scale: float) -> Tuple[float, bool]:
+        """What all gradients are still to be multiplied by, and whether they are finite.
 
-        One multiplication does all three. The norm is only computed where it is needed.
+        The factor takes out the loss scale, divides where a mean is wanted, and clips. The norm is only computed where
+        it is needed.
         """
-        by_factor: Dict[float, List[torch.Tensor]] = {}
-        for slot, gradient in zip(slots, gradients):
-            by_factor.setdefault(self._reduction.factor(slot) / scale, []).append(gradient)
-        finite, clip = True, 1.0
-        if self._expects_overflow or self._max_norm != math.inf or self._latch.latched.loss_scaling != 1.0:
-            square = sum((factor * global_norm(same)) ** 2 for factor, same in by_factor.items())
-            norm = math.sqrt(square if self._rest is None else add_up(square, slots[0].weight.device, self._rest))
-            finite = math.isfinite(norm)
-            if self._max_norm != math.inf:
-                clip = self._max_norm / (norm + _CLIP_EPSILON)
-        for factor, same in by_factor.items():
-            total = factor if clip > 1.0 else factor * clip  # a norm that is no number spoils all gradients, as torch's
-            if total != 1.0:
-                torch._foreach_mul_(same, total)
-        return finite
+        factors = [self._reduction.factor(slot) for slot in slots]
+        common = factors[0] if factors else 1.0
+        for other in set(factors) - {common}:
+            torch._foreach_mul_([gradient for gradient, factor in zip(gradients, factors) if factor == other],
+                                other / common)
+        common /= scale
+        if not self._expects_overflow and self._max_norm == math.inf and scale == 1.0:
+            return common, True
+        norm = common * global_norm(gradients) if gradients else 0.0
+        if self._rest is not None:
+            norm = math.sqrt(add_up(norm ** 2, self._device, self._rest))
+        clip = self._max_norm / (norm + _CLIP_EPSILON) if self._max_norm != math.inf else 1.0
+        # A norm that is no number spoils all gradients, as torch's clipping does.
+        return common if clip > 1.0 else common * clip, math.isfinite(norm)
 
     def _report_overflow(self, scale: float) -> None:
         """Counts an update whose gradients were not finite; logs the first, the others only for debugging."""

@@ -207,6 +207,15 @@ def test_clipping_takes_the_norm_over_all_groups():
     assert moved.norm().item() == pytest.approx(1.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("cls", [optim.SGD, optim.Adam])
+def test_clipping_by_an_infinite_norm_takes_every_finite_gradient_to_zero(cls):
+    device = Device(make_net(), lambda p: cls(p, lr=1.0, max_grad_norm=1.0))
+    start = device.parameters["2.bias"].detach().clone()
+    device.feed([{"0.bias": torch.full((8,), math.inf), "2.bias": torch.ones(3)}])
+    assert torch.equal(device.parameters["2.bias"], start)
+    assert device.parameters["0.bias"].isnan().all()
+
+
 def test_max_grad_norm_nan_refused_at_compilation():
     with pytest.raises(poptorch.Error, match="max_grad_norm"):
         Device(make_net(), lambda p: optim.SGD(p, lr=0.1, max_grad_norm=math.nan))
