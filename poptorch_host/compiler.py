@@ -255,7 +255,7 @@ def _check_buffers(changes: _BufferChanges, options: Options) -> None:
 def _find_loss(tracer: Tracer, leaves: List[torch.Tensor]) -> Loss:
     final = tracer.final_losses()
     if not final:
-        raise createPoptorchError("Couldn't find a loss in graph: a trained model must compute a loss of torch.nn, or "
+        raise createPoptorchError("Couldn't find a loss in graph! A trained model must compute a loss of torch.nn, or "
                                   "mark its own with poptorch.identity_loss")
     if len(final) > 1:
         raise createPoptorchError(f"Multiple independent losses found in graph ({len(final)}): combine them and mark "

@@ -3,24 +3,31 @@
 """Which of PyTorch's operations a device's compiler takes: the list in data/supported_ops.txt and the rules with it."""
 import functools
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Tuple
+from typing import Any, Dict, FrozenSet, Optional, Tuple
 
 import torch
 
 LIST = Path(__file__).parent / "data" / "supported_ops.txt"
 
 # Listed, but these functions are only taken in some of their forms: look at the operations they are made of.
-_DEPENDS_ON_FORM = {"where", "index", "__getitem__"}
+_DEPENDS_ON_FORM = {"where", "index", "__getitem__", "pad"}
 
+_RECURRENCES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+# Not listed, but expanded by PyTorch into listed ones on a device that has no kernel of its own for them.
+_EXPANDED = frozenset(f"aten::{name}" for name in """
+    addr block_diag deg2rad dist pixel_unshuffle rad2deg rot90 select_scatter slice_scatter unsafe_split
+    unsafe_split_with_sizes
+    """.split())
 
 # Kernels that PyTorch chooses on hosts for operations that a device is given in parts which it takes.
 _HOST_KERNELS = frozenset(f"aten::{name}" for name in """
-    _batch_norm_no_update _batch_norm_with_update _cudnn_rnn _fused_dropout _fused_sdp_choice _native_batch_norm_legit
-    _native_batch_norm_legit_no_training _safe_softmax _scaled_dot_product_cudnn_attention
-    _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
-    _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_fused_attention_overrideable _thnn_fused_gru_cell
-    _thnn_fused_lstm_cell cudnn_batch_norm cudnn_convolution cudnn_convolution_transpose miopen_batch_norm
-    mkldnn_linear mkldnn_rnn_layer
+    _adaptive_avg_pool2d _adaptive_avg_pool3d _batch_norm_no_update _batch_norm_with_update _cudnn_rnn
+    _fused_dropout _fused_sdp_choice _native_batch_norm_legit _native_batch_norm_legit_no_training _safe_softmax
+    _scaled_dot_product_cudnn_attention _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
+    _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_fused_attention_overrideable
+    _thnn_fused_gru_cell _thnn_fused_lstm_cell cudnn_batch_norm cudnn_convolution cudnn_convolution_transpose
+    miopen_batch_norm mkldnn_linear mkldnn_rnn_layer
     """.split())
 
 
@@ -38,8 +45,8 @@ def takes_function(name: str) -> bool:
 
 def takes_operation(name: str) -> bool:
     """Whether an operation is taken; of in-place ones, whether the plain one is."""
-    in_place_of_supported = name.endswith("_") and name[:-1] in supported()
-    return name in supported() or in_place_of_supported or name in _HOST_KERNELS or not name.startswith("aten::")
+    plain = name[:-1] if name.endswith("_") and name not in supported() else name
+    return plain in supported() or plain in _EXPANDED or plain in _HOST_KERNELS or not name.startswith("aten::")
 
 
 def selects_by_mask(name: str, args: Tuple) -> bool:
@@ -51,3 +58,16 @@ def selects_by_mask(name: str, args: Tuple) -> bool:
 def one_hot_without_classes(name: str, args: Tuple, kwargs: Dict[str, Any]) -> bool:
     """Whether a call of one_hot leaves the number of classes to the data."""
     return name == "one_hot" and (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1
+
+
+def unsupported_recurrence(name: str, args: Tuple) -> Optional[str]:
+    """What a device lacks for a call of a recurrent network, in words; None where it lacks nothing."""
+    settings = [arg for arg in args if isinstance(arg, (bool, int, float))] if name in _RECURRENCES else []
+    if len(settings) < 5:
+        return None
+    biased, layers, dropout, _, bidirectional = settings[:5]
+    rules = [(layers == 1, f"{layers} layers: stack networks of one layer"),
+             (dropout == 0 or name.startswith("rnn"), "dropout: apply it outside"),
+             (not bidirectional or name.startswith("rnn"), "two directions: use two networks"),
+             (biased or name == "gru", "no bias: leave bias=True")]
+    return next((words for holds, words in rules if not holds), None)

@@ -13,7 +13,13 @@ from .context import Execution
 from .errors import createPoptorchError
 from .nested import tensors_in
 from .options import Options, PipelinedExecution, ShardedExecution
-from .supported_ops import one_hot_without_classes, selects_by_mask, takes_function, takes_operation
+from .supported_ops import (
+    one_hot_without_classes,
+    selects_by_mask,
+    takes_function,
+    takes_operation,
+    unsupported_recurrence,
+)
 
 # Functions by which a program hands a host value to the device.
 _TRANSFERS = {"to", "tensor", "as_tensor", "asarray", "new_tensor", "cuda", "type_as"}
@@ -22,6 +28,8 @@ _BOOKKEEPING = {"aten::detach", "aten::alias", "aten::lift_fresh", "aten::lift"}
 # Operations for which PyTorch makes a tensor of a Python number without telling anybody.
 _FROM_NUMBERS = {"aten::index_put_", "aten::index_put", "aten::_index_put_impl_", "aten::fill_", "aten::masked_fill_",
                  "aten::masked_fill", "aten::where", "aten::copy_"}
+# Functions by which a program reads values without an operation.
+_READS = {"tolist", "numpy"}
 _FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint",
               "randperm", "as_tensor", "scalar_tensor"}
 
@@ -283,6 +291,11 @@ class _FunctionListener(TorchFunctionMode):
         tracer = self._tracer
         if one_hot_without_classes(name, args, kwargs):
             raise createPoptorchError("one_hot needs num_classes on a device: shapes cannot depend on data")
+        lacking = unsupported_recurrence(name, args)
+        if lacking is not None:
+            raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
+        if name in _READS and not tracer.is_constant(args[0]):
+            tracer.unsupported["aten::_local_scalar_dense"] = None
         if losses.smooths_mean_of_indices(name, args, kwargs):
             tracer.unsupported["aten::masked_select"] = None
         tracer.makes_tensors |= name in _FACTORIES and kwargs.get("device") is None

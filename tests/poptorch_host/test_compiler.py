@@ -20,6 +20,8 @@ def infer(function, *inputs):
     (lambda x: x * x.sum().item(), "aten::_local_scalar_dense"), (lambda x: x if x.sum() > 9 else -x, "_local_scalar"),
     (lambda x: x.tril(), "aten::tril"), (lambda x: F.huber_loss(x, x), "aten::huber_loss"),
     (lambda x: torch.fft.fft(x).real, "aten::_fft"), (lambda x: x.unique(), "aten::_unique2"),
+    (lambda x: F.pad(x.view(1, 2, 2, 2, 3), (1,) * 6, mode="reflect"), "aten::reflection_pad3d"),
+    (lambda x: x + x.tolist()[0][0], "_local_scalar"), (lambda x: x + x.numpy()[0, 0].item(), "_local_scalar"),
     (lambda x: torch.multinomial(x.abs(), 1), "aten::multinomial"), (lambda x: x.lgamma(), "aten::lgamma")])
 def test_operations_that_no_device_has_are_named(function, op):
     with pytest.raises(poptorch.Error, match=f"Unsupported ops found in compiled model: .*{op}"):
@@ -29,6 +31,26 @@ def test_operations_that_no_device_has_are_named(function, op):
 def test_all_unsupported_operations_are_named_at_once():
     with pytest.raises(poptorch.Error, match=r"\[aten::tril, aten::lgamma\]"):
         infer(lambda x: x.tril().lgamma())
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: torch.rot90(x), lambda x: torch.select_scatter(x, x[0], 0, 1), lambda x: torch.dist(x, 2 * x),
+    lambda x: torch.slice_scatter(x, x[:2], 0, 1, 3), lambda x: torch.block_diag(x, x), lambda x: torch.deg2rad(x),
+    lambda x: torch.addr(x, x[:, 0], x[0]), lambda x: F.pixel_unshuffle(x.view(1, 1, 4, 6), 2),
+    lambda x: F.interpolate(x.view(1, 1, 4, 6), (2, 3), mode="area"), lambda x: torch.unsafe_split(x, 2)[0],
+    torch.nn.LSTMCell(6, 2), torch.nn.GRUCell(6, 2)])
+def test_operations_that_torch_expands_for_a_device_compile(function):
+    results, expected = infer(function), function(X)
+    for result, value in zip(*[(x,) if torch.is_tensor(x) else x for x in (results, expected)]):
+        torch.testing.assert_close(result, value.detach())
+
+
+@pytest.mark.parametrize("layer, words", [
+    (torch.nn.LSTM(6, 2, 2), "2 layers"), (torch.nn.GRU(6, 2, bidirectional=True), "two directions"),
+    (torch.nn.LSTM(6, 2, bias=False), "bias"), (torch.nn.RNN(6, 2, 3), "3 layers")])
+def test_recurrent_networks_that_no_device_has_are_refused(layer, words):
+    with pytest.raises(poptorch.Error, match=f"is not supported on a device with .*{words}"):
+        infer(layer, X[None])
 
 
 def test_operations_on_constants_are_computed_while_compiling():

@@ -99,9 +99,9 @@ def test_the_place_of_the_loss_among_the_outputs_is_of_no_matter():
 
 
 def test_no_loss_is_refused():
-    with pytest.raises(poptorch.Error, match="Couldn't find a loss in graph"):
+    with pytest.raises(poptorch.Error, match="Couldn't find a loss in graph!"):
         gradient(lambda x: (x ** 2).mean())
-    with pytest.raises(poptorch.Error, match="Couldn't find a loss in graph"):
+    with pytest.raises(poptorch.Error, match="Couldn't find a loss in graph!"):
         gradient(lambda x: F.cross_entropy(x, torch.softmax(x.detach(), 1)))
 
 
