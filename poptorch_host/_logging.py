@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The logger of the package, with PopTorch's name, levels and environment variable."""
+"""The logger of the package, with PopTorch's name, levels, form of a line and environment variable."""
+import copy
 import logging
 import os
 import sys
@@ -25,6 +26,15 @@ class _StandardErrorHandler(logging.StreamHandler):
         return sys.stderr
 
 
+class _Formatter(logging.Formatter):
+    """PopTorch's lines, whose level is in small letters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        shown = copy.copy(record)  # which other handlers are yet to see
+        shown.levelname = record.levelname.lower()
+        return super().format(shown)
+
+
 def setLogLevel(level: Union[str, int]) -> None:
     """Sets what is logged from now on.
 
@@ -47,8 +57,8 @@ def setLogLevel(level: Union[str, int]) -> None:
 def _configure() -> None:
     """Gives the logger its own output and the level of POPTORCH_LOG_LEVEL (WARN unless set)."""
     handler = _StandardErrorHandler()
-    form = logging.Formatter("[%(asctime)s.%(msecs)03d] [%(name)s] [%(levelname)s] %(message)s", "%H:%M:%S")
-    handler.setFormatter(form)
+    form = "[%(asctime)s.%(msecs)03d] [%(name)s] [%(levelname)s] %(message)s"
+    handler.setFormatter(_Formatter(form, "%H:%M:%S"))
     logger.addHandler(handler)
     setLogLevel(os.environ.get("POPTORCH_LOG_LEVEL") or "WARN")
 

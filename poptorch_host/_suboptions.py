@@ -55,13 +55,13 @@ class _TensorLocationOptions(OptionsDict):
     """Locations of activations, weights, optimizer states and accumulators. No effect on results."""
 
     def numIOTiles(self, num_tiles: int) -> "_TensorLocationOptions":
-        """Tiles of each device set aside for input and output: an even number from 32 to 192.
+        """Tiles of each device set aside for input and output: an even number between 32 and 192.
 
         Raises:
             AssertionError: for any other number.
         """
         check(isinstance(num_tiles, int) and 32 <= num_tiles <= 192 and num_tiles % 2 == 0,
-              f"numIOTiles must be an even number from 32 to 192, not {num_tiles!r}")
+              f"numIOTiles must be an even number between 32 and 192, not {num_tiles!r}")
         self.createOrSet(numIOTiles=num_tiles)
         return self
 

@@ -67,9 +67,9 @@ class Inspection:
             Error: unless Options.logCycleCount(True), and before a call.
         """
         if not self._options._Popart.options["instrumentWithHardwareCycleCounter"]:
-            raise createPoptorchError("Cycle count logging is disabled: use Options.logCycleCount(True)")
+            raise createPoptorchError("Cycle count logging is disabled. Set Options.logCycleCount(True) to enable it")
         if self._run_nanoseconds is None:
-            raise createPoptorchError("cycleCount: the model has not run yet")
+            raise createPoptorchError("Please run the model at least once before cycleCount()")
         return self._run_nanoseconds
 
     def compilationTime(self) -> datetime.timedelta:

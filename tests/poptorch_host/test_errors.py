@@ -58,10 +58,11 @@ def test_unknown_log_level_is_refused(value, message):
         poptorch.setLogLevel(value)
 
 
-def test_log_lines_go_to_the_standard_error_of_the_moment(capsys, level):
+def test_log_lines_go_to_the_standard_error_of_the_moment(capsys, level, caplog):
     poptorch.setLogLevel("WARN")
     poptorch.logger.info("unheard")
     poptorch.logger.warning("heard")
     printed = capsys.readouterr()
     assert printed.out == "" and "unheard" not in printed.err
-    assert "[poptorch::python] [WARNING] heard" in printed.err
+    assert "[poptorch::python] [warning] heard" in printed.err
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
