@@ -66,6 +66,8 @@ def _common_options(config: CfgNode, launch: Launch) -> Any:
     stages = pipeline_stages(config)
     ipus = ipus_of(stages)
     options = _distributed_options(launch, ipus)
+    # A host compiles in no time; for IPUs it can take an hour, which one process is enough to tell of.
+    options.showCompilationProgressBar(launch.is_leader and accelerator.is_ipu())
     options.autoRoundNumIPUs(config.IPU.ROUND_UP_IPUS)
     options.setExecutionStrategy(_strategy(stages))
     options.setAvailableMemoryProportion({f"IPU{ipu}": config.IPU.AVAILABLE_MEMORY_PROPORTION for ipu in range(ipus)})

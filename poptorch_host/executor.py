@@ -24,6 +24,7 @@ from .latch import OptimizerLatch
 from .options import Options, PipelinedExecution
 from .randomness import DeviceRandomness
 from .reduce import process_group
+from .summary import report_compilation
 from .update import WeightUpdate
 from .weights import DeviceWeights, ReplicaGrouping, untouched
 
@@ -212,7 +213,7 @@ class PoplarExecutor(Inspection):
             Error: for arguments unlike those it was compiled for.
             AssertionError: with ConnectionType.Never, too many or unknown arguments, or a batch that cannot be cut.
         """
-        check(self._can_run, "A model for an offline device (ConnectionType.Never, or meta) can be compiled, not run")
+        check(self._can_run, "Trying to run a model on an offline device (ConnectionType.Never, or meta)")
         bound = self._parameters.bind(args, kwargs)
         if self.compiled is None:
             self._compile(bound)
@@ -252,6 +253,7 @@ class PoplarExecutor(Inspection):
         finally:
             compile_hooks.run_after()
         self._compilation_seconds = time.perf_counter() - start
+        report_compilation(self)
 
     def _prepare_device(self) -> None:
         """Makes the device's weights and random numbers."""
@@ -292,10 +294,7 @@ class PoplarExecutor(Inspection):
         self._attached = self._options.connection_type == ConnectionType.Always.value
 
     def destroy(self) -> None:
-        """Ends the program: weights and optimizer state are fetched, and the model is no longer wrapped.
-
-        Without a program, nothing happens.
-        """
+        """Ends the program, if there is one: fetches weights and optimizer state, and unwraps the model."""
         if not self.isCompiled():
             return
         if self._training:

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Union
 
 import torch
 
-from . import enums
+from . import _progress, enums
 from ._logging import logger
 from ._options_impl import OptionsDict
 from ._strategies import (
@@ -31,7 +31,7 @@ from ._suboptions import (
     _TensorLocationOptions,
     _TrainingOptions,
 )
-from .errors import check
+from .errors import check, createPoptorchError
 
 __all__ = ["BlockId", "ConfigFileError", "Options", "ParallelPhasedExecution", "Phase", "PipelinedExecution",
            "SerialPhasedExecution", "ShardedExecution", "Stage", "TensorLocationSettings", "_DistributedOptions",
@@ -156,7 +156,7 @@ class Options(OptionsDict):
         return self.sourceLocationExcludes(self._source_location_excludes + list(excludes))
 
     def showCompilationProgressBar(self, show: bool = True) -> "Options":
-        """Whether a compilation tells how far it is, and `compilationTime()` afterwards how long it took."""
+        """Whether a compilation ends with a bar on the standard error; `compilationTime()` needs it too."""
         self.checkIsFrozen("showCompilationProgressBar")
         self._show_compilation_progress_bar = show
         return self
@@ -186,7 +186,10 @@ class Options(OptionsDict):
         """Asks the engine for reports, in `profile_dir` or the current folder."""
         wanted = {"debug.allowOutOfMemory": "true", "autoReport.directory": profile_dir or ".",
                   "autoReport.all": "true"}
-        self._warn_of_environment(wanted)
+        present = environment_engine_options()
+        for option in sorted(set(wanted) & set(present)):
+            logger.warning("POPLAR_ENGINE_OPTIONS sets %s to %s: enableProfiling() replaces it by %s", option,
+                           present[option], wanted[option])
         self._popart.setEngineOptions({**self._popart.options.get("engineOptions", {}), **wanted})
         return self
 
@@ -372,7 +375,7 @@ class Options(OptionsDict):
         for part in (super(), self._training, self._distributed, self._tensor_locations):
             part.update(values)
         if self._show_compilation_progress_bar:
-            values["compilation_progress_bar_fn"] = _log_progress
+            values["compilation_progress_bar_fn"] = _progress.show
         return values
 
     def clone(self) -> "Options":
@@ -385,12 +388,14 @@ class Options(OptionsDict):
         values += [f"{type(self._execution_strategy).__name__}()", *map(repr, parts)]
         return f"{type(self).__name__}({', '.join(values)})"
 
-    @staticmethod
-    def _warn_of_environment(wanted: Dict[str, str]) -> None:
-        present = json.loads(os.environ.get("POPLAR_ENGINE_OPTIONS") or "{}")
-        for option in sorted(set(wanted) & set(present)):
-            logger.warning("POPLAR_ENGINE_OPTIONS sets %s to %s: enableProfiling() replaces it by %s", option,
-                           present[option], wanted[option])
+
+def environment_engine_options() -> Dict[str, str]:
+    """The engine's options in POPLAR_ENGINE_OPTIONS. Error when that is no JSON object."""
+    text = os.environ.get("POPLAR_ENGINE_OPTIONS") or "{}"
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise createPoptorchError(f"POPLAR_ENGINE_OPTIONS is {text!r}: it must be a JSON object") from error
 
 
 def _check_output_mode(output_mode: enums.OutputMode, period: Optional[int]) -> None:
@@ -405,8 +410,3 @@ def _enum_member(value: Any) -> Any:
     name, dot, member = value.partition(".") if isinstance(value, str) else ("", "", "")
     kind = getattr(enums, name, None) if dot else None
     return kind[member] if isinstance(kind, type) and member in kind.__members__ else value
-
-
-def _log_progress(done: int, total: int) -> None:
-    """What a compilation calls as it goes on."""
-    logger.debug("Graph compilation: %d of %d", done, total)

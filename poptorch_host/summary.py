@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What was compiled, in a few lines for people. Of this package, not of PopTorch."""
+from pathlib import Path
 from typing import List, Sequence, Tuple
 
 import torch
 
-from .executor import PoplarExecutor
+from . import _progress
+from .inspection import Inspection
 from .nested import tensors_of
-from .options import Options
+from .options import Options, environment_engine_options
 from .supported_ops import supported
 from .tracing import is_pipelined
 
 _LOSSES = {"output": "returned", "identity": "marked by identity_loss", "built-in": "PyTorch's own, inside forward"}
 
 
-def summary(program: PoplarExecutor) -> List[str]:
+def summary(program: Inspection) -> List[str]:
     """Stages, IPUs, pipeline, inputs, outputs and operations of a program, and what was checked.
 
     Raises:
@@ -37,6 +39,30 @@ def summary(program: PoplarExecutor) -> List[str]:
     lines.append(f"checked: options, shapes and types of inputs, blocks and stages, {'one loss, ' if training else ''}"
                  "operations and their static shapes, tensors left on the host, buffers, IPUs, overlapped transfers")
     return lines
+
+
+def report_compilation(program: Inspection) -> None:
+    """Tells that a program is compiled, where its options ask for it: on the standard error and in a file.
+
+    The file is DIRECTORY/NAME/summary.txt, where Poplar would put its reports of the program: the directory is the
+    autoReport.directory of `Options.enableProfiling` or POPLAR_ENGINE_OPTIONS, the name that of `Options.modelName` or
+    the kind of model. Of several processes the first writes.
+
+    Raises:
+        Error: when POPLAR_ENGINE_OPTIONS is no JSON object.
+        OSError: when the file cannot be written.
+    """
+    options = program.options
+    if options._show_compilation_progress_bar:
+        _progress.show(100, 100, program._compilation_seconds)
+    engine = {**environment_engine_options(), **options._Popart.options.get("engineOptions", {})}
+    if engine.get("autoReport.all") != "true" or options.Distributed.processId:
+        return
+    kind = "training" if program.compiled.training else "inference"
+    name = options.model_name if options.exists("model_name") else kind
+    folder = Path(engine.get("autoReport.directory", "."), name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.txt").write_text("\n".join(summary(program)) + "\n", encoding="utf-8")
 
 
 def _pipeline(stages: int, training: bool, options: Options) -> str:

@@ -70,6 +70,13 @@ def test_executables_are_cached_in_a_folder_of_the_configuration(tmp_path):
     assert path == str(tmp_path / "swin_tiny_patch4_window7_224-16.16")
 
 
+@pytest.mark.parametrize("device, process, shown", [("cpu", 0, False), ("ipu", 0, True), ("ipu", 1, False)])
+def test_progress_of_a_compilation_is_shown_by_the_leader_of_ipu_processes(monkeypatch, device, process, shown):
+    monkeypatch.setattr(accelerator, "is_ipu", lambda: device == "ipu")
+    options = training_options(get_config("SWIN_TINY"), Launch(process, 2, 4, 2))
+    assert ("compilation_progress_bar_fn" in options.toDict()) is shown
+
+
 def test_processes_are_told_their_place():
     options = training_options(get_config("SWIN_TINY"), Launch(1, 2, 4, 2))
     assert (options.Distributed.processId, options.Distributed.numProcesses) == (1, 2)

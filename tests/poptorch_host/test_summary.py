@@ -53,6 +53,35 @@ def test_summary_names_operations_that_are_not_on_the_list():
     assert "aten::nonzero" in "\n".join(summary(program))
 
 
+@pytest.mark.parametrize("name, folder", [(None, "training"), ("small", "small")])
+def test_profiling_writes_the_summary_into_the_folder_of_the_program(tmp_path, name, folder):
+    options = accumulating(3).enableProfiling(str(tmp_path))
+    program = trained(Staged(), options if name is None else options.modelName(name))
+    program.compile(torch.ones(6, 6), torch.zeros(6, dtype=torch.int64))
+    assert (tmp_path / folder / "summary.txt").read_text().splitlines() == summary(program)
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+
+
+def test_reports_may_be_asked_for_by_the_environment_and_one_process_writes_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POPLAR_ENGINE_OPTIONS", '{"autoReport.all": "true", "autoReport.directory": "there"}')
+    program = poptorch.inferenceModel(Staged(), poptorch.Options().deviceIterations(2))
+    program.compile(torch.ones(6, 6))
+    assert (tmp_path / "there" / "inference" / "summary.txt").exists()
+    options = poptorch.Options().deviceIterations(2).modelName("other")
+    options.Distributed.configureProcessId(1, 2)
+    poptorch.inferenceModel(Staged(), options).compile(torch.ones(6, 6))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_dir()] == ["there", "inference"]
+
+
+@pytest.mark.parametrize("text", ["{", "3", '"all"'])
+def test_engine_options_of_the_environment_that_are_no_object_are_named(monkeypatch, text):
+    monkeypatch.setenv("POPLAR_ENGINE_OPTIONS", text)
+    program = poptorch.inferenceModel(Staged(), poptorch.Options().deviceIterations(2))
+    with pytest.raises(poptorch.Error, match="POPLAR_ENGINE_OPTIONS"):
+        program.compile(torch.ones(6, 6))
+
+
 def test_program_that_is_not_compiled_has_no_summary():
     with pytest.raises(poptorch.Error, match="not been compiled"):
         summary(poptorch.inferenceModel(Staged()))
