@@ -7,13 +7,13 @@ and the rounded groups are added in float16, one after the other. So what a prog
 host: sums that overflow on the way although they end small, and small terms that vanish beside a large sum. In which
 groups a device adds is its compiler's plan: the risk is the same, the digits are not.
 
-Covered are matrix products, forward and backward, and the forward of convolutions. Fused attention kernels and the
-gradients of convolutions add in float32.
+Covered are matrix products and convolutions, forward and backward. Fused attention kernels add in float32.
 """
 import functools
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
+from torch.nn import functional
 
 from .options import Options
 
@@ -35,7 +35,7 @@ class HalfPartials:
         if settings.get("partialsTypeMatMuls") == "half":
             self._functions.update(_PRODUCTS)
         if settings.get("convolutionOptions", {}).get("partialsType") == "half":
-            self._functions["convolution"] = _convolution
+            self._functions.update(convolution=_convolution, convolution_backward=_convolution_gradients)
 
     def replacement(self, name: str, operands: Operands) -> Optional[Callable[..., torch.Tensor]]:
         """What computes operation `name` of these operands instead of PyTorch; None where PyTorch is to do it."""
@@ -86,3 +86,44 @@ def _convolution(data: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.
 
     total = functools.reduce(torch.add, map(part, range(0, channels, step)))
     return total if bias is None else total + bias.view(-1, *[1] * (total.dim() - 2))
+
+
+def _convolution_gradients(gradient: torch.Tensor, data: torch.Tensor, weight: torch.Tensor, bias_sizes: List[int],
+                           stride: List[int], padding: List[int], dilation: List[int], transposed: bool,
+                           output_padding: List[int], groups: int, wanted: List[bool]
+                           ) -> Tuple[Optional[torch.Tensor], ...]:
+    """The gradients of a convolution's data, weight and bias; None for those that are not `wanted`."""
+    for_data = for_weight = for_bias = None
+    if wanted[0]:
+        for_data = _data_gradient(gradient, data, weight, stride, padding, dilation, transposed, groups)
+    if wanted[1]:
+        slid, fixed = (gradient, data) if transposed else (data, gradient)
+        for_weight = _weight_gradient(slid, fixed, weight, stride, padding, dilation, groups)
+    if wanted[2]:
+        for_bias = gradient.sum([0, *range(2, gradient.dim())])
+    return for_data, for_weight, for_bias
+
+
+def _data_gradient(gradient: torch.Tensor, data: torch.Tensor, weight: torch.Tensor, stride: List[int],
+                   padding: List[int], dilation: List[int], transposed: bool, groups: int) -> torch.Tensor:
+    """A transposed convolution of the gradient, or for a transposed one a plain one, with the same weight."""
+    reached = [(size - 1) * step - 2 * around + spread * (kernel - 1) + 1
+               for size, step, around, spread, kernel
+               in zip(gradient.shape[2:], stride, padding, dilation, weight.shape[2:])]
+    # Data at the end that no step of the kernel reached.
+    missing = [0 if transposed else size - end for size, end in zip(data.shape[2:], reached)]
+    result = _convolution(gradient, weight, None, stride, padding, dilation, not transposed, missing, groups)
+    return result[tuple(map(slice, data.shape))]
+
+
+def _weight_gradient(slid: torch.Tensor, fixed: torch.Tensor, weight: torch.Tensor, stride: List[int],
+                     padding: List[int], dilation: List[int], groups: int) -> torch.Tensor:
+    """A product over all positions of the batch: of what the kernel slid over, (N, C, ...), and the other side."""
+    positions = fixed.dim() - 2
+    patches = functional.pad(slid, [size for around in reversed(padding) for size in (around, around)])
+    for dim, (kernel, step, spread) in enumerate(zip(weight.shape[2:], stride, dilation), 2):
+        patches = patches.unfold(dim, spread * (kernel - 1) + 1, step)[..., ::spread]
+        patches = patches.narrow(dim, 0, fixed.shape[dim])
+    patches = patches.unflatten(1, (groups, -1)).movedim(2, 2 + positions).transpose(0, 1)
+    rows = fixed.unflatten(1, (groups, -1)).permute(1, 2, 0, *range(3, 3 + positions))
+    return _product(rows.flatten(2), patches.flatten(1, 1 + positions).flatten(2)).reshape(weight.shape)

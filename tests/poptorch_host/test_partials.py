@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Products of float16 whose partial sums are float16."""
+import functools
+
 import poptorch_host as poptorch
 import pytest
 import torch
@@ -112,6 +114,65 @@ def test_gradients_of_products_have_them():
     gradient = summed(x.t(), torch.ones(50, 3).half())
     assert torch.equal(model.weight.detach(), (before.float() - gradient.float()).half())
     assert not torch.equal(gradient, (x.t().double() @ torch.ones(50, 3).double()).half())
+
+
+class Convolution(torch.nn.Module):
+    """A convolution of a parameter, `convolve`; the gradient of its output is the model's input."""
+
+    def __init__(self, convolve, data, weight, channels=4):
+        super().__init__()
+        self.convolve = convolve
+        self.data, self.weight = torch.nn.Parameter(data), torch.nn.Parameter(weight)
+        self.bias = torch.nn.Parameter(torch.zeros(channels, dtype=data.dtype))
+
+    def forward(self, gradient):
+        return poptorch.identity_loss((self.convolve(self.data, self.weight, self.bias) * gradient).sum(), "none")
+
+
+def convolution_gradients(model, gradient):
+    """Of data, weight and bias: what an update with a learning rate of 1 took from zeros."""
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=1.0)
+    trainer = poptorch.trainingModel(model, partials(torch.half), optimizer)
+    trainer(gradient)
+    trainer.copyWeightsToHost()
+    return [before[name].float() - parameter.detach().float() for name, parameter in model.named_parameters()]
+
+
+def in_rows(images):
+    return images.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def test_gradients_of_convolutions_have_them():
+    """Output channels are the terms of the data's gradient, positions of the batch those of the weight's."""
+    kernel, gradient = randoms(40, 2, 1, 1), randoms(3, 40, 5, 5)
+    model = Convolution(functional.conv2d, torch.zeros(3, 2, 5, 5).half(), kernel, channels=40)
+    for_data = convolution_gradients(model, gradient)[0]
+    assert torch.equal(in_rows(for_data), summed(in_rows(gradient), kernel[:, :, 0, 0]).float())
+
+    data, gradient = randoms(3, 2, 5, 5), randoms(3, 4, 5, 5)
+    model = Convolution(functional.conv2d, data, torch.zeros(4, 2, 1, 1).half())
+    _, for_weight, for_bias = convolution_gradients(model, gradient)
+    assert torch.equal(for_weight.view(4, 2), summed(in_rows(gradient).t(), in_rows(data)).float())
+    assert not torch.equal(for_weight.view(4, 2), (in_rows(gradient).t().double() @ in_rows(data).double()).half())
+    torch.testing.assert_close(for_bias, gradient.float().sum((0, 2, 3)), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("convolve", [functional.conv1d, functional.conv_transpose1d, functional.conv2d,
+                                      functional.conv_transpose2d, functional.conv3d, functional.conv_transpose3d])
+@pytest.mark.parametrize("settings", [dict(), dict(padding=1, groups=2), dict(stride=2, padding=1),
+                                      dict(dilation=2, stride=2)])
+def test_gradients_of_every_convolution_come_near_the_exact_ones(convolve, settings):
+    sizes = (7, 6, 5)[:int(convolve.__name__[-2])]
+    convolve = functools.partial(convolve, **settings)
+    shapes = {"data": (2, 4, *sizes), "weight": (4, 4 // settings.get("groups", 1), *[3] * len(sizes))}
+    gradient = randoms(*convolve(*map(torch.zeros, shapes.values())).shape)
+    for index, name in enumerate(shapes):
+        half = [torch.zeros(shape).half() if other == name else randoms(*shape) for other, shape in shapes.items()]
+        exact = Convolution(convolve, *[tensor.double() for tensor in half])
+        exact(gradient.double()).backward()
+        found = convolution_gradients(Convolution(convolve, *half), gradient)[index]
+        torch.testing.assert_close(found.double(), getattr(exact, name).grad, rtol=2e-2, atol=6e-2)
 
 
 def test_float32_models_are_as_with_float_partials():
