@@ -80,7 +80,7 @@ class Collector:
             for replica in range(selection.replicas):
                 start = (replica - first) % selection.replicas
                 if start < count:
-                    self._add_to_sum(values[start::selection.replicas].sum(0), replica)
+                    self._add_to_sum(values[start::selection.replicas].sum(0, dtype=values.dtype), replica)
         else:
             positions = selection.within(first, count)
             if positions is None or len(positions) == count:

@@ -147,3 +147,15 @@ def test_dropout_masks_of_folded_micro_batches_differ():
     options.outputMode(poptorch.OutputMode.All)
     losses = trained(model, options)(torch.ones(8, 4), torch.zeros(8, dtype=torch.int64))
     assert len(set(losses.tolist())) > 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int32, torch.float16])
+def test_sums_have_the_dtype_of_what_is_summed(dtype):
+    rows = torch.arange(8).to(dtype)
+    sums = []
+    for fold in (False, True):
+        host.configure(fold=fold)
+        options = poptorch.Options().deviceIterations(8).outputMode(poptorch.OutputMode.Sum)
+        sums.append(poptorch.inferenceModel(Function(lambda x: x.clone()), options)(rows))
+    assert sums[0].dtype == sums[1].dtype == dtype
+    assert torch.equal(sums[0], sums[1])
