@@ -14,7 +14,7 @@ import pickle
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -123,19 +123,19 @@ def save(folder: Path, state: Mapping[str, Any], is_best: bool) -> None:
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise Refusal(f"checkpoint {path} cannot be saved: {error}; free some space and run the same command again",
-                      EXIT_RESOURCE) from error
+        raise Refusal(f"checkpoint {path} of {_megabytes(state)} cannot be saved: {_system_error(error)}; free some "
+                      "space and run the same command again", EXIT_RESOURCE) from error
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes what a killed save left behind."""
-    for leftover in folder.glob(".*.pth.tmp"):
+    """Deletes what a killed run left behind: files that it had not finished writing."""
+    for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
 
 
-def first_non_finite(tensors: Mapping[str, torch.Tensor]) -> Optional[str]:
-    """The name of the first tensor that holds a NaN or an infinity, or None."""
-    for name, tensor in tensors.items():
+def first_non_finite(tensors: Mapping[str, Any]) -> Optional[str]:
+    """The name of the first tensor in nested containers that holds a NaN or an infinity, or None."""
+    for name, tensor in _tensors(tensors):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             return name
     return None
@@ -179,10 +179,31 @@ def _verified(state: Dict[str, Any]) -> Dict[str, Any]:
     """The state, when this program can go on from it."""
     if state["format"] != FORMAT:
         raise DamagedFile(f"its format is {state['format']}, this program reads {FORMAT}")
-    broken = first_non_finite(state["model"])
+    broken = first_non_finite({name: state[name] for name in ("model", "optimizer")})
     if broken is not None:
-        raise DamagedFile(f"its weight {broken} is not finite")
+        raise DamagedFile(f"its {broken} is not finite")
     return state
+
+
+def _tensors(values: Any, name: str = "") -> Iterator[Tuple[str, torch.Tensor]]:
+    """(dotted name, tensor) of all tensors in nested containers."""
+    if isinstance(values, torch.Tensor):
+        yield name, values
+    elif isinstance(values, (dict, list, tuple)):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+
+
+def _megabytes(state: Mapping[str, Any]) -> str:
+    return f"{sum(tensor.numel() * tensor.element_size() for _, tensor in _tensors(state)) / 1e6:.1f} MB"
+
+
+def _system_error(error: BaseException) -> BaseException:
+    """The system's error behind one of torch.save, which only tells that it could not go on where it was."""
+    cause: Optional[BaseException] = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return error if cause is None else cause
 
 
 def _link(source: Path, target: Path) -> None:

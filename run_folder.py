@@ -6,6 +6,7 @@ import csv
 import fcntl
 import importlib
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
@@ -15,7 +16,7 @@ from yacs.config import CfgNode
 
 import checkpoint
 from launch import Launch, ending_together
-from utils import EXIT_BUSY, EXIT_OK, Refusal, file_log, write_atomically, write_json
+from utils import EXIT_BUSY, EXIT_OK, Refusal, file_log, logger, write_atomically
 
 
 @contextlib.contextmanager
@@ -41,6 +42,9 @@ def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
         except BlockingIOError as error:
             raise Refusal(f"--output {folder} is in use by another run; choose another folder or wait",
                           EXIT_BUSY) from error
+        except OSError as error:
+            raise Refusal(f"--output {folder} cannot be locked against other runs: {error.strerror or error}; choose a "
+                          "folder on a file system that has locks") from error
         checkpoint.remove_leftovers(folder)
         yield folder
 
@@ -66,10 +70,10 @@ def recorded(folder: Optional[Path], launch: Launch, last_update: Callable[[], i
         raise
     finally:
         last = folder / checkpoint.LAST
-        write_json(folder / "status.json", {
+        _note(folder / "status.json", json.dumps({
             "state": "done" if code == EXIT_OK else "stopped", "exit_code": code, "cause": cause,
             "last_update": last_update(), "checkpoint": str(last) if last.exists() else None,
-        })
+        }, indent=2) + "\n")
 
 
 def open_tracker(config: CfgNode, launch: Launch) -> Callable[[Dict[str, Any]], None]:
@@ -94,7 +98,15 @@ def write_metrics(folder: Path, rows: List[Dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(rows[-1]))
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder / "metrics.csv", text.getvalue())
+    _note(folder / "metrics.csv", text.getvalue())
+
+
+def _note(path: Path, text: str) -> None:
+    """Replaces a file that tells of the run; where the disk refuses, the run goes on without it."""
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", path, error)
 
 
 def _make(folder: Path) -> None:

@@ -179,7 +179,7 @@ def save(run: Run, progress: Progress, is_best: bool) -> None:
     """Saves the state of a run that has a folder; called in every process, written by the leader, awaited by all.
 
     Raises:
-        Refusal: when a weight is not finite; the checkpoints stay as they were.
+        Refusal: when a weight or a moment is not finite; the checkpoints stay as they were.
     """
     run.trainer.copyWeightsToHost()
     rng_states = launching.gather(run.trainer.rng_state, run.launch)
@@ -189,14 +189,14 @@ def save(run: Run, progress: Progress, is_best: bool) -> None:
 
 
 def _write(run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -> None:
-    weights = run.model.state_dict()
-    broken = checkpoint.first_non_finite(weights)
+    trained = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
+    broken = checkpoint.first_non_finite(trained)
     if broken is not None:
-        raise Refusal(f"weight {broken} is not finite after update {progress.update}; checkpoints are as they were",
+        raise Refusal(f"{broken} is not finite after update {progress.update}; checkpoints are as they were",
                       EXIT_NONFINITE)
     checkpoint.save(run.folder, {
-        "model": weights, "optimizer": run.optimizer.state_dict(), "rng_states": rng_states,
-        "progress": dataclasses.asdict(progress), "config": run.config.dump(), "classes": list(run.classes),
+        **trained, "rng_states": rng_states, "progress": dataclasses.asdict(progress), "config": run.config.dump(),
+        "classes": list(run.classes),
     }, is_best)
     if progress.epochs:
         run_folder.write_metrics(run.folder, progress.epochs)

@@ -2,14 +2,13 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Small helpers with no better home: refusals and exit codes, logging, atomic files, meters."""
 import contextlib
-import json
 import logging
 import os
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Iterator, Optional
 
 # What a caller of the command lines can rely on; 128 + n stands for an unhandled signal n.
 EXIT_OK = 0
@@ -79,8 +78,30 @@ def console_log(is_leader: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def file_log(path: Path) -> Iterator[None]:
     """While this context is open, the log is also appended to the file at `path`."""
-    with _log_to(logging.FileHandler(str(path), encoding="utf-8")):
+    with _log_to(_LogFile(str(path), encoding="utf-8")):
         yield
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose disk may fill up: it says so once, and the run goes on without it."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by logging where a line cannot be written."""
+        self._tell(sys.exc_info()[1])
+
+    def close(self) -> None:
+        """Closes the file, whether or not what is left in the buffer can be written."""
+        try:
+            super().close()
+        except OSError as error:
+            self._tell(error)
+
+    def _tell(self, error: Optional[BaseException]) -> None:
+        if not self._failed:
+            print(f"log {self.baseFilename} cannot be written: {error}", file=sys.stderr)
+        self._failed = True
 
 
 @contextlib.contextmanager
@@ -97,16 +118,15 @@ def _log_to(handler: logging.Handler) -> Iterator[None]:
 def write_atomically(path: Path, text: str) -> None:
     """Replaces the file at `path` by `text`; a reader sees the old contents or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, record: Dict[str, Any]) -> None:
-    """Writes `record` as JSON, atomically."""
-    write_atomically(path, json.dumps(record, indent=2) + "\n")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class StopRequest:

@@ -125,6 +125,33 @@ def test_checkpoint_with_a_weight_that_is_not_finite_is_refused(tmp_path):
         checkpoint.load(tmp_path / "last.pth")
 
 
+def test_checkpoint_with_a_moment_that_is_not_finite_gives_way_to_an_older_one(tmp_path):
+    checkpoint.save(tmp_path, state(1), is_best=False)
+    poisoned = state(2)
+    poisoned["optimizer"]["ipu_state"]["Accl1___head.weight"][3, 4] = float("inf")
+    checkpoint.save(tmp_path, poisoned, is_best=True)
+    _, found = checkpoint.find(tmp_path)
+    assert found["progress"]["update"] == 1
+    with pytest.raises(Refusal, match="optimizer.ipu_state.Accl1___head.weight is not finite"):
+        checkpoint.load(tmp_path / "last.pth")
+
+
+def test_full_disk_is_named_with_what_the_checkpoint_takes(tmp_path, monkeypatch):
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("builtins.open", lambda *_: Full())
+    with pytest.raises(Refusal, match=r"of 1\.2 MB cannot be saved.*No space left on device"):
+        checkpoint.save(tmp_path, state(1, model={"head.weight": torch.zeros(300000)}), is_best=False)
+
+
 def test_failing_save_keeps_the_old_checkpoint_and_says_so(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, state(1), is_best=False)
 

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The output folder: one run at a time, a status that tells the truth, metrics without repeats."""
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import run_folder
+import utils
 from config import get_config
 from launch import Launch
 from utils import EXIT_BUSY, EXIT_DATA, EXIT_USAGE, Refusal, console_log, logger
@@ -74,6 +76,42 @@ def test_status_tells_how_a_run_ended(tmp_path):
     with pytest.raises(ZeroDivisionError):
         status_after(tmp_path, ZeroDivisionError("ours"))
     assert (read_status(tmp_path)["exit_code"], read_status(tmp_path)["cause"]) == (1, "ZeroDivisionError: ours")
+
+
+class FullDisk:
+    """Stands for the functions of `os` where nothing can be synchronised any more."""
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def fsync(self, _):
+        raise OSError(28, "No space left on device")
+
+
+def test_disk_that_is_full_hides_neither_the_cause_of_an_end_nor_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(utils, "os", FullDisk())
+    with pytest.raises(Refusal, match="bad data"):
+        status_after(tmp_path, Refusal("bad data", EXIT_DATA))
+    run_folder.write_metrics(tmp_path, [{"epoch": 0}])
+    assert "status.json cannot be written: [Errno 28]" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"log.txt"}
+
+
+def test_log_that_cannot_be_written_is_told_of_once_and_the_run_goes_on(capsys):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    with utils.file_log(Path("/dev/full")):
+        logger.warning("one line")
+        logger.warning("another line")
+    assert capsys.readouterr().err.count("/dev/full cannot be written: [Errno 28]") == 1
+
+
+def test_folder_without_locks_is_refused(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+    monkeypatch.setattr(run_folder.fcntl, "flock", unsupported)
+    with pytest.raises(Refusal, match="cannot be locked"), run_folder.opened(config_of(tmp_path), LEADER):
+        pass
 
 
 def test_only_the_leader_writes(tmp_path):
