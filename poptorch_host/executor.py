@@ -133,6 +133,7 @@ class PoplarExecutor(Inspection):
         """Copies the weights to the host if training has changed them since; returns whether it did."""
         if not (self._training and self._attached and self._device_is_newer):
             return False
+        logger.debug("Implicit copyWeightsToHost()")
         self.copyWeightsToHost()
         return True
 

@@ -156,7 +156,7 @@ class OptimizerLatch:
         training._values["meanAccumulationAndReplicationReductionStrategy"] = running
 
     def _report_unexpected(self, optimizer: torch.optim.Optimizer) -> None:
-        """Warns of attributes that mean nothing to a device and were not there when the first optimizer was set."""
+        """Warns, once for each, of attributes that mean nothing to a device and came after the first optimizer."""
         attributes, group_keys = _unknown_attributes(optimizer), _unknown_group_keys(optimizer)
         if self._known_attributes is None:
             self._known_attributes = attributes
@@ -171,6 +171,8 @@ class OptimizerLatch:
             if keys - self._known_group_keys:
                 logger.log(level, "Ignoring unexpected group %d attribute in %s optimizer: %s", index, name,
                            sorted(keys - self._known_group_keys))
+        self._known_attributes.update(attributes)
+        self._known_group_keys.update(*group_keys)
 
 
 def read(optimizer: torch.optim.Optimizer, automatic_loss_scaling: bool = False) -> Latched:

@@ -95,9 +95,11 @@ class Optimizer:
     def get_state_dict(self) -> Dict[str, Any]:
         """`ipu_state` and `ipu_param`, fetched if the device ran since they were last read."""
         if self.ipu_state_is_dirty and self._device_state is not None:
+            logger.debug("Writing optimiser state tensors from IPU to host.")
             self._state_dict = dict(zip(STATE_KEYS, self._device_state()))
             self.ipu_state_is_dirty = False
-            logger.debug("Fetched the optimizer state from the device")
+        elif self._device_state is not None:
+            logger.debug("Using cached optimiser state.")
         return dict(self._state_dict)
 
     def set_state_dict(self, state: Dict[str, Any]) -> None:
@@ -107,11 +109,11 @@ class Optimizer:
             RuntimeError: when `state` is empty, or has no such entries.
         """
         if not state:
-            raise RuntimeError("Cannot load an empty optimizer state")
+            raise RuntimeError("Cannot load optimizer state dictionary because it is empty.")
         missing = [key for key in STATE_KEYS if key not in state]
         if missing:
-            raise RuntimeError(f"Only IPU optimizer states can be loaded: {', '.join(missing)} missing. Use a "
-                               "state_dict() of a poptorch.optim optimizer")
+            raise RuntimeError(f"Only IPU optimizer states can be loaded onto the IPU. {', '.join(missing)} missing: "
+                               "use a state_dict() of a poptorch.optim optimizer")
         self._state_dict = {key: state[key] for key in STATE_KEYS}
         self.ipu_state_is_dirty = False
         self.host_state_is_dirty = self.has_state()

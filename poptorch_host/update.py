@@ -337,7 +337,7 @@ class WeightUpdate:
         values = state["ipu_param"] if with_values and not self._latch.newer_than_state else None
         self.write_state(state["ipu_state"], values)
         self._mark_newer(optimizer)
-        logger.debug("Sent the optimizer state to the device")
+        logger.debug("Writing optimiser state tensors from host to IPU memory.")
 
 
 def _without_modes() -> ContextManager:

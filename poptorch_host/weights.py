@@ -11,6 +11,7 @@ from typing import ContextManager, Dict, Iterator, List, NamedTuple, Optional, S
 
 import torch
 
+from ._logging import logger
 from .arguments import DEVICE_DTYPES
 from .blank import BlankTensors
 from .enums import CommGroupType, ReductionType, VariableRetrievalMode
@@ -167,6 +168,7 @@ class DeviceWeights:
 
     def upload(self) -> None:
         """Copies every host tensor to the device."""
+        logger.debug("Writing weights from host to IPU memory.")
         with untouched(), torch.no_grad():
             for _, host, device in self.parameters + self.buffers:
                 device.copy_(self._rows_per_group(host, self._groupings.get(id(device))))
@@ -184,6 +186,7 @@ class DeviceWeights:
 
     def download(self) -> None:
         """Copies the device's tensors to the host. Integer buffers are constants of the program and never change."""
+        logger.debug("Writing weights from IPU to host.")
         with untouched(), torch.no_grad():
             for _, host, device in self.parameters:
                 self._download_one(host, device)

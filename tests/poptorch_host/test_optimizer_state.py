@@ -330,12 +330,14 @@ def test_copy_of_an_optimizer_in_use_has_its_state_but_not_its_device(duplicate)
     assert copied.state_dict()["ipu_state"]["Step___0.weight"] == 3
 
 
-def test_download_reads_the_state_back(caplog):
+def test_download_reads_the_state_back_and_what_was_read_is_kept(caplog):
     caplog.set_level(logging.DEBUG, logger="poptorch::python")
     device = trained(OPTIMIZERS["adam"])
     device.update.download()
     assert not device.optimizer.ipu_state_is_dirty and device.optimizer.has_state()
-    assert "Fetched the optimizer state" in caplog.text
+    assert caplog.text.count("from IPU to host") == 1
+    device.optimizer.state_dict()
+    assert "cached" in caplog.text and caplog.text.count("from IPU to host") == 1
 
 
 def test_torch_optimizer_has_a_state_on_the_device_only():

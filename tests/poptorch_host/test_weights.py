@@ -230,6 +230,17 @@ def test_float_buffers_are_state_of_the_device_and_integer_ones_constants():
     assert model.count.item() == 12 and model.constant.item() == 0
 
 
+def test_copies_of_weights_are_logged_and_fetched_once_after_training(log):
+    model = Classifier()
+    executor = trained(model)
+    executor(*classifier_batch())
+    for _ in range(2):
+        model.fc.weight.sum()
+    assert log.text.count("Implicit copyWeightsToHost()") == log.text.count("Writing weights from IPU to host") == 1
+    executor.copyWeightsToDevice()
+    assert "Writing weights from host to IPU memory" in log.text
+
+
 def test_inference_fetches_buffers_only_when_told():
     model = Counting()
     executor = poptorch.inferenceModel(model)
