@@ -123,8 +123,16 @@ def pipelining() -> ModuleType:
 
 
 def _sdk() -> Optional[Accelerator]:
-    """The SDK's modules, or None where it is not installed."""
-    module = _import_if_installed("poptorch")
+    """The SDK's modules, or None where it is not installed.
+
+    Raises:
+        Refusal: where its poptorch is installed and does not work here, rather than training on something else.
+    """
+    try:
+        module = _import_if_installed("poptorch")
+    except (ImportError, AssertionError) as error:  # libraries that are not enabled; another torch than its own
+        raise Refusal(f"the poptorch package of this environment cannot be imported: {' '.join(str(error).split())}; "
+                      "enable the Poplar SDK that it is of, or use --device cpu or gpu") from error
     if module is None or module.__name__ != "poptorch":  # another name: the stand-in, run as `python -m poptorch_host`
         return None
     return Accelerator("ipu", module, _import_if_installed("popdist"))

@@ -18,29 +18,33 @@ class KeyFlag(NamedTuple):
     names: Tuple[str, ...]
     key: str
     kind: type
+    metavar: str  # what --help shows for the value
     help: str
     for_validation: bool = False
 
 
 KEY_FLAGS = (
-    KeyFlag(("--data-path",), "DATA.DATA_PATH", str, "folder of the data set", True),
-    KeyFlag(("--output", "--checkpoint-output-dir"), "OUTPUT", str, "folder for checkpoints, log and metrics"),
-    KeyFlag(("--tag",), "TAG", str, "sub-folder of --output for this run"),
-    KeyFlag(("--pretrained-model", "--pretrained"), "MODEL.PRETRAINED", str, "weights to start from"),
-    KeyFlag(("--resume",), "MODEL.RESUME", str, "checkpoint to go on from"),
-    KeyFlag(("--batch-size",), "DATA.BATCH_SIZE", int, "micro-batch of one replica", True),
-    KeyFlag(("--ga", "--accumulation-steps"), "TRAIN.ACCUMULATION_STEPS", int, "micro-batches in a weight update"),
-    KeyFlag(("--replicas",), "IPU.REPLICAS", int, "data-parallel copies in all processes together", True),
-    KeyFlag(("--num-workers",), "DATA.NUM_WORKERS", int, "processes that read images", True),
-    KeyFlag(("--precision",), "MODEL.PRECISION", str, "input.weights: 16.16 (half), 16.32, 32.32 (float); mix", True),
-    KeyFlag(("--amp",), "IPU.AVAILABLE_MEMORY_PROPORTION", float, "share of tile memory for temporaries", True),
-    KeyFlag(("--rts",), "IPU.REPLICATED_TENSOR_SHARDING", bool, "shard optimizer state over replicas"),
-    KeyFlag(("--epochs",), "TRAIN.EPOCHS", int, "epochs to train"),
-    KeyFlag(("--training-steps",), "TRAIN.TRAINING_STEPS", int, "stop after so many weight updates"),
-    KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "read train.zip and validation.zip instead of folders", True),
-    KeyFlag(("--cache-mode",), "DATA.CACHE_MODE", str, "what zip mode keeps in memory: no, full, part", True),
-    KeyFlag(("--seed",), "SEED", int, "seed of everything random", True),
-    KeyFlag(("--wandb",), "WANDB", bool, "also log to Weights & Biases"),
+    KeyFlag(("--data-path",), "DATA.DATA_PATH", str, "FOLDER", "folder of the data set", True),
+    KeyFlag(("--output", "--checkpoint-output-dir"), "OUTPUT", str, "FOLDER",
+            "folder for checkpoints, log and metrics"),
+    KeyFlag(("--tag",), "TAG", str, "NAME", "sub-folder of --output for this run"),
+    KeyFlag(("--pretrained-model", "--pretrained"), "MODEL.PRETRAINED", str, "FILE", "weights to start from"),
+    KeyFlag(("--resume",), "MODEL.RESUME", str, "FILE", "checkpoint to go on from"),
+    KeyFlag(("--batch-size",), "DATA.BATCH_SIZE", int, "N", "micro-batch of one replica", True),
+    KeyFlag(("--ga", "--accumulation-steps"), "TRAIN.ACCUMULATION_STEPS", int, "N", "micro-batches in a weight update"),
+    KeyFlag(("--replicas",), "IPU.REPLICAS", int, "N", "data-parallel copies in all processes together", True),
+    KeyFlag(("--num-workers",), "DATA.NUM_WORKERS", int, "N", "processes that read images", True),
+    KeyFlag(("--precision",), "MODEL.PRECISION", str, "INPUT.WEIGHTS",
+            "16.16 (half), 16.32, 32.32 (float); mix: autocast, on hosts only", True),
+    KeyFlag(("--amp",), "IPU.AVAILABLE_MEMORY_PROPORTION", float, "SHARE",
+            "share of tile memory for temporaries", True),
+    KeyFlag(("--rts",), "IPU.REPLICATED_TENSOR_SHARDING", bool, "", "shard optimizer state over replicas"),
+    KeyFlag(("--epochs",), "TRAIN.EPOCHS", int, "N", "epochs to train"),
+    KeyFlag(("--training-steps",), "TRAIN.TRAINING_STEPS", int, "N", "stop after so many weight updates"),
+    KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "", "read train.zip and validation.zip instead of folders", True),
+    KeyFlag(("--cache-mode",), "DATA.CACHE_MODE", str, "MODE", "what zip mode keeps in memory: no, full, part", True),
+    KeyFlag(("--seed",), "SEED", int, "N", "seed of everything random", True),
+    KeyFlag(("--wandb",), "WANDB", bool, "", "also log to Weights & Biases"),
 )
 
 
@@ -78,7 +82,7 @@ def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line of validate.py."""
     parser = _common_parser("Validates a checkpoint.", for_validation=True)
-    parser.add_argument("--checkpoint", required=True, help="checkpoint or weights to validate")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to validate")
     return parser.parse(argv)
 
 
@@ -103,7 +107,7 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None) -> CfgNo
 
 def _common_parser(description: str, for_validation: bool) -> _Parser:
     parser = _Parser(description=description, allow_abbrev=False)
-    parser.add_argument("--cfg", help="name in configs/configs.yaml, or a YAML file")
+    parser.add_argument("--cfg", metavar="NAME", help="name in configs/configs.yaml, or a YAML file")
     parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY VALUE", help="keys to set")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: IPU with the SDK, else GPU, else CPU")
     parser.add_argument("--synthetic", nargs="?", const="host", choices=("host", "device"),
@@ -111,6 +115,7 @@ def _common_parser(description: str, for_validation: bool) -> _Parser:
     for flag in KEY_FLAGS:
         if for_validation and not flag.for_validation:
             continue
-        how = {"action": "store_true", "default": None} if flag.kind is bool else {"type": flag.kind}
+        how = ({"action": "store_true", "default": None} if flag.kind is bool
+               else {"type": flag.kind, "metavar": flag.metavar})
         parser.add_argument(*flag.names, dest=flag.key, help=f"{flag.help} ({flag.key})", **how)
     return parser

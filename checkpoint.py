@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
-from utils import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal, logger
+from utils import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal, logger, reason
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
@@ -48,7 +48,7 @@ def read_archive(path: Path) -> Any:
             raise DamagedFile(f"the checksum of its member {broken} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, KeyError) as error:
-        raise DamagedFile(str(error).split("\n")[0] or type(error).__name__) from error
+        raise DamagedFile(reason(error).split("\n")[0] or type(error).__name__) from error
 
 
 def load(path: Path) -> Dict[str, Any]:

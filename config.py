@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 import config_checks
 from models.geometry import pair
-from utils import Refusal
+from utils import Refusal, reason
 
 NAMED_CONFIGS = Path(__file__).resolve().parent / "configs" / "configs.yaml"
 MAX_YAML_BYTES = 1 << 20
@@ -246,7 +246,7 @@ def _read(path: Path) -> Dict[str, Any]:
             raise Refusal(f"{path} is larger than {MAX_YAML_BYTES} bytes: not a configuration")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(f"configuration {path} cannot be read: {error}") from error
+        raise Refusal(f"configuration {path} cannot be read: {reason(error)}") from error
     return _parse(text, str(path))
 
 

@@ -208,4 +208,8 @@ def gather(value: Any, launch: Launch) -> List[Any]:
 
 def _horovod() -> ModuleType:
     """Horovod, which the SDK brings for what hosts of several instances tell each other."""
-    return importlib.import_module("horovod.torch")
+    try:
+        return importlib.import_module("horovod.torch")
+    except ModuleNotFoundError as error:
+        raise Refusal(f"several instances under poprun need the package {error.name}: install the SDK's horovod wheel, "
+                      "or start one instance") from error

@@ -32,8 +32,8 @@ def build_optimizer(config: CfgNode, model: torch.nn.Module, launch: Launch) -> 
     moment_type = common["accum_type"]
     groups = parameter_groups(config, model)
     if settings.NAME == "sgd":
-        return poptorch.optim.SGD(groups, momentum=settings.MOMENTUM, nesterov=True, velocity_accum_type=moment_type,
-                                  **common)
+        return poptorch.optim.SGD(groups, momentum=settings.MOMENTUM, nesterov=settings.MOMENTUM > 0,
+                                  velocity_accum_type=moment_type, **common)
     return poptorch.optim.AdamW(groups, betas=tuple(settings.BETAS), eps=settings.EPS, bias_correction=True,
                                 first_order_momentum_accum_type=moment_type,
                                 second_order_momentum_accum_type=torch.float32, **common)

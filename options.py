@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Configuration -> poptorch.Options, one set for training and one for inference."""
+import importlib
 from pathlib import Path
 from typing import Any, List
 
@@ -20,6 +21,11 @@ COPY_JUST_IN_TIME = 1  # popart.SubgraphCopyingStrategy.JustInTime
 def half_weights(config: CfgNode) -> bool:
     """Whether weights, and with them accumulators and first moments, are float16."""
     return config.MODEL.PRECISION == "16.16"
+
+
+def device_generates_data(config: CfgNode) -> bool:
+    """Whether the device makes up its input, and nothing that it returns means anything."""
+    return config.DATA.DATASET == "generated" and config.DATA.GENERATED == "device"
 
 
 def training_options(config: CfgNode, launch: Launch) -> Any:
@@ -77,7 +83,7 @@ def _common_options(config: CfgNode, launch: Launch) -> Any:
     if config.IPU.EXECUTABLE_CACHE:
         folder = Path(config.IPU.EXECUTABLE_CACHE) / f"{config.MODEL.NAME}-{config.MODEL.PRECISION}"
         options.enableExecutableCaching(str(folder))
-    if config.DATA.DATASET == "generated" and config.DATA.GENERATED == "device":
+    if device_generates_data(config):
         options.enableSyntheticData(True)
     return options
 
@@ -86,6 +92,8 @@ def _distributed_options(launch: Launch, ipus_per_replica: int) -> Any:
     """Options that know how many processes and replicas there are; under poprun popdist fills that in itself."""
     chosen = accelerator.selected()
     if chosen.device == "ipu" and chosen.popdist is not None and chosen.popdist.isPopdistEnvSet():
+        if not hasattr(chosen.popdist, "poptorch"):
+            importlib.import_module("popdist.poptorch")  # importing popdist does not import it
         return chosen.popdist.poptorch.Options(ipus_per_replica=ipus_per_replica)
     options = chosen.poptorch.Options()
     options.replicationFactor(launch.local_replicas)

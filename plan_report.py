@@ -13,7 +13,7 @@ from models.memory import IPU_BYTES, ROOM, TILE_BYTES, TILES, USABLE_BYTES
 from models.pipeline import automatic_stages
 from models.plan import UTILISATION, IpuPlan, Plan, make_plan
 from models.split import IPU_COUNTS
-from utils import Refusal
+from utils import Refusal, reason
 
 WIDTH = 100
 MIB = 1 << 20
@@ -62,7 +62,7 @@ def draw(config: CfgNode, path: Path) -> None:
     try:
         figure.savefig(str(path), format="png", dpi=120)
     except OSError as error:
-        raise Refusal(f"--plan-output {path} cannot be written: {error}") from error
+        raise Refusal(f"--plan-output {path} cannot be written: {reason(error)}") from error
 
 
 def _header(config: CfgNode, plan: Plan) -> List[str]:

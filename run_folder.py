@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 import checkpoint
 from launch import Launch, ending_together
-from utils import EXIT_BUSY, EXIT_OK, Refusal, file_log, logger, write_atomically
+from utils import EXIT_BUSY, EXIT_OK, Refusal, file_log, logger, reason, write_atomically
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
             raise Refusal(f"--output {folder} is in use by another run; choose another folder or wait",
                           EXIT_BUSY) from error
         except OSError as error:
-            raise Refusal(f"--output {folder} cannot be locked against other runs: {error.strerror or error}; choose a "
+            raise Refusal(f"--output {folder} cannot be locked against other runs: {reason(error)}; choose a "
                           "folder on a file system that has locks") from error
         checkpoint.remove_leftovers(folder)
         yield folder
@@ -106,7 +106,7 @@ def _note(path: Path, text: str) -> None:
     try:
         write_atomically(path, text)
     except OSError as error:
-        logger.warning("%s cannot be written: %s", path, error)
+        logger.warning("%s cannot be written: %s", path, reason(error))
 
 
 def _make(folder: Path) -> None:
@@ -116,5 +116,5 @@ def _make(folder: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise Refusal(f"--output {folder} cannot be written: {error.strerror or error}; "
+        raise Refusal(f"--output {folder} cannot be written: {reason(error)}; "
                       "choose another folder") from error

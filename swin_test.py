@@ -310,6 +310,12 @@ def test_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(digits
     assert_same_run(checkpoint.load(tmp_path / "last.pth"), before)
 
 
+def test_loss_of_images_that_the_device_makes_up_stops_nothing():
+    overflowing = ["--training-steps", "2", "--precision", "half", "--opts", "TRAIN.LOSS_SCALING", str(2.0**30)]
+    refused(EXIT_NONFINITE, "loss", "--synthetic", "host", *overflowing)
+    train_swin.main([*SMALL, "--synthetic", "device", *overflowing])
+
+
 @pytest.mark.parametrize("script, argv, code", [
     ("train_swin.py", ["--cfg", "SWIN_TINNY"], EXIT_USAGE),
     ("train_swin.py", ["--cfg", "SWIN_DEMO", "--epochs", "0"], EXIT_USAGE),

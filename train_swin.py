@@ -27,6 +27,7 @@ import validate
 from compile_only import compile_only
 from dataset.workers import batches
 from launch import Launch
+from options import device_generates_data
 from programs import errors_refused
 from run import Run, build_run, find_state
 from training_state import Progress
@@ -145,7 +146,7 @@ def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torc
         stop.name = stop.name or "a signal to another process"
         stop.agreed = True
     loss = total / run.launch.processes
-    if not math.isfinite(loss):
+    if not math.isfinite(loss) and not device_generates_data(run.config):
         raise Refusal(f"the loss is {loss} at update {progress.update} (epoch {progress.epoch}, step {progress.step}); "
                       "checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, or use "
                       "--precision 32.32", EXIT_NONFINITE)

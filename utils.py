@@ -36,6 +36,11 @@ class Refusal(Exception):
         self.code = code
 
 
+def reason(error: Exception) -> str:
+    """What went wrong, for a line that names the file: without the path that an OSError names once more."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 class Preempted(Refusal):
     """A signal asked the run to stop; its state is saved and the same command goes on from there."""
 

@@ -18,7 +18,7 @@ import numpy as np
 from dataset.decode import read_file, shown
 from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES, PathTable
 from dataset.zipreader import ZipReader
-from utils import EXIT_DATA, Refusal, logger
+from utils import EXIT_DATA, Refusal, logger, reason
 
 MAP_22K = "ILSVRC2011fall_whole_map_{}.txt"
 LABEL = re.compile(r"\d{1,9}")
@@ -190,7 +190,7 @@ def _entries(path: Path) -> Iterator[Tuple[int, Any, Any]]:
     try:
         text = path.read_text(encoding="utf-8").rstrip()
     except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(f"{shown(path)} cannot be read: {error}", EXIT_DATA) from error
+        raise Refusal(f"{shown(path)} cannot be read: {reason(error)}", EXIT_DATA) from error
     pairs = _json_list(path, text) if re.match(r"\s*\[\s*\[", text) else _lines(path, text)
     for number, pair in enumerate(pairs, start=1):
         if not isinstance(pair, list) or len(pair) != 2:

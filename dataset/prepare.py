@@ -28,7 +28,7 @@ from PIL import Image
 
 from dataset.decode import MAX_FILE_BYTES, BadImage, one_line, shown
 from dataset.image_folder import open_split
-from utils import EXIT_BUSY, EXIT_DATA, EXIT_RESOURCE, Refusal, console_log, logger, run_command
+from utils import EXIT_BUSY, EXIT_DATA, EXIT_RESOURCE, Refusal, console_log, logger, reason, run_command
 
 MARKER = ".prepared.json"
 DIGITS_HELD_OUT = 0.2  # share of each class that is for validation
@@ -153,7 +153,7 @@ def read_idx(path: Path) -> np.ndarray:
             size = int(np.prod(shape, dtype=np.int64))
             data = stream.read(size + 1)  # never more than the header announces, whatever is packed in
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise Refusal(f"{shown(found)} cannot be read as IDX: {error}", EXIT_DATA) from error
+        raise Refusal(f"{shown(found)} cannot be read as IDX: {reason(error)}", EXIT_DATA) from error
     if len(data) != size:
         raise Refusal(f"{shown(found)} is damaged: {len(data)} bytes of data where {shape} wants {size}", EXIT_DATA)
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)

@@ -70,6 +70,15 @@ def test_commands_that_need_no_data_generate_it(argv, dataset):
     assert build_config(parse_training(["--cfg", "SWIN_TINY", *argv])).DATA.DATASET == dataset
 
 
+@pytest.mark.parametrize("parse", [parse_training, parse_validation])
+def test_help_shows_what_a_flag_takes_instead_of_its_key(parse, capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    usage = capsys.readouterr().out.split("\n\n")[0]
+    assert "[--data-path FOLDER]" in usage and "[--batch-size N]" in usage
+    assert not [flag.key for flag in KEY_FLAGS if f" {flag.key}]" in usage]
+
+
 def test_keys_of_flags_are_tested():
     assert {flag.key for flag in KEY_FLAGS if flag.kind is not bool} == set(VALUES)
     assert arguments.DEVICES == ("auto", "ipu", "gpu", "cpu")

@@ -216,5 +216,6 @@ def test_foreign_file_is_told_from_a_damaged_one(tmp_path):
     assert checkpoint.load_own(tmp_path / "official.pth") is None
     with pytest.raises(Refusal, match="no checkpoint of this program"):
         checkpoint.load(tmp_path / "official.pth")
-    with pytest.raises(Refusal, match="No such file"):
+    with pytest.raises(Refusal, match="No such file") as caught:
         checkpoint.load_own(tmp_path / "none.pth")
+    assert str(caught.value).count("none.pth") == 1

@@ -73,3 +73,8 @@ def test_sgd_is_nesterov_and_clipping_can_be_off():
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["nesterov"] and optimizer.param_groups[0]["momentum"] == 0.9
     assert optimizer.max_grad_norm == math.inf
+
+
+def test_sgd_may_have_no_momentum():
+    config = get_config("SWIN_TINY", ["TRAIN.OPTIMIZER.NAME", "sgd", "TRAIN.OPTIMIZER.MOMENTUM", "0"])
+    assert not build_optimizer(config, Model(), LAUNCH).param_groups[0]["nesterov"]

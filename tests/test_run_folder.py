@@ -93,7 +93,7 @@ def test_disk_that_is_full_hides_neither_the_cause_of_an_end_nor_the_run(tmp_pat
     with pytest.raises(Refusal, match="bad data"):
         status_after(tmp_path, Refusal("bad data", EXIT_DATA))
     run_folder.write_metrics(tmp_path, [{"epoch": 0}])
-    assert "status.json cannot be written: [Errno 28]" in capsys.readouterr().out
+    assert "status.json cannot be written: No space left" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"log.txt"}
 
 

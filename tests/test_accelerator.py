@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The choice of PopTorch, with packages of the SDK's names in its place: installed, broken, under poprun."""
+import sys
+
+import pytest
+
+import accelerator
+import launch as launching
+from config import get_config
+from launch import Launch
+from options import training_options
+from utils import EXIT_USAGE, Refusal
+
+POPDIST = """
+def isPopdistEnvSet(): return True
+def init(): pass
+def getInstanceIndex(): return 1
+def getNumInstances(): return 2
+def getNumTotalReplicas(): return 8
+def getNumLocalReplicas(): return 4
+"""
+POPDIST_OPTIONS = """
+import poptorch
+asked = []
+class Options(poptorch.Options):
+    def __init__(self, ipus_per_replica=None):
+        super().__init__()
+        super().replicationFactor(4)
+        self.Distributed.configureProcessId(1, 2)
+        asked.append(ipus_per_replica)
+    def replicationFactor(self, factor):
+        raise RuntimeError("Cannot call `replicationFactor` with popdist.poptorch.Options")
+"""
+HOROVOD = """
+def init(): pass
+"""
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """Writes modules (path -> source) into a folder that is imported from, and forgets them and the choice again."""
+    def write(sources):
+        for path, source in sources.items():
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).write_text(source)
+        return tmp_path
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(accelerator, "_selected", None)
+    before = dict(sys.modules)
+    for name in list(sys.modules):
+        if name.split(".")[0] in ("poptorch", "popdist", "horovod"):
+            monkeypatch.delitem(sys.modules, name)
+    yield write
+    for name in set(sys.modules) - set(before):
+        if name.split(".")[0] in ("poptorch", "popdist", "horovod"):
+            del sys.modules[name]
+
+
+def test_installed_sdk_is_taken(environment):
+    environment({"poptorch/__init__.py": ""})
+    chosen = accelerator.select()
+    assert (chosen.device, chosen.poptorch.__name__, chosen.popdist) == ("ipu", "poptorch", None)
+    assert accelerator.select("cpu").poptorch.__name__ == "poptorch_host"
+
+
+@pytest.mark.parametrize("source, said", [
+    ("raise ImportError('libpopart.so: cannot open shared object file')", "libpopart.so: cannot open"),
+    ("assert False, 'built for torch 2.0.1,\\nnot this one'", "built for torch 2.0.1, not this one"),
+    ("import a_package_that_is_not_there", "No module named 'a_package_that_is_not_there'"),
+])
+@pytest.mark.parametrize("device", ["auto", "ipu"])
+def test_sdk_that_cannot_be_imported_is_refused_in_a_line(source, said, device, environment):
+    environment({"poptorch/__init__.py": source})
+    with pytest.raises(Refusal, match=f"{said}.*enable the Poplar SDK") as caught:
+        accelerator.select(device)
+    assert caught.value.code == EXIT_USAGE and "\n" not in str(caught.value)
+
+
+def test_ipu_without_sdk_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "poptorch", None)
+    monkeypatch.setattr(accelerator, "_selected", None)
+    with pytest.raises(Refusal, match="needs the Poplar SDK"):
+        accelerator.select("ipu")
+
+
+def poprun(environment, **more):
+    environment({"poptorch/__init__.py": "from poptorch_host import *", "popdist/__init__.py": POPDIST,
+                 "popdist/poptorch.py": POPDIST_OPTIONS, **more})
+    accelerator.select("ipu")
+
+
+def test_poprun_tells_the_options_their_replicas_and_place(environment):
+    poprun(environment)
+    options = training_options(get_config("SWIN_TINY"), Launch(1, 2, 8, 4))
+    assert sys.modules["popdist.poptorch"].asked == [4]
+    assert (options.replication_factor, options.Distributed.processId, options.Distributed.numProcesses) == (4, 1, 2)
+
+
+def test_poprun_tells_the_launch_its_replicas_and_place(environment):
+    poprun(environment, **{"horovod/__init__.py": "", "horovod/torch.py": HOROVOD})
+    with launching.joined(get_config("SWIN_TINY")) as launch:
+        assert launch == Launch(1, 2, 8, 4)
+
+
+def test_instances_without_horovod_are_refused_in_a_line(environment, monkeypatch):
+    poprun(environment)
+    monkeypatch.setitem(sys.modules, "horovod", None)
+    with pytest.raises(Refusal, match="need the package horovod"), launching.joined(get_config("SWIN_TINY")):
+        pass
