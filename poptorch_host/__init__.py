@@ -37,6 +37,7 @@ _EXPORTS = {
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 _SUBMODULES = ["enums", "ops", "optim", "options", "poptorch_core", "profiling"]
+_PRIVATE_SUBMODULES = ["_impl", "_logging", "_options_impl", "_poplar_executor"]  # which programs reach all the same
 
 __all__ = [*_HOME, *_SUBMODULES, "__version__"]
 
@@ -45,7 +46,7 @@ def __getattr__(name: str) -> Any:
     """Loads the part that has `name`, once."""
     if name in _HOME:
         value = getattr(_import_module(f"{__name__}.{_HOME[name]}"), name)
-    elif name in _SUBMODULES:
+    elif name in _SUBMODULES or name in _PRIVATE_SUBMODULES:
         value = _import_module(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,7 +35,12 @@ import sys
 import poptorch, poptorch.optim as optim, popdist, popdist.poptorch, popart
 from poptorch.enums import OutputMode
 from poptorch.options import Options
-import poptorch.ops, poptorch.profiling, poptorch.testing, poptorch.poptorch_core
+import poptorch.ops, poptorch.profiling
+assert poptorch._impl.createPoptorchError is poptorch.createPoptorchError and poptorch._logging.logger is poptorch.logger
+assert issubclass(Options, poptorch._options_impl.OptionsDict)
+from poptorch._poplar_executor import PoplarExecutor
+assert PoplarExecutor is poptorch.PoplarExecutor is poptorch._poplar_executor.PoplarExecutor
+import poptorch.testing, poptorch.poptorch_core
 import poptorch_host
 assert poptorch is poptorch_host is sys.modules["poptorch"]
 for part in ("optim", "enums", "options", "ops", "profiling", "testing", "poptorch_core"):
