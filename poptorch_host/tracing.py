@@ -294,7 +294,7 @@ class _FunctionListener(TorchFunctionMode):
         lacking = unsupported_recurrence(name, args)
         if lacking is not None:
             raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
-        if name in _READS and not tracer.is_constant(args[0]):
+        if name in _READS and tracer.own_op_depth == 0 and not tracer.is_constant(args[0]):
             tracer.unsupported["aten::_local_scalar_dense"] = None
         if losses.smooths_mean_of_indices(name, args, kwargs):
             tracer.unsupported["aten::masked_select"] = None

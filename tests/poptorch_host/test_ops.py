@@ -276,6 +276,20 @@ def test_host_function_is_called_and_told():
     assert call.outputs == 2 and call.registerPersistentData() is None
 
 
+@pytest.mark.parametrize("read", [
+    lambda x: x * x.sum().item(), lambda x: torch.tensor(x.tolist()), lambda x: torch.from_numpy(x.numpy() * 2)])
+def test_host_function_of_a_compiled_model_may_read_values(read):
+    call, x = poptorch.CPU(read, "reader"), torch.ones(3)
+    assert torch.equal(poptorch.inferenceModel(Function(lambda x: call(x) + 1))(x), read(x) + 1)
+
+
+def test_beam_search_runs_in_a_compiled_model():
+    model = Function(lambda x, lengths: poptorch.ctc_beam_search_decoder(x, lengths, beam_width=3))
+    log_probs, lengths = torch.zeros(4, 2, 3).log_softmax(2), torch.tensor([4, 3], dtype=torch.int32)
+    for result, expected in zip(poptorch.inferenceModel(model)(log_probs, lengths), model(log_probs, lengths)):
+        assert torch.equal(result, expected)
+
+
 # Operations in device code.
 
 
