@@ -24,12 +24,18 @@ def update_operations(latched: Latched, slots: Sequence[Slot], micro_batches: in
 def _kinds(latched: Latched, states: Sequence[StateTensor], micro_batches: int) -> List[str]:
     accumulation = ["Accumulate"] if micro_batches > 1 else []
     if latched.algorithm != "SGD":
-        return accumulation + ["Accumulate"] * len(states) + _UPDATES[latched.algorithm]
+        return accumulation + _casts(latched) + ["Accumulate"] * len(states) + _UPDATES[latched.algorithm]
     if not states and not accumulation:
         return ["SGD0VarUpdate"]
     if latched.structure["use_combined_accum"]:
         return ["Accumulate", "SGD1AcclUpdate", "SGD1VarUpdate"]
-    return ["SGD2PartialAcclUpdate", "Accumulate", "SGD2VarUpdate"]
+    return _casts(latched) + ["SGD2PartialAcclUpdate", "Accumulate", "SGD2VarUpdate"]
+
+
+def _casts(latched: Latched) -> List[str]:
+    """A half accumulator is widened once where all the states that it goes to are float32."""
+    state_types = {dtype for name, dtype in latched.structure.items() if name.endswith("_accum_type")}
+    return ["Cast"] if latched.structure["accum_type"] == torch.float16 and state_types == {torch.float32} else []
 
 
 def _operation(kind: str, slot: Slot, states: Sequence[StateTensor]) -> Dict[str, Any]:

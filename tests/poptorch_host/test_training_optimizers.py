@@ -188,6 +188,10 @@ def test_scheduler_after_compilation_raises_no_warning(caplog):
      {"Accumulate": 1, "SGD1AcclUpdate": 1, "SGD1VarUpdate": 1}),
     (lambda p: torch.optim.Adam(p), 1, {"Accumulate": 2, "AdamUpdater": 1, "AdamVarUpdate": 1}),
     (lambda p: optim.AdamW(p), 2, {"Accumulate": 3, "AdamUpdater": 1, "AdamVarUpdate": 1}),
+    (lambda p: optim.AdamW(p, accum_type=HALF), 2,
+     {"Accumulate": 3, "Cast": 1, "AdamUpdater": 1, "AdamVarUpdate": 1}),
+    (lambda p: optim.Adam(p, accum_type=HALF, first_order_momentum_accum_type=HALF), 2,
+     {"Accumulate": 3, "AdamUpdater": 1, "AdamVarUpdate": 1}),
     (lambda p: optim.LAMB(p), 1, {"Accumulate": 2, "AdamUpdater": 1, "LambSquare": 2, "AdamVarUpdate": 1}),
     (lambda p: optim.RMSprop(p), 1, {"Accumulate": 1, "RMSPropUpdater": 1, "ScaledVarUpdate": 1})])
 def test_program_lists_the_operations_of_the_update_for_each_weight(make, accumulation, per_weight):
