@@ -71,3 +71,9 @@ def unsupported_recurrence(name: str, args: Tuple) -> Optional[str]:
              (not bidirectional or name.startswith("rnn"), "two directions: use two networks"),
              (biased or name == "gru", "no bias: leave bias=True")]
     return next((words for holds, words in rules if not holds), None)
+
+
+def unsupported_embedding(name: str, kwargs: Dict[str, Any]) -> Optional[str]:
+    """What a device lacks for a call of embedding or embedding_bag, in words; None where it lacks nothing."""
+    options = ("max_norm", "scale_grad_by_freq", "sparse") if name in ("embedding", "embedding_bag") else ()
+    return next((option for option in options if kwargs.get(option)), None)

@@ -18,6 +18,7 @@ from .supported_ops import (
     selects_by_mask,
     takes_function,
     takes_operation,
+    unsupported_embedding,
     unsupported_recurrence,
 )
 
@@ -291,7 +292,7 @@ class _FunctionListener(TorchFunctionMode):
         tracer = self._tracer
         if one_hot_without_classes(name, args, kwargs):
             raise createPoptorchError("one_hot needs num_classes on a device: shapes cannot depend on data")
-        lacking = unsupported_recurrence(name, args)
+        lacking = unsupported_recurrence(name, args) or unsupported_embedding(name, kwargs)
         if lacking is not None:
             raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
         if name in _READS and tracer.own_op_depth == 0 and not tracer.is_constant(args[0]):

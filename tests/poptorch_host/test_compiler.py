@@ -53,6 +53,15 @@ def test_recurrent_networks_that_no_device_has_are_refused(layer, words):
         infer(layer, X[None])
 
 
+@pytest.mark.parametrize("layer", [torch.nn.Embedding, torch.nn.EmbeddingBag])
+@pytest.mark.parametrize("option", [{"sparse": True}, {"scale_grad_by_freq": True}, {"max_norm": 1.0}])
+def test_embeddings_with_options_that_no_device_has_are_refused(layer, option):
+    indices = torch.tensor([[1, 2]])
+    assert infer(layer(4, 3), indices).shape[-1] == 3
+    with pytest.raises(poptorch.Error, match=f"is not supported on a device with {next(iter(option))}"):
+        infer(layer(4, 3, **option), indices)
+
+
 def test_operations_on_constants_are_computed_while_compiling():
     def forward(x):
         index = torch.arange(6).view(2, 3).tril().nonzero()
