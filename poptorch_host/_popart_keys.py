@@ -45,7 +45,7 @@ _KEYS = {
         subgraphCopyingStrategy swapLimitScheduler syntheticDataMode virtualGraphMode
         """,
     "string": """
-        cachePath customCodeletCompileFlags kahnTieBreaker logDir partialsTypeMatMuls
+        cachePath customCodeletCompileFlags kahnTieBreaker logDir partialsTypeMatMuls saveInitializersToFile
         serializedPoprithmsShiftGraphsDir
         """,
     "container": """

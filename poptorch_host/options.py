@@ -135,11 +135,13 @@ class Options(OptionsDict):
         """
         with open(filepath, encoding="utf-8") as stream:
             lines = [line.strip() for line in stream]
-        source = "\n".join(f"options.{line}" for line in lines if line and not line.startswith("#"))
+        calls = [f"options.{line}" for line in lines if line and not line.startswith("#")]
         try:
-            code = compile(source, filepath, "exec")
+            code = compile("\n".join(calls), filepath, "exec")
         except SyntaxError as error:
-            raise ConfigFileError(f"SyntaxError at line {error.lineno} of {filepath}: {error.text}") from error
+            number = error.lineno
+            wrong = "".join(calls[number - 1:number])  # the file's own line of that number may be another
+            raise ConfigFileError(f"SyntaxError at line {number} of {filepath}: {error.msg}\n> {wrong}") from error
         exec(code, {"poptorch": sys.modules[__package__], "options": self})
         return self
 

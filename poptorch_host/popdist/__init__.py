@@ -45,6 +45,11 @@ def getNumLocalReplicas() -> int:
     return _number("POPDIST_NUM_LOCAL_REPLICAS", 1)
 
 
+def getReplicaIndexOffset() -> int:
+    """The index of this process's first replica among those of all processes."""
+    return _number("POPDIST_REPLICA_INDEX_OFFSET", getInstanceIndex() * getNumLocalReplicas())
+
+
 def getNumIpusPerReplica() -> int:
     """IPUs of a replica, as poprun was told; a replica on a host counts as one."""
     return _number("POPDIST_NUM_IPUS_PER_REPLICA", 1)

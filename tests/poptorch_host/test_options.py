@@ -518,11 +518,12 @@ _Popart.set("enableOutlining", options.device_iterations == 2)
     assert options._Popart.options["enableOutlining"] is True
 
 
-def test_file_with_a_syntax_error_names_line_and_file(options, tmp_path):
+def test_file_with_a_syntax_error_names_line_and_file_and_shows_the_line(options, tmp_path):
     path = tmp_path / "options.conf"
-    path.write_text("# not counted\ndeviceIterations(2)\n\nreplicationFactor(2\n")
-    with pytest.raises(poptorch.ConfigFileError, match=f"SyntaxError at line 2 of {path}"):
+    path.write_text("# not counted\ndeviceIterations(2)\n\nreplicationFactor(2) 3\n")
+    with pytest.raises(poptorch.ConfigFileError) as caught:
         options.loadFromFile(str(path))
+    assert str(caught.value) == f"SyntaxError at line 2 of {path}: invalid syntax\n> options.replicationFactor(2) 3"
     assert poptorch.options.ConfigFileError is poptorch.ConfigFileError and options.device_iterations == 1
 
 
@@ -541,7 +542,7 @@ def test_file_with_a_wrong_call_raises_what_the_call_raises(options, tmp_path):
 
 @pytest.mark.parametrize("key, value", [
     ("enableOutlining", False), ("autoRecomputation", 3), ("timeLimitScheduler", 0), ("outlineThreshold", 1.5),
-    ("cachePath", "there"), ("engineOptions", {"a": "b"}),
+    ("cachePath", "there"), ("saveInitializersToFile", "big.onnx"), ("engineOptions", {"a": "b"}),
     ("accumulateOuterFragmentSettings.excludedVirtualGraphs", ["0"]), ("dotChecks", {"FINAL"})])
 def test_compiler_option_with_its_kind_of_value_passes(options, key, value):
     check_popart_options(options._Popart.set(key, value).options)

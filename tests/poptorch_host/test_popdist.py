@@ -16,7 +16,8 @@ from poptorch_host.popdist.poptorch import Options
 LAUNCHERS = {
     "torchrun": {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},
     "poprun": {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "POPDIST_NUM_TOTAL_REPLICAS": "12",
-               "POPDIST_NUM_LOCAL_REPLICAS": "3", "POPDIST_NUM_IPUS_PER_REPLICA": "2"}}
+               "POPDIST_NUM_LOCAL_REPLICAS": "3", "POPDIST_NUM_IPUS_PER_REPLICA": "2",
+               "POPDIST_REPLICA_INDEX_OFFSET": "6"}}
 
 
 @pytest.fixture
@@ -34,11 +35,12 @@ def launched(monkeypatch):
 
 def report():
     return (popdist.isPopdistEnvSet(), popdist.getInstanceIndex(), popdist.getNumInstances(),
-            popdist.getNumLocalReplicas(), popdist.getNumTotalReplicas(), popdist.getNumIpusPerReplica())
+            popdist.getNumLocalReplicas(), popdist.getNumTotalReplicas(), popdist.getReplicaIndexOffset(),
+            popdist.getNumIpusPerReplica())
 
 
 @pytest.mark.parametrize("launcher, expected", [
-    (None, (False, 0, 1, 1, 1, 1)), ("torchrun", (True, 2, 4, 1, 4, 1)), ("poprun", (True, 2, 4, 3, 12, 2))])
+    (None, (False, 0, 1, 1, 1, 0, 1)), ("torchrun", (True, 2, 4, 1, 4, 2, 1)), ("poprun", (True, 2, 4, 3, 12, 6, 2))])
 def test_environment_says_which_process_this_is(launched, launcher, expected):
     launched(launcher)
     assert report() == expected
@@ -46,7 +48,7 @@ def test_environment_says_which_process_this_is(launched, launcher, expected):
 
 def test_replicas_of_a_process_under_torchrun_are_settable(launched):
     launched("torchrun", POPDIST_NUM_LOCAL_REPLICAS="3")
-    assert (popdist.getNumLocalReplicas(), popdist.getNumTotalReplicas()) == (3, 12)
+    assert (popdist.getNumLocalReplicas(), popdist.getNumTotalReplicas(), popdist.getReplicaIndexOffset()) == (3, 12, 6)
     assert Options().replication_factor == 3
     launched("torchrun", POPDIST_NUM_LOCAL_REPLICAS="three")
     with pytest.raises(poptorch.Error, match="POPDIST_NUM_LOCAL_REPLICAS is 'three'"):

@@ -36,7 +36,8 @@ import poptorch, poptorch.optim as optim, popdist, popdist.poptorch, popart
 from poptorch.enums import OutputMode
 from poptorch.options import Options
 import poptorch.ops, poptorch.profiling
-assert poptorch._impl.createPoptorchError is poptorch.createPoptorchError and poptorch._logging.logger is poptorch.logger
+assert poptorch._impl.createPoptorchError is poptorch.createPoptorchError
+assert poptorch._logging.logger is poptorch.logger
 assert issubclass(Options, poptorch._options_impl.OptionsDict)
 from poptorch._poplar_executor import PoplarExecutor
 assert PoplarExecutor is poptorch.PoplarExecutor is poptorch._poplar_executor.PoplarExecutor
