@@ -128,6 +128,7 @@ class DeviceWeights:
                                for name, host in module.named_parameters()]
             self.buffers = [(name, host, self._copy(host, None, None, name)) for name, host in module.named_buffers()]
             self._slots = list(self._find_slots(module))
+        self._slot_of = {id(slot.device): slot for slot in reversed(self._slots)}
         self._norm_statistics = {f"{path}.{key}" if path else key for path, part in module.named_modules()
                                  if isinstance(part, torch.nn.modules.batchnorm._NormBase) for key in part._buffers}
         self._training_flags = [(vars(part), part.training) for part in module.modules()]
@@ -170,7 +171,8 @@ class DeviceWeights:
         """Copies every host tensor to the device."""
         logger.debug("Writing weights from host to IPU memory.")
         with untouched(), torch.no_grad():
-            for _, host, device in self.parameters + self.buffers:
+            for name, _, device in self.parameters + self.buffers:
+                host = self._on_host(name, device)
                 device.copy_(self._rows_per_group(host, self._groupings.get(id(device))))
             for own in self.replica_buffers[1:]:
                 for shared, copied in zip(self.replica_buffers[0].values(), own.values()):
@@ -179,20 +181,36 @@ class DeviceWeights:
     def upload_buffers(self, names: Set[str]) -> None:
         """Copies the named buffers to the device."""
         with untouched(), torch.no_grad():
-            for name, host, device in self.buffers:
+            for name, _, device in self.buffers:
                 if name in names:
                     for own in self.replica_buffers or [{}]:
-                        own.get(id(device), device).copy_(host)
+                        own.get(id(device), device).copy_(self._on_host(name, device))
 
     def download(self) -> None:
         """Copies the device's tensors to the host. Integer buffers are constants of the program and never change."""
         logger.debug("Writing weights from IPU to host.")
         with untouched(), torch.no_grad():
-            for _, host, device in self.parameters:
-                self._download_one(host, device)
-            for _, host, device in self.buffers:
+            for name, _, device in self.parameters:
+                self._download_one(self._on_host(name, device), device)
+            for name, _, device in self.buffers:
                 if device.is_floating_point():
-                    host.copy_(device)
+                    self._on_host(name, device).copy_(device)
+
+    def _on_host(self, name: str, device: torch.Tensor) -> torch.Tensor:
+        """What the user's module has now where it had a tensor when it was compiled.
+
+        Raises:
+            Error: when it is gone, or of another shape.
+        """
+        slot = self._slot_of[id(device)]
+        host = slot.holder.get(slot.key)
+        shapes = [list(tensor.shape) for tensor in (device, host) if tensor is not None]
+        grouped = id(device) in self._groupings
+        if host is None or (shapes[0][grouped:] != shapes[1][grouped:]):
+            now = "gone" if host is None else f"one of shape {shapes[1]}"
+            raise createPoptorchError(f"{_kind(device)} {name} of shape {shapes[0]} is {now}, since the model was "
+                                      "compiled: call destroy() to compile it again")
+        return host
 
     def _download_one(self, host: torch.Tensor, device: torch.Tensor) -> None:
         grouping = self._groupings.get(id(device))
@@ -270,11 +288,12 @@ class DeviceWeights:
         """
         for holder, key, device, name in self._slots:
             if key not in holder:
-                raise createPoptorchError(f"{name} is removed within the model's forward: a compiled model keeps its "
-                                          "parameters and buffers")
+                raise createPoptorchError(f"{_kind(device)} {name} is removed from the model when calling the forward "
+                                          "method. This is not supported.")
             if holder[key] is not device and key != "num_batches_tracked":
-                raise createPoptorchError(f"{name} is reassigned within the model's forward: update it in place "
-                                          f"instead, as in self.{key}.copy_(...)")
+                raise createPoptorchError(
+                    f"{_kind(device)} {name} is reassigned within the model when calling the forward method. This is "
+                    f"not supported. Consider using self.{name}.copy_(src), which updates it in place.")
 
     def storages(self) -> Set[int]:
         """The memory that the device's tensors have."""
@@ -284,6 +303,10 @@ class DeviceWeights:
     def named_tensors(self) -> List[Tuple[str, torch.Tensor]]:
         """Every parameter and buffer by name, as on the device."""
         return [(name, device) for name, _, device in self.parameters + self.buffers]
+
+
+def _kind(device: torch.Tensor) -> str:
+    return "Parameter" if isinstance(device, torch.nn.Parameter) else "Buffer"
 
 
 def parse_grouping(kind: CommGroupType, size: int, retrieval: VariableRetrievalMode) -> ReplicaGrouping:

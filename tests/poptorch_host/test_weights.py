@@ -291,9 +291,10 @@ def test_reassigning_or_removing_a_tensor_of_the_model_is_refused(kind):
     def remove(model):
         delattr(model, kind)
 
-    for change, words in ((reassign, "is reassigned within the model"), (remove, "is removed")):
+    for change, words in ((reassign, "is reassigned within the model when calling the forward method"),
+                          (remove, "is removed from the model when calling the forward method")):
         model = Changing(change)
-        with pytest.raises(poptorch.Error, match=f"{kind} {words}"):
+        with pytest.raises(poptorch.Error, match=f"{kind.capitalize()} {kind} {words}"):
             poptorch.inferenceModel(model)(torch.ones(1))
         assert getattr(model, kind).item() == 0
 
@@ -322,6 +323,33 @@ def test_named_buffers_can_be_updated():
         plain.copyNamedBuffersToDevice()
     with pytest.raises(poptorch.Error, match="no buffer missing"):
         poptorch.inferenceModel(Scaled(), poptorch.Options().updatableNamedBuffers(["missing"]))(torch.ones(1))
+
+
+def test_tensors_that_the_user_put_in_the_place_of_weights_reach_the_device():
+    model = torch.nn.BatchNorm1d(2).eval()
+    executor = poptorch.inferenceModel(model, poptorch.Options().updatableNamedBuffers(["running_mean"]))
+    x = torch.zeros(1, 2)
+    executor(x)
+    model.running_mean = torch.full((2,), -1.0)
+    executor.copyNamedBuffersToDevice()
+    torch.testing.assert_close(executor(x), model(x).detach())
+    model.bias = torch.nn.Parameter(torch.full((2,), 7.0))
+    executor.copyWeightsToDevice()
+    torch.testing.assert_close(executor(x), model(x).detach())
+    for other, now in ((torch.nn.Parameter(torch.ones(3)), r"one of shape \[3\]"), (None, "gone")):
+        model.bias = other
+        with pytest.raises(poptorch.Error, match=rf"Parameter bias of shape \[2\] is {now}"):
+            executor.copyWeightsToDevice()
+
+
+def test_trained_weights_are_fetched_into_the_tensors_that_the_model_has_now():
+    model = Classifier()
+    executor = trained(model)
+    executor(X, LABELS)
+    model.fc.bias = torch.nn.Parameter(torch.full((3,), 7.0))
+    executor(X, LABELS)
+    assert model.state_dict()["fc.bias"].max() < 7
+    torch.testing.assert_close(poptorch.inferenceModel(model)(X), model(X).detach())
 
 
 def test_double_weights_are_single_on_the_device():
