@@ -60,14 +60,14 @@ class ForwardParameters:
         if not kwargs and len(args) == len(self.positional) and not self._keyword_only:
             return Bound(args, {})
         check(self._any_positional or len(args) <= len(self.positional),
-              f"Too many arguments: forward takes {len(self.positional)}, got {len(args)}")
+              f"Too many arguments provided: forward takes {len(self.positional)}, got {len(args)}")
         keywords = dict(kwargs)
         given_twice = [name for name in self.names[:len(args)] if name in keywords]
-        check(not given_twice, f"Argument given twice, by position and by name: {', '.join(given_twice)}")
+        check(not given_twice, f"Parameter {', '.join(given_twice)} was passed more than once: by position and by name")
         positional = list(args) + [self._value(parameter, keywords) for parameter in self.positional[len(args):]]
         keyword_only = {p.name: self._value(p, keywords) for p in self._keyword_only}
         check(self._any_keyword or not keywords,
-              f"Unknown keyword argument: {', '.join(keywords)}; forward takes {', '.join(self.names) or 'none'}")
+              f"Invalid parameter {', '.join(keywords)}, expected one of {self.names}")
         return Bound(tuple(positional), {**keyword_only, **dict(sorted(keywords.items()))})
 
     @staticmethod
@@ -75,7 +75,7 @@ class ForwardParameters:
         if parameter.name in keywords:
             return keywords.pop(parameter.name)
         if parameter.default is _Parameter.empty:
-            raise createPoptorchError(f"Mandatory parameter {parameter.name} of forward has no value")
+            raise createPoptorchError(f"Mandatory parameter {parameter.name} missing: forward has no default for it")
         return parameter.default
 
 

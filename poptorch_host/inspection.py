@@ -36,7 +36,8 @@ class Inspection:
 
     def _require_compiled(self, what: str) -> None:
         if not self.isCompiled():
-            raise createPoptorchError(f"{what}: the model has not been compiled; call it or compile() first")
+            raise createPoptorchError(f"{what}: the model has not been compiled or has been destroyed; call it or "
+                                      "compile() first")
 
     def _debugGetPopartIR(self) -> str:
         """The program as JSON: a list of operations under the name of the graph.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Nested arguments and results: tuples, named tuples, lists, dictionaries and registered types that hold tensors."""
+import copy
 from typing import Any, Callable, Iterable, Iterator, List, Tuple
 
 import torch
@@ -42,7 +43,9 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
         items = [map_tensors(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
-        return type(value)((key, map_tensors(function, item)) for key, item in value.items())
+        mapped = copy.copy(value)  # a subclass may hold more than its items
+        mapped.update((key, map_tensors(function, item)) for key, item in value.items())
+        return mapped
     parser = parser_of(value)
     if parser is None:
         return value
@@ -100,7 +103,12 @@ def check_signature(name: str, compiled: Signature, value: Any) -> None:
 
 def same_constant(compiled: Any, value: Any) -> bool:
     """Whether a value that is baked into a program has stayed the same."""
-    return compiled is value or (type(compiled) is type(value) and bool(compiled == value))
+    if compiled is value or type(compiled) is not type(value):
+        return compiled is value
+    if hasattr(value, "shape") and compiled.shape != value.shape:  # arrays, which would not compare
+        return False
+    same = compiled == value
+    return bool(same.all() if hasattr(same, "all") else same)
 
 
 def _check_container(name: str, compiled: Signature, actual: Signature, value: Any) -> None:

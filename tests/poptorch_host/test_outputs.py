@@ -20,6 +20,7 @@ def infer(function, options=None):
 
 @pytest.mark.parametrize("structure", [
     lambda x: x + 1, lambda x: (x + 1, x * 2), lambda x: [x + 1], lambda x: {"a": x + 1, "b": (x, [x * 3])},
+    lambda x: collections.OrderedDict(a=x), lambda x: collections.defaultdict(list, a=x + 1),
     lambda x: Pair(x + 1, (x, None)), lambda x: (x + 1, None, "text", 3), lambda x: None, lambda x: (x, (x, (x + 2,)))])
 def test_outputs_keep_their_containers(structure):
     x = torch.arange(3.0)
