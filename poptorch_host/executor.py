@@ -2,7 +2,6 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Models as they run on a device: `trainingModel`, `inferenceModel` and the executor that they return."""
 import contextlib
-import functools
 import os
 import time
 from typing import Any, Callable, Dict, List, Optional, Union
@@ -19,6 +18,7 @@ from .compiler import Compiled, can_run, check_options, compile_model, pieces_of
 from .engine import Engine
 from .enums import ConnectionType, OutputMode
 from .errors import Error, check, createPoptorchError
+from .inference_mode import outside_inference_mode
 from .inspection import Inspection
 from .latch import OptimizerLatch
 from .options import Options, PipelinedExecution
@@ -29,17 +29,6 @@ from .update import WeightUpdate
 from .weights import DeviceWeights, ReplicaGrouping, untouched
 
 _NOTHING = contextlib.nullcontext()
-
-
-def _outside_inference_mode(method: Callable) -> Callable:
-    """The method, in an ordinary mode: what it makes on the device outlives the caller's torch.inference_mode()."""
-    @functools.wraps(method)
-    def ordinary(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_inference_mode_enabled():
-            return method(*args, **kwargs)
-        with torch.inference_mode(False):
-            return method(*args, **kwargs)
-    return ordinary
 
 
 class PoplarExecutor(Inspection):
@@ -103,7 +92,9 @@ class PoplarExecutor(Inspection):
         return self._options
 
     def __getattr__(self, attr: str) -> Any:
-        attribute = getattr(vars(self)["_user_model"], attr) if "_user_model" in vars(self) else _no_attribute(attr)
+        if "_user_model" not in vars(self):  # an executor that is being made or unpickled
+            raise AttributeError(attr)
+        attribute = getattr(self._user_model, attr)
         if isinstance(attribute, torch.nn.Parameter):
             return wrapping.ParameterProxy(self, attr, attribute)
         return attribute
@@ -190,7 +181,7 @@ class PoplarExecutor(Inspection):
 
     # Compiling and running.
 
-    @_outside_inference_mode
+    @outside_inference_mode
     def compile(self, *args, **kwargs) -> None:
         """Compiles the model for arguments like these, without running it. No effect on a compiled model."""
         if self.isCompiled():
@@ -198,7 +189,7 @@ class PoplarExecutor(Inspection):
             return
         self._compile(self._parameters.bind(args, kwargs))
 
-    @_outside_inference_mode
+    @outside_inference_mode
     def __call__(self, *args, **kwargs):
         """Runs the model; compiles it first, the first time.
 
@@ -362,10 +353,10 @@ class PoplarExecutor(Inspection):
         self._require_compiled("save")
         if self._weights.blank:
             raise createPoptorchError("save: a program compiled on the device meta has no values: compile it on cpu")
+        os.makedirs(os.path.dirname(filename) or ".", exist_ok=True)
         if os.path.isdir(filename):
             filename = os.path.join(filename, program_file.DEFAULT_NAME)
             logger.warning("save: the name is that of a folder; writing %s", filename)
-        os.makedirs(os.path.dirname(os.path.abspath(filename)), exist_ok=True)
         self.copyWeightsToHostIfNeeded()
         model = None
         if export_model:
@@ -382,7 +373,7 @@ class PoplarExecutor(Inspection):
             self.compile(*args, **kwargs)
         self.save(filename, export_model)
 
-    @_outside_inference_mode
+    @outside_inference_mode
     def loadExecutable(self, filename: str) -> None:
         """Takes over a program that was saved. The weights are the model's; nothing but plain data is read.
 
@@ -487,11 +478,11 @@ def _own_options(options: Options, training: bool) -> Options:
 
 
 def _unwrapped(model: Union[torch.nn.Module, PoplarExecutor]) -> torch.nn.Module:
-    return model.model if isinstance(model, PoplarExecutor) else model
-
-
-def _no_attribute(attr: str) -> Any:
-    raise AttributeError(attr)
+    model = model.model if isinstance(model, PoplarExecutor) else model
+    if not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise createPoptorchError(f"a model must be a torch.nn.Module, not compiled by torch.jit, but is of type "
+                                  f"{type(model).__name__}")
+    return model
 
 
 def _version() -> str:
