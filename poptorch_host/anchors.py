@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Inner tensors that a program asks for by name: weights, their gradients, the loss, the values of the update."""
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torch
 
@@ -13,6 +13,7 @@ from .update import WeightUpdate
 from .weights import DeviceWeights
 
 GRADIENT = "Gradient___"
+UPDATED = "UpdatedVar___"
 LOSS = "loss"
 LOSS_SCALE = "finalLossScale"
 
@@ -20,7 +21,8 @@ LOSS_SCALE = "finalLossScale"
 class Anchors:
     """The anchored tensors of a program, by short name.
 
-    A gradient is that of one micro-batch, multiplied by the loss scale as on a device. States and hyper-parameters of
+    A gradient is that of one micro-batch, multiplied by the loss scale as on a device. An updated weight is what the
+    update after the micro-batch makes of it. States and hyper-parameters of
     the optimizer have the names of its state dict.
 
     Args:
@@ -39,6 +41,7 @@ class Anchors:
         self._gradients: Dict[str, torch.Tensor] = {}
         self._selections = {short_name: self._selection(anchor) for short_name, anchor in self._wanted.items()}
         self._collectors: Dict[str, Collector] = {}
+        self._before_update: List[Tuple[str, str, int]] = []  # what is collected once the update has happened
         self._results: Dict[str, torch.Tensor] = {}
         for short_name, (long_name, *_) in self._wanted.items():
             if long_name not in self.names():
@@ -51,7 +54,8 @@ class Anchors:
         """Every name that can be anchored."""
         names = list(self._tensors)
         if self._update is not None:
-            names += [GRADIENT + name for name, tensor in self._tensors.items() if tensor.requires_grad]
+            names += [prefix + name for prefix in (GRADIENT, UPDATED) for name, tensor in self._tensors.items()
+                      if tensor.requires_grad]
             state, values = self._update.read_state()
             names += [LOSS, LOSS_SCALE, *state, *values]
         return names
@@ -61,14 +65,25 @@ class Anchors:
 
     def begin_call(self) -> None:
         """A call begins."""
+        self._before_update = []
         self._collectors = {short_name: Collector(selection, False, lambda _: True)
                             for short_name, selection in self._selections.items()}
 
     def collect(self, index: int, loss: Optional[torch.Tensor]) -> None:
         """Micro-batch `index` has run."""
         for short_name, (long_name, *_) in self._wanted.items():
-            if self._selections[short_name].keeps[index]:
+            if not self._selections[short_name].keeps[index]:
+                continue
+            if long_name.startswith(UPDATED):
+                self._before_update.append((short_name, long_name[len(UPDATED):], index))
+            else:
                 self._collectors[short_name].add(self._value(long_name, loss), index)
+
+    def collect_updated(self) -> None:
+        """The weights were updated after the micro-batches that were collected last."""
+        for short_name, weight, index in self._before_update:
+            self._collectors[short_name].add(self._tensors[weight], index)
+        self._before_update = []
 
     def end_call(self) -> None:
         """The call ends: what was collected can be read."""

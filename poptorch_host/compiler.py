@@ -61,6 +61,7 @@ class Compiled(NamedTuple):
         draws_random_numbers: whether forward does.
         activation_bytes: what the operations of one micro-batch's forward return, in all.
         training_flags: the latched training flag of each module by name.
+        overwrites_saved: whether forward writes over values that the backward pass needs.
     """
 
     training: bool
@@ -79,6 +80,7 @@ class Compiled(NamedTuple):
     draws_random_numbers: bool
     activation_bytes: int
     training_flags: Dict[str, bool]
+    overwrites_saved: bool = False
 
     @property
     def ops(self) -> Tuple[str, ...]:
@@ -144,8 +146,10 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
                     [tensor for _, tensor in weights.named_tensors() if not tensor.is_floating_point()],
                     tensors_of(arguments))
     half, ipu = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device)
+    saved = _SavedValues()
     with _unchanged_buffers(weights) as changes, weights.installed():
-        with torch.set_grad_enabled(training), weights.tracing(), activate(tracer), half, tracer.listening(), ipu:
+        with torch.set_grad_enabled(training), weights.tracing(), activate(tracer), half, tracer.listening(), ipu, \
+                saved:
             outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
         leaves = tensors_of(outputs)
@@ -167,7 +171,8 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
         updated_buffers=tuple(changes.updated), touched_constants=tuple(changes.touched_constants),
         writes_inputs=tracer.writes_inputs, half_arithmetic=half.needed, makes_tensors=tracer.makes_tensors,
         names_ipu=ipu.met, draws_random_numbers=tracer.draws_random_numbers, activation_bytes=tracer.activation_bytes,
-        training_flags={name: part.training for name, part in model.named_modules()})
+        training_flags={name: part.training for name, part in model.named_modules()},
+        overwrites_saved=saved.overwritten)
 
 
 def _first_micro_batch(bound: Bound, inputs: InputContract, weights: DeviceWeights) -> Bound:
@@ -283,6 +288,24 @@ def _try_half_backward(tracer: Tracer, half: HalfArithmetic, weights: DeviceWeig
         loss.backward(torch.ones_like(loss))
     for _, _, parameter in weights.parameters:
         parameter.grad = None
+
+
+class _SavedValues(torch.autograd.graph.saved_tensors_hooks):
+    """As a context: notes which values autograd keeps for the backward pass. A device keeps the values as they were,
+    PyTorch the memory, which forward may write to later."""
+
+    def __init__(self) -> None:
+        super().__init__(self._note, lambda tensor: tensor)
+        self._versions: List[Tuple[torch.Tensor, int]] = []
+
+    def _note(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._versions.append((tensor, tensor._version))
+        return tensor
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether any of them has been written to since."""
+        return any(tensor._version != version for tensor, version in self._versions)
 
 
 # Stages and devices.

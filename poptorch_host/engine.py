@@ -104,6 +104,7 @@ class Engine:
         self._loss_leaf = loss.index if loss is not None and loss.source == "output" else None
         self._installed, self._active = weights.installed(), activate(self._execution)
         self._needs_modes = (compiled.half_arithmetic or compiled.names_ipu or self._waits_for_built_in()
+                             or compiled.overwrites_saved
                              or (compiled.makes_tensors and self._device.type != "cpu"))
         self._faults = bool(options._Popart.options.get("enableFloatingPointChecks", False))
         # one for all calls: it remembers what PyTorch lacks, which is slow to find out
@@ -137,6 +138,8 @@ class Engine:
             self._arguments, self._taken_memory, self._rows = arguments, None, None
             for first in range(0, self._total, self._per_update if self._update is not None else self._total):
                 start = self._run_update(arguments, first, start)
+        if self._compiled.writes_inputs:
+            _write_back(arguments, bound)
         outputs = replace_tensors(self.template, iter([seal(collector.result()) for collector in self._collectors]))
         if self.anchors:
             self.anchors.end_call()
@@ -171,6 +174,8 @@ class Engine:
             start = now
         if self._update is not None:
             self._update.apply()
+            if self.anchors:
+                self.anchors.collect_updated()
         return start
 
     def _run_one(self, arguments: Bound, index: int) -> None:
@@ -252,6 +257,8 @@ class Engine:
         if not (self._needs_modes or self._faults):
             return _NOTHING
         compiled, modes = self._compiled, []
+        if compiled.overwrites_saved:
+            modes.append(torch.autograd.graph.allow_mutation_on_saved_tensors())
         if compiled.half_arithmetic:
             modes.append(self._half)
         if compiled.makes_tensors and self._device.type != "cpu":
@@ -279,8 +286,9 @@ class Engine:
             return 1
         compiled, limit = self._compiled, host.fold_limit()
         if (self._total == 1 or compiled.updated_buffers or compiled.touched_constants or compiled.writes_inputs
-                or compiled.half_arithmetic or self._per_replica or self.anchors or self._waits_for_built_in()
-                or self._faults or self._group_size > 1 or _ONE_BY_ONE.intersection(compiled.ops)):
+                or compiled.overwrites_saved or compiled.half_arithmetic or self._per_replica or self.anchors
+                or self._waits_for_built_in() or self._faults or self._group_size > 1
+                or _ONE_BY_ONE.intersection(compiled.ops)):
             return 1
         together = self._per_update if compiled.training else self._total
         if limit is not None:
@@ -334,6 +342,14 @@ class Engine:
         if self._update is not None:
             return returned[0], results[:-1], results[-1]
         return returned[0], results, None
+
+
+def _write_back(arguments: Bound, given: Bound) -> None:
+    """What forward wrote to inputs that were converted, to another dtype or device, is in the caller's tensors too."""
+    with torch.inference_mode():  # in which tensors of every kind may be written to
+        for sent, tensor in zip(tensors_of(tuple(arguments)), tensors_of(tuple(given))):
+            if sent.data_ptr() != tensor.data_ptr() and tensor.is_contiguous():
+                tensor.copy_(sent)
 
 
 def _attention_in_parts() -> ContextManager:

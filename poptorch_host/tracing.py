@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import losses
+from ._logging import logger
 from .context import Execution
 from .errors import createPoptorchError
 from .nested import tensors_in
@@ -33,6 +34,9 @@ _FROM_NUMBERS = {"aten::index_put_", "aten::index_put", "aten::_index_put_impl_"
 _READS = {"tolist", "numpy"}
 _FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint",
               "randperm", "as_tensor", "scalar_tensor"}
+
+# Functions that hand the values of a tensor to Python, as no operation does.
+_READ_BY_HOST = {"numpy", "tolist", "__array__"}
 
 _CONVOLUTIONS = {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose2d", "aten::convolution"}
 
@@ -102,7 +106,7 @@ class Tracer(Execution):
         self._superseded: Set[int] = set()
         self.unsupported: Dict[str, None] = {}
         self.draws_random_numbers = False
-        self.makes_tensors = False
+        self._factories: Set[str] = set()
         self.activation_bytes = 0
         self.overlaps: List[Tuple[str, Dict[str, Any]]] = []
         self._convolutions_before_group: Optional[int] = None
@@ -200,6 +204,17 @@ class Tracer(Execution):
         """The program hands a host tensor to the device: a constant of the program."""
         if not self.is_known(tensor):
             self._learn(tensor, _Value(constant=True))
+
+    def note_factory(self, name: str) -> None:
+        """The program makes a tensor without saying where."""
+        if name not in self._factories and self.own_op_depth == 0:
+            logger.warning("No device set in torch.%s(): forcing to IPU", name)
+        self._factories.add(name)
+
+    @property
+    def makes_tensors(self) -> bool:
+        """Whether the program makes tensors without saying where."""
+        return bool(self._factories)
 
     def enter_function(self, name: str) -> None:
         """A function begins that a device has whole."""
@@ -299,7 +314,10 @@ class _FunctionListener(TorchFunctionMode):
             tracer.unsupported["aten::_local_scalar_dense"] = None
         if losses.smooths_mean_of_indices(name, args, kwargs):
             tracer.unsupported["aten::masked_select"] = None
-        tracer.makes_tensors |= name in _FACTORIES and kwargs.get("device") is None
+        if name in _FACTORIES and kwargs.get("device") is None:
+            tracer.note_factory(name)
+        elif name in _READ_BY_HOST and tracer.own_op_depth == 0 and not tracer.is_constant(args[0]):
+            tracer.unsupported[f"Tensor.{name}"] = None
         whole = takes_function(name)
         if whole:
             tracer.enter_function(name)

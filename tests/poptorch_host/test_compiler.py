@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from .logs import warnings_in
 from .models import Classifier, Function, accumulating, classifier_batch, trained
 
 X = torch.linspace(-1, 1, 24).view(4, 6)
@@ -18,6 +19,7 @@ def infer(function, *inputs):
     (lambda x: x.nonzero(), "aten::nonzero"), (lambda x: x.masked_select(x > 0), "aten::masked_select"),
     (lambda x: x[x > 0], "aten::index"), (lambda x: torch.where(x > 0), "aten::nonzero"),
     (lambda x: x * x.sum().item(), "aten::_local_scalar_dense"), (lambda x: x if x.sum() > 9 else -x, "_local_scalar"),
+    (lambda x: torch.from_numpy(x.numpy()), "Tensor.numpy"), (lambda x: torch.tensor(x.tolist()), "Tensor.tolist"),
     (lambda x: x.tril(), "aten::tril"), (lambda x: F.huber_loss(x, x), "aten::huber_loss"),
     (lambda x: torch.fft.fft(x).real, "aten::_fft"), (lambda x: x.unique(), "aten::_unique2"),
     (lambda x: F.pad(x.view(1, 2, 2, 2, 3), (1,) * 6, mode="reflect"), "aten::reflection_pad3d"),
@@ -26,6 +28,11 @@ def infer(function, *inputs):
 def test_operations_that_no_device_has_are_named(function, op):
     with pytest.raises(poptorch.Error, match=f"Unsupported ops found in compiled model: .*{op}"):
         infer(function)
+
+
+def test_tensors_that_are_made_without_a_place_are_reported_once_for_each_function(log):
+    infer(lambda x: x + torch.zeros(6) + torch.ones(6) + torch.zeros(6) + torch.rand(6, device="ipu") + x.new_ones(6))
+    assert warnings_in(log) == [f"No device set in torch.{name}(): forcing to IPU" for name in ("zeros", "ones")]
 
 
 def test_all_unsupported_operations_are_named_at_once():
@@ -65,6 +72,7 @@ def test_embeddings_with_options_that_no_device_has_are_refused(layer, option):
 def test_operations_on_constants_are_computed_while_compiling():
     def forward(x):
         index = torch.arange(6).view(2, 3).tril().nonzero()
+        assert index.numpy().tolist() == index.tolist()
         return x + index.sum().item()
 
     assert torch.equal(infer(forward), X + (torch.arange(6).view(2, 3).tril().nonzero()).sum())

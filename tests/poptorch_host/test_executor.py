@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 import contextlib
+import copy
 import subprocess
 import sys
 
@@ -27,6 +28,13 @@ def test_options_are_frozen_and_the_executor_keeps_its_own():
 def test_options_of_another_kind_are_refused(make):
     with pytest.raises(poptorch.Error, match="Invalid type dict"):
         make(Classifier(), {})
+
+
+@pytest.mark.parametrize("model", [None, torch.nn.Linear, torch.relu, torch.jit.ScriptModule()])
+def test_what_is_no_module_of_python_code_is_refused(model):
+    for make in (poptorch.trainingModel, poptorch.inferenceModel):
+        with pytest.raises(poptorch.Error, match="a model must be a torch.nn.Module"):
+            make(model)
 
 
 def test_inference_with_accumulation_is_refused_at_once():
@@ -209,3 +217,27 @@ def test_a_model_compiled_and_called_in_inference_mode_trains_and_infers_as_ever
         results.append([inference(x), model.fc.weight.detach(), model.norm.running_mean])
     for one, other in zip(*results):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("change", [
+    lambda model, y, x: (y * model.state, model.state.add_(1)), lambda model, y, x: (y * x, x.zero_()),
+    lambda model, y, x: (y.sigmoid_().add_(1),), lambda model, y, x: (torch.relu_(y).mul_(2).pow(2),)])
+def test_values_that_forward_writes_over_count_as_they_were_for_the_gradients(change, dtype):
+    class Changing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 3)
+            self.register_buffer("state", torch.full((3,), 2.0))
+
+        def forward(self, x):
+            return poptorch.identity_loss(change(self, self.fc(x), x)[0], "sum")
+
+    model, x = Changing().to(dtype), torch.rand(4, 3, dtype=dtype) + 1
+    native = copy.deepcopy(model)
+    with torch.autograd.graph.allow_mutation_on_saved_tensors():
+        native(x.clone()).backward()
+    executor = trained(model, poptorch.Options().deviceIterations(1), lr=0.125)
+    executor(x)
+    torch.testing.assert_close(model.fc.weight, native.fc.weight - 0.125 * native.fc.weight.grad, rtol=1e-3, atol=1e-2)
+    executor(x)

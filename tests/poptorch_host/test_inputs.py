@@ -3,6 +3,7 @@
 import collections
 import logging
 
+import numpy
 import poptorch_host as poptorch
 import pytest
 import torch
@@ -71,13 +72,13 @@ def test_keyword_only_and_free_arguments_are_bound_in_any_order():
 def test_wrong_arguments_are_refused_like_a_function_call():
     executor = poptorch.inferenceModel(Optional())
     x = torch.ones(2)
-    with pytest.raises(AssertionError, match="Too many arguments"):
+    with pytest.raises(AssertionError, match="Too many arguments provided"):
         executor(x, x, 1.0, 4)
-    with pytest.raises(AssertionError, match="Unknown keyword argument: z"):
+    with pytest.raises(AssertionError, match=r"Invalid parameter z, expected one of \['x', 'y', 'scale'\]"):
         executor(x, z=1)
-    with pytest.raises(AssertionError, match="given twice.*: x"):
+    with pytest.raises(AssertionError, match="Parameter x was passed more than once"):
         executor(x, x=x)
-    with pytest.raises(poptorch.Error, match="Mandatory parameter x"):
+    with pytest.raises(poptorch.Error, match="Mandatory parameter x missing"):
         executor(y=x)
 
 
@@ -87,6 +88,8 @@ def test_wrong_arguments_are_refused_like_a_function_call():
     ((torch.ones(2),), [torch.ones(2)], "expected .*tuple.* but got .*list"),
     ((torch.ones(2),), (torch.ones(2), torch.ones(2)), "expected 1 but got 2"),
     ({"a": torch.ones(2)}, {"b": torch.ones(2)}, r"expected \['a'\] but got \['b'\]"),
+    (numpy.ones(2), numpy.zeros(2), r"expected array\(.* but got array\("),
+    (numpy.ones(2), numpy.ones(3), r"expected array\(.* but got array\("),
     (torch.ones(2), 3, "expected .*Tensor.* but got .*int"),
     (torch.ones(2), None, "expected .*Tensor.* but got .*NoneType")])
 def test_later_inputs_unlike_the_compiled_ones_are_refused(first, second, message):
@@ -152,6 +155,19 @@ def test_an_input_written_in_place_changes_on_the_host():
     assert data.tolist() == [1, 1]
     assert infer(lambda x: x.add_(1) * 2)(data).tolist() == [4, 4]
     assert data.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
+def test_an_input_that_is_converted_and_written_in_place_changes_on_the_host(dtype):
+    data = torch.ones(4, dtype=dtype)
+    infer(lambda x: x.add_(1), poptorch.Options().deviceIterations(2))(data)
+    assert data.dtype == dtype and data.tolist() == [2, 2, 2, 2]
+
+
+def test_a_constant_array_may_be_given_again():
+    executor = infer(lambda value: torch.zeros(1) + 1)
+    executor(numpy.ones(2))
+    assert executor(numpy.ones(2)).item() == 1
 
 
 def test_registered_types_are_inputs_and_outputs():

@@ -272,7 +272,9 @@ def test_programs_without_a_model_need_one(tmp_path):
 def test_a_folder_gets_a_file_of_a_fixed_name(tmp_path):
     executor = poptorch.inferenceModel(Classifier())
     executor.compileAndExport(str(tmp_path), X)
-    assert os.listdir(tmp_path) == ["model.poptorch"]
+    executor.compileAndExport(f"{tmp_path}/new/", X)
+    assert sorted(os.listdir(tmp_path)) == ["model.poptorch", "new"]
+    assert os.listdir(tmp_path / "new") == ["model.poptorch"]
 
 
 def test_files_that_are_no_programs_are_refused(tmp_path):
@@ -327,6 +329,20 @@ def test_anchored_tensors_are_collected_as_their_mode_says():
     assert torch.equal(executor.getAnchoredTensor("loss"), loss)
     with pytest.raises(AssertionError, match="no tensor is anchored"):
         executor.getAnchoredTensor("other")
+
+
+@pytest.mark.parametrize("mode", [poptorch.OutputMode.All, poptorch.OutputMode.Final])
+def test_updated_weights_can_be_anchored(mode):
+    options = accumulating(2).deviceIterations(2)
+    options.anchorTensor("before", "fc.bias", mode)
+    options.anchorTensor("after", "UpdatedVar___fc.bias", mode)
+    model = Classifier()
+    executor = trained(model, options, lr=0.5)
+    executor(*classifier_batch(8))
+    before, after = (executor.getAnchoredTensor(name).view(-1, 3) for name in ("before", "after"))
+    assert torch.equal(after[-1], model.fc.bias.detach()) and not torch.equal(before[-1], after[-1])
+    if mode == poptorch.OutputMode.All:
+        assert torch.equal(before[2], after[0]) and torch.equal(after[0], after[1])
 
 
 def test_unknown_anchors_are_refused():
