@@ -161,6 +161,16 @@ def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
+def _check_moments(lr: float, betas: Tuple[float, float], eps: float, weight_decay: float) -> None:
+    """ValueError for what torch's Adam refuses."""
+    for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+        if not value >= 0:
+            raise ValueError(f"Invalid {name}: {value}, it must be at least 0")
+    for beta in betas:
+        if not 0 <= beta < 1:
+            raise ValueError(f"Invalid betas: {betas}, they must be at least 0 and below 1")
+
+
 _MOMENT_TYPES = ("first_order_momentum_accum_type", "second_order_momentum_accum_type")
 
 
@@ -349,6 +359,7 @@ class LAMB(Optimizer, torch.optim.Optimizer):
 
     Raises:
         AssertionError: for another accumulation type.
+        ValueError: for a negative value, or betas that are not below 1.
     """
 
     _kept = Optimizer._kept + _MOMENT_TYPES + ("bias_correction", "max_weight_norm")
@@ -362,6 +373,7 @@ class LAMB(Optimizer, torch.optim.Optimizer):
         Optimizer.__init__(self)
         given = _given(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, **given}
+        _check_moments(**defaults)
         torch.optim.Optimizer.__init__(self, params, defaults)
         self.bias_correction = _or(bias_correction, True)
         self.max_weight_norm = _or(max_weight_norm, 65500.0)

@@ -87,6 +87,14 @@ def test_sgd_without_lr_refused(net):
         optim.SGD(net.parameters())
 
 
+@pytest.mark.parametrize("cls", [optim.Adam, optim.AdamW, optim.LAMB])
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"eps": -1.0}, {"weight_decay": -1.0}, {"betas": (1.0, 0.9)},
+                                   {"betas": (0.9, -0.1)}])
+def test_values_out_of_range_are_refused_by_the_constructor(cls, net, wrong):
+    with pytest.raises(ValueError, match="Invalid"):
+        cls(net.parameters(), **wrong)
+
+
 def test_velocity_scaling_without_combined_accumulator_is_ignored_with_a_warning(net, log):
     optimizer = optim.SGD(net.parameters(), lr=0.1, velocity_scaling=2.0)
     assert "velocity_scaling" in warnings_in(log)[0]
