@@ -320,13 +320,13 @@ def _check_stages(stages: Tuple[StageRecord, ...], options: Options, training: b
         needed, given = 2 * forward - 1, options.Training.gradient_accumulation
         if given < needed:
             raise createPoptorchError(
-                f"Options.Training.gradientAccumulation must be greater than or equal to the number of pipeline stages "
-                f"({needed}) with PipelinedExecution, but is {given}: the forward has {forward} stages, and training "
-                f"adds {forward - 1} for the backward")
+                f"poptorch.Options().Training.gradientAccumulation must be greater than or equal to the number of "
+                f"pipeline stages ({needed}) when using poptorch.PipelinedExecution, but is {given}: the forward has "
+                f"{forward} stages, and training adds {forward - 1} for the backward")
     elif options.device_iterations < forward:
         raise createPoptorchError(
-            f"Options.deviceIterations must be greater than or equal to the number of pipeline stages ({forward}) with "
-            f"PipelinedExecution, but is {options.device_iterations}")
+            f"poptorch.Options().deviceIterations must be greater than or equal to the number of pipeline stages "
+            f"({forward}) when using poptorch.PipelinedExecution, but is {options.device_iterations}")
 
 
 def _count_ipus(tracer: Tracer, options: Options) -> int:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What was compiled, in a few lines for people. Of this package, not of PopTorch."""
+import logging
 from pathlib import Path
 from typing import List, Sequence, Tuple
 
 import torch
 
 from . import _progress
+from ._logging import logger
 from .inspection import Inspection
 from .nested import tensors_of
 from .options import Options, environment_engine_options
+from .placement import placement
 from .supported_ops import supported
 from .tracing import is_pipelined
 
@@ -44,6 +47,8 @@ def summary(program: Inspection) -> List[str]:
 def report_compilation(program: Inspection) -> None:
     """Tells that a program is compiled, where its options ask for it: on the standard error and in a file.
 
+    At the log level DEBUG it tells where each operation runs.
+
     The file is DIRECTORY/NAME/summary.txt, where Poplar would put its reports of the program: the directory is the
     autoReport.directory of `Options.enableProfiling` or POPLAR_ENGINE_OPTIONS, the name that of `Options.modelName` or
     the kind of model. Of several processes the first writes.
@@ -53,6 +58,9 @@ def report_compilation(program: Inspection) -> None:
         OSError: when the file cannot be written.
     """
     options = program.options
+    if logger.isEnabledFor(logging.DEBUG):
+        for line in placement(program.compiled, options):
+            logger.debug("%s", line)
     if options._show_compilation_progress_bar:
         _progress.show(100, 100, program._compilation_seconds)
     engine = {**environment_engine_options(), **options._Popart.options.get("engineOptions", {})}

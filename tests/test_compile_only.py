@@ -134,7 +134,7 @@ def test_accumulation_that_only_the_compiler_sees_to_be_too_small_is_refused(cap
 
     monkeypatch.setattr(run, "training_options", too_few)
     said = refused(capsys)
-    assert "the training program does not compile" in said and "(3) with PipelinedExecution, but is 2" in said
+    assert "the training program does not compile" in said and "(3) when using poptorch.Pipelined" in said
 
 
 @pytest.mark.parametrize("program, hook, named", [

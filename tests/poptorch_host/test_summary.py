@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What is told about a compiled program."""
+import logging
+
 import poptorch_host as poptorch
 import pytest
 import torch
@@ -85,3 +87,22 @@ def test_engine_options_of_the_environment_that_are_no_object_are_named(monkeypa
 def test_program_that_is_not_compiled_has_no_summary():
     with pytest.raises(poptorch.Error, match="not been compiled"):
         summary(poptorch.inferenceModel(Staged()))
+
+
+@pytest.mark.parametrize("strategy, mode, pipelining", [
+    (poptorch.PipelinedExecution(), "Pipelined", 1), (poptorch.ShardedExecution(), "Sharded", 0),
+    (poptorch.SerialPhasedExecution("narrow", "sort"), "Phased", 0)])
+def test_compiling_logs_for_debugging_where_each_operation_runs(caplog, strategy, mode, pipelining):
+    program = poptorch.inferenceModel(Staged(), poptorch.Options().deviceIterations(2).setExecutionStrategy(strategy))
+    with caplog.at_level(logging.DEBUG, "poptorch::python"):
+        program.compile(torch.ones(2, 6))
+    told = [record.getMessage() for record in caplog.records]
+    assert told[-4:] == [f"enable_pipelining set to value {pipelining}",
+                         f"aten::linear -> Gemm:0 mode({mode}), ipu(0), stage(0)",
+                         f"aten::relu_ -> Relu:0 mode({mode}), ipu(0), stage(0)",
+                         f"aten::linear -> Gemm:0/1 mode({mode}), ipu(1), stage(1)"]
+
+
+def test_compiling_logs_no_operations_by_default(caplog):
+    poptorch.inferenceModel(Staged(), poptorch.Options().deviceIterations(2)).compile(torch.ones(2, 6))
+    assert not caplog.records
