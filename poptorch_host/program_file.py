@@ -45,7 +45,7 @@ def write(filename: str, version: str, compiled: Compiled, rng_state: Optional[L
     """Writes a program, atomically; `model` is pickled beside it unless None.
 
     Raises:
-        Error: when the program was compiled for an argument that is not plain data.
+        Error: when the program was compiled for an argument that is not plain data, or the model cannot be pickled.
     """
     program = _to_bytes({"compiled": _to_plain(compiled), "rng_state": rng_state})
     try:
@@ -53,13 +53,18 @@ def write(filename: str, version: str, compiled: Compiled, rng_state: Optional[L
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise createPoptorchError("The model was compiled for an argument that is neither a tensor nor plain data, so "
                                   f"the program cannot be saved: {error}") from error
+    try:
+        pickled = None if model is None else _to_bytes(model)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # as of a class that a function defines
+        raise createPoptorchError(f"The model cannot be saved: {error}. Use export_model=False to save the program "
+                                  "alone") from error
     header = {"format": FORMAT, "version": version, "model": model is not None}
     temporary = f"{filename}.{os.getpid()}.part"
     with zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr(_HEADER, json.dumps(header))
         archive.writestr(_PROGRAM, program)
-        if model is not None:
-            archive.writestr(_MODEL, _to_bytes(model))
+        if pickled is not None:
+            archive.writestr(_MODEL, pickled)
     os.replace(temporary, filename)
 
 

@@ -292,6 +292,17 @@ def test_files_that_are_no_programs_are_refused(tmp_path):
         poptorch.load(str(good))
 
 
+def test_model_of_a_local_class_is_refused_with_what_to_do_and_leaves_no_file(tmp_path):
+    class Local(torch.nn.Linear):
+        pass
+    executor = poptorch.inferenceModel(Local(2, 2))
+    with pytest.raises(poptorch.Error, match="Local.*export_model=False"):
+        executor.compileAndExport(str(tmp_path / "model.poptorch"), torch.ones(1, 2))
+    assert not list(tmp_path.iterdir())
+    executor.save(str(tmp_path / "model.poptorch"), export_model=False)
+    poptorch.inferenceModel(Local(2, 2)).loadExecutable(str(tmp_path / "model.poptorch"))
+
+
 def test_programs_compiled_for_values_that_are_no_plain_data_are_not_saved(tmp_path):
     executor = poptorch.inferenceModel(Function(lambda x, option: x))
     executor(X, poptorch.OutputMode)
