@@ -144,8 +144,9 @@ def _check_tensor(name: str, tensor: torch.Tensor, pieces: int) -> None:
         raise createPoptorchError(f"input {name} has dtype {tensor.dtype}, which no device takes: convert it")
     rows = tensor.shape[0] if tensor.dim() else 1
     check(rows % pieces == 0,
-          f"Invalid batch dimension of input {name}: {rows} is not a multiple of {pieces}, the product of device "
-          "iterations, groups of replicas and gradient accumulation")
+          f"Invalid batch dimension: In the input {tensor.shape} ({name}), the batch dimension ({rows}) must be a "
+          f"multiple of {pieces}: Options.deviceIterations * groups of Options.replicationFactor * "
+          "Options.Training.gradientAccumulation")
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -157,10 +158,12 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if tensor.is_inference():
         tensor = tensor.clone()  # which autograd may keep
     if tensor.requires_grad:
-        _warn_once("requires_grad", "Input tensors have requires_grad=True: no gradient flows back to inputs")
+        _warn_once("requires_grad", "Input tensor has requires_grad=True set. This tensor will be detached because "
+                   "backward pass via inputs is not supported.")
         tensor = tensor.detach()
     if not tensor.is_contiguous():
-        _warn_once("contiguous", "Input tensors are not contiguous: they are copied at each call")
+        _warn_once("contiguous", "At least one input tensor is not contiguous: non-contiguous tensors will be "
+                   "converted.")
         tensor = tensor.contiguous()
     if tensor.dtype is torch.int64:
         tensor = tensor.int().long()

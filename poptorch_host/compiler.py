@@ -163,7 +163,7 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
     _check_overlap(tracer, leaves, options)
     for leaf in leaves:
         if not tracer.is_known(leaf):
-            logger.warning("An output of the model stays on the host: it was not computed from the inputs")
+            logger.warning("Output expected to be on the IPU but is on %s: it is the same for every input", leaf.device)
     return Compiled(
         training=training, inputs=inputs, outputs=map_tensors(_shape_only, outputs),
         constant_outputs=tuple(tracer.is_constant(leaf) or not tracer.is_known(leaf) for leaf in leaves),

@@ -185,7 +185,7 @@ class PoplarExecutor(Inspection):
     def compile(self, *args, **kwargs) -> None:
         """Compiles the model for arguments like these, without running it. No effect on a compiled model."""
         if self.isCompiled():
-            logger.warning("The model is compiled already: compile() has no effect; call destroy() first")
+            logger.warning("Call to compile() ignored: the executable is already compiled; call destroy() first")
             return
         self._compile(self._parameters.bind(args, kwargs))
 
@@ -205,7 +205,8 @@ class PoplarExecutor(Inspection):
             Error: for arguments unlike those it was compiled for.
             AssertionError: with ConnectionType.Never, too many or unknown arguments, or a batch that cannot be cut.
         """
-        check(self._can_run, "Trying to run a model on an offline device (ConnectionType.Never, or meta)")
+        check(self._can_run, "Trying to run a model on an offline device (ConnectionType.Never, or meta): use "
+                             "model.compile(inputs) instead of model(inputs)")
         bound = self._parameters.bind(args, kwargs)
         if self.compiled is None:
             self._compile(bound)
@@ -315,7 +316,7 @@ class PoplarExecutor(Inspection):
     def attachToDevice(self) -> None:
         """Takes a device and brings weights and optimizer state to it."""
         self._require_compiled("attachToDevice")
-        check(self._can_run, "attachToDevice: a model with ConnectionType.Never, or compiled on meta, has no device")
+        check(self._can_run, "Trying to attach to an offline device (ConnectionType.Never, or meta)")
         if self._attached:
             raise createPoptorchError("attachToDevice: the model is already attached to a device")
         self._attached = True
@@ -356,7 +357,7 @@ class PoplarExecutor(Inspection):
         os.makedirs(os.path.dirname(filename) or ".", exist_ok=True)
         if os.path.isdir(filename):
             filename = os.path.join(filename, program_file.DEFAULT_NAME)
-            logger.warning("save: the name is that of a folder; writing %s", filename)
+            logger.warning("save(): %s is a directory, saving model to %s", os.path.dirname(filename), filename)
         self.copyWeightsToHostIfNeeded()
         model = None
         if export_model:

@@ -31,12 +31,9 @@ _BOOKKEEPING = {"aten::detach", "aten::alias", "aten::lift_fresh", "aten::lift"}
 _FROM_NUMBERS = {"aten::index_put_", "aten::index_put", "aten::_index_put_impl_", "aten::fill_", "aten::masked_fill_",
                  "aten::masked_fill", "aten::where", "aten::copy_"}
 # Functions by which a program reads values without an operation.
-_READS = {"tolist", "numpy"}
+_READS = {"tolist", "numpy", "__array__"}
 _FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint",
               "randperm", "as_tensor", "scalar_tensor"}
-
-# Functions that hand the values of a tensor to Python, as no operation does.
-_READ_BY_HOST = {"numpy", "tolist", "__array__"}
 
 _CONVOLUTIONS = {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose2d", "aten::convolution"}
 
@@ -205,11 +202,21 @@ class Tracer(Execution):
         if not self.is_known(tensor):
             self._learn(tensor, _Value(constant=True))
 
-    def note_factory(self, name: str) -> None:
-        """The program makes a tensor without saying where."""
-        if name not in self._factories and self.own_op_depth == 0:
-            logger.warning("No device set in torch.%s(): forcing to IPU", name)
-        self._factories.add(name)
+    def check_function(self, name: str, args: Tuple, kwargs: Dict[str, Any]) -> None:
+        """A function is about to run. Raises Error for one that no device has, or notes that."""
+        if one_hot_without_classes(name, args, kwargs):
+            raise createPoptorchError("one_hot needs num_classes on a device: shapes cannot depend on data")
+        lacking = unsupported_recurrence(name, args) or unsupported_embedding(name, kwargs)
+        if lacking is not None:
+            raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
+        if name in _READS and self.own_op_depth == 0 and not self.is_constant(args[0]):
+            self.unsupported["aten::_local_scalar_dense"] = None
+        if losses.smooths_mean_of_indices(name, args, kwargs):
+            self.unsupported["aten::masked_select"] = None
+        if name in _FACTORIES and kwargs.get("device") is None:
+            if name not in self._factories and self.own_op_depth == 0:
+                logger.warning("No device set in torch.%s(): forcing to IPU", name)
+            self._factories.add(name)
 
     @property
     def makes_tensors(self) -> bool:
@@ -305,19 +312,7 @@ class _FunctionListener(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         tracer = self._tracer
-        if one_hot_without_classes(name, args, kwargs):
-            raise createPoptorchError("one_hot needs num_classes on a device: shapes cannot depend on data")
-        lacking = unsupported_recurrence(name, args) or unsupported_embedding(name, kwargs)
-        if lacking is not None:
-            raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
-        if name in _READS and tracer.own_op_depth == 0 and not tracer.is_constant(args[0]):
-            tracer.unsupported["aten::_local_scalar_dense"] = None
-        if losses.smooths_mean_of_indices(name, args, kwargs):
-            tracer.unsupported["aten::masked_select"] = None
-        if name in _FACTORIES and kwargs.get("device") is None:
-            tracer.note_factory(name)
-        elif name in _READ_BY_HOST and tracer.own_op_depth == 0 and not tracer.is_constant(args[0]):
-            tracer.unsupported[f"Tensor.{name}"] = None
+        tracer.check_function(name, args, kwargs)
         whole = takes_function(name)
         if whole:
             tracer.enter_function(name)

@@ -133,8 +133,8 @@ def wrap(model: torch.nn.Module, executor: Any) -> None:
         Error: for a buffer of another class than torch.Tensor.
     """
     if is_wrapped(model):
-        raise RuntimeError(f"this {_original_class(model).__name__} has already been wrapped for training: call "
-                           "destroy() on it first, or train with the executor that wraps it")
+        raise RuntimeError(f"{_original_class(model).__name__} has already been wrapped in 'poptorch.trainingModel'. "
+                           "Call model.destroy() on the model to unwrap before wrapping again.")
     for name, buffer in model.named_buffers():
         if type(buffer) not in (torch.Tensor, PoptorchBuffer):
             raise createPoptorchError(f"buffer {name} is a {type(buffer).__name__}: buffers of a trained model must be "

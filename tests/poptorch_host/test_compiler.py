@@ -19,7 +19,7 @@ def infer(function, *inputs):
     (lambda x: x.nonzero(), "aten::nonzero"), (lambda x: x.masked_select(x > 0), "aten::masked_select"),
     (lambda x: x[x > 0], "aten::index"), (lambda x: torch.where(x > 0), "aten::nonzero"),
     (lambda x: x * x.sum().item(), "aten::_local_scalar_dense"), (lambda x: x if x.sum() > 9 else -x, "_local_scalar"),
-    (lambda x: torch.from_numpy(x.numpy()), "Tensor.numpy"), (lambda x: torch.tensor(x.tolist()), "Tensor.tolist"),
+    (lambda x: torch.from_numpy(x.numpy()), "_local_scalar"), (lambda x: torch.tensor(x.tolist()), "_local_scalar"),
     (lambda x: x.tril(), "aten::tril"), (lambda x: F.huber_loss(x, x), "aten::huber_loss"),
     (lambda x: torch.fft.fft(x).real, "aten::_fft"), (lambda x: x.unique(), "aten::_unique2"),
     (lambda x: F.pad(x.view(1, 2, 2, 2, 3), (1,) * 6, mode="reflect"), "aten::reflection_pad3d"),

@@ -37,7 +37,7 @@ def test_compile_runs_nothing_and_once(caplog):
     assert executor.isCompiled() and executor.isAttachedToDevice()
     assert torch.equal(model.fc.weight.detach(), before)
     executor.compile(X, LABELS)
-    assert "compiled already" in caplog.text
+    assert "already compiled" in caplog.text
 
 
 def test_detached_models_keep_weights_and_optimizer_state():
