@@ -6,7 +6,7 @@ from typing import List
 
 
 def _enumeration(name: str, members: str) -> enum.EnumMeta:
-    """An enumeration that counts from 0; members may be called None, which class syntax forbids."""
+    """An enumeration that counts from 0."""
     named: List[str] = members.split()
     return enum.IntEnum(name, [(member, value) for value, member in enumerate(named)], module=__name__)
 
@@ -28,7 +28,7 @@ Instrumentation = _enumeration("Instrumentation", "Outer Inner")
 MeanReductionStrategy = _enumeration("MeanReductionStrategy", "Running Post")
 MergeVarUpdateType = _enumeration("MergeVarUpdateType", "Off All AutoLoose AutoTight")
 PatternsLevel = _enumeration("PatternsLevel", "NoPatterns Minimal Default All")
-RecomputationType = _enumeration("RecomputationType", "None Standard NormOnly Pipeline RecomputeAll")
+RecomputationType = _enumeration("RecomputationType", "NoRecompute Standard NormOnly Pipeline RecomputeAll")
 ReplicatedTensorSharding = _enumeration("ReplicatedTensorSharding", "Off On")
 SubgraphCopyingStrategy = _enumeration("SubgraphCopyingStrategy", "OnEnterAndExit JustInTime")
 SyncPattern = _enumeration("SyncPattern", "Full SinglePipeline ReplicaAndLadder")

@@ -25,6 +25,6 @@ def test_enumeration_has_exactly_the_recorded_members(name):
 
 def test_enumerations_of_popart_are_taken_by_int():
     assert int(popart.SyntheticDataMode.RandomNormal) == 2 and int(popart.RecomputationType.Pipeline) == 3
-    assert popart.RecomputationType["None"] == 0 and popart.SubgraphCopyingStrategy.JustInTime == 1
+    assert popart.RecomputationType.NoRecompute == 0 and popart.SubgraphCopyingStrategy.JustInTime == 1
     kinds = [value for value in vars(popart).values() if isinstance(value, enum.EnumMeta)]
     assert len(kinds) > 15 and all([int(member) for member in kind] == list(range(len(kind))) for kind in kinds)
