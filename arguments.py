@@ -74,6 +74,7 @@ def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     args = parser.parse(argv)
     if args.cfg is None:
         raise Refusal(f"--cfg is needed: one of {', '.join(configuration.named_configs())}, or a YAML file")
+    _check_one_command(args)
     if args.throughput or (args.compile_only and getattr(args, "DATA.DATA_PATH") is None):
         args.synthetic = args.synthetic or "host"  # neither needs more of the data than its shape
     return args
@@ -84,6 +85,15 @@ def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
     parser = _common_parser("Validates a checkpoint.", for_validation=True)
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to validate")
     return parser.parse(argv)
+
+
+def _check_one_command(args: argparse.Namespace) -> None:
+    """Refuses flags of which each is a command of its own; --plan-output implies --plan."""
+    commands = {"--compile-only": args.compile_only, "--eval": args.eval, "--throughput": args.throughput,
+                "--plan": args.plan or args.plan_output is not None}
+    given = [flag for flag, wanted in commands.items() if wanted]
+    if len(given) > 1:
+        raise Refusal(f"{' and '.join(given)}: only one of them at a time")
 
 
 def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:

@@ -165,7 +165,7 @@ def get_config(name_or_path: Optional[str] = None, opts: Sequence[str] = (), ove
     tree = defaults()
     if saved:
         _merge(tree, _parse(saved, "checkpoint"), "checkpoint")
-    if name_or_path:
+    if name_or_path is not None:
         for source, values in _layers(name_or_path):
             _merge(tree, values, source)
     if len(opts) % 2:
@@ -200,9 +200,10 @@ def keys_of(tree: CfgNode, prefix: str = "") -> Iterable[str]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """' (did you mean ...?)' for the known word that looks most like `word`, or nothing."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]}?)" if found else ""
+    """' (did you mean ...?)' for the known word that looks most like `word` in any case, or nothing."""
+    by_letters = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), list(by_letters), n=1, cutoff=0.5)
+    return f" (did you mean {by_letters[found[0]]}?)" if found else ""
 
 
 def _layers(name_or_path: str) -> List[Tuple[str, Dict[str, Any]]]:

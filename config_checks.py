@@ -175,8 +175,10 @@ def _check_schedule(config: CfgNode) -> None:
     if train.WARMUP_EPOCHS >= train.EPOCHS:
         raise Refusal(f"TRAIN.WARMUP_EPOCHS {train.WARMUP_EPOCHS} must be below TRAIN.EPOCHS {train.EPOCHS}: "
                       f"add --opts TRAIN.WARMUP_EPOCHS {max(train.EPOCHS // 10, 0)}")
-    if config.AUG.CUTMIX_MINMAX is not None and config.AUG.CUTMIX_MINMAX[0] > config.AUG.CUTMIX_MINMAX[1]:
-        raise Refusal(f"AUG.CUTMIX_MINMAX {config.AUG.CUTMIX_MINMAX}: the smaller value comes first")
+    for key in ("AUG.CUTMIX_MINMAX", "AUG.SCALE", "AUG.RATIO"):
+        limits = lookup(config, key)
+        if limits is not None and limits[0] > limits[1]:
+            raise Refusal(f"{key} {limits}: the smaller value comes first")
 
 
 def _check_pipeline(config: CfgNode) -> None:

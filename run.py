@@ -62,6 +62,8 @@ def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optio
     path, state = found
     progress = Progress(**state["progress"])
     check_same_run(config, state["config"], progress)
+    if config.MODEL.PRETRAINED:
+        logger.info("%s is not read: the run goes on from its checkpoint", config.MODEL.PRETRAINED)
     logger.info("going on from %s: epoch %d, update %d", path, progress.epoch, progress.update)
     return state
 
@@ -81,7 +83,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     optimizer = build_optimizer(config, model, launch)
     schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
     if state:
-        optimizer.load_state_dict(state["optimizer"])
+        _restore_optimizer(optimizer, state["optimizer"])
     poptorch = accelerator.poptorch()
     if launch.stages == 1:
         trainer = poptorch.trainingModel(model.train(), options, optimizer)
@@ -112,6 +114,15 @@ def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]],
     else:
         load_pretrained(model, Path(config.MODEL.PRETRAINED))
     return model
+
+
+def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
+    """Takes the moments and rates of a checkpoint; what else its groups have stays as the configuration says."""
+    configured = [{key: value for key, value in group.items() if key not in ("params", "lr")}
+                  for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, settings in zip(optimizer.param_groups, configured):
+        group.update(settings)
 
 
 def _restore_randomness(run: Run, states: List[Any]) -> None:

@@ -30,8 +30,10 @@ def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
         Refusal: when no folder is named, it cannot be written, or another run has it.
     """
     folder = Path(config.OUTPUT) / config.TAG
-    if not config.OUTPUT and not config.TRAIN.TRAINING_STEPS:
+    if not config.OUTPUT and (config.TAG or not config.TRAIN.TRAINING_STEPS):
         raise Refusal("--output is needed: the folder for checkpoints, log and metrics")
+    if Path(config.TAG).is_absolute() or ".." in Path(config.TAG).parts:
+        raise Refusal(f"--tag {config.TAG} leads out of --output: give the name of a folder in it")
     if not config.OUTPUT or not launch.is_leader:
         yield folder if config.OUTPUT else None
         return

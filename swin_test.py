@@ -155,6 +155,16 @@ def test_run_stopped_inside_or_between_epochs_ends_as_the_unbroken_one(digits, u
     assert_same_run(train(digits, tmp_path), unbroken[1])
 
 
+def test_resumed_run_has_the_weight_decay_and_betas_that_it_is_given_now(digits, tmp_path):
+    train(digits, tmp_path, "--training-steps", "3")
+    now = ["--opts", "TRAIN.WEIGHT_DECAY", "0.25", "TRAIN.OPTIMIZER.BETAS", "[0.8, 0.9]"]
+    optimizer = train(digits, tmp_path, "--training-steps", "4", *now)["optimizer"]
+    assert [group["weight_decay"] for group in optimizer["param_groups"]] == [0.25, 0.0]
+    assert {tuple(group["betas"]) for group in optimizer["param_groups"]} == {(0.8, 0.9)}
+    decays = {float(value) for name, value in optimizer["ipu_param"].items() if name.startswith("weightDecay")}
+    assert sorted(decays) == [0.0, 0.25]
+
+
 def test_resumed_run_may_read_with_other_workers(digits, unbroken, tmp_path):
     train(digits, tmp_path, "--training-steps", "7", "--num-workers", "2")
     assert_same_run(train(digits, tmp_path), unbroken[1])
@@ -285,6 +295,8 @@ def test_bad_weights_are_refused(digits, unbroken, tmp_path):
     best = str(unbroken[0] / "best.pth")
     refused(EXIT_DATA, "patch_embed.proj.weight is 16x3x2x2, not 32x3x2x2", "--pretrained-model", best, *data, *wide)
     refused(EXIT_CHECKPOINT, "EMBED_DIM", "--resume", best, *data, *wide)
+    refused(EXIT_USAGE, "--eval", "--eval", *data)
+    refused(EXIT_USAGE, "one file", "--eval", "--resume", best, "--pretrained-model", best, *data)
 
 
 def test_devices_that_are_not_here_are_refused(digits, tmp_path):

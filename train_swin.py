@@ -71,9 +71,10 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
 
 def evaluate_only(config: CfgNode, launch: Launch) -> None:
     """Validates the weights of --resume or --pretrained-model."""
-    path = Path(config.MODEL.RESUME or config.MODEL.PRETRAINED)
-    if not path.name:
-        raise Refusal("--eval needs weights: give --resume or --pretrained-model")
+    given = [path for path in (config.MODEL.RESUME, config.MODEL.PRETRAINED) if path]
+    if len(given) != 1:
+        raise Refusal("--eval validates the weights of one file: give --resume or --pretrained-model")
+    path = Path(given[0])
     validate.validate_weights(config, path, checkpoint.load_own(path), launch)
 
 

@@ -20,10 +20,9 @@ from checkpoint import DamagedFile, first_non_finite, read_archive
 from utils import EXIT_DATA, Refusal, logger
 
 from .geometry import IMAGENET_22K_CLASSES, IMAGENET_CLASSES, Pair
-from .swin_transformer import SwinTransformer
+from .swin_transformer import COMPUTED, SwinTransformer
 
 CONTAINERS = ("model", "state_dict")  # keys under which training programs keep the weights
-COMPUTED = ("relative_position_index", "attn_mask", "relative_coords_table")  # buffers that follow from sizes
 PARTS = ("patch_embed.", "absolute_pos_embed", "layers.", "norm.", "head.")  # of a Swin Transformer's state dict
 HEAD = ("head.weight", "head.bias")
 MOVED_SYNSET, MOVED_INDEX = "n04399382", 5564  # the one class of ImageNet-1k that the list of 21,843 lacks

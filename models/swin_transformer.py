@@ -6,7 +6,7 @@ Feature maps are (B, H, W, C) throughout: B images, H x W tokens, C channels. Cu
 its own: it shares the copy that separates the attention heads, and putting the map together again shares the copy that
 joins them. The forward pass has static shapes and only operations that PopTorch compiles.
 """
-from typing import Callable, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from .costs import swin_units
 from .geometry import LayerShape, Pair, Size, layer_shapes, pair
 from .windows import relative_position_index, shift_mask
+
+COMPUTED = ("relative_position_index", "attn_mask", "relative_coords_table")  # saved elsewhere; they follow from sizes
 
 NormLayer = Callable[[int], nn.Module]  # makes a norm from a width
 
@@ -304,6 +306,11 @@ class SwinTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As of any module; the tables that official state dicts have and sizes determine are left out."""
+        weights = {name: value for name, value in state_dict.items() if not name.endswith(COMPUTED)}
+        return super().load_state_dict(weights, *args, **kwargs)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, num_features): the mean over the last layer's normalised tokens."""

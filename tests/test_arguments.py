@@ -44,6 +44,13 @@ def test_bad_command_line_is_refused(argv):
         parse_training(argv)
 
 
+@pytest.mark.parametrize("commands", [["--plan", "--eval"], ["--throughput", "--compile-only"],
+                                      ["--plan-output", "a.png", "--throughput"]])
+def test_two_commands_at_once_are_refused(commands):
+    with pytest.raises(Refusal, match="only one of them at a time"):
+        parse_training(["--cfg", "SWIN_TINY", *commands])
+
+
 def test_validation_needs_a_checkpoint_and_no_output():
     with pytest.raises(Refusal, match="--checkpoint"):
         parse_validation([])

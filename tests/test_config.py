@@ -124,6 +124,11 @@ def test_mistyped_key_names_the_nearest():
 
 def test_mistyped_name_names_the_nearest():
     assert "did you mean SWIN_TINY?" in refusal("SWIN_TINNY")
+    assert "did you mean SWIN_TINY?" in refusal("swin_tiny")
+
+
+def test_empty_name_is_not_the_defaults():
+    assert "neither a .yaml file nor a name" in refusal("")
 
 
 @pytest.mark.parametrize("opts, said", [
@@ -133,6 +138,7 @@ def test_mistyped_name_names_the_nearest():
     (["DATA.BATCH_SIZE", "0"], "out of range"),
     (["TRAIN.BASE_LR", "1e400"], "out of range"),
     (["TRAIN.WARMUP_EPOCHS", "300"], "WARMUP_EPOCHS"),
+    (["AUG.SCALE", "[0.9, 0.1]"], "smaller value comes first"),
     (["DATA.IMG_SIZE", "223"], "223"),
     (["DATA.IMG_SIZE", "[224, 224, 3]"], "DATA.IMG_SIZE"),
     (["MODEL.SWIN.WINDOW_SIZE", "9"], "window"),

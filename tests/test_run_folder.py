@@ -37,6 +37,16 @@ def test_folder_that_is_not_named_or_cannot_be_made_is_refused(tmp_path, output)
     assert caught.value.code == EXIT_USAGE
 
 
+@pytest.mark.parametrize("output, tag, said", [("", "a", "--output is needed"), ("run", "../a", "out of --output"),
+                                               ("run", "/a", "out of --output"), ("run", "a/../..", "out of --output")])
+def test_tag_that_is_no_folder_in_the_output_is_refused(tmp_path, output, tag, said):
+    config = get_config("SWIN_DEMO", overrides=[("OUTPUT", output and str(tmp_path / output)), ("TAG", tag),
+                                                ("TRAIN.TRAINING_STEPS", 1)])
+    with pytest.raises(Refusal, match=said), run_folder.opened(config, LEADER):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_second_run_in_one_folder_is_refused_and_followers_are_not(tmp_path):
     config = config_of(tmp_path)
     with run_folder.opened(config, LEADER):

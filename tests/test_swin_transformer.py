@@ -132,6 +132,18 @@ def test_index_and_mask_buffers_exist_and_are_not_saved():
     assert not set(buffers) & set(model.state_dict())
 
 
+def test_official_state_dicts_load_with_the_tables_that_they_carry():
+    model, weights = small(), small().state_dict()
+    tables = {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(16, 16, dtype=torch.int64),
+              "layers.0.blocks.1.attn_mask": torch.zeros(16, 16, 16)}
+    before = model.layers[0].blocks[0].attn.relative_position_index.clone()
+    model.load_state_dict({**weights, **tables})
+    torch.testing.assert_close(model.state_dict(), weights)
+    assert torch.equal(model.layers[0].blocks[0].attn.relative_position_index, before)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        model.load_state_dict({**weights, "layers.0.blocks.1.attn_bias": torch.zeros(1)})
+
+
 def test_absolute_position_embedding_is_added_to_the_patches():
     plain, embedded = small(patch_norm=False), small(patch_norm=False, ape=True)
     embedded.load_state_dict(plain.state_dict(), strict=False)
