@@ -64,7 +64,7 @@ def report_compilation(program: Inspection) -> None:
     if options._show_compilation_progress_bar:
         _progress.show(100, 100, program._compilation_seconds)
     engine = {**environment_engine_options(), **options._Popart.options.get("engineOptions", {})}
-    if engine.get("autoReport.all") != "true" or options.Distributed.processId:
+    if str(engine.get("autoReport.all")).lower() != "true" or options.Distributed.processId:
         return
     kind = "training" if program.compiled.training else "inference"
     name = options.model_name if options.exists("model_name") else kind

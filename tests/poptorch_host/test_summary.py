@@ -64,9 +64,10 @@ def test_profiling_writes_the_summary_into_the_folder_of_the_program(tmp_path, n
     assert [path.name for path in tmp_path.iterdir()] == [folder]
 
 
-def test_reports_may_be_asked_for_by_the_environment_and_one_process_writes_them(tmp_path, monkeypatch):
+@pytest.mark.parametrize("switch", ['"true"', '"True"', "true"])
+def test_reports_may_be_asked_for_by_the_environment_and_one_process_writes_them(tmp_path, monkeypatch, switch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("POPLAR_ENGINE_OPTIONS", '{"autoReport.all": "true", "autoReport.directory": "there"}')
+    monkeypatch.setenv("POPLAR_ENGINE_OPTIONS", f'{{"autoReport.all": {switch}, "autoReport.directory": "there"}}')
     program = poptorch.inferenceModel(Staged(), poptorch.Options().deviceIterations(2))
     program.compile(torch.ones(6, 6))
     assert (tmp_path / "there" / "inference" / "summary.txt").exists()
