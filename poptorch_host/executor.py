@@ -59,7 +59,7 @@ class PoplarExecutor(Inspection):
         self._model = wrapping.plain_copy(model)
         if training:
             wrapping.wrap(self._user_model, self)
-        self._parameters = ForwardParameters(self._model.forward)
+        self._forward_parameters = ForwardParameters(self._model.forward)
         self.per_replica_params: Dict[str, ReplicaGrouping] = {}
         self._forget_program()
         if options is not None:
@@ -187,7 +187,7 @@ class PoplarExecutor(Inspection):
         if self.isCompiled():
             logger.warning("Call to compile() ignored: the executable is already compiled; call destroy() first")
             return
-        self._compile(self._parameters.bind(args, kwargs))
+        self._compile(self._forward_parameters.bind(args, kwargs))
 
     @outside_inference_mode
     def __call__(self, *args, **kwargs):
@@ -207,11 +207,11 @@ class PoplarExecutor(Inspection):
         """
         check(self._can_run, "Trying to run a model on an offline device (ConnectionType.Never, or meta): use "
                              "model.compile(inputs) instead of model(inputs)")
-        bound = self._parameters.bind(args, kwargs)
+        bound = self._forward_parameters.bind(args, kwargs)
         if self.compiled is None:
             self._compile(bound)
         else:
-            self.compiled.inputs.check(bound, self._parameters.names)
+            self.compiled.inputs.check(bound, self._forward_parameters.names)
         if not self._attached:
             self.attachToDevice()
         if self._training:
@@ -234,7 +234,7 @@ class PoplarExecutor(Inspection):
             if self._training and not wrapping.is_wrapped(self._user_model):
                 wrapping.wrap(self._user_model, self)
             check_options(self._options)
-            inputs = InputContract(bound, self._parameters.names, pieces_of(self._options))
+            inputs = InputContract(bound, self._forward_parameters.names, pieces_of(self._options))
             wrapping.fetch_trained_weights(self._user_model)
             self._prepare_device()
             with self._randomness.rehearsing():
@@ -362,7 +362,8 @@ class PoplarExecutor(Inspection):
         model = None
         if export_model:
             model = {"model": self._user_model, "options": self._options, "training": self._training,
-                     "optimizer": self._latch.optimizer if self._latch else None}
+                     "optimizer": self._latch.optimizer if self._latch else None,
+                     "per_replica_params": self.per_replica_params}
             if self._update is not None:
                 self._update.download()
         program_file.write(filename, self._version, self.compiled, self.rng_state if save_rng_state else None, model)
@@ -466,6 +467,7 @@ def load(filename: str, edit_opts_fn: Optional[Callable[[Options], None]] = None
     if edit_opts_fn is not None:
         edit_opts_fn(options)
     executor = PoplarExecutor(saved["model"], options, saved["training"], _version(), saved["optimizer"])
+    executor.per_replica_params.update(saved.get("per_replica_params", {}))
     executor.loadExecutable(filename)
     return executor
 

@@ -54,6 +54,8 @@ def test_an_executor_stands_for_its_model():
     assert not model.training
     assert list(executor.state_dict()) == list(model.state_dict())
     assert [id(p) for p in executor.parameters()] == [id(p) for p in model.parameters()]
+    assert executor._modules is model._modules and list(executor.fc._parameters) == ["weight", "bias"]
+    assert executor._parameters is model._parameters
     with pytest.raises(AttributeError):
         _ = executor.no_such_attribute
 

@@ -113,6 +113,15 @@ def test_every_replica_can_be_fetched():
     assert executor(torch.ones(4))[0].tolist() == [0, 0, 1, 1]
 
 
+def test_groupings_are_exported_with_the_model(tmp_path):
+    executor = trained(Grouped(torch.tensor([[2.0], [3.0]])), poptorch.Options().replicationFactor(2))
+    executor.weight.replicaGrouping(KINDS.NoGrouping, 0, ONE)
+    executor.compileAndExport(str(tmp_path / "program"), torch.ones(2))
+    loaded = poptorch.load(str(tmp_path / "program"))
+    for _ in range(2):
+        assert torch.equal(loaded(torch.ones(2))[0], executor(torch.ones(2))[0])
+
+
 def test_groupings_are_checked():
     executor = trained(Grouped(torch.ones(3, 1)), poptorch.Options().replicationFactor(4))
     with pytest.raises(AssertionError):
