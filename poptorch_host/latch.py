@@ -207,7 +207,7 @@ def _algorithm_of(optimizer: Any) -> Algorithm:
 
 def _read_group(optimizer: Any, group: Dict[str, Any], algorithm: Algorithm) -> Dict[str, Attribute]:
     if group.get("amsgrad"):
-        raise ValueError(f"{algorithm.name} with amsgrad=True is not supported: use amsgrad=False")
+        raise ValueError("Only non-amsgrad Adam/AdamW optimizers are supported: use amsgrad=False")
     values = {name: _value(name, group[name]) for name in algorithm.attributes}
     attributes = {name: Attribute(value, _is_constant(optimizer, algorithm, name, value))
                   for name, value in values.items()}

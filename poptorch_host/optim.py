@@ -137,7 +137,8 @@ class Optimizer:
         for name, dtype in types.items():
             dtype = _or(dtype, torch.float32)
             if dtype not in _ACCUMULATION_TYPES:
-                raise AssertionError(f"{name} must be torch.float16 or torch.float32, not {dtype}")
+                raise AssertionError("Accumulation types must be either torch.float32 or torch.float16, but "
+                                     f"{name} is {dtype}")
             setattr(self, name, dtype)
 
     def _keep_betas(self, betas: Optional[Tuple[float, float]]) -> None:
