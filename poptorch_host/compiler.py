@@ -109,6 +109,7 @@ def check_options(options: Options) -> None:
 
     Raises:
         Error: names the option.
+        AssertionError: for an option that was set in two ways.
     """
     counts = {"deviceIterations": options.device_iterations, "replicationFactor": options.replication_factor,
               "Training.gradientAccumulation": options.Training.gradient_accumulation}
@@ -116,11 +117,18 @@ def check_options(options: Options) -> None:
         if count < 1:
             raise createPoptorchError(f"Options.{name} is {count}: it must be at least 1")
     check_popart_options(options._Popart.options)
+    _log_options(options)
     _check_target(options)
     steps = options.device_iterations * options.Training.gradient_accumulation
     if options.output_mode == OutputMode.EveryN and options.output_return_period > steps:
         raise createPoptorchError(f"OutputMode.EveryN with period {options.output_return_period} returns nothing: a "
                                   f"replica runs {steps} micro-batches in a call")
+
+
+def _log_options(options: Options) -> None:
+    """Tells, for debugging, what options a compilation got. AssertionError where one was set in two ways."""
+    for name, value in options.toDict().items():
+        logger.debug("Set %s to value %s", name, str(value).lower() if isinstance(value, bool) else value)
 
 
 def _check_target(options: Options) -> None:

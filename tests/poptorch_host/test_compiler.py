@@ -131,6 +131,23 @@ def test_options_that_cannot_be_compiled_are_refused_then(spoil, words):
         poptorch.inferenceModel(Classifier(), options)(torch.ones(2, 4))
 
 
+def test_options_of_a_compilation_are_told_for_debugging(log):
+    options = poptorch.Options().enableExecutableCaching("cache")
+    options.TensorLocations.numIOTiles(40)
+    poptorch.inferenceModel(Classifier(), options)(torch.ones(2, 4))
+    told = [record.getMessage() for record in log.records]
+    assert {"Set enableEngineCaching to value true", "Set cachePath to value cache", "Set numIOTiles to value 40",
+            "Set device_iterations to value 1"} <= set(told)
+
+
+def test_option_that_is_set_in_two_ways_is_refused():
+    options = poptorch.Options()
+    options.TensorLocations.numIOTiles(40)
+    options._Popart.set("numIOTiles", 40)
+    with pytest.raises(AssertionError, match="numIOTiles"):
+        poptorch.inferenceModel(Classifier(), options)(torch.ones(2, 4))
+
+
 def test_compiling_leaves_buffers_inputs_gradients_and_random_numbers_alone():
     class Model(Classifier):
         def __init__(self):
