@@ -193,10 +193,11 @@ class DataLoader(torch.utils.data.DataLoader):
             samples = self._samples()
         except TypeError:  # nothing to warn of as long as the size is not known
             return
-        if samples % self._combined_batch_size:
-            logger.warning("drop_last is False and %d samples are not divisible by the combined batch size %d: the "
-                           "last tensor is smaller and does not match a compiled model", samples,
-                           self._combined_batch_size)
+        rest = samples % self._combined_batch_size
+        if rest:
+            logger.warning("The number of elements in the dataset (%d) is not divisible by the number of elements "
+                           "processed per step (%d) and drop_last=False: the last tensor will have a batch size of %d, "
+                           "which a compiled model refuses", samples, self._combined_batch_size, rest)
 
 
 def _micro_batches(options: Options) -> int:

@@ -121,7 +121,8 @@ def test_last_batch_is_dropped_or_smaller(samples, drop_last, sizes):
 @pytest.mark.parametrize("drop_last, samples, warned", [(False, 10, True), (False, 8, False), (True, 10, False)])
 def test_smaller_last_batch_is_warned_of(drop_last, samples, warned, messages):
     poptorch.DataLoader(options(2), Numbers(samples), batch_size=2, drop_last=drop_last)
-    assert ("last tensor is smaller" in messages.text) == warned
+    assert (f"({samples}) is not divisible by the number of elements processed per step (4)" in messages.text) == warned
+    assert (f"the last tensor will have a batch size of {samples % 4}" in messages.text) == warned
 
 
 def test_sampler_without_length_can_keep_the_last_batch():
