@@ -36,8 +36,8 @@ class Inspection:
 
     def _require_compiled(self, what: str) -> None:
         if not self.isCompiled():
-            raise createPoptorchError(f"{what}: the model has not been compiled or has been destroyed; call it or "
-                                      "compile() first")
+            raise createPoptorchError(f"Model has not been compiled or has been destroyed: {what} needs a call, or "
+                                      "compile(), first")
 
     def _debugGetPopartIR(self) -> str:
         """The program as JSON: a list of operations under the name of the graph.
@@ -53,12 +53,12 @@ class Inspection:
 
     def getTensorNames(self) -> List[str]:
         """The names that `Options.anchorTensor` takes. AssertionError before compilation."""
-        check(self._engine is not None, "getTensorNames: the model has not been compiled")
+        check(self._engine is not None, "Model has not been compiled: getTensorNames needs a program")
         return self._engine.anchors.names()
 
     def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
         """The value of an anchored tensor in the last call. AssertionError for an unknown name or before a call."""
-        check(self._engine is not None, "getAnchoredTensor: the model has not been compiled")
+        check(self._engine is not None, "Model has not been compiled: getAnchoredTensor needs a program")
         return self._engine.anchors.get(short_name)
 
     def cycleCount(self) -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Nested arguments and results: tuples, named tuples, lists, dictionaries and registered types that hold tensors."""
-import copy
+import collections
 from typing import Any, Callable, Iterable, Iterator, List, Tuple
 
 import torch
@@ -43,9 +43,10 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
         items = [map_tensors(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
-        mapped = copy.copy(value)  # a subclass may hold more than its items
-        mapped.update((key, map_tensors(function, item)) for key, item in value.items())
-        return mapped
+        pairs = ((key, map_tensors(function, item)) for key, item in value.items())
+        if isinstance(value, collections.defaultdict):
+            return type(value)(value.default_factory, pairs)
+        return type(value)(pairs)
     parser = parser_of(value)
     if parser is None:
         return value
