@@ -482,9 +482,12 @@ def _own_options(options: Options, training: bool) -> Options:
 
 def _unwrapped(model: Union[torch.nn.Module, PoplarExecutor]) -> torch.nn.Module:
     model = model.model if isinstance(model, PoplarExecutor) else model
-    if not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
-        raise createPoptorchError(f"a model must be a torch.nn.Module, not compiled by torch.jit, but is of type "
-                                  f"{type(model).__name__}")
+    if not isinstance(model, torch.nn.Module):
+        raise createPoptorchError(f"a model must be a torch.nn.Module, but is of type {type(model).__name__}")
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise createPoptorchError(f"{name or 'the model'} is compiled by torch.jit, to a {type(part).__name__}: use "
+                                      "the torch.nn.Module that it was made of")
     return model
 
 

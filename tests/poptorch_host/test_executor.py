@@ -30,11 +30,19 @@ def test_options_of_another_kind_are_refused(make):
         make(Classifier(), {})
 
 
-@pytest.mark.parametrize("model", [None, torch.nn.Linear, torch.relu, torch.jit.ScriptModule()])
+@pytest.mark.parametrize("model", [None, torch.nn.Linear, torch.relu])
 def test_what_is_no_module_of_python_code_is_refused(model):
     for make in (poptorch.trainingModel, poptorch.inferenceModel):
         with pytest.raises(poptorch.Error, match="a model must be a torch.nn.Module"):
             make(model)
+
+
+@pytest.mark.parametrize("name, model", [
+    ("the model", torch.jit.ScriptModule()), ("0", torch.nn.Sequential(torch.jit.script(torch.nn.Linear(2, 2))))])
+def test_parts_that_torch_jit_compiled_are_named(name, model):
+    for wrap in (poptorch.inferenceModel, poptorch.trainingModel):
+        with pytest.raises(poptorch.Error, match=f"{name} is compiled by torch.jit"):
+            wrap(model)
 
 
 def test_inference_with_accumulation_is_refused_at_once():
