@@ -246,7 +246,7 @@ def test_values_that_forward_writes_over_count_as_they_were_for_the_gradients(ch
     model, x = Changing().to(dtype), torch.rand(4, 3, dtype=dtype) + 1
     native = copy.deepcopy(model).float()
     with torch.autograd.graph.allow_mutation_on_saved_tensors():
-        native(x.float()).backward()
+        native(x.clone().float()).backward()
     executor = trained(model, lr=0.125)
     executor(x.clone())
     expected = native.fc.weight - 0.125 * native.fc.weight.grad
