@@ -79,4 +79,5 @@ def _kind(key: str, value: Any) -> str:
                         ("container", (list, set, tuple)), ("map", dict)):
         if isinstance(value, types):
             return kind
-    raise createPoptorchError(f"Unknown value type {type(value).__name__} of option {key} in Options._Popart")
+    hint = f": use int({value})" if hasattr(value, "__int__") else ""
+    raise createPoptorchError(f"Unknown value type {type(value).__name__} of option {key} in Options._Popart{hint}")

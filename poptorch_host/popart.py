@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The enumerations of the popart package that programs hand to `Options._Popart`. Its values are taken by int()."""
+"""The enumerations of the popart package. `Options._Popart` takes their members as int(member) only, as PopTorch's."""
 import enum
 from typing import List
+
+
+class _Enumeration(enum.Enum):
+    """Members that are no integers, but become one by int()."""
+
+    def __int__(self) -> int:
+        return self.value
+
+    __index__ = __int__
 
 
 def _enumeration(name: str, members: str) -> enum.EnumMeta:
     """An enumeration that counts from 0."""
     named: List[str] = members.split()
-    return enum.IntEnum(name, [(member, value) for value, member in enumerate(named)], module=__name__)
+    return _Enumeration(name, [(member, value) for value, member in enumerate(named)], module=__name__)
 
 
 AccumulateOuterFragmentSchedule = _enumeration("AccumulateOuterFragmentSchedule",

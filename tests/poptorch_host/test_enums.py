@@ -3,6 +3,7 @@
 """Enumerations: names, kinds and values, as recorded in data/poptorch-api.json, and those of popart."""
 import ast
 import enum
+import pickle
 
 import poptorch_host as poptorch
 import pytest
@@ -25,6 +26,7 @@ def test_enumeration_has_exactly_the_recorded_members(name):
 
 def test_enumerations_of_popart_are_taken_by_int():
     assert int(popart.SyntheticDataMode.RandomNormal) == 2 and int(popart.RecomputationType.Pipeline) == 3
-    assert popart.RecomputationType.NoRecompute == 0 and popart.SubgraphCopyingStrategy.JustInTime == 1
-    kinds = [value for value in vars(popart).values() if isinstance(value, enum.EnumMeta)]
+    assert int(popart.RecomputationType.NoRecompute) == 0 and int(popart.SubgraphCopyingStrategy.JustInTime) == 1
+    assert pickle.loads(pickle.dumps(popart.DotCheck.Final)) is popart.DotCheck.Final
+    kinds = [value for value in vars(popart).values() if isinstance(value, enum.EnumMeta) and len(value)]
     assert len(kinds) > 15 and all([int(member) for member in kind] == list(range(len(kind))) for kind in kinds)

@@ -9,6 +9,7 @@ import hypothesis
 import poptorch_host as poptorch
 import pytest
 import torch
+from poptorch_host import popart
 from poptorch_host._popart_keys import check_popart_options
 
 
@@ -552,6 +553,8 @@ def test_compiler_option_with_its_kind_of_value_passes(options, key, value):
     ("enableOutlinin", True, "Unknown bool option enableOutlinin"), ("noSuch", "text", "Unknown string option noSuch"),
     ("autoRecomputation", "Pipeline", "Unknown string option autoRecomputation"),
     ("enableOutlining", 1, "Unknown uint64 option enableOutlining"),
+    ("autoRecomputation", popart.RecomputationType.Pipeline,
+     r"Unknown value type RecomputationType .*use int\(RecomputationType.Pipeline\)"),
     ("cachePath", None, "Unknown value type NoneType")])
 def test_compiler_option_unknown_or_of_another_kind_is_refused(options, key, value, message):
     with pytest.raises(poptorch.Error, match=message):
