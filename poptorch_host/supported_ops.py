@@ -20,14 +20,14 @@ _EXPANDED = frozenset(f"aten::{name}" for name in """
     unsafe_split_with_sizes
     """.split())
 
-# Kernels that PyTorch chooses on hosts for operations that a device is given in parts which it takes.
+# Kernels that PyTorch chooses on hosts, or has since 2.0.1, for operations that a device is given in parts which it takes.
 _HOST_KERNELS = frozenset(f"aten::{name}" for name in """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _batch_norm_no_update _batch_norm_with_update _cudnn_rnn
     _fused_dropout _fused_sdp_choice _native_batch_norm_legit _native_batch_norm_legit_no_training _safe_softmax
     _scaled_dot_product_cudnn_attention _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
     _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_fused_attention_overrideable
-    _thnn_fused_gru_cell _thnn_fused_lstm_cell cudnn_batch_norm cudnn_convolution cudnn_convolution_transpose
-    miopen_batch_norm mkldnn_linear mkldnn_rnn_layer
+    _thnn_fused_gru_cell _thnn_fused_lstm_cell cudnn_batch_norm cudnn_convolution cudnn_convolution_transpose ldexp
+    miopen_batch_norm mkldnn_linear mkldnn_rnn_layer vdot
     """.split())
 
 

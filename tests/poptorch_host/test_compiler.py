@@ -45,6 +45,7 @@ def test_all_unsupported_operations_are_named_at_once():
     lambda x: torch.slice_scatter(x, x[:2], 0, 1, 3), lambda x: torch.block_diag(x, x), lambda x: torch.deg2rad(x),
     lambda x: torch.addr(x, x[:, 0], x[0]), lambda x: F.pixel_unshuffle(x.view(1, 1, 4, 6), 2),
     lambda x: F.interpolate(x.view(1, 1, 4, 6), (2, 3), mode="area"), lambda x: torch.unsafe_split(x, 2)[0],
+    lambda x: torch.ldexp(x, x), torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(6, 2)).eval(),
     torch.nn.LSTMCell(6, 2), torch.nn.GRUCell(6, 2)])
 def test_operations_that_torch_expands_for_a_device_compile(function):
     results, expected = infer(function), function(X)
