@@ -486,7 +486,7 @@ def _unwrapped(model: Union[torch.nn.Module, PoplarExecutor]) -> torch.nn.Module
         raise createPoptorchError(f"a model must be a torch.nn.Module, but is of type {type(model).__name__}")
     for name, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
-            raise createPoptorchError(f"{name or 'the model'} is compiled by torch.jit, to a {type(part).__name__}: use "
+            raise createPoptorchError(f"{name or 'the model'} is compiled by torch.jit to a {type(part).__name__}: use "
                                       "the torch.nn.Module that it was made of")
     return model
 

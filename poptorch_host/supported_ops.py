@@ -20,7 +20,7 @@ _EXPANDED = frozenset(f"aten::{name}" for name in """
     unsafe_split_with_sizes
     """.split())
 
-# Kernels that PyTorch chooses on hosts, or has since 2.0.1, for operations that a device is given in parts which it takes.
+# Kernels that PyTorch chooses on hosts, or has got since 2.0.1, for operations that a device is given in parts.
 _HOST_KERNELS = frozenset(f"aten::{name}" for name in """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _batch_norm_no_update _batch_norm_with_update _cudnn_rnn
     _fused_dropout _fused_sdp_choice _native_batch_norm_legit _native_batch_norm_legit_no_training _safe_softmax
