@@ -128,7 +128,7 @@ def check_options(options: Options) -> None:
 def _log_options(options: Options) -> None:
     """Tells, for debugging, what options a compilation got. AssertionError where one was set in two ways."""
     for name, value in options.toDict().items():
-        logger.debug("Set %s to value %s", name, str(value).lower() if isinstance(value, bool) else value)
+        logger.debug("%s set to value %s", name, str(value).lower() if isinstance(value, bool) else value)
 
 
 def _check_target(options: Options) -> None:

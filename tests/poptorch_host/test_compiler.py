@@ -137,8 +137,8 @@ def test_options_of_a_compilation_are_told_for_debugging(log):
     options.TensorLocations.numIOTiles(40)
     poptorch.inferenceModel(Classifier(), options)(torch.ones(2, 4))
     told = [record.getMessage() for record in log.records]
-    assert {"Set enableEngineCaching to value true", "Set cachePath to value cache", "Set numIOTiles to value 40",
-            "Set device_iterations to value 1"} <= set(told)
+    assert {"enableEngineCaching set to value true", "cachePath set to value cache", "numIOTiles set to value 40",
+            "device_iterations set to value 1"} <= set(told)
 
 
 def test_option_that_is_set_in_two_ways_is_refused():
