@@ -115,6 +115,7 @@ class OptimizerLatch:
         self._options = options
         self._known_attributes: Optional[set] = None
         self._known_group_keys: set = set()
+        self._reported: set = set()
         self.optimizer: Optional[torch.optim.Optimizer] = None
         self.latched: Optional[Latched] = None
         self.newer_than_state = False
@@ -134,6 +135,7 @@ class OptimizerLatch:
         self._choose_reduction(latched, compiled)
         if compiled:
             _check_compatible(self.latched, latched)
+        self._report_ineffective(optimizer, latched.algorithm)
         self._report_unexpected(optimizer)
         changed = latched != self.latched
         self.optimizer, self.latched = optimizer, latched
@@ -154,6 +156,19 @@ class OptimizerLatch:
                              f"already compiled with {strategy.name}: set the optimizer before compilation")
         # The executor's options are frozen for its user; this is the one value that the runtime itself sets.
         training._values["meanAccumulationAndReplicationReductionStrategy"] = running
+
+    def _report_ineffective(self, optimizer: torch.optim.Optimizer, algorithm: str) -> None:
+        """Warns, once, of Python code and settings that a device does not have: schedules set optimizers often."""
+        name, lines = type(optimizer).__name__, []
+        if not any(type(optimizer) in known.classes for known in ALGORITHMS):
+            lines.append(f"{name} derives from {algorithm}: the device runs the update of {algorithm}, none of its "
+                         "Python code")
+        if any(group.get("maximize") for group in optimizer.param_groups):
+            lines.append("maximize=True has no effect on a device: negate the loss instead")
+        for line in lines:
+            if line not in self._reported:
+                logger.warning("%s", line)
+        self._reported.update(lines)
 
     def _report_unexpected(self, optimizer: torch.optim.Optimizer) -> None:
         """Warns, once for each, of attributes that mean nothing to a device and came after the first optimizer."""
@@ -181,8 +196,6 @@ def read(optimizer: torch.optim.Optimizer, automatic_loss_scaling: bool = False)
     groups = tuple(_read_group(optimizer, group, algorithm) for group in optimizer.param_groups)
     check(len({group["centered"].value for group in groups if "centered" in group}) <= 1,
           "All parameter groups of RMSprop need the same value of centered")
-    if any(group.get("maximize") for group in optimizer.param_groups):
-        logger.warning("maximize=True has no effect on a device: negate the loss instead")
     shared = {"loss_scaling": _shared(optimizer, "loss_scaling", 1.0)}
     if automatic_loss_scaling:
         shared["loss_scaling"] = Attribute(shared["loss_scaling"].value, constant=False)
@@ -196,9 +209,6 @@ def read(optimizer: torch.optim.Optimizer, automatic_loss_scaling: bool = False)
 def _algorithm_of(optimizer: Any) -> Algorithm:
     for algorithm in ALGORITHMS:
         if isinstance(optimizer, algorithm.classes):
-            if type(optimizer) not in algorithm.classes:
-                logger.warning("%s derives from %s: the device runs the update of %s, none of its Python code",
-                               type(optimizer).__name__, algorithm.name, algorithm.name)
             return algorithm
     supported = ", ".join(algorithm.name for algorithm in ALGORITHMS)
     raise AssertionError(f"Unsupported optimizer type {type(optimizer).__module__}.{type(optimizer).__qualname__}: "
