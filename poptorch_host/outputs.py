@@ -82,12 +82,9 @@ class Collector:
                 if start < count:
                     self._add_to_sum(values[start::selection.replicas].sum(0, dtype=values.dtype), replica)
         else:
-            positions = selection.within(first, count)
-            if positions is None or len(positions) == count:
-                self._kept.append(values.clone() if self._is_shared(values) else values)
-            elif positions:
-                together = slice(positions[0], positions[-1] + 1)
-                self._kept.append(values[together] if _contiguous(positions) else values[positions])
+            kept = _at(values, selection.within(first, count))
+            if len(kept):
+                self._kept.append(kept.clone() if self._is_shared(kept) else kept)
 
     def _add_to_sum(self, value: torch.Tensor, replica: int) -> None:
         so_far = self._sums[replica]
@@ -110,15 +107,20 @@ class Collector:
         return stacked.flatten(0, 1)
 
 
-def _contiguous(positions: Sequence[int]) -> bool:
-    return positions[-1] - positions[0] + 1 == len(positions)
+def _at(values: torch.Tensor, positions: Optional[Sequence[int]]) -> torch.Tensor:
+    """The values at these positions, as a view where that is possible; all of them for None."""
+    if positions is None:
+        return values
+    if positions and positions[-1] - positions[0] + 1 == len(positions):
+        return values[positions[0]:positions[-1] + 1]
+    return values[positions]
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor as the host gets it."""
+    """A tensor as the host gets it: dense, and of a dtype that devices have."""
     if tensor.device.type == "cpu" and tensor.dtype not in HOST_DTYPES:
-        return tensor
-    return tensor.to("cpu", HOST_DTYPES.get(tensor.dtype, tensor.dtype))
+        return tensor.contiguous()
+    return tensor.to("cpu", HOST_DTYPES.get(tensor.dtype, tensor.dtype)).contiguous()
 
 
 def seal(tensor: torch.Tensor) -> torch.Tensor:

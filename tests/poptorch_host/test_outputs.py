@@ -8,6 +8,7 @@ import pickle
 import poptorch_host as poptorch
 import pytest
 import torch
+from poptorch_host import host
 
 from .models import Classifier, Function, accumulating, classifier_batch, trained
 
@@ -130,6 +131,38 @@ def test_outputs_share_no_memory():
     for output in outputs:
         output += 1
     assert all(set(output.flatten().tolist()) == {2} for output in outputs)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("mode, period", [("All", None), ("Final", None), ("EveryN", 2), ("EveryN", 4), ("Sum", None)])
+def test_outputs_share_no_memory_with_inputs(mode, period, fold, monkeypatch):
+    monkeypatch.setattr(host, "_settings", {"device": None, "fold": None})
+    host.configure(fold=fold)
+    options = poptorch.Options().deviceIterations(4).outputMode(poptorch.OutputMode[mode], period)
+    rows = torch.arange(8.).view(8, 1)
+    outputs = infer(lambda x: (x, x, x.view(-1)), options)(rows)
+    kept = [output.clone() for output in outputs]
+    rows += 100
+    assert all(map(torch.equal, outputs, kept))
+    outputs[0].zero_()
+    assert torch.equal(outputs[1], kept[1])
+
+
+@pytest.mark.parametrize("iterations", [1, 8])
+def test_outputs_are_dense_and_can_be_written(iterations):
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            row = self.scale[None] * 2
+            return x.t(), x.double().t(), self.scale.sum(), row, row.t(), self.scale.expand(2, 3)
+
+    executor = poptorch.inferenceModel(Scaled(), poptorch.Options().deviceIterations(iterations))
+    for output in executor(torch.ones(2 * iterations, 3)):
+        assert output.is_contiguous()
+        output += 1
 
 
 def test_backward_on_an_output_is_refused():
