@@ -65,7 +65,7 @@ class Collector:
         """The result of micro-batch `first`, which is one of those that are kept."""
         selection, value = self._selection, value.detach()
         if self._constant or (selection.count == 1 and not selection.sums):
-            self._single = value.clone() if self._is_shared(value) else value
+            self._single = value.clone() if self._constant or self._is_shared(value) else value
         elif selection.sums:
             self._add_to_sum(value, first % selection.replicas)
         else:

@@ -110,9 +110,10 @@ def test_outputs_are_fresh_at_every_call():
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.ones(2))
+            self.plain = torch.ones(2)
 
         def forward(self, x):
-            return x, self.weight, x.view(-1), x * self.weight
+            return x, self.weight, x.view(-1), x * self.weight, self.plain
 
     x, executor = torch.ones(2), poptorch.inferenceModel(Model())
     first = executor(x)
