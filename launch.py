@@ -148,7 +148,10 @@ def _join(config: CfgNode, stages: int) -> Launch:
     if popdist is None or not popdist.isPopdistEnvSet():
         _check_stages(1, stages)
         return Launch(0, 1, config.IPU.REPLICAS, config.IPU.REPLICAS)
-    popdist.init()
+    try:
+        popdist.init()
+    except (chosen.poptorch.Error, RuntimeError, ValueError) as error:
+        raise Refusal(f"the processes of the run do not find each other: {' '.join(str(error).split())}") from error
     process, processes = popdist.getInstanceIndex(), popdist.getNumInstances()
     if chosen.device == "ipu":
         if processes > 1:

@@ -15,7 +15,7 @@ LONGEST_MESSAGE = 600  # characters of an error of the compiler, which may list 
 
 @contextlib.contextmanager
 def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
-    """While this context is open, errors of PopTorch and of the device's memory become refusals.
+    """While this context is open, errors of PopTorch and want of memory become refusals.
 
     Args:
         what: the beginning of the line, such as "the training program does not compile".
@@ -26,8 +26,11 @@ def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
     except accelerator.poptorch().Error as error:
         raise Refusal(f"{what}: {_one_line(error.message)}",
                       EXIT_RESOURCE if _is_resource(error) else code) from error
-    except torch.cuda.OutOfMemoryError as error:
-        raise Refusal(f"{what}: {_one_line(str(error))}; lower --batch-size and raise --ga", EXIT_RESOURCE) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _wants_memory(error):
+            raise
+        raise Refusal(f"{what}: {_one_line(str(error) or 'out of memory')}; lower --batch-size and raise --ga",
+                      EXIT_RESOURCE) from error
 
 
 def compile_program(program: Any, name: str, inputs: Sequence[torch.Tensor]) -> None:
@@ -52,6 +55,11 @@ def compile_program(program: Any, name: str, inputs: Sequence[torch.Tensor]) -> 
 def _one_line(message: str) -> str:
     line = " ".join(message.split())
     return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + " ..."
+
+
+def _wants_memory(error: Exception) -> bool:
+    """Whether Python, a GPU or PyTorch's allocator for CPUs, which has no exception of its own, had no memory left."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _is_resource(error: Exception) -> bool:

@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Everything a training run uses, built once from its configuration and, when it goes on, from a checkpoint."""
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -16,11 +16,11 @@ from dataset.build_ipu import build_dataset, build_loader, example_batch
 from launch import Launch
 from lr_scheduler import build_scheduler
 from models.build import build_pipeline
-from models.pretrained import load_pretrained
+from models.pretrained import check_exists, load_pretrained
 from optimizer import build_optimizer
 from options import inference_options, training_options
 from programs import compile_program
-from training_state import Progress, check_same_run
+from training_state import Progress, check_same_data, check_same_run
 from utils import logger
 
 
@@ -38,25 +38,21 @@ class Run(NamedTuple):
     schedule: Scheduler
     loader: Any
     validation_loader: Any
+    training_images: int
     validation_images: int
     updates_per_epoch: int
 
 
 def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optional[Dict[str, Any]]:
-    """The checkpoint a run goes on from, in this order: --resume, the newest of its output folder, none.
+    """The checkpoint a run goes on from: --resume or the newest of its output folder, whichever is further; or none.
 
-    The leader decides, and the others get what it read, so that no two processes can start from different states.
+    So a command with --resume that is given again goes on where it stopped. The leader decides, and the others get what
+    it read, so that no two processes can start from different states.
 
     Raises:
         Refusal: for a checkpoint that cannot be used, or a configuration that is not the checkpoint's.
     """
-    found = None
-    if launch.is_leader:
-        if config.MODEL.RESUME:
-            found = Path(config.MODEL.RESUME), checkpoint.load(Path(config.MODEL.RESUME))
-        elif config.TRAIN.AUTO_RESUME and folder is not None:
-            found = checkpoint.find(folder)
-    found = launching.share(found, launch)
+    found = launching.share(_furthest(config, folder) if launch.is_leader else None, launch)
     if found is None:
         return None
     path, state = found
@@ -68,11 +64,26 @@ def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optio
     return state
 
 
+def _furthest(config: CfgNode, folder: Optional[Path]) -> Optional[Tuple[Path, Dict[str, Any]]]:
+    own = checkpoint.find(folder) if config.TRAIN.AUTO_RESUME and folder is not None else None
+    if not config.MODEL.RESUME:
+        return own
+    named = Path(config.MODEL.RESUME), checkpoint.load(Path(config.MODEL.RESUME))
+    if own is None or own[1]["progress"]["update"] <= named[1]["progress"]["update"]:
+        return named
+    logger.warning("%s is further than --resume %s: set TRAIN.AUTO_RESUME False to go back to that", own[0], named[0])
+    return own
+
+
 def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Optional[Dict[str, Any]]) -> Run:
     """Builds data, model, optimizer and schedule, and puts the state of a checkpoint into them."""
     progress = Progress(**state["progress"]) if state else Progress()
     torch.manual_seed(config.SEED)
+    if config.MODEL.PRETRAINED and not state:
+        check_exists(Path(config.MODEL.PRETRAINED))  # before a large data set is listed
     train_data, validation_data = build_dataset(config, training=True), build_dataset(config, training=False)
+    if state:
+        check_same_data(progress, state.get("training_images", len(train_data)), len(train_data))
     options, validation_options = training_options(config, launch.instance), inference_options(config, launch)
     start_epoch, start_step = progress.epoch, progress.step // config.IPU.DEVICE_ITERATIONS
     loader = build_loader(config, options, train_data, training=True, start_epoch=start_epoch, start_step=start_step)
@@ -95,7 +106,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     logger.info("data: %d training images, %d validation images; global batch %d, %d updates an epoch",
                 len(train_data), len(validation_data), launch.global_batch(config), updates_per_epoch)
     run = Run(config, launch, folder, train_data.classes, model, trainer, validator, optimizer, schedule, loader,
-              validation_loader, len(validation_data), updates_per_epoch)
+              validation_loader, len(train_data), len(validation_data), updates_per_epoch)
     compile_program(trainer, "training", example_batch(config, options, classes, training=True))
     if state:
         _restore_randomness(run, state["rng_states"])

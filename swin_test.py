@@ -203,6 +203,38 @@ def test_asked_to_stop_the_run_saves_exits_75_and_goes_on(digits, unbroken, tmp_
     assert_same_run(train(digits, tmp_path), unbroken[1])
 
 
+def test_run_from_a_named_checkpoint_goes_on_from_its_own_once_that_is_further(digits, unbroken, tmp_path, capsys):
+    train(digits, tmp_path / "first", "--training-steps", "3")
+    named = ["--resume", str(tmp_path / "first" / "last.pth")]
+    train(digits, tmp_path / "second", *named, "--training-steps", "7")
+    assert_same_run(train(digits, tmp_path / "second", *named), unbroken[1])
+    begins = re.findall(r"going on from (\S+): epoch \d, update (\d+)", capsys.readouterr().out)
+    assert begins == [(str(tmp_path / "first" / "last.pth"), "3"), (str(tmp_path / "second" / "last.pth"), "7")]
+
+
+def test_named_checkpoint_is_taken_where_the_run_is_not_to_resume_by_itself(digits, tmp_path, capsys):
+    train(digits, tmp_path, "--training-steps", "7", "--opts", "TRAIN.CHECKPOINT_STEPS", "2")
+    assert checkpoint.load(tmp_path / "previous.pth")["progress"]["update"] == 6
+    train(digits, tmp_path, "--resume", str(tmp_path / "previous.pth"), "--training-steps", "7", "--opts",
+          "TRAIN.AUTO_RESUME", "False")
+    assert "going on from" in capsys.readouterr().out
+    assert checkpoint.load(tmp_path / "previous.pth")["progress"]["update"] == 7
+
+
+def test_data_set_that_grew_inside_an_epoch_is_refused_and_between_two_it_is_not(digits, tmp_path):
+    grown = tmp_path / "grown"
+    shutil.copytree(digits, grown)
+    image = next((grown / "train" / "0").iterdir())
+    shutil.copy(image, image.with_name("another.png"))
+    for steps, code in (("3", EXIT_CHECKPOINT), ("5", None)):
+        train(digits, tmp_path / steps, "--training-steps", steps)
+        more = ["--data-path", str(grown), "--output", str(tmp_path / steps), "--training-steps", "6"]
+        if code is None:
+            train_swin.main([*SMALL, *more])
+        else:
+            refused(code, "had 160 training images", *more)
+
+
 def test_stop_during_validation_loses_no_update(digits, unbroken, tmp_path, monkeypatch):
     evaluate, calls = validate.evaluate, []
 
@@ -290,6 +322,8 @@ def test_bad_weights_are_refused(digits, unbroken, tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
     data = ["--data-path", str(digits), "--output", str(tmp_path / "out")]
     refused(EXIT_DATA, "broken.pth", "--pretrained-model", str(tmp_path / "broken.pth"), *data)
+    nowhere = ["--data-path", str(tmp_path / "nowhere"), *data[2:]]
+    refused(EXIT_DATA, "none.pth", "--pretrained-model", "none.pth", *nowhere)  # told before the data is looked at
     refused(EXIT_CHECKPOINT, "broken.pth", "--resume", str(tmp_path / "broken.pth"), *data)
     wide = ["--opts", "MODEL.SWIN.EMBED_DIM", "32"]
     best = str(unbroken[0] / "best.pth")

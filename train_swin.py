@@ -198,7 +198,7 @@ def _write(run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -
                       EXIT_NONFINITE)
     checkpoint.save(run.folder, {
         **trained, "rng_states": rng_states, "progress": dataclasses.asdict(progress), "config": run.config.dump(),
-        "classes": list(run.classes),
+        "classes": list(run.classes), "training_images": run.training_images,
     }, is_best)
     if progress.epochs:
         run_folder.write_metrics(run.folder, progress.epochs)

@@ -68,6 +68,13 @@ def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
             logger.warning("%s", told)
 
 
+def check_same_data(progress: Progress, before: int, now: int) -> None:
+    """Refuses another number of training images in the middle of an epoch, whose order it would change."""
+    if progress.step and before != now:
+        raise Refusal(f"the data set had {before} training images when the checkpoint was saved and has {now} now: it "
+                      f"may change between epochs, not after update {progress.step} of one", EXIT_CHECKPOINT)
+
+
 def _within(key: str, sections: Tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 

@@ -73,6 +73,12 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True) -
     return report
 
 
+def check_exists(path: Path) -> None:
+    """Refuses a path that leads to no file."""
+    if not path.is_file():
+        raise _refusal(path, "there is no such file")
+
+
 def read_weights(path: Path) -> Dict[str, Tensor]:
     """The tensors of a file by name, without the prefix of a data-parallel wrapper.
 

@@ -17,12 +17,13 @@ import pytest
 import torch
 
 import checkpoint
+import train_swin
 from dataset.samplers import epoch_order
 from launch import REFERENCE_BATCH
 from swin_test import assert_same_run
 from tests.data_sets import write_uneven
 from tests.distributed_program import run_job
-from utils import EXIT_BUSY, EXIT_DATA, EXIT_PREEMPTED, EXIT_RESOURCE, EXIT_USAGE
+from utils import EXIT_BUSY, EXIT_DATA, EXIT_PREEMPTED, EXIT_RESOURCE, EXIT_USAGE, Refusal
 
 pytestmark = [pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed"),
               pytest.mark.xdist_group("torchrun")]
@@ -252,6 +253,24 @@ def test_process_does_not_wait_for_one_that_was_killed_and_the_run_goes_on_later
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["exit_code"] == EXIT_RESOURCE and "another process" in status["cause"]
     assert 0 < checkpoint.load(tmp_path / "last.pth")["progress"]["update"] <= status["last_update"]
+
+
+@pytest.mark.parametrize("variables, said", [({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+                                             ({"WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT are not set"),
+                                             ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "taken")])
+def test_processes_that_cannot_meet_are_refused(monkeypatch, variables, said):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        if said == "taken":
+            variables, said = dict(variables, MASTER_PORT=str(other.getsockname()[1])), "do not find each other"
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {**variables, "RANK": "0"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(Refusal, match=said) as caught:
+            train_swin.main([*SMALL, "--synthetic", "--compile-only", "--opts", *OPTS])
+    assert caught.value.code == EXIT_USAGE and "\n" not in str(caught.value)
 
 
 def test_refusal_before_training_ends_the_processes_that_wait(data, tmp_path):

@@ -52,6 +52,13 @@ def test_memory_of_a_gpu_is_a_resource_with_advice():
     assert caught.value.code == EXIT_RESOURCE and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(1 << 60, dtype=torch.uint8), lambda: bytearray(1 << 62)])
+def test_memory_of_the_host_is_a_resource_with_advice(allocate):
+    with pytest.raises(Refusal, match="it failed: .*memory.*--batch-size") as caught, errors_refused("it failed"):
+        allocate()
+    assert caught.value.code == EXIT_RESOURCE
+
+
 def test_long_messages_of_many_lines_become_one_short_line():
     with pytest.raises(Refusal) as caught, errors_refused("it failed"):
         raise error(message="first\n  second\n" + "tile 0: full\n" * 1000)
