@@ -134,7 +134,7 @@ def defaults() -> CfgNode:
     tree.IPU.MAPPING = []  # IPU of each stage; one entry more than LAYERS_PER_IPU: the head is a stage of its own
     tree.IPU.REPLICAS = 4  # data-parallel copies in all processes together
     tree.IPU.DEVICE_ITERATIONS = 1  # weight updates in one call
-    tree.IPU.INFERENCE_DEVICE_ITERATIONS = 0  # micro-batches of a replica in one validation call; 0: the stages
+    tree.IPU.INFERENCE_DEVICE_ITERATIONS = 0  # micro-batches of a replica in one validation call, at least the stages
     tree.IPU.AVAILABLE_MEMORY_PROPORTION = 0.2  # of tile memory, for temporaries of products
     tree.IPU.REPLICATED_TENSOR_SHARDING = False  # optimizer state is split over replicas
     tree.IPU.STOCHASTIC_ROUNDING = True  # of half weights; float weights never need it
@@ -299,6 +299,8 @@ def _find(tree: CfgNode, key: str) -> Any:
 
 def _assign(tree: CfgNode, key: str, value: Any, source: str) -> None:
     known = list(keys_of(tree))
+    if isinstance(_find(tree, str(key)), CfgNode):
+        raise Refusal(f"{source}: {key} is a section of keys, and cannot be {value!r}")
     if key not in known:
         raise Refusal(f"{source}: unknown key {key}{nearest(str(key), known)}")
     *sections, leaf = key.split(".")

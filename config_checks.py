@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """What makes a configuration contradictory or out of range, found before anything is read or built."""
 import math
-from typing import Any, Dict, List
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -91,6 +91,7 @@ BOUNDS = {
     "IPU.POPART.PREFETCH_DEPTH": (1, 64),
 }
 
+WHOLE = ("DATA.IMG_SIZE", "MODEL.SWIN.WINDOW_SIZE", "MODEL.SWIN.DEPTHS", "MODEL.SWIN.NUM_HEADS", "IPU.MAPPING")
 LENGTHS = {"DATA.MEAN": "MODEL.SWIN.IN_CHANS", "DATA.STD": "MODEL.SWIN.IN_CHANS", "TRAIN.OPTIMIZER.BETAS": 2,
            "AUG.SCALE": 2, "AUG.RATIO": 2, "AUG.CUTMIX_MINMAX": 2}
 
@@ -112,7 +113,7 @@ def check(config: CfgNode) -> None:
     """Refuses values out of range and values that contradict each other."""
     _check_choices(config)
     _check_bounds(config)
-    _check_lengths(config)
+    _check_lists(config)
     _check_architecture(config)
     _check_schedule(config)
     _check_pipeline(config)
@@ -141,11 +142,13 @@ def _check_bounds(config: CfgNode) -> None:
                 continue
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 raise Refusal(f"{key} holds {number!r}: numbers are wanted")
+            if key in WHOLE and not isinstance(number, int):
+                raise Refusal(f"{key} holds {number!r}: whole numbers are wanted")
             if not (low <= number <= high and math.isfinite(number)):
                 raise Refusal(f"{key} {number} is out of range: {low} to {high}")
 
 
-def _check_lengths(config: CfgNode) -> None:
+def _check_lists(config: CfgNode) -> None:
     for key, length in LENGTHS.items():
         value = lookup(config, key)
         wanted = lookup(config, length) if isinstance(length, str) else length
@@ -159,11 +162,8 @@ def _check_lengths(config: CfgNode) -> None:
 
 def _check_architecture(config: CfgNode) -> None:
     """Every layer's width splits into its heads, and its windows tile its feature map."""
-    swin = config.MODEL.SWIN
-    whole: Dict[str, List[Any]] = {"DEPTHS": swin.DEPTHS, "NUM_HEADS": swin.NUM_HEADS}
-    for key, values in whole.items():
-        if not values or any(not isinstance(value, int) for value in values):
-            raise Refusal(f"MODEL.SWIN.{key} {values}: a list of whole numbers is wanted, one for each layer")
+    if not config.MODEL.SWIN.DEPTHS:
+        raise Refusal("MODEL.SWIN.DEPTHS is empty: a list of whole numbers is wanted, one for each layer")
     try:
         configured_layers(config)
     except ValueError as error:

@@ -39,12 +39,13 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
         raise Refusal(f"MODEL.SWIN.IN_CHANS {config.MODEL.SWIN.IN_CHANS}: image files have 3 channels")
     if training and fast_jpeg() is None:
         logger.info("simplejpeg is not installed: Pillow decodes JPEGs, to the same pixels and more slowly")
+    transform = build_transform(config, training)  # refuses its settings before a large data set is listed
     source = _source(config, training)
     wanted, found = config.MODEL.NUM_CLASSES, len(source.classes)
     if wanted and found > wanted:
         raise Refusal(f"{config.DATA.DATA_PATH} has {found} classes and MODEL.NUM_CLASSES is {wanted}: raise it, or "
                       "set it to 0 to take what the data has", EXIT_DATA)
-    return ImageDataset(source, build_transform(config, training), _shape(config), image_dtype(config), config.SEED,
+    return ImageDataset(source, transform, _shape(config), image_dtype(config), config.SEED,
                         training, stop_at_bad=config.DATA.BAD_IMAGES == "fail")
 
 

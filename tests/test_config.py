@@ -151,6 +151,12 @@ def test_empty_name_is_not_the_defaults():
     (["TRAIN.OPTIMIZER.NAME", "adam"], "adamw"),
     (["TRAIN.OPTIMIZER.BETAS", "[0.9]"], "1 values"),
     (["DATA.MEAN", "[a, b, c]"], "DATA.MEAN"),
+    (["DATA.IMG_SIZE", "[224.0, 224]"], "DATA.IMG_SIZE holds 224.0: whole numbers"),
+    (["MODEL.SWIN.DEPTHS", "[2, 2, 6, 2.5]"], "MODEL.SWIN.DEPTHS holds 2.5: whole numbers"),
+    (["MODEL.SWIN.DEPTHS", "[]"], "MODEL.SWIN.DEPTHS is empty"),
+    (["AUG.SCALE", "[1.0, 0.08]"], "AUG.SCALE [1.0, 0.08]: the smaller"),
+    (["AUG.CUTMIX_MINMAX", "[0.8, 0.2]"], "the smaller"),
+    (["MODEL", "swin"], "MODEL is a section of keys"),
 ])
 def test_contradiction_or_value_out_of_range_is_refused(opts, said):
     assert said in refusal("SWIN_TINY", opts)
