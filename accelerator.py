@@ -7,7 +7,9 @@ With the Poplar SDK installed, PopTorch and popdist are the SDK's and the device
 """
 import contextlib
 import importlib
+import importlib.metadata
 import os
+import platform
 from types import ModuleType
 from typing import Any, ContextManager, Iterator, List, NamedTuple, Optional
 
@@ -70,6 +72,13 @@ def poptorch() -> ModuleType:
 def is_ipu() -> bool:
     """Whether programs are compiled for IPUs, so that a graph may contain only what PopTorch supports."""
     return selected().device == "ipu"
+
+
+def description() -> str:
+    """The device and what runs on it, for a log that should say all that a result depends on."""
+    device = "IPU, PopTorch" if is_ipu() else f"{selected().device.upper()}, poptorch_host"
+    return (f"{device} {getattr(poptorch(), '__version__', '')}, PyTorch {torch.__version__}, "
+            f"timm {importlib.metadata.version('timm')}, Python {platform.python_version()}")
 
 
 @contextlib.contextmanager

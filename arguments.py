@@ -11,6 +11,10 @@ from accelerator import DEVICES
 from models.geometry import configured_classes
 from utils import Refusal
 
+TRAINING = ("train",)
+EVALUATION = ("train", "validate")
+ANY = ("train", "validate", "predict")
+
 
 class KeyFlag(NamedTuple):
     """A flag that sets a configuration key. `kind` is the type of its value; bool: the flag alone means True."""
@@ -20,30 +24,31 @@ class KeyFlag(NamedTuple):
     kind: type
     metavar: str  # what --help shows for the value
     help: str
-    for_validation: bool = False
+    commands: Tuple[str, ...] = TRAINING
 
 
 KEY_FLAGS = (
-    KeyFlag(("--data-path",), "DATA.DATA_PATH", str, "FOLDER", "folder of the data set", True),
+    KeyFlag(("--data-path",), "DATA.DATA_PATH", str, "FOLDER", "folder of the data set", EVALUATION),
     KeyFlag(("--output", "--checkpoint-output-dir"), "OUTPUT", str, "FOLDER",
             "folder for checkpoints, log and metrics"),
     KeyFlag(("--tag",), "TAG", str, "NAME", "sub-folder of --output for this run"),
     KeyFlag(("--pretrained-model", "--pretrained"), "MODEL.PRETRAINED", str, "FILE", "weights to start from"),
     KeyFlag(("--resume",), "MODEL.RESUME", str, "FILE", "checkpoint to go on from"),
-    KeyFlag(("--batch-size",), "DATA.BATCH_SIZE", int, "N", "micro-batch of one replica", True),
+    KeyFlag(("--batch-size",), "DATA.BATCH_SIZE", int, "N", "micro-batch of one replica", ANY),
     KeyFlag(("--ga", "--accumulation-steps"), "TRAIN.ACCUMULATION_STEPS", int, "N", "micro-batches in a weight update"),
-    KeyFlag(("--replicas",), "IPU.REPLICAS", int, "N", "data-parallel copies in all processes together", True),
-    KeyFlag(("--num-workers",), "DATA.NUM_WORKERS", int, "N", "processes that read images", True),
+    KeyFlag(("--replicas",), "IPU.REPLICAS", int, "N", "data-parallel copies in all processes together", ANY),
+    KeyFlag(("--num-workers",), "DATA.NUM_WORKERS", int, "N", "processes that read images", ANY),
     KeyFlag(("--precision",), "MODEL.PRECISION", str, "INPUT.WEIGHTS",
-            "16.16 (half), 16.32, 32.32 (float); mix: autocast, on hosts only", True),
+            "16.16 (half), 16.32, 32.32 (float); mix: autocast, on hosts only", ANY),
     KeyFlag(("--amp",), "IPU.AVAILABLE_MEMORY_PROPORTION", float, "SHARE",
-            "share of tile memory for temporaries", True),
+            "share of tile memory for temporaries", ANY),
     KeyFlag(("--rts",), "IPU.REPLICATED_TENSOR_SHARDING", bool, "", "shard optimizer state over replicas"),
     KeyFlag(("--epochs",), "TRAIN.EPOCHS", int, "N", "epochs to train"),
     KeyFlag(("--training-steps",), "TRAIN.TRAINING_STEPS", int, "N", "stop after so many weight updates"),
-    KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "", "read train.zip and validation.zip instead of folders", True),
-    KeyFlag(("--cache-mode",), "DATA.CACHE_MODE", str, "MODE", "what zip mode keeps in memory: no, full, part", True),
-    KeyFlag(("--seed",), "SEED", int, "N", "seed of everything random", True),
+    KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "", "read train.zip and validation.zip instead of folders", EVALUATION),
+    KeyFlag(("--cache-mode",), "DATA.CACHE_MODE", str, "MODE", "what zip mode keeps in memory: no, full, part",
+            EVALUATION),
+    KeyFlag(("--seed",), "SEED", int, "N", "seed of everything random", EVALUATION),
     KeyFlag(("--wandb",), "WANDB", bool, "", "also log to Weights & Biases"),
 )
 
@@ -65,7 +70,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line of train_swin.py."""
-    parser = _common_parser("Trains or fine-tunes a Swin Transformer.", for_validation=False)
+    parser = _common_parser("train", "Trains or fine-tunes a Swin Transformer.")
     parser.add_argument("--compile-only", action="store_true", help="compile and check everything, train nothing")
     parser.add_argument("--eval", action="store_true", help="validate --resume or --pretrained-model, train nothing")
     parser.add_argument("--throughput", action="store_true", help="time inference on generated images, train nothing")
@@ -82,9 +87,23 @@ def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line of validate.py."""
-    parser = _common_parser("Validates a checkpoint.", for_validation=True)
+    parser = _common_parser("validate", "Validates a checkpoint.")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to validate")
+    parser.add_argument("--per-class", action="store_true", help="also log the accuracy of each class")
     return parser.parse(argv)
+
+
+def parse_prediction(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The command line of predict.py."""
+    parser = _common_parser("predict", "Tells what images show.")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to predict by")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to tell of an image (5)")
+    parser.set_defaults(synthetic=None)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    args = parser.parse(argv)
+    if args.top < 1:
+        raise Refusal(f"--top {args.top}: at least one class can be told")
+    return args
 
 
 def _check_one_command(args: argparse.Namespace) -> None:
@@ -115,15 +134,16 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None) -> CfgNo
     return configuration.get_config(args.cfg, args.opts, overrides(args) + generated, saved)
 
 
-def _common_parser(description: str, for_validation: bool) -> _Parser:
+def _common_parser(command: str, description: str) -> _Parser:
     parser = _Parser(description=description, allow_abbrev=False)
     parser.add_argument("--cfg", metavar="NAME", help="name in configs/configs.yaml, or a YAML file")
     parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY VALUE", help="keys to set")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: IPU with the SDK, else GPU, else CPU")
-    parser.add_argument("--synthetic", nargs="?", const="host", choices=("host", "device"),
-                        help="generated images, made by the host (default) or on the device, instead of a data set")
+    if command in EVALUATION:
+        parser.add_argument("--synthetic", nargs="?", const="host", choices=("host", "device"),
+                            help="generated images, made by the host (default) or on the device, not a data set's")
     for flag in KEY_FLAGS:
-        if for_validation and not flag.for_validation:
+        if command not in flag.commands:
             continue
         how = ({"action": "store_true", "default": None} if flag.kind is bool
                else {"type": flag.kind, "metavar": flag.metavar})

@@ -113,7 +113,7 @@ def check(config: CfgNode) -> None:
     """Refuses values out of range and values that contradict each other."""
     _check_choices(config)
     _check_bounds(config)
-    _check_lists(config)
+    _check_lengths(config)
     _check_architecture(config)
     _check_schedule(config)
     _check_pipeline(config)
@@ -148,7 +148,7 @@ def _check_bounds(config: CfgNode) -> None:
                 raise Refusal(f"{key} {number} is out of range: {low} to {high}")
 
 
-def _check_lists(config: CfgNode) -> None:
+def _check_lengths(config: CfgNode) -> None:
     for key, length in LENGTHS.items():
         value = lookup(config, key)
         wanted = lookup(config, length) if isinstance(length, str) else length

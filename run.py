@@ -101,8 +101,10 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     else:
         trainer = host_pipeline.build_trainer(config, model, options, optimizer, launch)
     validator = poptorch.inferenceModel(model, validation_options)
-    logger.info("model: %s, %.1f million parameters, %d classes", config.MODEL.NAME,
-                sum(parameter.numel() for parameter in model.parameters()) / 1e6, classes)
+    logger.info("device: %s; processes: %d", accelerator.description(), launch.processes)
+    parameters, macs = sum(unit.parameters for unit in model.units), sum(unit.macs for unit in model.units)
+    logger.info("model: %s, %.1f million parameters, %.2f GMACs an image, %d classes", config.MODEL.NAME,
+                parameters / 1e6, macs / 1e9, classes)
     logger.info("data: %d training images, %d validation images; global batch %d, %d updates an epoch",
                 len(train_data), len(validation_data), launch.global_batch(config), updates_per_epoch)
     run = Run(config, launch, folder, train_data.classes, model, trainer, validator, optimizer, schedule, loader,

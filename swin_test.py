@@ -17,6 +17,7 @@ import torch
 
 import checkpoint
 import dataset.prepare
+import predict
 import train_swin
 import utils
 import validate
@@ -117,6 +118,12 @@ def test_training_leaves_its_files(unbroken):
     assert json.loads((output / "status.json").read_text())["state"] == "done"
 
 
+def test_log_says_what_the_result_depends_on(unbroken):
+    log = (unbroken[0] / "log.txt").read_text()
+    assert f"device: CPU, poptorch_host 3.4.0+host, PyTorch {torch.__version__}, timm " in log
+    assert "GMACs an image" in log and "WARMUP_EPOCHS: 1" in log
+
+
 def test_log_has_the_lines_that_benchmarks_read(unbroken):
     output, _ = unbroken
     log = (output / "log.txt").read_text()
@@ -130,6 +137,43 @@ def test_validation_command_counts_every_image_and_agrees_with_training(digits, 
     validate.main(["--data-path", str(digits), "--checkpoint", str(output / "best.pth"), "--device", "cpu"])
     said = re.search(r"top-1: ([\d.]+) % top-5: ([\d.]+) % images: (\d+)", capsys.readouterr().out)
     assert (float(said[1]), int(said[3])) == (pytest.approx(best, abs=0.005), 37)
+
+
+def test_accuracies_of_the_classes_add_up_to_that_of_all(digits, unbroken, capsys):
+    validate.main(["--data-path", str(digits), "--checkpoint", str(unbroken[0] / "best.pth"), "--device", "cpu",
+                   "--per-class"])
+    out = capsys.readouterr().out
+    classes = re.findall(r"class (\d): top-1: ([\d.]+) % images: (\d+)", out)
+    assert [name for name, _, _ in classes] == [str(label) for label in range(10)]
+    assert [int(images) for _, _, images in classes] == [3] * 3 + [4] * 7
+    right = sum(round(float(share) * int(images) / 100) for _, share, images in classes)
+    assert f"validation: top-1: {100 * right / 37:.2f} %" in out
+
+
+def test_prediction_tells_the_classes_that_validation_counts(digits, unbroken, capsys):
+    best, folder = str(unbroken[0] / "best.pth"), digits / "validation"
+    predict.main(["--checkpoint", best, "--device", "cpu", "--top", "3", str(folder / "0"), str(folder),
+                  str(next((folder / "7").iterdir()))])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 + 37 + 1 and lines[:3] == lines[3:6]
+    told = [re.fullmatch(r"\S+/(\d)/\d+\.png: (\d) ([\d.]+)%; \d ([\d.]+)%; \d [\d.]+%", line) for line in lines]
+    assert all(float(line[3]) >= float(line[4]) > 0 for line in told)
+    best_top1 = max(row["top1"] for row in unbroken[1]["progress"]["epochs"])
+    assert sum(line[1] == line[2] for line in told[3:-1]) == round(best_top1 * 37 / 100)
+
+
+def test_prediction_refuses_what_is_no_image(digits, unbroken, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    for name, said in (("text.png", "is no JPEG"), ("empty", "has no images"), ("none", "is no file or folder")):
+        with pytest.raises(Refusal, match=said) as caught:
+            predict.main(["--checkpoint", str(unbroken[0] / "best.pth"), "--device", "cpu", str(tmp_path / name)])
+        assert caught.value.code == EXIT_DATA
+
+
+def test_classes_are_named_by_words_where_they_are_those_of_imagenet():
+    assert predict.describe([], 1000)[0] == predict.describe(["n01440764", "a"], 2)[0]
+    assert predict.describe(["n01440764", "a"], 3) == ["n01440764 (tench, Tinca tinca)", "a", "2"]
 
 
 @pytest.mark.parametrize("batch, replicas", [("1", "1"), ("7", "3"), ("64", "2")])

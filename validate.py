@@ -4,13 +4,13 @@
 
     python validate.py --data-path ./data/imagenet1k --checkpoint ./output/swin_tiny_224/best.pth
 """
+import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from timm.utils import accuracy as topk_accuracy
 from yacs.config import CfgNode
 
 import accelerator
@@ -29,11 +29,12 @@ from utils import Refusal, Throughput, console_log, logger, run_command
 
 
 class Accuracy(NamedTuple):
-    """Exact counts of an evaluation."""
+    """Exact counts of an evaluation; `classes[label]` is (images of the class, those that are right)."""
 
     images: int
     top1_correct: int
     top5_correct: int
+    classes: Sequence[Tuple[int, int]] = ()
 
     @property
     def top1(self) -> float:
@@ -60,13 +61,14 @@ def evaluate(validator: Any, loader: Any, images: int, launch: Launch) -> Accura
     Raises:
         AssertionError: when an image was counted twice or not at all.
     """
-    counts = torch.zeros(3, dtype=torch.float64)
+    counts: Any = 0
     for batch, labels in batches(loader):
-        counts += _count(validator(batch).float(), labels)
-    counted, top1, top5 = (int(count) for count in launching.sum_over_processes(counts, launch))
+        counts = counts + _count(validator(batch).float(), labels)
+    counted, top1, top5, *of_classes = launching.sum_over_processes(counts, launch).long().tolist()
     if counted != images:
         raise AssertionError(f"evaluation counted {counted} images of {images}")
-    return Accuracy(counted, top1, top5)
+    classes = len(of_classes) // 2
+    return Accuracy(counted, top1, top5, list(zip(of_classes[:classes], of_classes[classes:])))
 
 
 def compile_validator(config: CfgNode, validator: Any, classes: int) -> None:
@@ -77,54 +79,80 @@ def compile_validator(config: CfgNode, validator: Any, classes: int) -> None:
 
 
 def _count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Images, and how many of them are right by the largest and by the five largest logits.
+    """Images, and how many of them are right by the largest and by the five largest logits (float64, to be summed).
 
+    After these three numbers come the readable images of each class, and then those that are right of each.
     A row labelled PADDED is no image; one labelled UNREADABLE is an image that is not right.
     """
-    images = int((labels != PADDED).sum())
-    known = labels >= 0
-    rows = int(known.sum())
-    percentages = topk_accuracy(logits[known], labels[known], topk=(1, 5)) if rows else (0.0, 0.0)
-    return torch.tensor([images] + [round(float(share) * rows / 100) for share in percentages], dtype=torch.float64)
+    images, classes = (labels != PADDED).sum(), logits.shape[1]
+    logits, labels = logits[labels >= 0], labels[labels >= 0]
+    hits = logits.topk(min(5, classes)).indices == labels[:, None]
+    right = labels[hits[:, 0]]
+    totals = torch.stack([images, hits[:, 0].sum(), hits.sum()])
+    return torch.cat([totals, *(torch.bincount(rows, minlength=classes) for rows in (labels, right))]).double()
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry of validate.py."""
     args = arguments.parse_validation(argv)
     path = Path(args.checkpoint)
+    config, state = configured_weights(args, path)
+    accelerator.select(args.device)
+    with launching.joined(config) as launch, console_log(launch.is_leader), errors_refused("the device failed"):
+        validate_weights(config, path, state, launch, args.per_class)
+
+
+def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, Optional[Dict[str, Any]]]:
+    """The configuration of the weights at `path`, and what `checkpoint.load_own` reads there; None for foreign weights.
+
+    Raises:
+        Refusal: for a damaged file, and for foreign weights without --cfg.
+    """
     state = checkpoint.load_own(path)
     if state is None and args.cfg is None:
         raise Refusal(f"{path} does not tell its configuration: give one by --cfg")
-    config = arguments.build_config(args, state["config"] if state and args.cfg is None else None)
-    accelerator.select(args.device)
-    with launching.joined(config) as launch, console_log(launch.is_leader), errors_refused("the device failed"):
-        validate_weights(config, path, state, launch)
+    return arguments.build_config(args, state["config"] if state and args.cfg is None else None), state
 
 
-def validate_weights(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], launch: Launch) -> Accuracy:
+def build_validator(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], classes: int, launch: Launch) -> Any:
+    """The compiled poptorch.inferenceModel of `configured_weights`, whose options are those of its loader.
+
+    Raises:
+        Refusal: for weights of another architecture.
+    """
+    model = build_pipeline(config, classes, training=False)
+    if state:
+        checkpoint.load_weights(model, state["model"], path)
+    else:
+        load_pretrained(model, path, new_head=False)
+    validator = accelerator.poptorch().inferenceModel(model.eval(), inference_options(config, launch))
+    logger.info("device: %s; processes: %d", accelerator.description(), launch.processes)
+    compile_validator(config, validator, classes)
+    return validator
+
+
+def validate_weights(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], launch: Launch,
+                     per_class: bool = False) -> Accuracy:
     """Validates the weights of a file on the validation split.
 
     Args:
         path: where the weights are.
         state: what `checkpoint.load_own` read there; None for foreign weights.
+        per_class: whether to log the accuracy of each class, too.
 
     Raises:
         Refusal: for weights of another architecture, and for a data set with other classes.
     """
     dataset = build_dataset(config, training=False)
     classes = config.MODEL.NUM_CLASSES or len(dataset.classes)
-    model = build_pipeline(config, classes, training=False)
     if state:
         checkpoint.check_classes(path, state["classes"], dataset.classes)
-        checkpoint.load_weights(model, state["model"], path)
-    else:
-        load_pretrained(model, path, new_head=False)
-    options = inference_options(config, launch)
-    validator = accelerator.poptorch().inferenceModel(model.eval(), options)
+    validator = build_validator(config, path, state, classes, launch)
     logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)
-    loader = build_loader(config, options, dataset, training=False)
-    compile_validator(config, validator, classes)
+    loader = build_loader(config, validator.options, dataset, training=False)
     accuracy = evaluate(validator, loader, len(dataset), launch)
+    for name, (images, right) in zip(dataset.classes, accuracy.classes) if per_class else ():
+        logger.info("class %s: top-1: %.2f %% images: %d", name, 100.0 * right / max(images, 1), images)
     logger.info("validation: %s", accuracy)
     return accuracy
 

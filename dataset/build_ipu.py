@@ -3,14 +3,16 @@
 """Configuration -> data set and poptorch.DataLoader: one combined batch a step."""
 import math
 import multiprocessing
-from typing import Any, Callable, Dict, Tuple
+from pathlib import Path
+from typing import Any, Callable, Dict, Sequence, Tuple
 
+import numpy as np
 import torch
 from yacs.config import CfgNode
 
 import accelerator
 from config import image_size
-from dataset.cached_image_folder import open_22k, open_zip
+from dataset.cached_image_folder import ImageMap, MappedImages, open_22k, open_zip
 from dataset.decode import fast_jpeg
 from dataset.generated import GeneratedImages
 from dataset.image_folder import check_root, open_split
@@ -47,6 +49,13 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
                       "set it to 0 to take what the data has", EXIT_DATA)
     return ImageDataset(source, transform, _shape(config), image_dtype(config), config.SEED,
                         training, stop_at_bad=config.DATA.BAD_IMAGES == "fail")
+
+
+def build_images(config: CfgNode, files: Sequence[str]) -> ImageDataset:
+    """Image files as evaluation sees them: `dataset[i]` -> (image (C, H, W), i); one that does not decode ends it."""
+    source = MappedImages(Path(), ImageMap(Path(), list(files), np.arange(len(files))), [])
+    return ImageDataset(source, build_transform(config, training=False), _shape(config), image_dtype(config),
+                        config.SEED, training=False, stop_at_bad=True)
 
 
 def build_loader(config: CfgNode, options: Any, dataset: Any, training: bool, start_epoch: int = 0, start_step: int = 0

@@ -54,7 +54,7 @@ class ImageFolder:
         self.classes = class_names(folder)
         counts, paths = [], []
         for name in self.classes:
-            found = sorted(_image_files(folder, name))
+            found = sorted(image_files(folder, name))
             counts.append(len(found))
             paths += found
         empty = [name for name, count in zip(self.classes, counts) if count == 0]
@@ -140,8 +140,8 @@ def _first_existing(root: Path, names: Sequence[str]) -> Optional[Path]:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def _image_files(folder: Path, name: str) -> Iterator[str]:
-    """Paths, relative to `folder`, of the image files of class `name`."""
+def image_files(folder: Path, name: str = "") -> Iterator[str]:
+    """Paths, relative to `folder`, of the image files of class `name`, or of all in it; hidden ones do not count."""
     prefix = os.path.join(str(folder), "")
     for place, folders, files in os.walk(prefix + name, onerror=_refuse_unlistable):
         folders[:] = [entry for entry in folders if not entry.startswith(".")]

@@ -91,7 +91,7 @@ class ImageDataset(Dataset):
         self._bad[index] = True
         line = f"{shown(self._source.name(index))} {error}"
         if self._stop_at_bad:
-            raise DataError(f"{line}; mend or remove it, or set DATA.BAD_IMAGES skip") from error
+            raise DataError(f"{line}; mend or remove it") from error
         count, limit = int(self._bad.sum()), max(BAD_FEWEST, int(BAD_SHARE * len(self)))
         if count > limit:
             raise DataError(f"{line}; that makes {count} bad images of {len(self)}: more than {limit} are not skipped")

@@ -4,7 +4,7 @@
 import pytest
 
 import arguments
-from arguments import KEY_FLAGS, build_config, parse_training, parse_validation
+from arguments import KEY_FLAGS, build_config, parse_prediction, parse_training, parse_validation
 from utils import EXIT_USAGE, Refusal
 
 VALUES = {
@@ -55,6 +55,14 @@ def test_validation_needs_a_checkpoint_and_no_output():
     with pytest.raises(Refusal, match="--checkpoint"):
         parse_validation([])
     assert parse_validation(["--checkpoint", "a.pth"]).cfg is None
+
+
+@pytest.mark.parametrize("argv, said", [(["--checkpoint", "a.pth"], "images"), (["photo.jpg"], "--checkpoint"),
+                                        (["--checkpoint", "a.pth", "photo.jpg", "--data-path", "d"], "--data-path"),
+                                        (["--checkpoint", "a.pth", "photo.jpg", "--top", "0"], "--top 0")])
+def test_prediction_needs_a_checkpoint_and_images_and_takes_no_data_set(argv, said):
+    with pytest.raises(Refusal, match=said):
+        parse_prediction(argv)
 
 
 def test_synthetic_data_is_asked_for_by_flag():

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import dataset.prepare
-from arguments import build_config, parse_training, parse_validation
+from arguments import build_config, parse_prediction, parse_training, parse_validation
 from config import get_config, keys_of, named_configs
 from tests import golden
 
@@ -39,6 +39,8 @@ def parse(words):
     elif name == "validate.py":
         args = parse_validation(arguments)
         assert args.cfg is None or args.cfg in named_configs()
+    elif name == "predict.py":
+        assert parse_prediction(arguments).images
     elif words[:3] == ["python", "-m", "dataset.prepare"]:
         dataset.prepare._arguments(words[3:])
     elif words[:3] == ["python", "-m", "tests.golden"]:
