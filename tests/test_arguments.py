@@ -57,7 +57,7 @@ def test_validation_needs_a_checkpoint_and_no_output():
     assert parse_validation(["--checkpoint", "a.pth"]).cfg is None
 
 
-@pytest.mark.parametrize("argv, said", [(["--checkpoint", "a.pth"], "images"), (["photo.jpg"], "--checkpoint"),
+@pytest.mark.parametrize("argv, said", [(["--checkpoint", "a.pth"], "IMAGE"), (["photo.jpg"], "--checkpoint"),
                                         (["--checkpoint", "a.pth", "photo.jpg", "--data-path", "d"], "--data-path"),
                                         (["--checkpoint", "a.pth", "photo.jpg", "--top", "0"], "--top 0")])
 def test_prediction_needs_a_checkpoint_and_images_and_takes_no_data_set(argv, said):
