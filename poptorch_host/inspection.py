@@ -13,6 +13,7 @@ from .engine import Engine
 from .errors import check, createPoptorchError
 from .nested import tensors_of
 from .options import Options
+from .placement import popart_name
 from .update import WeightUpdate
 
 
@@ -40,16 +41,17 @@ class Inspection:
                                       "compile(), first")
 
     def _debugGetPopartIR(self) -> str:
-        """The program as JSON: a list of operations under the name of the graph.
+        """The program as JSON: a list of operations under the name of the graph, by PopART's names for them.
 
-        Those of the forward are PyTorch's, with their IPU and stage; those of the weight update have PopART's names.
+        Those of the forward are as coarse as PyTorch's, and have their name scopes, their IPU and their stage.
         """
         self._require_compiled("_debugGetPopartIR")
-        operations = [{"type": kind, "name": kind, "inputs": [], "outputs": [],
+        operations = [{"type": kind, "name": scopes + kind, "inputs": [], "outputs": [],
                        "attributes": {"__ipu_number": stage.ipu, "__pipeline_stage": index}}
                       for index, stage in enumerate(self.compiled.stages)
-                      for kind, count in stage.ops.items() for _ in range(count)]
-        return json.dumps({"maingraph": operations + (self._update.operations() if self._update else [])})
+                      for scopes, kind in map(popart_name, stage.run)]
+        return json.dumps({"maingraph": operations + (self._update.operations() if self._update else [])},
+                          separators=(",", ":"))
 
     def getTensorNames(self) -> List[str]:
         """The names that `Options.anchorTensor` takes. AssertionError before compilation."""

@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Where each operation of a program runs, as a compiler logs it: by PopART's names of operations and their results."""
 import collections
-from typing import Dict, Iterator
+from typing import Dict, Iterator, Tuple
 
 from .compiler import Compiled
 from .options import Options, PipelinedExecution, ShardedExecution
@@ -27,15 +27,15 @@ def placement(compiled: Compiled, options: Options) -> Iterator[str]:
             "Pipelined" if isinstance(strategy, PipelinedExecution) else "Phased")
     seen: Dict[str, int] = collections.defaultdict(int)
     for index, stage in enumerate(compiled.stages):
-        for operation, count in stage.ops.items():
-            for _ in range(count):
-                name = popart_name(operation)
-                result = f"{name}:0/{seen[name]}" if seen[name] else f"{name}:0"
-                seen[name] += 1
-                yield f"{operation} -> {result} mode({mode}), ipu({stage.ipu}), stage({index})"
+        for operation in stage.run:
+            scopes, name = popart_name(operation)
+            result = f"{name}:0/{seen[scopes + name]}" if seen[scopes + name] else f"{name}:0"
+            seen[scopes + name] += 1
+            yield f"{operation} -> {scopes}{result} mode({mode}), ipu({stage.ipu}), stage({index})"
 
 
-def popart_name(operation: str) -> str:
-    """PopART's name of an operation such as 'aten::log_softmax': 'LogSoftmax'."""
-    name = operation.split("::")[1].rstrip("_")
-    return _NAMES.get(name) or "".join(word.capitalize() for word in name.split("_"))
+def popart_name(operation: str) -> Tuple[str, str]:
+    """The scopes of an operation and PopART's name of it: 'a/b/aten::log_softmax' -> ('a/b/', 'LogSoftmax')."""
+    scopes, slash, kind = operation.rpartition("/")
+    name = kind.split("::")[1].rstrip("_")
+    return scopes + slash, _NAMES.get(name) or "".join(word.capitalize() for word in name.split("_"))

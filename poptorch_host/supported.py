@@ -67,7 +67,7 @@ _REMARKS = {
     "poptorch.Options.enableProfiling": "summary.txt in the folder of the reports; for times use torch.profiler",
     "poptorch.Options.logCycleCount": "a cycle is a nanosecond",
     "poptorch.Options.showCompilationProgressBar": "the bar is drawn once, when it is full",
-    "poptorch.PoplarExecutor._debugGetPopartIR": "the forward's operations are those of PyTorch",
+    "poptorch.PoplarExecutor._debugGetPopartIR": "the forward's operations are those of PyTorch, by PopART's names",
     "poptorch.PoplarExecutor.compileAndExport": "files are of this package's own format",
     "poptorch.PoplarExecutor.cycleCount": "nanoseconds of the last call",
     "poptorch.PoplarExecutor.getPerfCounters": "by the clock of the host",

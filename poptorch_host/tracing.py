@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Listens to one forward as a device's compiler would: what is computed where, from what, and what is not possible."""
+import collections
 import contextlib
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
@@ -46,11 +47,22 @@ def is_pipelined(strategy: Any) -> bool:
 
 
 class StageRecord(NamedTuple):
-    """A stage of the forward: where it runs, which blocks it has, and its operations with how often they run."""
+    """A stage of the forward.
+
+    Attributes:
+        ipu: where it runs.
+        blocks: those that it has.
+        run: its operations in order, each with the name scopes around it in front: 'outer/inner/aten::add'.
+    """
 
     ipu: int
     blocks: Tuple[str, ...]
-    ops: Dict[str, int]
+    run: Tuple[str, ...]
+
+    @property
+    def ops(self) -> Dict[str, int]:
+        """How often each operation runs."""
+        return collections.Counter(name.rsplit("/", 1)[-1] for name in self.run)
 
 
 class MarkedLoss(NamedTuple):
@@ -94,7 +106,8 @@ class Tracer(Execution):
         self._input_uses = {id(tensor): 0 for tensor in inputs}
         self._input_memory = {_storage(tensor) for tensor in inputs}
         self.writes_inputs = False
-        self.stages: List[Tuple[int, List[str], Dict[str, int]]] = [(0, [], {})]
+        self.stages: List[Tuple[int, List[str], List[str]]] = [(0, [], [])]
+        self._name_scopes: List[str] = []
         self.ipus: Set[int] = set()
         self._stage_index = 0
         self._in_block: Optional[bool] = None  # None before the first block, False between blocks
@@ -128,7 +141,7 @@ class Tracer(Execution):
                                       "has begun: the stages of a pipeline must not go backwards")
         self._in_block = True
         if place.ipu != self.stages[-1][0]:
-            self.stages.append((place.ipu, [], {}))
+            self.stages.append((place.ipu, [], []))
         self.stages[-1][1].append(user_id)
         self._stage_index = place.stage
 
@@ -146,13 +159,17 @@ class Tracer(Execution):
             self.overlaps.append((name, info))
         elif name.startswith("multi_conv"):
             self._group_convolutions(name, info["options"])
+        elif name == "name_scope":
+            self._name_scopes.append(info["scope"])
+        elif name == "name_scope_end":
+            self._name_scopes.pop()
         if "result" in info and isinstance(info.get("tensor"), torch.Tensor):
             self._learn(info["result"], self._value(info["tensor"]) or _Value(False))
         self._count(f"poptorch::{name}")
 
     def _group_convolutions(self, name: str, settings: Dict[str, Any]) -> None:
         """A group of convolutions begins or ends. Raises Error for one that cannot be planned together."""
-        count = sum(count for _, _, ops in self.stages for op, count in ops.items() if op in _CONVOLUTIONS)
+        count = sum(stage.ops.get(op, 0) for stage in self.stage_records() for op in _CONVOLUTIONS)
         if name == "multi_conv":
             if self._convolutions_before_group is not None:
                 raise createPoptorchError("A poptorch.MultiConv cannot be inside another")
@@ -286,9 +303,9 @@ class Tracer(Execution):
         self._count(name)
 
     def _count(self, name: str) -> None:
-        ipu, _, counts = self.stages[-1]
+        ipu, _, run = self.stages[-1]
         self.ipus.add(ipu)
-        counts[name] = counts.get(name, 0) + 1
+        run.append("/".join([*self._name_scopes, name]))
 
     def _value(self, tensor: torch.Tensor) -> Optional[_Value]:
         return self._values.get(_storage(tensor))
@@ -298,7 +315,7 @@ class Tracer(Execution):
 
     def stage_records(self) -> Tuple[StageRecord, ...]:
         """The stages in order of execution."""
-        return tuple(StageRecord(ipu, tuple(blocks), dict(ops)) for ipu, blocks, ops in self.stages)
+        return tuple(StageRecord(ipu, tuple(blocks), tuple(run)) for ipu, blocks, run in self.stages)
 
 
 class _FunctionListener(TorchFunctionMode):

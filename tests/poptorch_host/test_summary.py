@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What is told about a compiled program."""
+import json
 import logging
 
 import poptorch_host as poptorch
@@ -102,6 +103,24 @@ def test_compiling_logs_for_debugging_where_each_operation_runs(caplog, strategy
                          f"aten::linear -> Gemm:0 mode({mode}), ipu(0), stage(0)",
                          f"aten::relu_ -> Relu:0 mode({mode}), ipu(0), stage(0)",
                          f"aten::linear -> Gemm:0/1 mode({mode}), ipu(1), stage(1)"]
+
+
+def test_operations_have_the_name_scopes_around_them_in_the_log_and_in_the_program(caplog):
+    def forward(x):
+        with poptorch.NameScope("outer"):
+            with poptorch.NameScope("inner"):
+                x = x + 1
+            x = x * 2
+        return x + 1
+
+    program = poptorch.inferenceModel(Function(forward))
+    with caplog.at_level(logging.DEBUG, "poptorch::python"):
+        program.compile(torch.ones(2))
+    told = [record.getMessage() for record in caplog.records]
+    for operation in ("outer/inner/Add:0", "outer/Mul:0", "Add:0"):
+        assert any(f"-> {operation} mode(Pipelined)" in line for line in told), operation
+    names = [operation["name"] for operation in json.loads(program._debugGetPopartIR())["maingraph"]]
+    assert [name for name in names if name.endswith(("Add", "Mul"))] == ["outer/inner/Add", "outer/Mul", "Add"]
 
 
 def test_compiling_logs_no_operations_by_default(caplog):
