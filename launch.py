@@ -20,8 +20,9 @@ from utils import EXIT_RESOURCE, Refusal, logger
 
 REFERENCE_BATCH = 512  # global batch for which the recipes name their learning rates
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # a collective that another process left
-# Keys of the store that the processes share: the first refusal, how many there are, and that a process knows of one.
-_REFUSAL, _REFUSALS, _KNOWN = "swin/refusal", "swin/refusals", "swin/known/{}"
+# Keys of the store that the processes share: the first refusal, how many there are, that a process knows of one, and
+# that it has lost another one.
+_REFUSAL, _REFUSALS, _KNOWN, _ALIVE = "swin/refusal", "swin/refusals", "swin/known/{}", "swin/alive/{}"
 _REFUSAL_WAIT = datetime.timedelta(seconds=3)
 
 
@@ -133,13 +134,23 @@ def _leave_word(refusal: Refusal, launch: Launch) -> None:
 def _find_word(launch: Launch) -> Refusal:
     store = distributed_c10d._get_default_store()
     try:
+        store.set(_ALIVE.format(launch.process), "")
         store.wait([_REFUSAL], _REFUSAL_WAIT)
         refusal = Refusal(*json.loads(store.get(_REFUSAL)))
         store.set(_KNOWN.format(launch.process), "")
         return refusal
-    except RuntimeError:  # no word within the time: it was killed, or failed with a traceback of its own
-        return Refusal("another process of the run ended unexpectedly: look for its own messages; the same command "
-                       "resumes", EXIT_RESOURCE)
+    except RuntimeError:  # no word within the time: it was killed, hangs, or failed with a traceback of its own
+        return Refusal(f"{_silent(store, launch)} of the run ended or hangs: look for its own messages; the same "
+                       "command resumes", EXIT_RESOURCE)
+
+
+def _silent(store: torch.distributed.Store, launch: Launch) -> str:
+    """The processes that have not told that they are alive, in words."""
+    try:
+        silent = [str(process) for process in range(launch.processes) if not store.check([_ALIVE.format(process)])]
+    except RuntimeError:  # the store is gone with the process that kept it
+        silent = []
+    return f"process {' and '.join(silent)}" if silent else "another process"
 
 
 def _join(config: CfgNode, stages: int) -> Launch:
