@@ -53,6 +53,7 @@ def test_adamw_has_the_papers_settings_and_a_scaled_variable_rate():
     group = optimizer.param_groups[0]
     assert (group["betas"], group["eps"], optimizer.max_grad_norm) == ((0.9, 0.999), 1e-8, 5.0)
     assert group["lr"] == pytest.approx(5e-4 * 1024 / 512)
+    assert optimizer.bias_correction is True
     assert not optimizer.variable_attrs.isConstant("lr")
 
 

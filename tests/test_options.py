@@ -61,7 +61,9 @@ def test_more_inference_iterations_than_stages_are_kept():
 def test_optimizer_state_is_sharded_over_replicas_only(local_replicas, sharded):
     config = get_config("SWIN_TINY", ["IPU.REPLICATED_TENSOR_SHARDING", "True"])
     options = training_options(config, Launch(0, 1, local_replicas, local_replicas))
-    assert ("location_optimizer" in options.toDict()) is sharded
+    location = options.toDict().get("location_optimizer")
+    assert location == ({"useReplicatedTensorSharding": 1, "onChip": 1,
+                         "minElementsForReplicatedTensorSharding": local_replicas} if sharded else None)
 
 
 def test_executables_are_cached_in_a_folder_of_the_configuration(tmp_path):

@@ -43,6 +43,12 @@ class TestTraining:
         assert (parts[-1].probability, parts[-1].mode, parts[-1].max_count) == (0.25, "pixel", 1)
         assert {operation.magnitude for operation in parts[2].ops} == {9}
 
+    def test_erasing_and_crop_are_those_of_the_configuration(self):
+        parts = build_transform(config_of(AUG__REPROB=0.5, AUG__REMODE="const", AUG__RECOUNT=3, AUG__SCALE=[0.5, 0.9],
+                                          AUG__RATIO=[1.0, 2.0], AUG__HFLIP=0.1), training=True).transforms
+        assert (parts[-1].probability, parts[-1].mode, parts[-1].max_count) == (0.5, "const", 3)
+        assert (list(parts[0].scale), list(parts[0].ratio), parts[1].p) == ([0.5, 0.9], [1.0, 2.0], 0.1)
+
     @pytest.mark.parametrize("nothing", ["", "none"])
     def test_colour_jitter_takes_over_without_randaugment(self, nothing):
         parts = build_transform(config_of(AUG__AUTO_AUGMENT=nothing), training=True).transforms
