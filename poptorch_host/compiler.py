@@ -156,8 +156,8 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
     half, ipu = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device)
     saved = _SavedValues()
     with _unchanged_buffers(weights) as changes, weights.installed():
-        with torch.set_grad_enabled(training), weights.tracing(), activate(tracer), half, tracer.listening(), ipu, \
-                saved:
+        with torch.set_grad_enabled(training), weights.tracing(), activate(tracer), half, \
+                tracer.listening(model), ipu, saved:
             outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
         leaves = tensors_of(outputs)

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -122,14 +123,32 @@ class Tracer(Execution):
         self._convolutions_before_group: Optional[int] = None
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Inside, every operation is noted and checked."""
+    def listening(self, model: torch.nn.Module) -> Iterator[None]:
+        """Inside, every operation is noted and checked. The parts of `model` are name scopes for what they run."""
         self._strategy.onStartTracing()
         try:
-            with _FunctionListener(self), _OperationListener(self):
+            with self._scopes_of_parts(model), _FunctionListener(self), _OperationListener(self):
                 yield
         finally:
             self._strategy.onEndTracing()
+
+    @contextlib.contextmanager
+    def _scopes_of_parts(self, model: torch.nn.Module) -> Iterator[None]:
+        names = {part: name.rpartition(".")[2] for name, part in model.named_modules() if name}
+
+        def enter(part: torch.nn.Module, _: Any) -> None:
+            if part in names:
+                self._name_scopes.append(names[part])
+
+        def leave(part: torch.nn.Module, *_: Any) -> None:
+            if part in names:
+                del self._name_scopes[-1:]  # there is none for a call that began before, in another thread
+        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     # What PopTorch's operations tell.
 

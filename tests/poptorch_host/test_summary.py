@@ -100,9 +100,9 @@ def test_compiling_logs_for_debugging_where_each_operation_runs(caplog, strategy
         program.compile(torch.ones(2, 6))
     told = [record.getMessage() for record in caplog.records]
     assert told[-4:] == [f"enable_pipelining set to value {pipelining}",
-                         f"aten::linear -> Gemm:0 mode({mode}), ipu(0), stage(0)",
+                         f"first/aten::linear -> first/Gemm:0 mode({mode}), ipu(0), stage(0)",
                          f"aten::relu_ -> Relu:0 mode({mode}), ipu(0), stage(0)",
-                         f"aten::linear -> Gemm:0/1 mode({mode}), ipu(1), stage(1)"]
+                         f"second/aten::linear -> second/Gemm:0 mode({mode}), ipu(1), stage(1)"]
 
 
 def test_operations_have_the_name_scopes_around_them_in_the_log_and_in_the_program(caplog):
@@ -113,14 +113,14 @@ def test_operations_have_the_name_scopes_around_them_in_the_log_and_in_the_progr
             x = x * 2
         return x + 1
 
-    program = poptorch.inferenceModel(Function(forward))
+    program = poptorch.inferenceModel(torch.nn.Sequential(Function(forward)))
     with caplog.at_level(logging.DEBUG, "poptorch::python"):
         program.compile(torch.ones(2))
     told = [record.getMessage() for record in caplog.records]
-    for operation in ("outer/inner/Add:0", "outer/Mul:0", "Add:0"):
+    for operation in ("0/outer/inner/Add:0", "0/outer/Mul:0", "0/Add:0"):
         assert any(f"-> {operation} mode(Pipelined)" in line for line in told), operation
     names = [operation["name"] for operation in json.loads(program._debugGetPopartIR())["maingraph"]]
-    assert [name for name in names if name.endswith(("Add", "Mul"))] == ["outer/inner/Add", "outer/Mul", "Add"]
+    assert [name for name in names if name.endswith(("Add", "Mul"))] == ["0/outer/inner/Add", "0/outer/Mul", "0/Add"]
 
 
 def test_compiling_logs_no_operations_by_default(caplog):
