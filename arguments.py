@@ -121,16 +121,17 @@ def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:
     return [(key, value) for key, value in given if value is not None]
 
 
-def build_config(args: argparse.Namespace, saved: Optional[str] = None) -> CfgNode:
+def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes: int = 0) -> CfgNode:
     """The frozen configuration that a command line asks for, on top of a checkpoint's if `saved` holds one.
 
-    Generated images stand for those of the configured data set, so they have as many classes.
+    Generated images stand for those of the configured data set, so they have as many classes: `classes` where the
+    checkpoint knows how many those are.
     """
     config = configuration.get_config(args.cfg, args.opts, overrides(args), saved)
     if not args.synthetic:
         return config
     generated = [("DATA.DATASET", "generated"), ("DATA.GENERATED", args.synthetic),
-                 ("MODEL.NUM_CLASSES", configured_classes(config))]
+                 ("MODEL.NUM_CLASSES", config.MODEL.NUM_CLASSES or classes or configured_classes(config))]
     return configuration.get_config(args.cfg, args.opts, overrides(args) + generated, saved)
 
 

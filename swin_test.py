@@ -185,6 +185,11 @@ def test_accuracy_does_not_depend_on_batch_and_replicas(digits, unbroken, capsys
     assert f"top-1: {best:.2f} %" in capsys.readouterr().out
 
 
+def test_validation_runs_on_generated_images(unbroken, capsys):
+    validate.main(["--checkpoint", str(unbroken[0] / "best.pth"), "--synthetic", "--device", "cpu"])
+    assert "images: 512" in capsys.readouterr().out.strip().splitlines()[-1]
+
+
 def test_evaluation_flag_of_training_validates_a_checkpoint(digits, unbroken, capsys):
     output, _ = unbroken
     train_swin.main([*SMALL, "--eval", "--resume", str(output / "best.pth"), "--data-path", str(digits)])

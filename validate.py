@@ -111,7 +111,8 @@ def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, O
     state = checkpoint.load_own(path)
     if state is None and args.cfg is None:
         raise Refusal(f"{path} does not tell its configuration: give one by --cfg")
-    return arguments.build_config(args, state["config"] if state and args.cfg is None else None), state
+    saved = state["config"] if state and args.cfg is None else None
+    return arguments.build_config(args, saved, len(state["classes"]) if state else 0), state
 
 
 def build_validator(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], classes: int, launch: Launch) -> Any:
@@ -145,7 +146,7 @@ def validate_weights(config: CfgNode, path: Path, state: Optional[Dict[str, Any]
     """
     dataset = build_dataset(config, training=False)
     classes = config.MODEL.NUM_CLASSES or len(dataset.classes)
-    if state:
+    if state and config.DATA.DATASET != "generated":  # whose classes have no names
         checkpoint.check_classes(path, state["classes"], dataset.classes)
     validator = build_validator(config, path, state, classes, launch)
     logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)

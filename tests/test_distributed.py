@@ -16,14 +16,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import accelerator
 import checkpoint
+import launch as launching
 import train_swin
+from config import get_config
 from dataset.samplers import epoch_order
 from launch import REFERENCE_BATCH
 from swin_test import assert_same_run
 from tests.data_sets import write_uneven
 from tests.distributed_program import run_job
-from utils import EXIT_BUSY, EXIT_DATA, EXIT_PREEMPTED, EXIT_RESOURCE, EXIT_USAGE, Refusal
+from utils import EXIT_BUSY, EXIT_DATA, EXIT_PREEMPTED, EXIT_RESOURCE, EXIT_USAGE, Refusal, StopRequest
 
 pytestmark = [pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed"),
               pytest.mark.xdist_group("torchrun")]
@@ -271,6 +274,16 @@ def test_processes_that_cannot_meet_are_refused(monkeypatch, variables, said):
         with pytest.raises(Refusal, match=said) as caught:
             train_swin.main([*SMALL, "--synthetic", "--compile-only", "--opts", *OPTS])
     assert caught.value.code == EXIT_USAGE and "\n" not in str(caught.value)
+
+
+def test_request_to_stop_ends_a_process_that_waits_for_the_others(monkeypatch):
+    numbers, seen = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), []
+    popdist = accelerator.select("cpu").popdist
+    monkeypatch.setattr(popdist, "isPopdistEnvSet", lambda: True)
+    monkeypatch.setattr(popdist, "init", lambda: seen.extend(map(signal.getsignal, numbers)))
+    with StopRequest().installed() as stop, launching.joined(get_config("SWIN_DEMO")):
+        assert seen == [signal.SIG_DFL] * 3
+        assert [signal.getsignal(number) for number in numbers] == [stop._handle] * 3
 
 
 def test_refusal_before_training_ends_the_processes_that_wait(data, tmp_path):
