@@ -119,10 +119,17 @@ def check_options(options: Options) -> None:
     check_popart_options(options._Popart.options)
     _log_options(options)
     _check_target(options)
-    steps = options.device_iterations * options.Training.gradient_accumulation
-    if options.output_mode == OutputMode.EveryN and options.output_return_period > steps:
-        raise createPoptorchError(f"OutputMode.EveryN with period {options.output_return_period} returns nothing: a "
-                                  f"replica runs {steps} micro-batches in a call")
+    _check_periods(options, options.device_iterations * options.Training.gradient_accumulation)
+
+
+def _check_periods(options: Options, steps: int) -> None:
+    """Raises Error for an OutputMode.EveryN, of outputs or of an anchor, that returns nothing."""
+    periods = [options.output_return_period] if options.output_mode == OutputMode.EveryN else []
+    periods += [anchor[3] for anchor in options.anchored_tensors.values() if len(anchor) > 3]
+    for period in periods:
+        if period > steps:
+            raise createPoptorchError(f"OutputMode.EveryN with period {period} returns nothing: a replica runs {steps} "
+                                      "micro-batches in a call")
 
 
 def _log_options(options: Options) -> None:

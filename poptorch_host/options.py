@@ -207,11 +207,12 @@ class Options(OptionsDict):
         Args:
             short_name: what the program calls it.
             long_name: what the compiled model calls it, one of `getTensorNames()`.
-            output_mode: which micro-batches are kept; None for the mode of the model's outputs.
+            output_mode: which micro-batches are kept; None or Default for the mode of the model's outputs.
             output_return_period: the N of OutputMode.EveryN.
         """
-        anchor: List[Any] = [long_name, output_mode is None]
-        if output_mode is not None:
+        follows_outputs = output_mode is None or output_mode is enums.OutputMode.Default
+        anchor: List[Any] = [long_name, follows_outputs]
+        if not follows_outputs:
             _check_output_mode(output_mode, output_return_period)
             anchor.append(output_mode)
             if output_mode == enums.OutputMode.EveryN:

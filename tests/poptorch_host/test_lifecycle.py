@@ -361,3 +361,7 @@ def test_unknown_anchors_are_refused():
     options.anchorTensor("x", "no such tensor")
     with pytest.raises(poptorch.Error, match="no tensor is called no such tensor"):
         poptorch.inferenceModel(Classifier(), options)(X)
+    options = poptorch.Options().deviceIterations(2)
+    options.anchorTensor("x", "fc.bias", poptorch.OutputMode.EveryN, 3)
+    with pytest.raises(poptorch.Error, match="EveryN with period 3 returns nothing"):
+        poptorch.inferenceModel(Classifier(), options).compile(X)

@@ -265,7 +265,8 @@ def test_period_of_another_mode_is_stored(options):
 def test_anchor_returns_nothing_and_keeps_its_mode(options):
     assert options.anchorTensor("a", "long/a") is None
     options.anchorTensor("b", "long/b", poptorch.OutputMode.EveryN, 2)
-    assert options.anchored_tensors == {"a": ["long/a", True],
+    options.anchorTensor("c", "long/c", poptorch.OutputMode.Default)
+    assert options.anchored_tensors == {"a": ["long/a", True], "c": ["long/c", True],
                                         "b": ["long/b", False, poptorch.OutputMode.EveryN, 2]}
 
 
