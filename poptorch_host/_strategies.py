@@ -204,7 +204,7 @@ class _IPhasedExecution(_IExecutionStrategy):
     """
 
     def __init__(self, *phases: Union[Phase, Stage, BlockId, Iterable[Union[Stage, BlockId]]]) -> None:
-        if len(phases) == 1 and not isinstance(phases[0], (Phase, Stage, BlockId)):
+        if len(phases) == 1 and hasattr(phases[0], "__iter__") and not isinstance(phases[0], BlockId):
             phases = tuple(phases[0])
         check(len(phases) > 0, f"{type(self).__name__} needs at least one phase")
         self._phases = [_as_phase(phase) for phase in phases]

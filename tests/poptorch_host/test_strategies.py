@@ -55,7 +55,7 @@ def test_unknown_block_is_refused():
     (poptorch.ShardedExecution, [3]), (poptorch.PipelinedExecution, [poptorch.AutoStage.SameAsIpu, "a"]),
     (poptorch.SerialPhasedExecution, []), (poptorch.ParallelPhasedExecution, []),
     (poptorch.SerialPhasedExecution, ["a", ["b", "a"]]), (poptorch.ParallelPhasedExecution, [1, 2]),
-    (poptorch.Phase, [])])
+    (poptorch.SerialPhasedExecution, [None]), (poptorch.Phase, [])])
 def test_stages_that_contradict_each_other_are_refused(kind, arguments):
     with pytest.raises(AssertionError):
         kind(*arguments)
