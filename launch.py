@@ -134,7 +134,7 @@ def _leave_word(refusal: Refusal, launch: Launch) -> None:
 def _find_word(launch: Launch) -> Refusal:
     store = distributed_c10d._get_default_store()
     try:
-        store.set(_ALIVE.format(launch.process), "")
+        store.add(_ALIVE.format(launch.process), 1)
         store.wait([_REFUSAL], _REFUSAL_WAIT)
         refusal = Refusal(*json.loads(store.get(_REFUSAL)))
         store.set(_KNOWN.format(launch.process), "")
@@ -147,7 +147,7 @@ def _find_word(launch: Launch) -> Refusal:
 def _silent(store: torch.distributed.Store, launch: Launch) -> str:
     """The processes that have not told that they are alive, in words."""
     try:
-        silent = [str(process) for process in range(launch.processes) if not store.check([_ALIVE.format(process)])]
+        silent = [str(process) for process in range(launch.processes) if not store.add(_ALIVE.format(process), 0)]
     except RuntimeError:  # the store is gone with the process that kept it
         silent = []
     return f"process {' and '.join(silent)}" if silent else "another process"
