@@ -17,7 +17,7 @@ _RECURRENCES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 # Not listed, but expanded by PyTorch into listed ones on a device that has no kernel of its own for them.
 _EXPANDED = frozenset(f"aten::{name}" for name in """
     addr block_diag deg2rad dist pixel_unshuffle rad2deg rot90 select_scatter slice_scatter unsafe_split
-    unsafe_split_with_sizes
+    unsafe_split_with_sizes vdot
     """.split())
 
 # Kernels that PyTorch chooses on hosts, or has got since 2.0.1, for operations that a device is given in parts.

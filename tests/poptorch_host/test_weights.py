@@ -368,3 +368,25 @@ def test_recurrent_layers_run_on_the_weights_of_the_device():
     with torch.no_grad():
         model.weight_ih_l0.zero_()
     torch.testing.assert_close(executor(x)[0], options_before)
+
+
+@pytest.mark.parametrize("normalise", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm,
+                                       torch.nn.utils.parametrizations.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_that_are_computed_from_others_are_trained_as_on_the_host(normalise):
+    def make():
+        torch.manual_seed(0)
+        model = Classifier()
+        model.fc = normalise(model.fc)
+        return model
+
+    model, native = make(), make()
+    executor, optimizer = trained(model, lr=0.5), torch.optim.SGD(native.parameters(), lr=0.5)
+    for _ in range(3):
+        loss = native(X, LABELS)[1]
+        torch.testing.assert_close(executor(X, LABELS)[1], loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, tensor in native.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor)
