@@ -5,6 +5,7 @@
 Nothing of the model changes by it: buffers and inputs are put back, weights are only read.
 """
 import contextlib
+import os
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -140,7 +141,7 @@ def _log_options(options: Options) -> None:
 
 def _check_target(options: Options) -> None:
     offline = options.exists("ipu_version")
-    simulated = options.exists("use_model") and options.use_model
+    simulated = options.use_model if options.exists("use_model") else os.environ.get("POPTORCH_IPU_MODEL") == "1"
     if options._Popart.options.get("instrumentWithHardwareCycleCounter") and (offline or simulated):
         raise createPoptorchError("logCycleCount needs a device: it works neither with the IPU model nor offline")
     if offline and simulated:

@@ -97,6 +97,14 @@ def test_offline_targets_exclude_the_simulator_a_device_and_cycle_counts():
             poptorch.inferenceModel(Classifier(), options).compile(X)
 
 
+def test_simulator_may_be_asked_for_by_the_environment_unless_the_options_say_otherwise(monkeypatch):
+    monkeypatch.setenv("POPTORCH_IPU_MODEL", "1")
+    with pytest.raises(poptorch.Error, match="IPU model"):
+        poptorch.inferenceModel(Classifier(), poptorch.Options().logCycleCount(True)).compile(X)
+    options = poptorch.Options().logCycleCount(True).useIpuModel(False)
+    poptorch.inferenceModel(Classifier(), options).compile(X)
+
+
 def test_destroy_fetches_weights_and_the_executor_can_be_used_again():
     model = Classifier()
     start = model.fc.weight.detach().clone()
