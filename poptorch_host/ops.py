@@ -37,7 +37,8 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
         x: any shape.
         reduction: 'sum', 'mean' or 'none'; AssertionError for another.
     """
-    check(reduction in _REDUCTIONS, f"identity_loss reduces by 'sum', 'mean' or 'none', not {reduction!r}")
+    check(reduction in _REDUCTIONS, f"Unsupported reduction type! identity_loss takes 'sum', 'mean' or 'none', not "
+                                    f"{reduction!r}")
     loss = _REDUCTIONS[reduction](x)
     execution = current()
     if execution is not None:

@@ -30,7 +30,7 @@ def test_identity_loss_reduces_and_marks_the_result(reduction, expected):
 
 
 def test_identity_loss_refuses_an_unknown_reduction():
-    with pytest.raises(AssertionError, match="identity_loss"):
+    with pytest.raises(AssertionError, match="Unsupported reduction type! identity_loss"):
         poptorch.identity_loss(torch.ones(2), "max")
 
 
