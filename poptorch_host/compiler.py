@@ -26,6 +26,7 @@ from .tracing import MarkedLoss, StageRecord, Tracer, is_pipelined
 from .weights import DeviceWeights
 
 MAX_IPUS = 64
+_IPU_VERSIONS = (1, 2, 21)
 _MIN_OVERLAP_TILES = 32
 _INFERENCE_ONLY = {"poptorch::cond", "poptorch::cpu"}
 
@@ -144,6 +145,9 @@ def _check_target(options: Options) -> None:
     simulated = options.use_model if options.exists("use_model") else os.environ.get("POPTORCH_IPU_MODEL") == "1"
     if options._Popart.options.get("instrumentWithHardwareCycleCounter") and (offline or simulated):
         raise createPoptorchError("logCycleCount needs a device: it works neither with the IPU model nor offline")
+    if offline and options.ipu_version not in _IPU_VERSIONS:
+        raise createPoptorchError(f"useOfflineIpuTarget: there are no IPUs of version {options.ipu_version!r}: use one "
+                                  f"of {_IPU_VERSIONS}")
     if offline and simulated:
         raise createPoptorchError("useOfflineIpuTarget cannot be combined with the IPU model: use one of them")
     if offline and options.exists("ipu_id"):

@@ -97,6 +97,16 @@ def test_offline_targets_exclude_the_simulator_a_device_and_cycle_counts():
             poptorch.inferenceModel(Classifier(), options).compile(X)
 
 
+@pytest.mark.parametrize("version, exists", [(1, True), (2, True), (21, True), (3, False), ("2", False)])
+def test_offline_targets_are_of_a_version_that_there_is(version, exists):
+    executor = poptorch.inferenceModel(Classifier(), poptorch.Options().useOfflineIpuTarget(version))
+    if exists:
+        executor.compile(X)
+        return
+    with pytest.raises(poptorch.Error, match=r"version .*1, 2, 21"):
+        executor.compile(X)
+
+
 def test_simulator_may_be_asked_for_by_the_environment_unless_the_options_say_otherwise(monkeypatch):
     monkeypatch.setenv("POPTORCH_IPU_MODEL", "1")
     with pytest.raises(poptorch.Error, match="IPU model"):
