@@ -40,7 +40,7 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
     if config.MODEL.SWIN.IN_CHANS != 3:
         raise Refusal(f"MODEL.SWIN.IN_CHANS {config.MODEL.SWIN.IN_CHANS}: image files have 3 channels")
     if training and fast_jpeg() is None:
-        logger.info("simplejpeg is not installed: Pillow decodes JPEGs, to the same pixels and more slowly")
+        logger.info("simplejpeg is not installed: Pillow decodes JPEGs, more slowly, and takes some damaged ones")
     transform = build_transform(config, training)  # refuses its settings before a large data set is listed
     source = _source(config, training)
     wanted, found = config.MODEL.NUM_CLASSES, len(source.classes)

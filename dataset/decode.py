@@ -112,7 +112,10 @@ def fast_jpeg() -> Optional[ModuleType]:
 
 
 def _decode_plain_jpeg(data: bytes) -> Optional[np.ndarray]:
-    """The pixels of a sound JPEG in colours or grey; None for anything else, which is left to Pillow to judge."""
+    """The pixels of a sound JPEG in colours or grey; None for anything else, which is left to Pillow to judge.
+
+    But for one whose data end early before a marker: Pillow fills the rest with grey and says nothing.
+    """
     decoder = fast_jpeg()
     if decoder is None or not data.startswith(b"\xff\xd8\xff"):
         return None
@@ -121,7 +124,9 @@ def _decode_plain_jpeg(data: bytes) -> Optional[np.ndarray]:
         if colours not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
             return None
         return decoder.decode_jpeg(data, "RGB")
-    except ValueError:
+    except ValueError as error:
+        if "premature end" in str(error).lower():
+            raise BadImage(f"does not decode: {one_line(error)}") from error
         return None
 
 

@@ -146,6 +146,21 @@ class TestDecoding:
         with pytest.raises(BadImage):
             decode.decode(data[:len(data) * tenth // 10])
 
+    @pytest.mark.skipif(decode.fast_jpeg() is None, reason="Pillow alone takes it for sound")
+    @pytest.mark.parametrize("mended", [lambda head, tail: head + b"\xff\xd9", lambda head, tail: head + tail[50:],
+                                        lambda head, tail: head + bytes(len(tail) // 2) + tail[len(tail) // 2:]],
+                             ids=["cut and closed", "a part missing", "a part of zeros"])
+    def test_jpeg_whose_middle_is_lost_is_bad_rather_than_half_grey(self, mended):
+        data = encoded(photo(3, (200, 160)))
+        middle = len(data) // 2
+        with pytest.raises(BadImage, match="premature end"):
+            decode.decode(mended(data[:middle], data[middle:]))
+
+    def test_jpeg_with_bytes_too_many_decodes_to_the_same_pixels(self):
+        data = encoded(photo(3, (200, 160)))
+        pixels = np.asarray(decode.decode(data[:-2] + b"\x12\x34" * 5 + data[-2:]))
+        assert np.array_equal(pixels, np.asarray(decode.decode(data)))
+
     @pytest.mark.parametrize("data", [b"", b"hello", b"<html><body>404</body></html>", b"\xff\xd8\xff", b"\0" * 4096])
     def test_file_that_is_no_picture_is_bad(self, decoder, data):
         with pytest.raises(BadImage):
