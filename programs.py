@@ -24,7 +24,7 @@ def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
     try:
         yield
     except accelerator.poptorch().Error as error:
-        raise Refusal(f"{what}: {_one_line(error.message)}",
+        raise Refusal(f"{what}: {_one_line(_message(error))}",
                       EXIT_RESOURCE if _is_resource(error) else code) from error
     except (MemoryError, RuntimeError) as error:
         if not _wants_memory(error):
@@ -52,6 +52,11 @@ def compile_program(program: Any, name: str, inputs: Sequence[torch.Tensor]) -> 
     logger.info("%s program: compiled in %.1f seconds", name, time.monotonic() - start)
 
 
+def _message(error: Exception) -> str:
+    """What PopTorch says, without the context that is in the text of an error; a bare one has nothing but its text."""
+    return getattr(error, "message", str(error))
+
+
 def _one_line(message: str) -> str:
     line = " ".join(message.split())
     return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + " ..."
@@ -66,4 +71,5 @@ def _is_resource(error: Exception) -> bool:
     """Whether a device failed or was too small, rather than the program being wrong."""
     poptorch = accelerator.poptorch()
     faults = (poptorch.RecoverableError, poptorch.UnrecoverableError)
-    return isinstance(error, faults) or "memory" in error.type or "out of memory" in error.message.lower()
+    wants_memory = "memory" in getattr(error, "type", "") or "out of memory" in _message(error).lower()
+    return isinstance(error, faults) or wants_memory

@@ -46,6 +46,13 @@ def test_errors_while_running_are_resource():
     assert caught.value.code == EXIT_RESOURCE and str(caught.value) == "the device failed: no tile is free"
 
 
+def test_bare_error_is_told_by_its_text(monkeypatch):
+    monkeypatch.setattr(accelerator.poptorch(), "Error", type("Bare", (Exception,), {}))
+    with pytest.raises(Refusal, match="it failed: no executable") as caught, errors_refused("it failed", EXIT_USAGE):
+        raise accelerator.poptorch().Error("no executable")
+    assert caught.value.code == EXIT_USAGE
+
+
 def test_memory_of_a_gpu_is_a_resource_with_advice():
     with pytest.raises(Refusal, match="CUDA out of memory.*--batch-size") as caught, errors_refused("it failed"):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
