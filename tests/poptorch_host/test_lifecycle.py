@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 import datetime
-import re
 import os
+import re
 
 import poptorch_host as poptorch
 import pytest
