@@ -172,6 +172,7 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
                 tracer.listening(model), ipu, saved:
             outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
+        weights.plain_attributes.note_changes()
         leaves = tensors_of(outputs)
         if training:
             _check_trainable(tracer)

@@ -103,8 +103,9 @@ class Engine:
         self._execution = RunExecution(loss is not None and loss.source == "identity", loss.index if loss else 0)
         self._loss_leaf = loss.index if loss is not None and loss.source == "output" else None
         self._installed, self._active = weights.installed(), activate(self._execution)
+        self._plain_attributes = weights.plain_attributes if weights.plain_attributes else None
         self._needs_modes = (compiled.half_arithmetic or compiled.names_ipu or self._waits_for_built_in()
-                             or compiled.overwrites_saved
+                             or compiled.overwrites_saved or self._plain_attributes is not None
                              or (compiled.makes_tensors and self._device.type != "cpu"))
         self._faults = bool(options._Popart.options.get("enableFloatingPointChecks", False))
         # one for all calls: it remembers what PyTorch lacks, which is slow to find out
@@ -185,6 +186,8 @@ class Engine:
         if self._per_replica:
             self._weights.select_replica(index % self._replicas)
         self._execution.begin_forward()
+        if self._plain_attributes is not None:
+            self._plain_attributes.rewind()
         self._ready = time.perf_counter()
         outputs = self._model(*arguments.positional, **arguments.keywords)
         leaves = tensors_of(outputs)
@@ -257,6 +260,8 @@ class Engine:
         if not (self._needs_modes or self._faults):
             return _NOTHING
         compiled, modes = self._compiled, []
+        if self._plain_attributes is not None:
+            modes.append(self._plain_attributes)
         if compiled.overwrites_saved:
             modes.append(torch.autograd.graph.allow_mutation_on_saved_tensors())
         if compiled.half_arithmetic:
@@ -329,6 +334,8 @@ class Engine:
         def forward(*micro_batch: torch.Tensor) -> Tuple[torch.Tensor, ...]:
             bound = Bound(*replace_tensors(tuple(arguments), iter(micro_batch)))
             self._execution.begin_forward()
+            if self._plain_attributes is not None:
+                self._plain_attributes.rewind()
             outputs = self._model(*bound.positional, **bound.keywords)
             returned.append(outputs)
             loss = () if self._execution.loss is None else (self._execution.loss,)

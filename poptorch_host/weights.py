@@ -17,6 +17,7 @@ from .blank import BlankTensors
 from .enums import CommGroupType, ReductionType, VariableRetrievalMode
 from .errors import check, createPoptorchError
 from .options import Options
+from .plain_attributes import PlainAttributes
 
 untouched = torch._C.DisableTorchFunctionSubclass  # reads host tensors without bringing them up to date first
 
@@ -114,6 +115,9 @@ class DeviceWeights:
         groupings: per-replica parameters by name.
         options: of the executor.
         blank: makes the copies where the program has no values.
+
+    Attributes:
+        plain_attributes: what forward changes in modules beside tensors.
     """
 
     def __init__(self, module: torch.nn.Module, device: torch.device, trained: Set[int],
@@ -135,6 +139,7 @@ class DeviceWeights:
         self._groupings = {id(self._by_host[id(host)]): groupings[name]
                            for name, host, _ in self.parameters if name in groupings}
         self.replica_buffers: List[Dict[int, torch.Tensor]] = []
+        self.plain_attributes = PlainAttributes(module)
 
     def _copy(self, host: torch.Tensor, trained: Optional[bool], grouping: Optional[ReplicaGrouping],
               name: str) -> torch.Tensor:

@@ -107,6 +107,35 @@ def test_attributes_that_forward_sets_stay_off_the_users_model():
     assert not hasattr(model, "seen")
 
 
+@pytest.mark.parametrize("fold", [0, 4])
+def test_counters_and_flags_of_modules_are_for_every_micro_batch_what_they_were_for_the_compiler(fold, monkeypatch):
+    class Counting(torch.nn.Module):
+        def forward(self, x):
+            self.calls = getattr(self, "calls", 0) + 1
+            return x * self.calls
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part, self.first, self.table = Counting(), True, None
+
+        def forward(self, x):
+            self.table = torch.arange(4, device=x.device) if self.table is None else self.table
+            first, self.first = self.first, False
+            return self.part(x) if first else x - x
+
+    monkeypatch.setenv("POPTORCH_HOST_FOLD", str(fold))
+    model = Model()
+    executor = poptorch.inferenceModel(model, poptorch.Options().deviceIterations(4))
+    x = torch.randn(8, 4)
+    for _ in range(2):
+        assert torch.equal(executor(x), x)
+    assert model.part.calls == 1 and model.first and model.table is None
+    model.part.calls = 5
+    executor(x)
+    assert model.part.calls == 5
+
+
 def test_isRunningOnIpu_is_true_inside_forward_only():
     seen = []
     executor = poptorch.inferenceModel(Function(lambda x: seen.append(poptorch.isRunningOnIpu()) or x))

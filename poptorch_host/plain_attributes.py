@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Counters, flags and the like that a forward changes in its modules. A device's compiler runs forward once, so what it
+did depends on their values at that time; here forward runs for every micro-batch, and has to find them the same."""
+from typing import Any, Dict, List, NamedTuple
+
+import torch
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_MISSING = object()
+
+
+class _Change(NamedTuple):
+    """An attribute that forward changed: of which module, and what it was before, or _MISSING."""
+
+    attributes: Dict[str, Any]
+    name: str
+    before: Any
+
+
+class PlainAttributes:
+    """The plain attributes of a model's modules while it is compiled, and what forward did to them.
+
+    As a context, around a call: at the end they are again what they were for the host.
+
+    Args:
+        model: not compiled yet.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._before = [(vars(part), dict(vars(part))) for part in model.modules()]
+        self._changes: List[_Change] = []
+
+    def note_changes(self) -> None:
+        """Forward has run once."""
+        for attributes, before in self._before:
+            for name in {**before, **attributes}:
+                old, new = before.get(name, _MISSING), attributes.get(name, _MISSING)
+                if old is not new and _is_plain(old) and _is_plain(new):
+                    self._changes.append(_Change(attributes, name, old))
+        self._before = []
+
+    def __bool__(self) -> bool:
+        return bool(self._changes)
+
+    def rewind(self) -> None:
+        """Puts them back to where they were before forward ran."""
+        for change in self._changes:
+            _set(change.attributes, change.name, change.before)
+
+    def __enter__(self) -> None:
+        """A call begins."""
+        self._of_host = [change.attributes.get(change.name, _MISSING) for change in self._changes]
+
+    def __exit__(self, *exception: object) -> None:
+        for change, value in zip(self._changes, self._of_host):
+            _set(change.attributes, change.name, value)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is _MISSING or isinstance(value, _PLAIN)
+
+
+def _set(attributes: Dict[str, Any], name: str, value: Any) -> None:
+    if value is _MISSING:
+        attributes.pop(name, None)
+    else:
+        attributes[name] = value
