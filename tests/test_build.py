@@ -181,6 +181,14 @@ def test_marks_for_recomputation_are_the_configurations():
         assert sum(len(block._forward_hooks) for layer in model.layers for block in layer.blocks) == hooks
 
 
+@pytest.mark.parametrize("supported, dtype", [(True, torch.bfloat16), (False, torch.float16)])
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_autocast_uses_bfloat16_but_on_gpus_that_lack_it(monkeypatch, supported, dtype):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    assert built("MODEL.PRECISION", "mix").autocast("cuda").fast_dtype == dtype
+    assert built("MODEL.PRECISION", "mix").autocast("cpu").fast_dtype == torch.bfloat16
+
+
 def test_autocast_is_refused_on_an_ipu(monkeypatch):
     monkeypatch.setattr(accelerator, "is_ipu", lambda: True)
     with pytest.raises(Refusal, match="mix"):

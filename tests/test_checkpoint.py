@@ -4,6 +4,7 @@
 import os
 import pickle
 import random
+import stat
 import zipfile
 from pathlib import Path
 
@@ -164,6 +165,21 @@ def test_failing_save_keeps_the_old_checkpoint_and_says_so(tmp_path, monkeypatch
     assert caught.value.code == EXIT_RESOURCE
     assert equal(checkpoint.load(tmp_path / "last.pth"), state(1))
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_save_is_on_the_disk_before_and_after_it_gets_its_name(tmp_path, monkeypatch):
+    events = []
+
+    def noting(name, original):
+        def wrapped(*args):
+            events.append("folder" if name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode) else name)
+            return original(*args)
+        return wrapped
+
+    monkeypatch.setattr(checkpoint.os, "fsync", noting("fsync", os.fsync))
+    monkeypatch.setattr(checkpoint.os, "replace", noting("replace", os.replace))
+    checkpoint.save(tmp_path, state(1), is_best=True)
+    assert events == ["fsync", "replace", "replace", "folder"]
 
 
 @pytest.mark.parametrize("call", range(4))

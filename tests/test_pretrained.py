@@ -13,6 +13,7 @@ from typing import Any, Dict
 import pytest
 import timm
 import torch
+from timm.models.swin_transformer import checkpoint_filter_fn
 from torch.nn import functional
 
 from models.pretrained import classes_of_22k, load_pretrained, official_names
@@ -76,6 +77,15 @@ def test_timms_weights_load_and_give_timms_logits(tmp_path):
     load_pretrained(model, tmp_path / "timm.pth")
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(model(images), peer(images))
+
+
+def test_our_checkpoints_load_into_timms_model_and_give_our_logits(tmp_path):
+    model = small().eval()
+    torch.save(CONTAINERS["our checkpoint"](model.state_dict()), tmp_path / "best.pth")
+    peer = timm.models.swin_transformer.SwinTransformer(**SMALL).eval()
+    timm.models.load_checkpoint(peer, str(tmp_path / "best.pth"), filter_fn=checkpoint_filter_fn)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(peer(images), model(images))
 
 
 def test_official_names_stay_as_they_are():
