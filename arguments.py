@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 import config as configuration
 from accelerator import DEVICES
 from models.geometry import configured_classes
-from utils import Refusal
+from utils import CommandLine, Refusal
 
 TRAINING = ("train",)
 EVALUATION = ("train", "validate")
@@ -51,21 +51,6 @@ KEY_FLAGS = (
     KeyFlag(("--seed",), "SEED", int, "N", "seed of everything random", EVALUATION),
     KeyFlag(("--wandb",), "WANDB", bool, "", "also log to Weights & Biases"),
 )
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are refusals, with the nearest flag for a mistyped one."""
-
-    def error(self, message: str) -> Any:
-        raise Refusal(f"{message}; see --help")
-
-    def parse(self, argv: Optional[Sequence[str]]) -> argparse.Namespace:
-        """Parses `argv` (None: the command line); nothing unknown is let through."""
-        args, unknown = self.parse_known_args(argv)
-        if unknown:
-            flags = [name for action in self._actions for name in action.option_strings]
-            raise Refusal(f"unknown argument {unknown[0]}{configuration.nearest(unknown[0].split('=')[0], flags)}")
-        return args
 
 
 def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -135,8 +120,8 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
     return configuration.get_config(args.cfg, args.opts, overrides(args) + generated, saved)
 
 
-def _common_parser(command: str, description: str) -> _Parser:
-    parser = _Parser(description=description, allow_abbrev=False)
+def _common_parser(command: str, description: str) -> CommandLine:
+    parser = CommandLine(description=description, allow_abbrev=False)
     parser.add_argument("--cfg", metavar="NAME", help="name in configs/configs.yaml, or a YAML file")
     parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY VALUE", help="keys to set")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: IPU with the SDK, else GPU, else CPU")

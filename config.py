@@ -7,7 +7,6 @@ files load unchanged. What a device needs is in the section IPU. Values that fol
 learning rate, class count) are not written back: see `launch.py`.
 """
 import ast
-import difflib
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
@@ -16,7 +15,7 @@ from yacs.config import CfgNode
 
 import config_checks
 from models.geometry import pair
-from utils import Refusal, reason
+from utils import Refusal, nearest, reason
 
 NAMED_CONFIGS = Path(__file__).resolve().parent / "configs" / "configs.yaml"
 MAX_YAML_BYTES = 1 << 20
@@ -197,13 +196,6 @@ def keys_of(tree: CfgNode, prefix: str = "") -> Iterable[str]:
             yield from keys_of(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """' (did you mean ...?)' for the known word that looks most like `word` in any case, or nothing."""
-    by_letters = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(word.lower(), list(by_letters), n=1, cutoff=0.5)
-    return f" (did you mean {by_letters[found[0]]}?)" if found else ""
 
 
 def _layers(name_or_path: str) -> List[Tuple[str, Dict[str, Any]]]:

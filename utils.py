@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Small helpers with no better home: refusals and exit codes, logging, atomic files, meters."""
+"""Small helpers with no better home: refusals and exit codes, command lines, logging, atomic files, meters."""
+import argparse
 import contextlib
+import difflib
 import logging
 import os
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
 
 # What a caller of the command lines can rely on; 128 + n stands for an unhandled signal n.
 EXIT_OK = 0
@@ -46,6 +48,29 @@ class Preempted(Refusal):
 
     def __init__(self, message: str):
         super().__init__(message, EXIT_PREEMPTED)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' for the known word that looks most like `word` in any case, or nothing."""
+    by_letters = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), list(by_letters), n=1, cutoff=0.5)
+    return f" (did you mean {by_letters[found[0]]}?)" if found else ""
+
+
+class CommandLine(argparse.ArgumentParser):
+    """An argument parser whose complaints are refusals, with the nearest flag for a mistyped one."""
+
+    def error(self, message: str) -> Any:
+        """Called by argparse with what is wrong."""
+        raise Refusal(f"{message}; see --help")
+
+    def parse(self, argv: Optional[Sequence[str]]) -> argparse.Namespace:
+        """Parses `argv` (None: the command line); nothing unknown is let through."""
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            flags = [name for action in self._actions for name in action.option_strings]
+            raise Refusal(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags)}")
+        return args
 
 
 def run_command(main: Callable[[], None]) -> int:

@@ -28,7 +28,17 @@ from PIL import Image
 
 from dataset.decode import MAX_FILE_BYTES, BadImage, one_line, shown
 from dataset.image_folder import open_split
-from utils import EXIT_BUSY, EXIT_DATA, EXIT_RESOURCE, Refusal, console_log, logger, reason, run_command
+from utils import (
+    EXIT_BUSY,
+    EXIT_DATA,
+    EXIT_RESOURCE,
+    CommandLine,
+    Refusal,
+    console_log,
+    logger,
+    reason,
+    run_command,
+)
 
 MARKER = ".prepared.json"
 DIGITS_HELD_OUT = 0.2  # share of each class that is for validation
@@ -269,13 +279,13 @@ def _required(module: str, package: str) -> ModuleType:
 
 
 def _arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dataset.prepare", allow_abbrev=False,
-                                     description="Writes a real data set in ImageNet layout, or packs one as zip.")
+    parser = CommandLine(prog="python -m dataset.prepare", allow_abbrev=False,
+                         description="Writes a real data set in ImageNet layout, or packs one as zip.")
     parser.add_argument("name", choices=sorted(PREPARERS))
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
     parser.add_argument("--source", type=Path, metavar="DIR",
                         help="folder of the original files, instead of a download; for zip: the data set to pack")
-    return parser.parse_args(arguments)
+    return parser.parse(arguments)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

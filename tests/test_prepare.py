@@ -289,3 +289,11 @@ def test_command_refuses_in_one_line_with_its_exit_code(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     done = run_module("digits", "--out", ".", cwd=tmp_path)
     assert done.returncode == EXIT_USAGE and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("argv, said", [(["digits"], "--out"), (["digit", "--out", "a"], "invalid choice: 'digit'"),
+                                        (["digits", "--outt", "a", "--out", "b"], "did you mean --out")])
+def test_bad_command_line_is_refused(argv, said):
+    with pytest.raises(Refusal, match=said) as caught:
+        module.main(argv)
+    assert caught.value.code == EXIT_USAGE and "\n" not in str(caught.value)
