@@ -3,7 +3,7 @@
 """Which of PyTorch's operations a device's compiler takes: the list in data/supported_ops.txt and the rules with it."""
 import functools
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Optional, Tuple
 
 import torch
 
@@ -77,3 +77,33 @@ def unsupported_embedding(name: str, kwargs: Dict[str, Any]) -> Optional[str]:
     """What a device lacks for a call of embedding or embedding_bag, in words; None where it lacks nothing."""
     options = ("max_norm", "scale_grad_by_freq", "sparse") if name in ("embedding", "embedding_bag") else ()
     return next((option for option in options if kwargs.get(option)), None)
+
+
+def unsupported_form(name: str, args: Tuple) -> Optional[str]:
+    """What a device lacks for the arguments of an operation, in words; None where it lacks nothing."""
+    rule = _FORMS.get(name)
+    return None if rule is None else rule(args)
+
+
+def _uneven_pooling(args: Tuple) -> Optional[str]:
+    data, size = args[0], tuple(args[1])
+    given = tuple(data.shape[-len(size):])
+    if any(before % after for before, after in zip(given, size)):
+        return f"an output of {list(size)} that does not divide the input's {list(given)}"
+    return None
+
+
+def _uneven_interpolation(args: Tuple) -> Optional[str]:
+    (height, width), (new_height, new_width) = args[0].shape[-2:], args[1]
+    if new_height % height or new_width % width or new_height // height != new_width // width:
+        return f"scales that are not one integer, from {[height, width]} to {[new_height, new_width]}"
+    return None
+
+
+def _aligned_corners(args: Tuple) -> Optional[str]:
+    return "align_corners=True" if args[2] else None
+
+
+_FORMS: Dict[str, Callable[[Tuple], Optional[str]]] = {
+    "aten::_adaptive_avg_pool2d": _uneven_pooling, "aten::_adaptive_avg_pool3d": _uneven_pooling,
+    "aten::upsample_bilinear2d": _uneven_interpolation, "aten::upsample_bicubic2d": _aligned_corners}

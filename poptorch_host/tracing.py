@@ -22,6 +22,7 @@ from .supported_ops import (
     takes_function,
     takes_operation,
     unsupported_embedding,
+    unsupported_form,
     unsupported_recurrence,
 )
 
@@ -283,6 +284,8 @@ class Tracer(Execution):
             self._check_inputs(name, inputs)
         random = torch.Tag.nondeterministic_seeded in func.tags and not name.startswith("aten::_scaled_dot")
         constant = not random and all(self.is_constant(tensor) for tensor in inputs)
+        if self.own_op_depth == 0 and not constant:
+            self._check_form(name, args)
         if not whole:
             self._check_operation(name, args, constant)
         self.draws_random_numbers |= random
@@ -315,6 +318,11 @@ class Tracer(Execution):
                 raise createPoptorchError(
                     f"Expected an IPU tensor but got a tensor of the host, of shape {list(tensor.shape)}, in {name}: "
                     "register it as a buffer or parameter, make it inside forward, or pass it as an input")
+
+    def _check_form(self, name: str, args: Tuple) -> None:
+        lacking = unsupported_form(name, args)
+        if lacking is not None:
+            raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
 
     def _check_operation(self, name: str, args: Tuple, constant: bool) -> None:
         if not constant and (not takes_operation(name) or selects_by_mask(name, args)):

@@ -70,6 +70,25 @@ def test_embeddings_with_options_that_no_device_has_are_refused(layer, option):
         infer(layer(4, 3, **option), indices)
 
 
+IMAGE = torch.linspace(-1, 1, 48).view(1, 2, 4, 6)
+
+
+@pytest.mark.parametrize("layer, taken", [
+    (torch.nn.AdaptiveAvgPool2d((2, 3)), True), (torch.nn.AdaptiveAvgPool2d((3, 3)), False),
+    (torch.nn.AdaptiveAvgPool2d((None, 6)), True), (torch.nn.AdaptiveAvgPool2d((8, 6)), False),
+    (lambda x: F.adaptive_avg_pool1d(x[0], 3), True), (lambda x: F.adaptive_avg_pool1d(x[0], 4), False),
+    (torch.nn.AdaptiveAvgPool3d((2, 2, 2)), True), (torch.nn.AdaptiveAvgPool3d((2, 3, 2)), False),
+    (torch.nn.Upsample(scale_factor=3, mode="bilinear"), True), (torch.nn.Upsample((8, 6), mode="bilinear"), False),
+    (torch.nn.Upsample(scale_factor=1.5, mode="bilinear"), False), (torch.nn.Upsample((5, 7), mode="bicubic"), True),
+    (torch.nn.Upsample((5, 7), mode="bicubic", align_corners=True), False)])
+def test_pooling_and_interpolation_are_taken_in_the_forms_that_a_device_has(layer, taken):
+    if taken:
+        torch.testing.assert_close(infer(layer, IMAGE), layer(IMAGE))
+        return
+    with pytest.raises(poptorch.Error, match="is not supported on a device with"):
+        infer(layer, IMAGE)
+
+
 def test_operations_on_constants_are_computed_while_compiling():
     def forward(x):
         index = torch.arange(6).view(2, 3).tril().nonzero()
