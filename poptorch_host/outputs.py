@@ -108,11 +108,11 @@ class Collector:
 
 
 def _at(values: torch.Tensor, positions: Optional[Sequence[int]]) -> torch.Tensor:
-    """The values at these positions, as a view where that is possible; all of them for None."""
+    """A copy of the values at these positions, which does not keep the others in memory; all themselves for None."""
     if positions is None:
         return values
     if positions and positions[-1] - positions[0] + 1 == len(positions):
-        return values[positions[0]:positions[-1] + 1]
+        return values[positions[0]:positions[-1] + 1].clone()
     return values[positions]
 
 

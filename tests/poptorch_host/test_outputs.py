@@ -149,6 +149,13 @@ def test_outputs_share_no_memory_with_inputs(mode, period, fold, monkeypatch):
     assert torch.equal(outputs[1], kept[1])
 
 
+@pytest.mark.parametrize("mode, period", [("All", None), ("Final", None), ("EveryN", 4), ("Sum", None)])
+def test_outputs_keep_nothing_else_in_memory(mode, period):
+    options = poptorch.Options().deviceIterations(8).outputMode(poptorch.OutputMode[mode], period)
+    output = infer(lambda x: x + 1, options)(torch.ones(16, 3))
+    assert output.untyped_storage().nbytes() == output.numel() * output.element_size()
+
+
 @pytest.mark.parametrize("iterations", [1, 8])
 def test_outputs_are_dense_and_can_be_written(iterations):
     class Scaled(torch.nn.Module):
