@@ -264,7 +264,7 @@ def _unchanged_buffers(weights: DeviceWeights):
                 if not weights.is_norm_statistic(name):
                     changes.in_place.append(name)
             with torch.no_grad():
-                device.copy_(value)
+                device.detach_().copy_(value)
 
 
 def _check_buffers(changes: _BufferChanges, options: Options) -> None:

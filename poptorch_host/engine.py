@@ -113,7 +113,11 @@ class Engine:
         self._factor, self._last_root = 1.0, None
         self._constants = [(device, device.clone()) for name, _, device in weights.buffers
                            if name in compiled.touched_constants]
+        self._detaches_inputs = compiled.writes_inputs and update is not None
+        self._states = weights.states(set(compiled.updated_buffers)) if update is not None else []
         self._per_replica = weights.has_values_per_replica()
+        self._prepares = (self._per_replica or self._detaches_inputs or bool(self._states)
+                          or self._plain_attributes is not None)
         self._own_memory = weights.storages()
         self._pieces = compiled.inputs.pieces
         self._group_size = options.input_group_size
@@ -183,11 +187,9 @@ class Engine:
         """Forward and, in training, backward of one micro-batch."""
         if self._pieces > 1:
             arguments = self._cut(arguments, self._piece(index))
-        if self._per_replica:
-            self._weights.select_replica(index % self._replicas)
+        if self._prepares:
+            arguments = self._prepare(arguments, index % self._replicas)
         self._execution.begin_forward()
-        if self._plain_attributes is not None:
-            self._plain_attributes.rewind()
         self._ready = time.perf_counter()
         outputs = self._model(*arguments.positional, **arguments.keywords)
         leaves = tensors_of(outputs)
@@ -203,6 +205,17 @@ class Engine:
             self.anchors.collect(index, loss)
         if self._constants:
             self._restore_constants()
+
+    def _prepare(self, arguments: Bound, replica: int) -> Bound:
+        """What the program is to find before a micro-batch, where that is not what the one before left."""
+        if self._per_replica:
+            self._weights.select_replica(replica)
+        if self._plain_attributes is not None:
+            self._plain_attributes.rewind()
+        for state in self._states:
+            if state.requires_grad:  # gradients do not flow from one micro-batch to another
+                state.detach_()
+        return Bound(*map_tensors(torch.Tensor.detach, tuple(arguments))) if self._detaches_inputs else arguments
 
     def _cut(self, arguments: Bound, piece: int) -> Bound:
         """The arguments of one micro-batch, as views. All are cut when the first is wanted."""

@@ -280,6 +280,12 @@ class DeviceWeights:
         mean = self._options.Training.accumulation_and_replication_reduction_type == ReductionType.Mean
         return _GroupGradient.apply(row, groups) if mean and row.requires_grad else row
 
+    def states(self, updated: Set[str]) -> List[torch.Tensor]:
+        """The buffers of these names that forward itself updates, of all replicas."""
+        updated = {name for name in updated if not self.is_norm_statistic(name)}
+        shared = [device for name, _, device in self.buffers if name in updated]
+        return shared + [own[id(device)] for own in self.replica_buffers[1:] for device in shared]
+
     def restore_constants(self, originals: List[Tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Undoes what a forward did to integer buffers, which are constants of a program."""
         for device, original in originals:

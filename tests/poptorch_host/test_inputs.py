@@ -164,6 +164,25 @@ def test_an_input_that_is_converted_and_written_in_place_changes_on_the_host(dty
     assert data.dtype == dtype and data.tolist() == [2, 2, 2, 2]
 
 
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_an_input_that_training_writes_to_has_no_gradient_on_the_host(iterations):
+    class Adding(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            x += self.weight
+            return poptorch.identity_loss(x * 1, "sum")
+
+    model, data = Adding(), torch.zeros(2 * iterations)
+    executor = poptorch.trainingModel(model, poptorch.Options().deviceIterations(iterations),
+                                      poptorch.optim.SGD(model.parameters(), lr=0.0))
+    for count in (1, 2):
+        executor(data)
+        assert data.tolist() == [count] * 2 * iterations and not data.requires_grad
+
+
 def test_a_constant_array_may_be_given_again():
     executor = infer(lambda value: torch.zeros(1) + 1)
     executor(numpy.ones(2))

@@ -241,6 +241,35 @@ def test_copies_of_weights_are_logged_and_fetched_once_after_training(log):
     assert "Writing weights from host to IPU memory" in log.text
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_gradients_end_where_a_micro_batch_reads_what_another_wrote(replicas):
+    class Recurrent(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 3)
+            self.register_buffer("state", torch.zeros(2, 3))
+
+        def forward(self, x):
+            self.state += self.fc(x)  # with a gradient, which reaches this micro-batch's weights
+            return poptorch.identity_loss(self.state, "sum")
+
+    model, x = Recurrent(), torch.randn(2, 3)
+    native = copy.deepcopy(model)
+    options = poptorch.Options().deviceIterations(2).replicationFactor(replicas).broadcastBuffers(False)
+    executor = trained(model, options, lr=0.1)
+    for _ in range(2):
+        executor(x.repeat(2 * replicas, 1))
+    optimizer = torch.optim.SGD(native.parameters(), lr=0.1)
+    for _ in range(4):
+        native.state.detach_()
+        optimizer.zero_grad()
+        native(x).backward()
+        optimizer.step()
+    torch.testing.assert_close(model.fc.weight.detach(), native.fc.weight.detach())
+    torch.testing.assert_close(model.state.clone(), native.state.detach())
+    assert not model.state.requires_grad
+
+
 def test_inference_fetches_buffers_only_when_told():
     model = Counting()
     executor = poptorch.inferenceModel(model)
