@@ -33,6 +33,8 @@ _BOOKKEEPING = {"aten::detach", "aten::alias", "aten::lift_fresh", "aten::lift"}
 # Operations for which PyTorch makes a tensor of a Python number without telling anybody.
 _FROM_NUMBERS = {"aten::index_put_", "aten::index_put", "aten::_index_put_impl_", "aten::fill_", "aten::masked_fill_",
                  "aten::masked_fill", "aten::where", "aten::copy_"}
+# Functions that bring an index to the device of what is indexed.
+_INDEXING = {"__getitem__", "__setitem__"}
 # Functions by which a program reads values without an operation.
 _READS = {"tolist", "numpy", "__array__"}
 _FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint",
@@ -246,6 +248,9 @@ class Tracer(Execution):
         lacking = unsupported_recurrence(name, args) or unsupported_embedding(name, kwargs)
         if lacking is not None:
             raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
+        if name in _INDEXING:
+            for index in tensors_in(args[1:2]):
+                self.bring_to_device(index)
         if name in _READS and self.own_op_depth == 0 and not self.is_constant(args[0]):
             self.unsupported["aten::_local_scalar_dense"] = None
         if losses.smooths_mean_of_indices(name, args, kwargs):
@@ -391,7 +396,7 @@ def _names_device(args: Tuple, kwargs: Dict[str, Any]) -> bool:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
 
 
 def _written(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> List[torch.Tensor]:

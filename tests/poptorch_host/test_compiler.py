@@ -22,6 +22,7 @@ def infer(function, *inputs):
     (lambda x: torch.from_numpy(x.numpy()), "_local_scalar"), (lambda x: torch.tensor(x.tolist()), "_local_scalar"),
     (lambda x: x.tril(), "aten::tril"), (lambda x: F.huber_loss(x, x), "aten::huber_loss"),
     (lambda x: torch.fft.fft(x).real, "aten::_fft"), (lambda x: x.unique(), "aten::_unique2"),
+    (lambda x: x.to_sparse().to_dense(), "to_sparse"),
     (lambda x: F.pad(x.view(1, 2, 2, 2, 3), (1,) * 6, mode="reflect"), "aten::reflection_pad3d"),
     (lambda x: x + x.tolist()[0][0], "_local_scalar"), (lambda x: x + x.numpy()[0, 0].item(), "_local_scalar"),
     (lambda x: torch.multinomial(x.abs(), 1), "aten::multinomial"), (lambda x: x.lgamma(), "aten::lgamma")])
@@ -105,7 +106,13 @@ def test_random_operations_are_no_constants():
     assert random.shape == (6,) and constant.shape == (3,)
 
 
-HOST = torch.ones(6)
+HOST, HOST_INDEX = torch.ones(6), torch.tensor([0, 2])
+
+
+def set_by_index(x):
+    result = x.clone()
+    result[HOST_INDEX, HOST_INDEX] = 0.0
+    return result
 
 
 @pytest.mark.parametrize("function", [
@@ -121,6 +128,11 @@ def test_tensors_of_the_host_are_refused(function):
     lambda x: x + torch.empty(6).copy_(HOST)])
 def test_tensors_that_are_brought_to_the_device_are_welcome(function):
     assert torch.equal(infer(function), X + 1)
+
+
+@pytest.mark.parametrize("function", [lambda x: x[:, HOST_INDEX], lambda x: x[HOST_INDEX, 1:, None], set_by_index])
+def test_indices_of_the_host_are_brought_to_the_device_of_what_they_index(function):
+    assert torch.equal(infer(function), function(X))
 
 
 def test_one_hot_needs_the_number_of_classes():
