@@ -190,6 +190,20 @@ def test_validation_runs_on_generated_images(unbroken, capsys):
     assert "images: 512" in capsys.readouterr().out.strip().splitlines()[-1]
 
 
+def test_epochs_are_validated_at_intervals_and_the_last_one_always(digits, tmp_path):
+    state = train(digits, tmp_path, "--opts", "TEST.INTERVAL", "3")
+    assert [row["top1"] is not None for row in state["progress"]["epochs"]] == [False, False, True, True]
+
+
+def test_best_checkpoint_is_of_the_first_epoch_with_the_best_accuracy(digits, tmp_path, monkeypatch):
+    right = iter([5, 9, 7, 9])
+    monkeypatch.setattr(validate, "evaluate", lambda *_: validate.Accuracy(37, next(right), 20))
+    last = train(digits, tmp_path)["progress"]
+    best = checkpoint.load(tmp_path / "best.pth")["progress"]
+    assert (best["epoch"], last["epoch"]) == (2, 4)
+    assert best["best_top1"] == last["best_top1"] == pytest.approx(100 * 9 / 37)
+
+
 def test_evaluation_flag_of_training_validates_a_checkpoint(digits, unbroken, capsys):
     output, _ = unbroken
     train_swin.main([*SMALL, "--eval", "--resume", str(output / "best.pth"), "--data-path", str(digits)])
