@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 
+from . import saved_values
 from ._logging import logger
 from ._popart_keys import check_popart_options
 from .arguments import DEVICE_DTYPES, Bound, InputContract, cut, send
@@ -166,10 +167,10 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
                     [tensor for _, tensor in weights.named_tensors() if not tensor.is_floating_point()],
                     tensors_of(arguments))
     half, ipu = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device)
-    saved = _SavedValues()
+    overwrites_saved = False
     with _unchanged_buffers(weights) as changes, weights.installed():
         with torch.set_grad_enabled(training), weights.tracing(), activate(tracer), half, \
-                tracer.listening(model), ipu, saved:
+                tracer.listening(model), ipu:
             outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
         weights.plain_attributes.note_changes()
@@ -178,7 +179,8 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
             _check_trainable(tracer)
         loss = _find_loss(tracer, leaves) if training else None
         if training and weights.blank is None:
-            _try_half_backward(tracer, half, weights)
+            overwrites_saved = saved_values.are_overwritten(tracer.final_losses()[0].tensor)
+            _try_half_backward(tracer, half, weights, overwrites_saved)
     _check_stages(tracer.stage_records(), options, training)
     _check_buffers(changes, options)
     _check_overlap(tracer, leaves, options)
@@ -193,7 +195,7 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
         writes_inputs=tracer.writes_inputs, half_arithmetic=half.needed, makes_tensors=tracer.makes_tensors,
         names_ipu=ipu.met, draws_random_numbers=tracer.draws_random_numbers, activation_bytes=tracer.activation_bytes,
         training_flags={name: part.training for name, part in model.named_modules()},
-        overwrites_saved=saved.overwritten)
+        overwrites_saved=overwrites_saved)
 
 
 def _first_micro_batch(bound: Bound, inputs: InputContract, weights: DeviceWeights) -> Bound:
@@ -299,34 +301,19 @@ def _locate_loss(mark: MarkedLoss, leaves: List[torch.Tensor]) -> Loss:
     return Loss("built-in", mark.ordinal)
 
 
-def _try_half_backward(tracer: Tracer, half: HalfArithmetic, weights: DeviceWeights) -> None:
+def _try_half_backward(tracer: Tracer, half: HalfArithmetic, weights: DeviceWeights, overwrites_saved: bool) -> None:
     """Finds out whether the backward pass of a half model needs help on this host as well."""
     loss = tracer.final_losses()[0].tensor
     some_half = any(tensor.dtype == torch.float16 for _, tensor in weights.named_tensors())
     if not loss.requires_grad or half.needed or not (some_half or loss.dtype == torch.float16):
         return
+    if overwrites_saved:  # there is no trying
+        half.needed = True
+        return
     with half:
         loss.backward(torch.ones_like(loss))
     for _, _, parameter in weights.parameters:
         parameter.grad = None
-
-
-class _SavedValues(torch.autograd.graph.saved_tensors_hooks):
-    """As a context: notes which values autograd keeps for the backward pass. A device keeps the values as they were,
-    PyTorch the memory, which forward may write to later."""
-
-    def __init__(self) -> None:
-        super().__init__(self._note, lambda tensor: tensor)
-        self._versions: List[Tuple[torch.Tensor, int]] = []
-
-    def _note(self, tensor: torch.Tensor) -> torch.Tensor:
-        self._versions.append((tensor, tensor._version))
-        return tensor
-
-    @property
-    def overwritten(self) -> bool:
-        """Whether any of them has been written to since."""
-        return any(tensor._version != version for tensor, version in self._versions)
 
 
 # Stages and devices.

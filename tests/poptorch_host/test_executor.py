@@ -281,3 +281,18 @@ def test_values_that_forward_writes_over_count_as_they_were_for_the_gradients(ch
     expected = native.fc.weight - 0.125 * native.fc.weight.grad
     torch.testing.assert_close(model.fc.weight.float(), expected, rtol=1e-2, atol=1e-2)
     executor(x)
+
+
+def test_what_a_batch_norm_writes_to_its_own_statistics_is_not_written_over():
+    class Normed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU(True))
+
+        def forward(self, x):
+            slope = torch.func.grad(lambda value: (value ** 2).sum())(x)  # which takes no hooks for what is kept
+            return poptorch.identity_loss(self.layers(slope), "mean")
+
+    executor = trained(Normed())
+    executor(X)
+    assert not executor.compiled.overwrites_saved
