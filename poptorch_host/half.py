@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Arithmetic that a device does on mixed or half-precision tensors and a host may not.
+"""Arithmetic that a device does and a host may not, most of it on mixed or half-precision tensors.
 
-Three things differ. A device casts the weights of convolutions and norms to the dtype of their input, and promotes the
+Four things differ. A device casts the weights of convolutions and norms to the dtype of their input, and promotes the
 operands of matrix products, where PyTorch refuses to mix. PyTorch lacks many float16 kernels on some hosts: those
 operations are computed in float32 between float16 inputs and outputs, which is also what a device's float32 partial
-sums amount to (`partials` has float16 ones). And a device, whose integers have 32 bits, takes class labels and indices
-of int32 where PyTorch wants int64.
+sums amount to (`partials` has float16 ones). A device, whose integers have 32 bits, takes class labels and indices of
+int32 where PyTorch wants int64. And it differentiates a division that rounds down, where PyTorch refuses.
 """
 from typing import Any, Dict, List, Optional, Set, Tuple
 
@@ -31,11 +31,16 @@ _FIRST_RESULT_ONLY = {"native_layer_norm", "native_group_norm", *_BATCH_NORMS}
 # Arguments of operations, by their names in the schema, that PyTorch wants in int64; and functions of such arguments.
 _INDICES = {"target", "index", "indices"}
 _OF_INDICES = {"one_hot", "take_along_dim"}
+# PyTorch does not differentiate them, but does torch.div, which can round down as well.
+_FLOOR_DIVISIONS = {"floor_divide", "__floordiv__", "__rfloordiv__"}
 _PROMOTED = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "matmul"}
 
 
 class _CastWeights(TorchFunctionMode):
-    """Casts the weights of convolutions and norms to the dtype of their input, and indices to int64."""
+    """Casts the weights of convolutions and norms to the dtype of their input, and indices to int64.
+
+    Divisions that round down get their gradient, zero.
+    """
 
     def __init__(self, arithmetic: "HalfArithmetic") -> None:
         super().__init__()
@@ -45,6 +50,10 @@ class _CastWeights(TorchFunctionMode):
         kwargs = kwargs or {}
         data = args[0] if args else kwargs.get("input")
         name = getattr(func, "__name__", "")
+        if name in _FLOOR_DIVISIONS and any(tensor.requires_grad for tensor in tensors_in(args)):
+            self._arithmetic.needed = True
+            left, right = reversed(args) if name == "__rfloordiv__" else args
+            return torch.div(left, right, rounding_mode="floor")
         if name in _OF_INDICES and torch.int32 in {tensor.dtype for tensor in tensors_in(args)}:
             self._arithmetic.needed = True
             return func(*map(_widen_index, args), **kwargs)

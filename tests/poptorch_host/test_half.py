@@ -210,3 +210,20 @@ def test_an_integer_error_of_the_program_stays_what_it_is():
     product = poptorch.inferenceModel(Function(lambda x: x @ x))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         product(torch.ones(2, 3, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("divide", [lambda w, x: w // x, lambda w, x: 3.0 // w + 0 * x,
+                                    lambda w, x: torch.floor_divide(w, 0.5) + 0 * x])
+def test_divisions_that_round_down_have_a_gradient_of_zero(divide):
+    class Divided(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor([1.5, 2.0]))
+
+        def forward(self, x):
+            return poptorch.identity_loss(divide(self.weight, x) + self.weight, "sum")
+
+    model, x = Divided(), torch.tensor([[0.5, 0.75]])
+    expected = (divide(model.weight.detach(), x) + model.weight.detach()).sum()
+    trainer = poptorch.trainingModel(model, optimizer=poptorch.optim.SGD(model.parameters(), lr=1.0))
+    assert trainer(x) == expected and torch.equal(model.weight.detach(), torch.tensor([0.5, 1.0]))
