@@ -5,7 +5,7 @@ import multiprocessing
 from typing import Any, Optional, Union
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ._fetcher import Message, Settings
 from ._fetcher_process import FetcherProcess, WorkerFailed
@@ -75,7 +75,8 @@ class AsynchronousDataAccessor:
             self._process = None
 
     def __len__(self) -> int:
-        """Elements in an epoch; with `rebatched_size` whole ones, taking each of the data set's to be one row."""
+        """Elements in an epoch; with `rebatched_size` whole ones, taking each of the data set's to be one row, and each
+        batch of a loader as many as it has samples."""
         if self._length is None:
             raise TypeError("the data set of this accessor has no length")
         return self._length
@@ -137,4 +138,14 @@ def _length(dataset: Any, rebatched_size: Optional[int]) -> Optional[int]:
     except (TypeError, NotImplementedError):  # an iterable without one
         return None
     # A loader that rebatches counts combined batches itself.
-    return length if rebatched_size is None or hasattr(dataset, "rebatched_drop_last") else length // rebatched_size
+    if rebatched_size is None or hasattr(dataset, "rebatched_drop_last"):
+        return length
+    return _rows(dataset, length) // rebatched_size
+
+
+def _rows(dataset: Any, length: int) -> int:
+    """Rows in an epoch of `length` elements: a loader's batches have as many as samples, all else is one by one."""
+    if not isinstance(dataset, DataLoader) or dataset.batch_size is None:
+        return length
+    samples = len(dataset.dataset) if isinstance(dataset.dataset, IterableDataset) else len(dataset.sampler)
+    return min(samples, length * dataset.batch_size)

@@ -28,6 +28,7 @@ from tests.poptorch_host.sample_sets import (
     Overlapping,
     ProcessIds,
     RandomNumbers,
+    Stream,
     Stuck,
     graph_of,
     numbers,
@@ -256,6 +257,13 @@ def test_length_is_the_data_sets_and_counts_rebatched_elements(access):
     assert len(access(single_rows, rebatched_size=4)) == 2
     with pytest.raises(TypeError, match="no length"):
         len(access(iter([torch.tensor(1)])))
+
+
+@pytest.mark.parametrize("drop_last, iterable", [(False, False), (True, False), (False, True)])
+def test_length_counts_the_rows_of_a_loaders_batches(access, drop_last, iterable):
+    dataset = Stream(10) if iterable else Numbers(10, shape=(1,))
+    accessor = access(torch.utils.data.DataLoader(dataset, batch_size=4, drop_last=drop_last), rebatched_size=5)
+    assert len(accessor) == len(list(accessor)) == (1 if drop_last else 2)
 
 
 # The way of the data set.
