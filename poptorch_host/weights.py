@@ -15,7 +15,7 @@ from ._logging import logger
 from .arguments import DEVICE_DTYPES
 from .blank import BlankTensors
 from .enums import CommGroupType, ReductionType, VariableRetrievalMode
-from .errors import check, createPoptorchError
+from .errors import Error, check, createPoptorchError
 from .options import Options
 from .plain_attributes import PlainAttributes
 
@@ -195,11 +195,13 @@ class DeviceWeights:
         """Copies the device's tensors to the host. Integer buffers are constants of the program and never change."""
         logger.debug("Writing weights from IPU to host.")
         with untouched(), torch.no_grad():
-            for name, _, device in self.parameters:
-                self._download_one(self._on_host(name, device), device)
-            for name, _, device in self.buffers:
-                if device.is_floating_point():
-                    self._on_host(name, device).copy_(device)
+            for name, _, device in self.parameters + self.buffers:
+                if not device.is_floating_point():
+                    continue
+                try:
+                    self._download_one(self._on_host(name, device), device)
+                except Error as error:
+                    logger.warning("A value of the device has no place on the host: %s", error.message)
 
     def _on_host(self, name: str, device: torch.Tensor) -> torch.Tensor:
         """What the user's module has now where it had a tensor when it was compiled.

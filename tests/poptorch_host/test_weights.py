@@ -371,6 +371,15 @@ def test_tensors_that_the_user_put_in_the_place_of_weights_reach_the_device():
             executor.copyWeightsToDevice()
 
 
+def test_a_parameter_that_the_user_deleted_keeps_no_executor_from_being_destroyed(log):
+    model = Classifier()
+    executor = trained(model)
+    executor(X, LABELS)
+    del model.fc.bias
+    executor.destroy()
+    assert "Parameter fc.bias of shape [3] is gone" in log.text and type(model) is Classifier
+
+
 def test_trained_weights_are_fetched_into_the_tensors_that_the_model_has_now():
     model = Classifier()
     executor = trained(model)
