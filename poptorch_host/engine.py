@@ -128,12 +128,16 @@ class Engine:
         self.anchors = Anchors(options, weights, update, self._total // self._replicas)
         self.fold = self._choose_fold()
         self.times: List[latency.Times] = []
+        self._arguments: Optional[Bound] = None  # of the call that runs
 
     # A call.
 
     def run(self, bound: Bound) -> Any:
         """One call: the outputs of the selected micro-batches, on the host."""
         self.times = []
+        if self._arguments is not None:  # of a call that an error ended
+            for collector in self._collectors:
+                collector.forget()
         if self.anchors:
             self.anchors.begin_call()
         start = time.perf_counter()

@@ -96,8 +96,12 @@ class Collector:
             single, self._single = self._single, None
             return to_host(single)
         gathered = self._gathered()
-        self._kept, self._sums = [], [None] * self._selection.replicas
+        self.forget()
         return to_host(gathered)
+
+    def forget(self) -> None:
+        """Drops what was added so far."""
+        self._kept, self._single, self._sums = [], None, [None] * self._selection.replicas
 
     def _gathered(self) -> torch.Tensor:
         pieces = self._kept or [value.unsqueeze(0) for value in self._sums]

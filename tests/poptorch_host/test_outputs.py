@@ -156,6 +156,29 @@ def test_outputs_keep_nothing_else_in_memory(mode, period):
     assert output.untyped_storage().nbytes() == output.numel() * output.element_size()
 
 
+@pytest.mark.parametrize("mode, period", [("All", None), ("Final", None), ("EveryN", 2), ("Sum", None)])
+@pytest.mark.parametrize("failing", [KeyboardInterrupt, ValueError])
+def test_a_call_that_an_error_ended_leaves_nothing_in_the_outputs_of_the_next(mode, period, failing, monkeypatch):
+    monkeypatch.setattr(host, "_settings", {"device": None, "fold": None})
+    host.configure(fold=False)
+    calls = []
+
+    def forward(x):
+        calls.append(None)
+        if len(calls) == fails_at:
+            raise failing
+        return x + 1, x.sum()
+
+    fails_at = 0
+    executor = infer(forward, poptorch.Options().deviceIterations(4).outputMode(poptorch.OutputMode[mode], period))
+    rows = torch.arange(4.)
+    expected = executor(rows)
+    fails_at = len(calls) + 4
+    with pytest.raises(failing):
+        executor(rows + 10)
+    assert all(map(torch.equal, executor(rows), expected))
+
+
 @pytest.mark.parametrize("iterations", [1, 8])
 def test_outputs_are_dense_and_can_be_written(iterations):
     class Scaled(torch.nn.Module):
