@@ -27,7 +27,7 @@ def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
     TRAIN.TRAINING_STEPS cuts short, as benchmarks do, may leave OUTPUT out: it has no folder and keeps nothing.
 
     Raises:
-        Refusal: when no folder is named, it cannot be written, or another run has it.
+        Refusal: when no folder is named, a tag leads out of it, it cannot be written, or another run has it.
     """
     folder = Path(config.OUTPUT) / config.TAG
     if not config.OUTPUT and (config.TAG or not config.TRAIN.TRAINING_STEPS):

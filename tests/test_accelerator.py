@@ -7,9 +7,12 @@ import pytest
 
 import accelerator
 import launch as launching
+import train_swin
+import validate
 from config import get_config
 from launch import Launch
 from options import training_options
+from tests.poptorch_host.api import NAMES
 from utils import EXIT_USAGE, Refusal
 
 POPDIST = """
@@ -83,6 +86,19 @@ def test_ipu_without_sdk_is_refused(monkeypatch):
     monkeypatch.setattr(accelerator, "_selected", None)
     with pytest.raises(Refusal, match="needs the Poplar SDK"):
         accelerator.select("ipu")
+
+
+def test_run_and_validation_find_all_that_they_use_in_poptorch(environment, tmp_path):
+    """With a package that has the names of PopTorch's record and no other."""
+    names = {name.split(".")[1] for name in NAMES if name.startswith("poptorch.")}
+    environment({"poptorch/__init__.py": f"from poptorch_host import {', '.join(sorted(names))}"})
+    small = ["--device", "ipu", "--synthetic", "--opts", "DATA.LOADER", "sync"]
+    train_swin.main(["--cfg", "SWIN_DEMO", "--epochs", "1", "--batch-size", "1", "--ga", "4", "--output",
+                     str(tmp_path / "run"), *small, "TRAIN.WARMUP_EPOCHS", "0", "MODEL.SWIN.EMBED_DIM", "8",
+                     "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]", "IPU.LAYERS_PER_IPU", "[1, 1]",
+                     "AUG.MIXUP", "0.5", "MODEL.PRECISION", "16.16"])
+    assert accelerator.selected().poptorch.__name__ == "poptorch"
+    validate.main(["--checkpoint", str(tmp_path / "run" / "last.pth"), *small])
 
 
 def poprun(environment, **more):
