@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The name under which programs reach PopTorch's way to build an error."""
+"""The names of PopTorch's private module that programs reach: errors, and models that are plain for a while."""
 from .errors import createPoptorchError
+from .wrapping import set_aside as unwrapModelIfNecessary
+from .wrapping import wrap_again as rewrapModelIfNecessary
 
-__all__ = ["createPoptorchError"]
+__all__ = ["createPoptorchError", "rewrapModelIfNecessary", "unwrapModelIfNecessary"]

@@ -294,7 +294,7 @@ class PoplarExecutor(Inspection):
             self.copyWeightsToHostIfNeeded()
             if self._update is not None:
                 self._update.release()
-            wrapping.unwrap(self._user_model)
+            wrapping.unwrap(self._user_model, self)
         self._forget_program()
 
     # Devices.

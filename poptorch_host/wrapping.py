@@ -21,6 +21,10 @@ _OWNERS = "_poptorch_executors"  # of a tensor: the executors of all models that
 _host_versions: "weakref.WeakKeyDictionary[torch.nn.Module, int]" = weakref.WeakKeyDictionary()
 
 
+# Models that are plain for a while, and who wraps them again.
+_set_aside: "weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref]" = weakref.WeakKeyDictionary()
+
+
 def host_version(model: torch.nn.Module) -> int:
     """How often weights were copied from a training device to this module, by itself or as part of another."""
     return _host_versions.get(model, 0)
@@ -148,9 +152,28 @@ def wrap(model: torch.nn.Module, executor: Any) -> None:
     vars(model)[_OWNER] = executor
 
 
-def unwrap(model: torch.nn.Module) -> None:
-    """Gives a model its own class back, and its tensors theirs unless another executor has them too."""
-    executor = vars(model).pop(_OWNER)
+def set_aside(model: torch.nn.Module) -> None:
+    """Fetches the newest weights and gives a wrapped model its own classes, until `wrap_again`. Others stay as is."""
+    if is_wrapped(model):
+        executor = vars(model)[_OWNER]
+        executor.copyWeightsToHostIfNeeded()
+        unwrap(model, executor)
+        _set_aside[model] = weakref.ref(executor)
+
+
+def wrap_again(model: torch.nn.Module) -> None:
+    """Undoes `set_aside`. No effect on a model that is wrapped, was not set aside, or whose executor is destroyed."""
+    executor = _set_aside.pop(model, lambda: None)()
+    if executor is not None and not is_wrapped(model):
+        wrap(model, executor)
+
+
+def unwrap(model: torch.nn.Module, executor: Any) -> None:
+    """Gives a model of `executor` its own class back, and its tensors theirs unless another executor has them too."""
+    if vars(model).get(_OWNER) is not executor:  # set aside, and perhaps wrapped for another
+        _set_aside.pop(model, None)
+        return
+    del vars(model)[_OWNER]
     for tensor, _ in _tensors(model):
         owners = vars(tensor).get(_OWNERS, [])
         if executor in owners:

@@ -37,6 +37,7 @@ from poptorch.enums import OutputMode
 from poptorch.options import Options
 import poptorch.ops, poptorch.profiling
 assert poptorch._impl.createPoptorchError is poptorch.createPoptorchError
+from poptorch._impl import rewrapModelIfNecessary, unwrapModelIfNecessary
 assert poptorch._logging.logger is poptorch.logger
 assert issubclass(Options, poptorch._options_impl.OptionsDict)
 from poptorch._poplar_executor import PoplarExecutor

@@ -41,6 +41,25 @@ def test_a_model_is_wrapped_once_until_it_is_destroyed():
     step(trained(model))
 
 
+def test_a_wrapped_model_can_be_plain_for_a_while():
+    model = Classifier()
+    executor = trained(model)
+    step(executor)
+    poptorch._impl.unwrapModelIfNecessary(model)
+    poptorch._impl.unwrapModelIfNecessary(model)  # nothing left to do
+    assert type(model) is Classifier and type(model.fc.weight) is torch.nn.Parameter
+    plain = model.fc.weight.detach().clone()
+    step(executor)
+    torch.testing.assert_close(model.fc.weight, plain, rtol=0, atol=0)
+    poptorch._impl.rewrapModelIfNecessary(model)
+    assert type(model).__name__ == "PoptorchClassifier" and not torch.equal(model.fc.weight, plain)
+    poptorch._impl.unwrapModelIfNecessary(model)
+    executor.destroy()
+    poptorch._impl.rewrapModelIfNecessary(model)  # for nobody
+    assert type(model) is Classifier
+    step(trained(model))
+
+
 @pytest.mark.parametrize("read", [
     lambda model, executor: model.fc.weight.detach().clone(), lambda model, executor: model.state_dict()["fc.weight"],
     lambda model, executor: executor.state_dict()["fc.weight"], lambda model, executor: 1 * model.fc.weight.data,
