@@ -4,8 +4,10 @@
 
 The environment gives the defaults, read at each use: POPTORCH_HOST_DEVICE names the PyTorch device that models run on
 ("cpu" unless set; on "meta" they are only compiled), POPTORCH_HOST_FOLD how many micro-batches one forward and backward
-may cover: "auto" (unless set), or a number; 0 and 1 mean one by one.
+may cover: "auto" (unless set), or a number; 0 and 1 mean one by one. POPTORCH_HOST_TIMEOUT is how many seconds a
+process waits for the others of its run, PyTorch's default unless set.
 """
+import datetime
 import os
 from typing import Optional, Union
 
@@ -15,24 +17,28 @@ from .errors import createPoptorchError
 
 AUTO = "auto"
 
-_settings = {"device": None, "fold": None}
+_settings = {"device": None, "fold": None, "timeout": None}
 
 
-def configure(device: Optional[Union[str, torch.device]] = None, fold: Optional[Union[int, bool, str]] = None) -> None:
+def configure(device: Optional[Union[str, torch.device]] = None, fold: Optional[Union[int, bool, str]] = None,
+              timeout: Optional[float] = None) -> None:
     """Sets where and how models run from their next compilation on. What is not given stays as it is.
 
     Args:
         device: a PyTorch device such as "cpu" or "cuda:1"; on "meta" models compile without values and do not run.
         fold: how many micro-batches are computed together where that changes nothing but rounding: "auto" or True for
             as many as fit and pay, a number for at most so many, 0 or False for one by one.
+        timeout: how many seconds a process waits for another that does not answer, from when they meet on.
 
     Raises:
-        Error: for a device that this PyTorch does not know, or another kind of `fold`.
+        Error: for a device that this PyTorch does not know, another kind of `fold`, and a timeout that is no time.
     """
     if device is not None:
         _settings["device"] = _parse_device(device)
     if fold is not None:
         _settings["fold"] = _parse_fold(fold)
+    if timeout is not None:
+        _settings["timeout"] = _parse_timeout(timeout)
 
 
 def device() -> torch.device:
@@ -49,6 +55,12 @@ def fold_limit() -> Optional[int]:
     if chosen is None:
         chosen = _parse_fold(os.environ.get("POPTORCH_HOST_FOLD") or AUTO)
     return None if chosen == AUTO else chosen
+
+
+def timeout() -> Optional[datetime.timedelta]:
+    """How long processes wait for each other; None for PyTorch's default."""
+    given = os.environ.get("POPTORCH_HOST_TIMEOUT")
+    return _settings["timeout"] or (_parse_timeout(given) if given else None)
 
 
 def total_memory(of: torch.device) -> int:
@@ -75,3 +87,13 @@ def _parse_fold(value: Union[int, bool, str]) -> Union[int, str]:
     if count < 0:
         raise createPoptorchError(f"fold is {value!r}: use 'auto', or a number of micro-batches from 0 on")
     return max(count, 1)
+
+
+def _parse_timeout(value: Union[str, float]) -> datetime.timedelta:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds <= 1e6:
+        raise createPoptorchError(f"timeout is {value!r}: use a number of seconds above 0")
+    return datetime.timedelta(seconds=seconds)

@@ -12,6 +12,7 @@ from typing import Any, Callable, List, Optional, Sequence
 import torch
 import torch.distributed as dist
 
+from . import host
 from .errors import createPoptorchError
 from .options import Options
 
@@ -39,7 +40,8 @@ def process_group(options: Options, device: torch.device) -> "Optional[dist.Proc
             raise createPoptorchError(f"Options say {processes} processes, but {' and '.join(missing)} are not set: "
                                       "start the program with torchrun, or call torch.distributed.init_process_group")
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # programs reduce host tensors too
-        dist.init_process_group(backend, rank=options.Distributed.processId, world_size=processes)
+        limit = {} if host.timeout() is None else {"timeout": host.timeout()}  # PyTorch 2.0 takes no None
+        dist.init_process_group(backend, rank=options.Distributed.processId, world_size=processes, **limit)
     if dist.get_world_size() != processes:
         raise createPoptorchError(f"Options say {processes} processes, the process group has {dist.get_world_size()}")
     return dist.group.WORLD

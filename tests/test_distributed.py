@@ -237,9 +237,9 @@ def test_signal_after_the_processes_have_agreed_to_go_on_stops_both_after_the_ne
     assert [len(process["batches"]) for process in noted["late"]] == [3 * 2] * 2
 
 
-def start_both(argv):
-    """Two processes of one run that nobody watches over."""
-    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+def start_both(argv, **more):
+    """Two processes of one run that nobody watches over; `more` variables of their environment."""
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **more}
     return [subprocess.Popen([sys.executable, *argv], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              env=dict(ENVIRONMENT, RANK=str(rank), **variables)) for rank in range(2)]
 
@@ -258,7 +258,21 @@ def test_process_does_not_wait_for_one_that_was_killed_and_the_run_goes_on_later
     assert 0 < checkpoint.load(tmp_path / "last.pth")["progress"]["update"] <= status["last_update"]
 
 
+def test_process_that_hangs_is_given_up_after_the_timeout(data, tmp_path):
+    leader, other = start_both(long_training(data, tmp_path), POPTORCH_HOST_TIMEOUT="4")
+    until_it_trains(leader)
+    other.send_signal(signal.SIGSTOP)
+    try:
+        _, errors = leader.communicate(timeout=120)
+    finally:
+        other.kill()
+        other.communicate()
+    assert leader.returncode == EXIT_RESOURCE
+    assert "process 1 of the run ended or hangs" in errors.splitlines()[-1]
+
+
 @pytest.mark.parametrize("variables, said", [({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+                                             ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 and WORLD_SIZE 2"),
                                              ({"WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT are not set"),
                                              ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "taken")])
 def test_processes_that_cannot_meet_are_refused(monkeypatch, variables, said):
@@ -269,7 +283,7 @@ def test_processes_that_cannot_meet_are_refused(monkeypatch, variables, said):
             variables, said = dict(variables, MASTER_PORT=str(other.getsockname()[1])), "do not find each other"
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             monkeypatch.delenv(name, raising=False)
-        for name, value in {**variables, "RANK": "0"}.items():
+        for name, value in {"RANK": "0", **variables}.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(Refusal, match=said) as caught:
             train_swin.main([*SMALL, "--synthetic", "--compile-only", "--opts", *OPTS])

@@ -81,7 +81,11 @@ def execute_on_instances(instances: Iterable[int], func: Callable[..., Any], *ar
 def _rank_and_size() -> Tuple[int, int]:
     for rank, size in (_OPEN_MPI, _TORCHRUN):
         if rank in os.environ and size in os.environ:
-            return _number(rank, 0), _number(size, 1)
+            index, count = _number(rank, 0), _number(size, 1)
+            if index >= count:
+                raise createPoptorchError(f"environment variable {rank} is {index} and {size} {count}: processes are "
+                                          "counted from 0")
+            return index, count
     return 0, 1
 
 

@@ -10,7 +10,7 @@ from .models import Classifier, Function, accumulating, classifier_batch, traine
 
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch):
-    monkeypatch.setattr(host, "_settings", {"device": None, "fold": None})
+    monkeypatch.setattr(host, "_settings", dict.fromkeys(host._settings))
     monkeypatch.delenv("POPTORCH_HOST_FOLD", raising=False)
     monkeypatch.delenv("POPTORCH_HOST_DEVICE", raising=False)
 

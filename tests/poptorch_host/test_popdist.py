@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Processes: what the environment of a launcher says, the options made of it, and two real processes."""
 import copy
+import datetime
 import os
 import pickle
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import poptorch_host as poptorch
 import pytest
+import torch
 from poptorch_host import host, popdist
 from poptorch_host.popdist.poptorch import Options
 
@@ -55,6 +57,32 @@ def test_replicas_of_a_process_under_torchrun_are_settable(launched):
         popdist.getNumLocalReplicas()
 
 
+def test_process_beyond_the_number_of_processes_refused(launched):
+    launched("torchrun", RANK="4")
+    with pytest.raises(poptorch.Error, match="RANK is 4 and WORLD_SIZE 4"):
+        popdist.getInstanceIndex()
+
+
+@pytest.mark.parametrize("variable, configured, seconds", [(None, None, None), ("2.5", None, 2.5), ("2.5", 7, 7.0)])
+def test_processes_wait_as_long_as_the_host_is_told(launched, monkeypatch, variable, configured, seconds):
+    launched("torchrun", MASTER_ADDR="127.0.0.1", MASTER_PORT="1", **({"POPTORCH_HOST_TIMEOUT": variable} if variable
+                                                                      else {}))
+    monkeypatch.setattr(host, "_settings", dict.fromkeys(host._settings))
+    host.configure(timeout=configured)
+    met = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **given: met.append(given))
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    popdist.init()
+    assert [given.get("timeout") for given in met] == [seconds and datetime.timedelta(seconds=seconds)]
+    assert seconds or "timeout" not in met[0]  # PyTorch 2.0 takes no None
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "soon", float("nan"), float("inf")])
+def test_timeout_that_is_no_time_refused(wrong):
+    with pytest.raises(poptorch.Error, match="timeout is"):
+        host.configure(timeout=wrong)
+
+
 @pytest.mark.parametrize("launcher, expected", [(None, (1, 1, 0)), ("torchrun", (1, 4, 2)), ("poprun", (3, 4, 2))])
 @pytest.mark.parametrize("make", [Options, lambda: Options(2), lambda: Options(ipus_per_replica=2),
                                   lambda: copy.deepcopy(Options()), lambda: pickle.loads(pickle.dumps(Options()))])
@@ -88,7 +116,7 @@ def test_options_of_several_processes_work_as_dictionary_frozen_or_not(launched)
 
 def test_processes_share_the_gpus_of_a_machine(launched, monkeypatch):
     launched("torchrun", LOCAL_RANK="3", POPTORCH_HOST_DEVICE="cuda")
-    monkeypatch.setattr(host, "_settings", {"device": None, "fold": None})
+    monkeypatch.setattr(host, "_settings", dict.fromkeys(host._settings))
     assert str(host.device()) == "cuda:3"
     launched(None, POPTORCH_HOST_DEVICE="cuda:1")
     assert str(host.device()) == "cuda:1"
