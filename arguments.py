@@ -65,6 +65,7 @@ def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     if args.cfg is None:
         raise Refusal(f"--cfg is needed: one of {', '.join(configuration.named_configs())}, or a YAML file")
     _check_one_command(args)
+    _check_source(args)
     if args.throughput or (args.compile_only and getattr(args, "DATA.DATA_PATH") is None):
         args.synthetic = args.synthetic or "host"  # neither needs more of the data than its shape
     return args
@@ -75,7 +76,9 @@ def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
     parser = _common_parser("validate", "Validates a checkpoint.")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to validate")
     parser.add_argument("--per-class", action="store_true", help="also log the accuracy of each class")
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    _check_source(args)
+    return args
 
 
 def parse_prediction(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -100,6 +103,12 @@ def _check_one_command(args: argparse.Namespace) -> None:
         raise Refusal(f"{' and '.join(given)}: only one of them at a time")
 
 
+def _check_source(args: argparse.Namespace) -> None:
+    """Refuses flags of which one would leave the other without effect."""
+    if args.synthetic and getattr(args, "DATA.DATA_PATH") is not None:
+        raise Refusal("--data-path and --synthetic: images are read or generated, give one of the two")
+
+
 def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:
     """(key, value) pairs of the flags that were given."""
     given = [(flag.key, getattr(args, flag.key, None)) for flag in KEY_FLAGS]
@@ -113,6 +122,8 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
     checkpoint knows how many those are.
     """
     config = configuration.get_config(args.cfg, args.opts, overrides(args), saved)
+    if getattr(args, "DATA.CACHE_MODE", None) is not None and not config.DATA.ZIP_MODE:
+        raise Refusal("--cache-mode is of images in zip files: give --zip, too, or leave it out")
     if not args.synthetic:
         return config
     generated = [("DATA.DATASET", "generated"), ("DATA.GENERATED", args.synthetic),

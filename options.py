@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 import accelerator
 from launch import Launch
 from models.pipeline import Stage, ipus_of, pipeline_stages
+from utils import logger
 
 # Values of PopART enumerations that PopTorch passes on as integers.
 RECOMPUTE_NOTHING = 0  # popart.RecomputationType.NoRecompute
@@ -48,7 +49,9 @@ def training_options(config: CfgNode, launch: Launch) -> Any:
     if config.TRAIN.AUTO_LOSS_SCALING:
         training.setAutomaticLossScaling(True)
     options.Precision.enableStochasticRounding(config.IPU.STOCHASTIC_ROUNDING and half_weights(config))
-    if config.IPU.REPLICATED_TENSOR_SHARDING and launch.local_replicas > 1:
+    if config.IPU.REPLICATED_TENSOR_SHARDING and launch.local_replicas == 1:
+        logger.warning("IPU.REPLICATED_TENSOR_SHARDING has no effect: a process with one replica has nothing to share")
+    elif config.IPU.REPLICATED_TENSOR_SHARDING:
         location = poptorch.TensorLocationSettings().useReplicatedTensorSharding(True).useOnChipStorage(True)
         location.minElementsForReplicatedTensorSharding(launch.local_replicas)
         options.TensorLocations.setOptimizerLocation(location)

@@ -25,6 +25,7 @@ def lookup(config, key):
 def test_flag_sets_its_key(flag, name):
     value = True if flag.kind is bool else VALUES[flag.key]
     argv = [name] if flag.kind is bool else [name, str(value)]
+    argv += ["--zip"] if flag.key == "DATA.CACHE_MODE" else []  # without which it would have no effect
     assert lookup(build_config(parse_training(["--cfg", "SWIN_TINY"])), flag.key) != value
     assert lookup(build_config(parse_training(["--cfg", "SWIN_TINY", *argv])), flag.key) == value
 
@@ -49,6 +50,16 @@ def test_bad_command_line_is_refused(argv):
 def test_two_commands_at_once_are_refused(commands):
     with pytest.raises(Refusal, match="only one of them at a time"):
         parse_training(["--cfg", "SWIN_TINY", *commands])
+
+
+@pytest.mark.parametrize("parse, needed", [(parse_training, ["--cfg", "SWIN_TINY"]),
+                                           (parse_validation, ["--cfg", "SWIN_TINY", "--checkpoint", "a.pth"])])
+def test_flags_without_effect_are_refused(parse, needed):
+    with pytest.raises(Refusal, match="--data-path and --synthetic"):
+        parse([*needed, "--synthetic", "--data-path", "d"])
+    with pytest.raises(Refusal, match="--cache-mode is of images in zip files"):
+        build_config(parse([*needed, "--cache-mode", "full"]))
+    assert build_config(parse([*needed, "--cache-mode", "full", "--opts", "DATA.ZIP_MODE", "True"])).DATA.ZIP_MODE
 
 
 def test_validation_needs_a_checkpoint_and_no_output():

@@ -58,9 +58,10 @@ def test_more_inference_iterations_than_stages_are_kept():
 
 
 @pytest.mark.parametrize("local_replicas, sharded", [(1, False), (2, True)])
-def test_optimizer_state_is_sharded_over_replicas_only(local_replicas, sharded):
+def test_optimizer_state_is_sharded_over_replicas_only(local_replicas, sharded, caplog):
     config = get_config("SWIN_TINY", ["IPU.REPLICATED_TENSOR_SHARDING", "True"])
     options = training_options(config, Launch(0, 1, local_replicas, local_replicas))
+    assert ("IPU.REPLICATED_TENSOR_SHARDING has no effect" in caplog.text) is not sharded
     location = options.toDict().get("location_optimizer")
     assert location == ({"useReplicatedTensorSharding": 1, "onChip": 1,
                          "minElementsForReplicatedTensorSharding": local_replicas} if sharded else None)
