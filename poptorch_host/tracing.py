@@ -78,10 +78,11 @@ class MarkedLoss(NamedTuple):
 
 
 class _Value(NamedTuple):
-    """What is known of a tensor's storage: whether it is a compile-time constant, and the losses it depends on."""
+    """What is known of a tensor's storage: whether it is a compile-time constant, the losses behind it, its stage."""
 
     constant: bool
     marks: FrozenSet[int] = _NONE
+    stage: int = 0
 
 
 class Tracer(Execution):
@@ -156,11 +157,8 @@ class Tracer(Execution):
     # What PopTorch's operations tell.
 
     def begin_block(self, user_id: str, ipu_id: Optional[int]) -> None:
-        """See `Execution`. Raises Error where a pipeline would run backwards."""
+        """See `Execution`."""
         place = self._strategy.place(user_id, ipu_id)
-        if self._pipelined and place.stage < self._stage_index:
-            raise createPoptorchError(f"Block {user_id} belongs to stage {place.stage}, but stage {self._stage_index} "
-                                      "has begun: the stages of a pipeline must not go backwards")
         self._in_block = True
         if place.ipu != self.stages[-1][0]:
             self.stages.append((place.ipu, [], []))
@@ -214,7 +212,7 @@ class Tracer(Execution):
         before = self._value(tensor) or _Value(False)
         self._superseded |= before.marks
         ordinal = sum(mark.identity == identity for mark in self.marks)
-        self._learn(tensor, _Value(False, before.marks | {len(self.marks)}))
+        self._learn(tensor, before._replace(constant=False, marks=before.marks | {len(self.marks)}))
         self.marks.append(MarkedLoss(identity, ordinal, tensor))
 
     def final_losses(self) -> List[MarkedLoss]:
@@ -295,14 +293,30 @@ class Tracer(Execution):
             self._check_operation(name, args, constant)
         self.draws_random_numbers |= random
         result = func(*args, **kwargs)
-        marks = frozenset().union(*[(self._value(tensor) or _Value(False)).marks for tensor in inputs])
+        read = [self._value(tensor) or _Value(False) for tensor in inputs]
+        marks = frozenset().union(*[value.marks for value in read])
+        stage = self._stage_of_result(func, read, constant)
         written = _written(func, args, kwargs)
         self.writes_inputs |= any(_storage(tensor) in self._input_memory for tensor in written)
         for tensor in tensors_in((result,)) + written:
-            self._learn(tensor, _Value(constant, marks))
+            self._learn(tensor, _Value(constant, marks, stage))
         if all(returned.alias_info is None for returned in func._schema.returns):  # neither views nor in place
             self.activation_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((result,)))
         return result
+
+    def _stage_of_result(self, func: Any, read: List[_Value], constant: bool) -> int:
+        """The stage that makes an operation's result. Raises Error where it reads what a later stage makes."""
+        if constant:
+            return 0
+        latest = max([value.stage for value in read], default=0)
+        if any(returned.alias_info is not None and not returned.alias_info.is_write
+               for returned in func._schema.returns):
+            return latest  # a view may be made anywhere
+        if self._pipelined and latest > self._stage_index:
+            raise createPoptorchError(f"{func._schema.name} in block {self.stages[-1][1][-1]} of stage "
+                                      f"{self._stage_index} reads what stage {latest} makes: the stages of a pipeline "
+                                      "must not go backwards")
+        return self._stage_index
 
     def _count_uses(self, name: str, inputs: List[torch.Tensor]) -> None:
         for tensor in inputs:

@@ -87,6 +87,30 @@ def test_stages_of_a_pipeline_follow_each_other():
         trained(Backwards(), options)(torch.ones(9, 3))
 
 
+@pytest.mark.parametrize("late_reads_later_stage", [False, True])
+def test_a_block_may_run_again_for_what_no_later_stage_has_made(late_reads_later_stage):
+    class Decoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = poptorch.BeginBlock(torch.nn.Linear(3, 3), "embedding", ipu_id=0)
+            self.encoder = poptorch.BeginBlock(torch.nn.Linear(3, 3), "encoder", ipu_id=1)
+            self.decoder = poptorch.BeginBlock(torch.nn.Bilinear(3, 3, 1), "decoder", ipu_id=1)
+
+        def forward(self, source, target):
+            encoded = self.encoder(self.embedding(source)) @ self.embedding.weight.t()  # a view in a later stage
+            return self.decoder(self.embedding(encoded if late_reads_later_stage else target), encoded)
+
+    options = poptorch.Options().deviceIterations(4)
+    options.setExecutionStrategy(poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement))
+    executor = poptorch.inferenceModel(Decoder(), options)
+    batch = torch.randn(4, 3), torch.randn(4, 3)
+    if late_reads_later_stage:
+        with pytest.raises(poptorch.Error, match="stage 1 reads what stage 2 makes.*must not go backwards"):
+            executor(*batch)
+    else:
+        torch.testing.assert_close(executor(*batch), executor.model(*batch))
+
+
 def test_explicit_stages_merge_blocks_and_name_unknown_ones():
     class Blocks(torch.nn.Module):
         def forward(self, x):
