@@ -38,6 +38,8 @@ from poptorch.options import Options
 import poptorch.ops, poptorch.profiling
 assert poptorch._impl.createPoptorchError is poptorch.createPoptorchError
 from poptorch._impl import rewrapModelIfNecessary, unwrapModelIfNecessary
+from importlib.metadata import version
+assert version("poptorch") == poptorch.__version__  # which programs ask for before they use what is new
 assert poptorch._logging.logger is poptorch.logger
 assert issubclass(Options, poptorch._options_impl.OptionsDict)
 from poptorch._poplar_executor import PoplarExecutor
