@@ -35,6 +35,11 @@ class Inspection:
         """Whether there is a compiled program."""
         return self.compiled is not None
 
+    @property
+    def _executable(self) -> Optional[Compiled]:
+        """The program under PopTorch's private name, which trainers compare with None (PyTorch Lightning does)."""
+        return self.compiled
+
     def _require_compiled(self, what: str) -> None:
         if not self.isCompiled():
             raise createPoptorchError(f"Model has not been compiled or has been destroyed: {what} needs a call, or "

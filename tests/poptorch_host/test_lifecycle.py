@@ -28,6 +28,7 @@ def test_device_methods_need_a_compiled_model():
         with pytest.raises(AssertionError):
             executor.getTensorNames()
         assert not executor.isCompiled() and not executor.isAttachedToDevice()
+        assert executor._executable is None  # as trainers ask
 
 
 def test_compile_runs_nothing_and_once(caplog):
@@ -35,7 +36,7 @@ def test_compile_runs_nothing_and_once(caplog):
     before = model.fc.weight.detach().clone()
     executor = trained(model)
     executor.compile(X, LABELS)
-    assert executor.isCompiled() and executor.isAttachedToDevice()
+    assert executor.isCompiled() and executor.isAttachedToDevice() and executor._executable is not None
     assert torch.equal(model.fc.weight.detach(), before)
     executor.compile(X, LABELS)
     assert "already compiled" in caplog.text
