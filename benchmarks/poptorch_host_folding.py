@@ -46,7 +46,7 @@ def build(name: str) -> Tuple[Dict[object, poptorch.PoplarExecutor], Batch]:
     for fold in [1, "auto", *folds]:
         torch.manual_seed(0)
         model = WithLoss(make())
-        options = poptorch.Options()
+        options = poptorch.Options().showCompilationProgressBar(False)
         options.Training.gradientAccumulation(accumulation)
         host.configure(fold=fold)
         executors[fold] = poptorch.trainingModel(model, options, torch.optim.SGD(model.parameters(), lr=1e-3))

@@ -78,7 +78,7 @@ def by_hand(model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor
 def by_executor(model: torch.nn.Module, accumulation: int,
                 batch: Tuple[torch.Tensor, torch.Tensor]) -> Callable[[], None]:
     """The step as a call of a training model."""
-    options = poptorch.Options()
+    options = poptorch.Options().showCompilationProgressBar(False)
     options.Training.gradientAccumulation(accumulation)
     executor = poptorch.trainingModel(model, options, torch.optim.AdamW(model.parameters(), lr=1e-3))
     return lambda: executor(*batch)
