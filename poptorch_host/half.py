@@ -33,6 +33,8 @@ _INDICES = {"target", "index", "indices"}
 _OF_INDICES = {"one_hot", "take_along_dim"}
 # PyTorch does not differentiate them, but does torch.div, which can round down as well.
 _FLOOR_DIVISIONS = {"floor_divide", "__floordiv__", "__rfloordiv__"}
+# Products whose float16 kernels on CPUs take from five times to a hundred times as long as their float32 ones.
+_SLOW_ON_CPUS = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
 _PROMOTED = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "matmul"}
 
 
@@ -138,7 +140,7 @@ class HalfArithmetic(TorchDispatchMode):
         if replacement is not None:
             self.needed = True
             return replacement(*args, **kwargs)
-        if func not in self._missing:
+        if func not in self._missing and not (name in _SLOW_ON_CPUS and _on_cpu(args)):
             try:
                 return func(*args, **kwargs)
             except (RuntimeError, NotImplementedError) as error:
@@ -147,6 +149,10 @@ class HalfArithmetic(TorchDispatchMode):
                 self._missing.add(func)  # computed in float32 from here on
         self.needed = True
         return _in_float(func, name, args, kwargs)
+
+
+def _on_cpu(args: Tuple) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors_in(args))
 
 
 def _says_half_is_missing(message: str) -> bool:

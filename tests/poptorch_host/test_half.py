@@ -55,6 +55,24 @@ def test_half_models_train_close_to_single_ones_and_stay_half(single):
         torch.testing.assert_close(half_state[name], value, rtol=2e-2, atol=2e-3)
 
 
+@pytest.mark.parametrize("product, shapes", [
+    (torch.nn.functional.linear, [(4, 600), (3, 600), (3,)]), (torch.bmm, [(2, 3, 600), (2, 600, 4)]),
+    (torch.nn.functional.conv2d, [(2, 70, 5, 5), (3, 70, 3, 3)])])
+def test_products_of_half_are_computed_in_float32_on_a_cpu_forward_and_backward(product, shapes):
+    operands = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).half() for shape in shapes]
+    executor = poptorch.inferenceModel(Function(product))
+    assert torch.equal(executor(*operands), product(*[tensor.float() for tensor in operands]).half())
+    assert executor.compiled.half_arithmetic
+    half, single = ([tensor.to(dtype, copy=True).requires_grad_() for tensor in operands]
+                    for dtype in (torch.half, torch.float))
+    with HalfArithmetic(HalfPartials(poptorch.Options())) as arithmetic:
+        product(*half).sum().backward()
+    assert arithmetic.needed
+    product(*single).sum().backward()
+    for one, other in zip(half, single):
+        assert torch.equal(one.grad, other.grad.half())
+
+
 def test_half_inputs_make_convolutions_and_norms_half_with_single_weights(single):
     model, (_, state) = single
 

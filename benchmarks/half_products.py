@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Products of float16 on a CPU: PyTorch's own kernels beside poptorch_host, which computes them in float32.
+
+Forward and backward of a linear layer, of attention scores and of two convolutions, of the sizes that Swin-T and small
+convolutional networks have. A ratio is PyTorch's CPU time over ours in one round: above 1 ours is faster.
+
+    python -m benchmarks.half_products [--rounds 5]
+"""
+import argparse
+import statistics
+from typing import Callable, Dict, List, Tuple
+
+import poptorch_host as poptorch
+import torch
+from poptorch_host.half import HalfArithmetic
+from poptorch_host.partials import HalfPartials
+from torch.nn import functional
+
+from benchmarks.poptorch_host_overhead import ratios
+
+Product = Callable[..., torch.Tensor]
+
+CASES: Dict[str, Tuple[Product, List[Tuple[int, ...]]]] = {
+    "linear 784 x 384 x 1536": (functional.linear, [(784, 384), (1536, 384), (1536,)]),
+    "scores of 192 windows of 49 x 32": (lambda q, k: q @ k.transpose(1, 2), [(192, 49, 32), (192, 49, 32)]),
+    "patches, 2 x 3 x 224 x 224 by 4 x 4": (lambda x, w: functional.conv2d(x, w, stride=4),
+                                            [(2, 3, 224, 224), (96, 3, 4, 4)]),
+    "convolution, 2 x 32 x 32 x 32 by 3 x 3": (lambda x, w: functional.conv2d(x, w, padding=1),
+                                               [(2, 32, 32, 32), (32, 32, 3, 3)])}
+
+
+def step(product: Product, shapes: List[Tuple[int, ...]]) -> Callable[[], None]:
+    """A function that runs the product and its gradients once, in float16."""
+    operands = [torch.randn(shape).half().requires_grad_() for shape in shapes]
+
+    def run() -> None:
+        result = product(*operands)
+        torch.autograd.grad(result, operands, torch.ones_like(result))
+
+    return run
+
+
+def main() -> None:
+    """Prints a line for each product."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arithmetic = HalfArithmetic(HalfPartials(poptorch.Options()))
+    for name, (product, shapes) in CASES.items():
+        run = step(product, shapes)
+
+        def ours(run: Callable[[], None] = run) -> None:
+            with arithmetic:
+                run()
+
+        found = ratios(run, ours, arguments.rounds, steps=3)
+        print(f"{name}: {statistics.median(found):.1f} [{min(found):.1f}-{max(found):.1f}]")
+
+
+if __name__ == "__main__":
+    main()
