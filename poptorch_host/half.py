@@ -33,7 +33,7 @@ _INDICES = {"target", "index", "indices"}
 _OF_INDICES = {"one_hot", "take_along_dim"}
 # PyTorch does not differentiate them, but does torch.div, which can round down as well.
 _FLOOR_DIVISIONS = {"floor_divide", "__floordiv__", "__rfloordiv__"}
-# Products whose float16 kernels on CPUs take from five times to a hundred times as long as their float32 ones.
+# Products whose float16 kernels on CPUs take many times as long as float32 ones. (benchmarks/half_products.py)
 _SLOW_ON_CPUS = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
 _PROMOTED = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "matmul"}
 
