@@ -7,7 +7,7 @@ tensors' places in the module for as long as a call runs. So weights that were n
 device.
 """
 import contextlib
-from typing import ContextManager, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 
@@ -19,6 +19,7 @@ from .errors import Error, check, createPoptorchError
 from .options import Options
 from .plain_attributes import PlainAttributes
 
+_ABSENT = object()
 untouched = torch._C.DisableTorchFunctionSubclass  # reads host tensors without bringing them up to date first
 
 
@@ -82,25 +83,28 @@ class _Slot(NamedTuple):
 class _Installed:
     """See `DeviceWeights.installed`. A class rather than a generator, since every call enters it."""
 
-    def __init__(self, slots: List[_Slot], flags: List[Tuple[Dict, bool]]) -> None:
-        self._places = [(slot.holder, slot.key, slot.device) for slot in slots]
+    def __init__(self, places: List[Tuple[Dict, str, Any]], flags: List[Tuple[Dict, bool]]) -> None:
+        self._places = places
         self._flags = flags
-        self._saved: List[Optional[torch.Tensor]] = []
+        self._saved: List[Any] = []
         self._changed: List[Tuple[Dict, bool]] = []
 
     def __enter__(self) -> None:
-        self._saved = [holder.get(key) for holder, key, _ in self._places]
+        self._saved = [holder.get(key, _ABSENT) for holder, key, _ in self._places]
         self._changed = [(attributes, attributes["training"]) for attributes, flag in self._flags
                          if attributes["training"] is not flag]
-        for holder, key, device in self._places:
-            holder[key] = device
+        for holder, key, compiled in self._places:
+            holder[key] = compiled
         if self._changed:
             for attributes, flag in self._flags:
                 attributes["training"] = flag
 
     def __exit__(self, *exception: object) -> None:
         for (holder, key, _), host in zip(self._places, self._saved):
-            holder[key] = host
+            if host is _ABSENT:
+                holder.pop(key, None)
+            else:
+                holder[key] = host
         for attributes, flag in self._changed:
             attributes["training"] = flag
 
@@ -132,7 +136,8 @@ class DeviceWeights:
                                for name, host in module.named_parameters()]
             self.buffers = [(name, host, self._copy(host, None, None, name)) for name, host in module.named_buffers()]
             self._slots = list(self._find_slots(module))
-        self._slot_of = {id(slot.device): slot for slot in reversed(self._slots)}
+        self._module = module
+        self._parts = [(part._modules, key, child) for part in module.modules() for key, child in part._modules.items()]
         self._norm_statistics = {f"{path}.{key}" if path else key for path, part in module.named_modules()
                                  if isinstance(part, torch.nn.modules.batchnorm._NormBase) for key in part._buffers}
         self._training_flags = [(vars(part), part.training) for part in module.modules()]
@@ -209,8 +214,7 @@ class DeviceWeights:
         Raises:
             Error: when it is gone, or of another shape.
         """
-        slot = self._slot_of[id(device)]
-        host = slot.holder.get(slot.key)
+        host = _tensor_at(self._module, name)
         shapes = [list(tensor.shape) for tensor in (device, host) if tensor is not None]
         grouped = id(device) in self._groupings
         if host is None or (shapes[0][grouped:] != shapes[1][grouped:]):
@@ -256,8 +260,10 @@ class DeviceWeights:
         return len(self.replica_buffers) > 1 or bool(self._groupings)
 
     def installed(self) -> "_Installed":
-        """A context inside which the module has the device's tensors and the training flags that were latched."""
-        return _Installed(self._slots, self._training_flags)
+        """A context inside which the module has the device's tensors, the training flags that were latched, and the
+        parts that it had when this was made: a program goes on as it was compiled, whatever the user replaced."""
+        tensors = [(slot.holder, slot.key, slot.device) for slot in self._slots]
+        return _Installed(tensors + self._parts, self._training_flags)
 
     def tracing(self) -> ContextManager:
         """A context inside which operations compute with tensors like these, with or without values."""
@@ -316,6 +322,17 @@ class DeviceWeights:
     def named_tensors(self) -> List[Tuple[str, torch.Tensor]]:
         """Every parameter and buffer by name, as on the device."""
         return [(name, device) for name, _, device in self.parameters + self.buffers]
+
+
+def _tensor_at(module: torch.nn.Module, name: str) -> Optional[torch.Tensor]:
+    """The parameter or buffer of that name in named_parameters() or named_buffers(); None where there is none."""
+    *path, key = name.split(".")
+    for part in path:
+        module = module._modules.get(part)
+        if module is None:
+            return None
+    found = module._parameters.get(key)
+    return module._buffers.get(key) if found is None else found
 
 
 def _kind(device: torch.Tensor) -> str:

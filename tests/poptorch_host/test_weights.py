@@ -409,6 +409,26 @@ def test_trained_weights_are_fetched_into_the_tensors_that_the_model_has_now():
     torch.testing.assert_close(poptorch.inferenceModel(model)(X), model(X).detach())
 
 
+def test_program_goes_on_as_compiled_where_the_user_replaced_a_part_of_the_model():
+    """A device keeps its program; weights are copied to the part that has the name now."""
+    undisturbed = Classifier()
+    model = copy.deepcopy(undisturbed)
+    executor, expected = trained(model), trained(undisturbed)
+    executor(X, LABELS), expected(X, LABELS)
+    replaced = model.fc
+    model.fc = copy.deepcopy(model.fc)
+    assert torch.equal(executor(X, LABELS)[1], expected(X, LABELS)[1])
+    assert torch.equal(executor(X, LABELS)[1], expected(X, LABELS)[1])
+    assert model.fc is not replaced
+    for name, value in undisturbed.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    del model.fc
+    assert torch.equal(executor(X, LABELS)[1], expected(X, LABELS)[1])
+    assert not hasattr(model, "fc")
+    with pytest.raises(poptorch.Error, match=r"Parameter fc.weight of shape .* is gone"):
+        executor.copyWeightsToDevice()
+
+
 def test_double_weights_are_single_on_the_device():
     model = Classifier().double()
     executor = trained(model)
