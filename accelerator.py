@@ -15,7 +15,7 @@ from typing import Any, ContextManager, Iterator, List, NamedTuple, Optional
 
 import torch
 
-from utils import Refusal, logger
+from utils import Refusal, logger, one_line
 
 DEVICES = ("auto", "ipu", "gpu", "cpu")
 
@@ -140,7 +140,7 @@ def _sdk() -> Optional[Accelerator]:
     try:
         module = _import_if_installed("poptorch")
     except (ImportError, AssertionError) as error:  # libraries that are not enabled; another torch than its own
-        raise Refusal(f"the poptorch package of this environment cannot be imported: {' '.join(str(error).split())}; "
+        raise Refusal(f"the poptorch package of this environment cannot be imported: {one_line(error)}; "
                       "enable the Poplar SDK that it is of, or use --device cpu or gpu") from error
     if module is None or module.__name__ != "poptorch":  # another name: the stand-in, run as `python -m poptorch_host`
         return None

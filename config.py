@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 import config_checks
 from models.geometry import pair
-from utils import Refusal, nearest, reason
+from utils import Refusal, nearest, one_line, reason
 
 NAMED_CONFIGS = Path(__file__).resolve().parent / "configs" / "configs.yaml"
 MAX_YAML_BYTES = 1 << 20
@@ -264,7 +264,7 @@ def _parse(text: str, source: str) -> Dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader: plain data only
     except (yaml.YAMLError, RecursionError) as error:
-        raise Refusal(f"{source} is not a configuration: {' '.join(str(error).split())}") from error
+        raise Refusal(f"{source} is not a configuration: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise Refusal(f"{source} is not a configuration: it holds {type(values).__name__}, not sections with keys")
     return values

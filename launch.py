@@ -16,7 +16,7 @@ from torch.distributed import distributed_c10d
 from yacs.config import CfgNode
 
 import accelerator
-from utils import EXIT_RESOURCE, Refusal, logger
+from utils import EXIT_RESOURCE, Refusal, logger, one_line, stop_signals_go_to
 
 REFERENCE_BATCH = 512  # global batch for which the recipes name their learning rates
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # a collective that another process left
@@ -160,10 +160,12 @@ def _join(config: CfgNode, stages: int) -> Launch:
         _check_stages(1, stages)
         return Launch(0, 1, config.IPU.REPLICAS, config.IPU.REPLICAS)
     try:
-        with _ended_by_signals():
+        # A request to stop ends the process at once: it waits for the others inside PyTorch, for half an hour where
+        # they do not come, and no handler of Python's would run before that is over.
+        with stop_signals_go_to(signal.SIG_DFL):
             popdist.init()
     except (chosen.poptorch.Error, RuntimeError, ValueError) as error:
-        raise Refusal(f"the processes of the run do not find each other: {' '.join(str(error).split())}") from error
+        raise Refusal(f"the processes of the run do not find each other: {one_line(error)}") from error
     process, processes = popdist.getInstanceIndex(), popdist.getNumInstances()
     if chosen.device == "ipu":
         if processes > 1:
@@ -180,22 +182,6 @@ def _join(config: CfgNode, stages: int) -> Launch:
         raise Refusal(f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be shared by {whose}: "
                       f"pass --replicas {instances} or a multiple of it")
     return Launch(process, processes, config.IPU.REPLICAS, config.IPU.REPLICAS // instances, stages)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """While this context is open, a request to stop ends the process at once.
-
-    It waits for the others inside PyTorch then, for half an hour where they do not come, and no handler of Python's
-    would run before that is over.
-    """
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before):
-            signal.signal(number, handler)
 
 
 def _check_stages(processes: int, stages: int) -> None:

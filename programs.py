@@ -8,7 +8,7 @@ from typing import Any, Iterator, Sequence
 import torch
 
 import accelerator
-from utils import EXIT_RESOURCE, EXIT_USAGE, Refusal, logger
+from utils import EXIT_RESOURCE, EXIT_USAGE, Refusal, logger, one_line
 
 LONGEST_MESSAGE = 600  # characters of an error of the compiler, which may list every tile
 
@@ -24,12 +24,12 @@ def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
     try:
         yield
     except accelerator.poptorch().Error as error:
-        raise Refusal(f"{what}: {_one_line(_message(error))}",
+        raise Refusal(f"{what}: {_shortened(_message(error))}",
                       EXIT_RESOURCE if _is_resource(error) else code) from error
     except (MemoryError, RuntimeError) as error:
         if not _wants_memory(error):
             raise
-        raise Refusal(f"{what}: {_one_line(str(error) or 'out of memory')}; lower --batch-size and raise --ga",
+        raise Refusal(f"{what}: {_shortened(str(error) or 'out of memory')}; lower --batch-size and raise --ga",
                       EXIT_RESOURCE) from error
 
 
@@ -57,8 +57,8 @@ def _message(error: Exception) -> str:
     return getattr(error, "message", str(error))
 
 
-def _one_line(message: str) -> str:
-    line = " ".join(message.split())
+def _shortened(message: str) -> str:
+    line = one_line(message)
     return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + " ..."
 
 

@@ -43,6 +43,11 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def one_line(error: object) -> str:
+    """What an error of another library says, without its line breaks."""
+    return " ".join(str(error).split())
+
+
 class Preempted(Refusal):
     """A signal asked the run to stop; its state is saved and the same command goes on from there."""
 
@@ -159,6 +164,18 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+@contextlib.contextmanager
+def stop_signals_go_to(handler: Any) -> Iterator[None]:
+    """While this context is open, SIGTERM, SIGUSR1 and Ctrl-C go to `handler`, as signal.signal takes it."""
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, one in zip(numbers, before):
+            signal.signal(number, one)
+
+
 class StopRequest:
     """SIGTERM, SIGUSR1 and Ctrl-C as a polite request: the step in progress ends, the state is saved, the run stops.
 
@@ -178,13 +195,8 @@ class StopRequest:
     @contextlib.contextmanager
     def installed(self) -> Iterator["StopRequest"]:
         """While this context is open, the three signals of this process come here."""
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        before = [signal.signal(number, self._handle) for number in numbers]
-        try:
+        with stop_signals_go_to(self._handle):
             yield self
-        finally:
-            for number, handler in zip(numbers, before):
-                signal.signal(number, handler)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

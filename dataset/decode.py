@@ -20,6 +20,8 @@ from typing import Optional, Union
 import numpy as np
 from PIL import Image
 
+from utils import one_line
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")  # Pillow's other decoders are never started
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of bombs: 256 MiB of RGB
@@ -44,11 +46,6 @@ def shown(path: Union[str, os.PathLike]) -> str:
     """A path as a log line may hold it: control characters and undecodable bytes are escaped."""
     text = os.fspath(path)
     return text if text.isprintable() else ascii(text)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error of another library, without its line breaks."""
-    return " ".join(str(error).split())
 
 
 def read_file(path: str) -> bytes:

@@ -26,7 +26,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 from PIL import Image
 
-from dataset.decode import MAX_FILE_BYTES, BadImage, one_line, shown
+from dataset.decode import MAX_FILE_BYTES, BadImage, shown
 from dataset.image_folder import open_split
 from utils import (
     EXIT_BUSY,
@@ -36,6 +36,7 @@ from utils import (
     Refusal,
     console_log,
     logger,
+    one_line,
     reason,
     run_command,
 )

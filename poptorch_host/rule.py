@@ -77,12 +77,11 @@ class UpdateRule:
 
     def _multiply(self, gradients: Sequence[torch.Tensor], factor: float) -> None:
         """Multiplies gradients; a fused update does it itself as it reads them, as it does for torch.amp.GradScaler."""
-        self._optimizer.grad_scale = None
-        if factor == 1.0 or not gradients:
-            return
+        needed = factor != 1.0 and len(gradients) > 0
         if self._optimizer.defaults.get("fused"):
-            self._optimizer.grad_scale = torch.full((), 1 / factor if factor else math.inf, device=gradients[0].device)
-        else:
+            divisor = 1 / factor if factor else math.inf
+            self._optimizer.grad_scale = torch.full((), divisor, device=gradients[0].device) if needed else None
+        elif needed:
             torch._foreach_mul_(list(gradients), factor)
 
     def _widen(self, slot: Slot) -> None:

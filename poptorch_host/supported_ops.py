@@ -27,7 +27,7 @@ _HOST_KERNELS = frozenset(f"aten::{name}" for name in """
     _scaled_dot_product_cudnn_attention _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
     _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_fused_attention_overrideable
     _thnn_fused_gru_cell _thnn_fused_lstm_cell cudnn_batch_norm cudnn_convolution cudnn_convolution_transpose ldexp
-    miopen_batch_norm mkldnn_linear mkldnn_rnn_layer vdot
+    miopen_batch_norm mkldnn_linear mkldnn_rnn_layer
     """.split())
 
 
