@@ -112,7 +112,7 @@ def summary(program: Any) -> List[str]:
     """What was compiled, in lines for people; nothing on IPUs, where PopTorch does not tell."""
     if is_ipu():
         return []
-    return importlib.import_module("poptorch_host.summary").summary(program)
+    return importlib.import_module("poptorch_host.reporting.summary").summary(program)
 
 
 def pipelining() -> ModuleType:
@@ -125,7 +125,7 @@ def pipelining() -> ModuleType:
         raise Refusal("HOST_PIPELINE=1 is for CPUs and GPUs, IPUs run the pipeline as it is: unset it, or use "
                       "--device cpu")
     try:
-        return importlib.import_module("poptorch_host.pipelining")
+        return importlib.import_module("poptorch_host.running.pipelining")
     except ModuleNotFoundError as error:
         raise Refusal("HOST_PIPELINE=1 needs torch.distributed.pipelining, which PyTorch has from 2.5 on and not in "
                       f"{torch.__version__}") from error

@@ -4,7 +4,7 @@
 
 Names and defaults of the sections that the official Swin V1 repository also has are the official ones, so that its YAML
 files load unchanged. What a device needs is in the section IPU. Values that follow from others (global batch, scaled
-learning rate, class count) are not written back: see `launch.py`.
+learning rate, class count) are not written back: see `training/processes.py`.
 """
 import ast
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 import yaml
 from yacs.config import CfgNode
 
-import config_checks
-from models.geometry import pair
+from configs import checks as config_checks
+from planning.geometry import pair
 from utils import Refusal, nearest, one_line, reason
 
 NAMED_CONFIGS = Path(__file__).resolve().parent / "configs" / "configs.yaml"

@@ -9,8 +9,8 @@ import torch
 from yacs.config import CfgNode
 
 import accelerator
-from launch import Launch
 from models.pipeline import Stage, ipus_of, pipeline_stages
+from training.processes import Launch
 from utils import logger
 
 # Values of PopART enumerations that PopTorch passes on as integers.

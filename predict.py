@@ -12,15 +12,15 @@ from timm.data import ImageNetInfo
 from yacs.config import CfgNode
 
 import accelerator
-import arguments
-import launch as launching
 from dataset.build_ipu import build_images, build_loader
 from dataset.decode import shown
 from dataset.image_folder import image_files
 from dataset.workers import batches
-from launch import Launch
-from models.geometry import configured_classes
-from programs import errors_refused
+from planning.geometry import configured_classes
+from training import arguments
+from training import processes as launching
+from training.compiling import errors_refused
+from training.processes import Launch
 from utils import EXIT_DATA, Refusal, console_log, run_command
 from validate import build_validator, configured_weights
 

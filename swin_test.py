@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
 import dataset.prepare
 import predict
 import train_swin
 import utils
 import validate
+from training import checkpoint
 from utils import (
     EXIT_CHECKPOINT,
     EXIT_DATA,

@@ -17,20 +17,18 @@ import torch
 from yacs.config import CfgNode
 
 import accelerator
-import arguments
-import checkpoint
-import host_pipeline
-import launch as launching
-import plan_report
-import run_folder
 import validate
-from compile_only import compile_only
 from dataset.workers import batches
-from launch import Launch
 from options import device_generates_data
-from programs import errors_refused
-from run import Run, build_run, find_state
-from training_state import Progress
+from planning import report as plan_report
+from training import arguments, checkpoint, host_pipeline
+from training import output_folder as run_folder
+from training import processes as launching
+from training.building import Run, build_run, find_state
+from training.compile_only import compile_only
+from training.compiling import errors_refused
+from training.processes import Launch
+from training.progress import Progress
 from utils import EXIT_NONFINITE, Refusal, StopRequest, Throughput, console_log, logger, run_command
 
 

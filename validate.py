@@ -14,17 +14,16 @@ import torch
 from yacs.config import CfgNode
 
 import accelerator
-import arguments
-import checkpoint
-import launch as launching
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from dataset.samples import PADDED
 from dataset.workers import batches
-from launch import Launch
 from models.build import build_pipeline
 from models.pretrained import load_pretrained
 from options import inference_options
-from programs import compile_program, errors_refused
+from training import arguments, checkpoint
+from training import processes as launching
+from training.compiling import compile_program, errors_refused
+from training.processes import Launch
 from utils import Refusal, Throughput, console_log, logger, run_command
 
 

@@ -13,8 +13,8 @@ from typing import Callable, Dict, List, Tuple
 
 import poptorch_host as poptorch
 import torch
-from poptorch_host.half import HalfArithmetic
-from poptorch_host.partials import HalfPartials
+from poptorch_host.precision.half import HalfArithmetic
+from poptorch_host.precision.partials import HalfPartials
 from torch.nn import functional
 
 from benchmarks.poptorch_host_overhead import ratios

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 import accelerator
+from planning.geometry import configured_classes
 from utils import Refusal
 
-from .geometry import configured_classes
 from .pipeline import annotate, pipeline_stages
 from .swin_transformer import LayerNorm, SwinTransformer
 

@@ -11,10 +11,9 @@ from torch import nn
 from yacs.config import CfgNode
 
 import accelerator
-
-from .costs import configured_units
-from .memory import configured_footprint
-from .split import balanced_split, fewest_ipus_split
+from planning.costs import configured_units
+from planning.memory import configured_footprint
+from planning.split import balanced_split, fewest_ipus_split
 
 
 class Stage(NamedTuple):

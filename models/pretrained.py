@@ -16,10 +16,10 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.nn import functional
 
-from checkpoint import DamagedFile, first_non_finite, read_archive
+from planning.geometry import IMAGENET_22K_CLASSES, IMAGENET_CLASSES, Pair
+from training.checkpoint import DamagedFile, first_non_finite, read_archive
 from utils import EXIT_DATA, Refusal, logger
 
-from .geometry import IMAGENET_22K_CLASSES, IMAGENET_CLASSES, Pair
 from .swin_transformer import COMPUTED, SwinTransformer
 
 CONTAINERS = ("model", "state_dict")  # keys under which training programs keep the weights

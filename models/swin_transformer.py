@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from .costs import swin_units
-from .geometry import LayerShape, Pair, Size, layer_shapes, pair
+from planning.costs import swin_units
+from planning.geometry import LayerShape, Pair, Size, layer_shapes, pair
+
 from .windows import relative_position_index, shift_mask
 
 COMPUTED = ("relative_position_index", "attn_mask", "relative_coords_table")  # saved elsewhere; they follow from sizes

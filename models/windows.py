@@ -6,7 +6,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .geometry import Pair
+from planning.geometry import Pair
 
 # Finite, and within half precision. The official -100 leaves attention weights of exp(-100), which are denormal numbers
 # in float32: CPUs work on them several times slower than on the zeros that this value gives.

@@ -14,6 +14,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Optional
 
+PACKAGE = __package__
+
 
 def alias(name: str, target: str) -> None:
     """Makes `import name` and `import name.part` give the modules `target` and `target.part`."""
@@ -26,7 +28,7 @@ class _Finder(MetaPathFinder):
     def find_spec(self, fullname: str, path: Any, target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
         parent, _, part = fullname.rpartition(".")
         actual = getattr(sys.modules.get(parent), "__name__", parent)
-        if actual == parent or actual.split(".")[0] != __package__:
+        if actual == parent or actual.split(".")[0] != PACKAGE:
             return None
         found = importlib.util.find_spec(f"{actual}.{part}")
         return ModuleSpec(fullname, _Loader(f"{actual}.{part}")) if found else None

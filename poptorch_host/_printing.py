@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ._blocks import block_of
+from .operators.blocks import block_of
 
 
 def module_repr(m: torch.nn.Module) -> str:

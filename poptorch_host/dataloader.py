@@ -7,12 +7,12 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Union
 import torch
 from torch.utils.data import IterableDataset, Subset
 
-from ._element import concatenate
 from ._logging import logger
-from ._partition import GlobalShuffle, share_of
-from .accessor import AsynchronousDataAccessor
 from .enums import DataLoaderMode
 from .errors import check, createPoptorchError
+from .loading.accessor import AsynchronousDataAccessor
+from .loading.element import concatenate
+from .loading.partition import GlobalShuffle, share_of
 from .options import Options
 
 

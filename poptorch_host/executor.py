@@ -8,25 +8,27 @@ from typing import Any, Callable, Dict, List, Optional, Union
 
 import torch
 
-from . import compile_hooks, host, program_file, wrapping
+from . import host
 from . import optim as poptorch_optim
 from ._logging import logger
 from ._printing import module_repr
-from .arguments import Bound, ForwardParameters, InputContract
-from .blank import BlankTensors
-from .compiler import Compiled, can_run, check_options, compile_model, pieces_of
-from .engine import Engine
+from .compiling import compile_hooks, program_file
+from .compiling.compiler import Compiled, can_run, check_options, compile_model, pieces_of
 from .enums import ConnectionType, OutputMode
 from .errors import Error, check, createPoptorchError
-from .inference_mode import outside_inference_mode
-from .inspection import Inspection
-from .latch import OptimizerLatch
+from .inputs.arguments import Bound, ForwardParameters, InputContract
+from .inputs.blank import BlankTensors
 from .options import Options, PipelinedExecution
-from .randomness import DeviceRandomness
-from .reduce import process_group
-from .summary import report_compilation
-from .update import WeightUpdate
-from .weights import DeviceWeights, ReplicaGrouping, untouched
+from .reporting.inspection import Inspection
+from .reporting.summary import report_compilation
+from .running.engine import Engine
+from .running.inference_mode import outside_inference_mode
+from .running.randomness import DeviceRandomness
+from .updating.latch import OptimizerLatch
+from .updating.reduce import process_group
+from .updating.update import WeightUpdate
+from .weights import wrapping
+from .weights.device import DeviceWeights, ReplicaGrouping, untouched
 
 _NOTHING = contextlib.nullcontext()
 

@@ -9,14 +9,14 @@ from typing import Any, Callable, Dict, List, Tuple, Union
 
 import torch
 
-from . import _tensor_text
-from ._blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
-from ._searches import ctc_beam_search_decoder, fps, nearest
 from .context import current, own_op
 from .custom_ops import custom_op
 from .enums import MatMulSerializationMode, MultiConvPlanType, OverlapMode
 from .errors import check, createPoptorchError
-from .nested import map_tensors
+from .inputs.nested import map_tensors
+from .operators import tensor_text as _tensor_text
+from .operators.blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
+from .operators.searches import ctc_beam_search_decoder, fps, nearest
 
 __all__ = ["CPU", "Attribute", "BeginBlock", "Block", "BlockFunction", "LegacyBeginBlockFn", "MultiConv", "NameScope",
            "cond", "ctc_beam_search_decoder", "custom_op", "dynamic_slice", "dynamic_update", "for_loop", "fps",

@@ -8,10 +8,12 @@ from typing import Any, Dict, List, Optional, Union
 
 import torch
 
-from . import _progress, enums
+from . import enums
 from ._logging import logger
 from ._options_impl import OptionsDict
-from ._strategies import (
+from .errors import check, createPoptorchError
+from .settings import progress as _progress
+from .settings.strategies import (
     BlockId,
     ParallelPhasedExecution,
     Phase,
@@ -22,7 +24,7 @@ from ._strategies import (
     _IExecutionStrategy,
     _IPhasedExecution,
 )
-from ._suboptions import (
+from .settings.suboptions import (
     TensorLocationSettings,
     _DistributedOptions,
     _JitOptions,
@@ -31,7 +33,6 @@ from ._suboptions import (
     _TensorLocationOptions,
     _TrainingOptions,
 )
-from .errors import check, createPoptorchError
 
 __all__ = ["BlockId", "ConfigFileError", "Options", "ParallelPhasedExecution", "Phase", "PipelinedExecution",
            "SerialPhasedExecution", "ShardedExecution", "Stage", "TensorLocationSettings", "_DistributedOptions",

@@ -28,12 +28,12 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 import accelerator
-import checkpoint
 from config import get_config
-from launch import Launch
 from models.build import SwinClassifier, build_pipeline
 from options import half_weights, inference_options, training_options
-from programs import compile_program, errors_refused
+from training import checkpoint
+from training.compiling import compile_program, errors_refused
+from training.processes import Launch
 from utils import EXIT_DATA, EXIT_USAGE, Refusal, run_command
 
 RECORDS = Path(__file__).parent / "golden_records"

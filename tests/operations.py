@@ -3,7 +3,7 @@
 """Which operations a forward pass is made of."""
 from typing import Any, Set
 
-from poptorch_host.supported_ops import selects_by_mask, takes_operation
+from poptorch_host.compiling.supported_ops import selects_by_mask, takes_operation
 from torch.utils._python_dispatch import TorchDispatchMode
 
 

@@ -6,13 +6,13 @@ import sys
 import pytest
 
 import accelerator
-import launch as launching
 import train_swin
 import validate
 from config import get_config
-from launch import Launch
 from options import training_options
 from tests.poptorch_host.api import NAMES
+from training import processes as launching
+from training.processes import Launch
 from utils import EXIT_USAGE, Refusal
 
 POPDIST = """

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from config import get_config
-from launch import Launch
 from lr_scheduler import build_scheduler
+from training.processes import Launch
 
 UPDATES = 10  # an epoch
 EPOCHS, WARMUP = 20, 5

@@ -8,8 +8,8 @@ import torch
 
 import accelerator
 from config import get_config
-from launch import Launch
 from optimizer import build_optimizer, parameter_groups
+from training.processes import Launch
 
 LAUNCH = Launch(0, 1, 4, 4)
 

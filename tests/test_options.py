@@ -5,8 +5,8 @@ import pytest
 
 import accelerator
 from config import get_config, named_configs
-from launch import Launch
 from options import inference_options, training_options
+from training.processes import Launch
 
 ALONE = Launch(0, 1, 4, 4)
 

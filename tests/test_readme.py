@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 import dataset.prepare
-from arguments import build_config, parse_prediction, parse_training, parse_validation
 from config import get_config, keys_of, named_configs
 from tests import golden
+from training.arguments import build_config, parse_prediction, parse_training, parse_validation
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arguments import build_config, parse_training
 from config import get_config
+from training.arguments import build_config, parse_training
 
 ROOT = Path(__file__).resolve().parent.parent
 PODS = [16, 64, 128]

@@ -13,7 +13,7 @@ import torch
 
 from .. import host
 from ..errors import createPoptorchError
-from ..reduce import process_group
+from ..updating.reduce import process_group
 
 _POPRUN = "POPDIST_NUM_TOTAL_REPLICAS"
 _OPEN_MPI = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")

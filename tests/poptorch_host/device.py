@@ -6,8 +6,8 @@ from typing import Any, Callable, Dict, List, Sequence
 
 import poptorch_host as poptorch
 import torch
-from poptorch_host.latch import OptimizerLatch
-from poptorch_host.update import WeightUpdate
+from poptorch_host.updating.latch import OptimizerLatch
+from poptorch_host.updating.update import WeightUpdate
 
 
 def make_net(dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Module:

@@ -10,7 +10,7 @@ import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host import optim
-from poptorch_host.latch import OptimizerLatch
+from poptorch_host.updating.latch import OptimizerLatch
 from torch.optim import lr_scheduler
 
 from tests.poptorch_host.api import NAMES, find

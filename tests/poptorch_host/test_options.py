@@ -10,7 +10,7 @@ import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host import popart
-from poptorch_host._popart_keys import check_popart_options
+from poptorch_host.settings.popart_keys import check_popart_options
 
 
 @pytest.fixture

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""What makes a configuration contradictory or out of range, found before anything is read or built."""
+import math
+from typing import Any
+
+from yacs.config import CfgNode
+
+from models.pipeline import pipeline_stages
+from planning.geometry import configured_layers
+from utils import Refusal
+
+PRECISIONS = ("16.16", "16.32", "32.32", "mix")
+PRECISION_ALIASES = {"half": "16.16", "float": "32.32"}
+
+CHOICES = {
+    "DATA.DATASET": ("imagenet", "imagenet22K", "generated"),
+    "DATA.CACHE_MODE": ("no", "full", "part"),
+    "DATA.LOADER": ("auto", "sync", "async", "rebatched"),
+    "DATA.INPUT_DTYPE": ("float", "uint8"),
+    "DATA.INTERPOLATION": ("bicubic", "bilinear", "nearest", "random"),
+    "DATA.BAD_IMAGES": ("skip", "fail"),
+    "DATA.GENERATED": ("host", "device"),
+    "MODEL.TYPE": ("swin",),
+    "TRAIN.LR_SCHEDULER.NAME": ("cosine", "linear", "step"),
+    "TRAIN.OPTIMIZER.NAME": ("adamw", "sgd"),
+    "AUG.REMODE": ("pixel", "rand", "const"),
+    "AUG.MIXUP_MODE": ("batch", "pair", "elem"),
+    "IPU.PARTIALS": ("float", "half"),
+}
+
+# Smallest and largest value; every element of a list.
+BOUNDS = {
+    "SEED": (0, 2**31 - 1),
+    "LOG_INTERVAL": (1, math.inf),
+    "DATA.IMG_SIZE": (1, 1 << 14),
+    "DATA.BATCH_SIZE": (1, 1 << 20),
+    "DATA.NUM_WORKERS": (0, 1024),
+    "DATA.MEAN": (0.0, 1.0),
+    "DATA.STD": (1e-6, math.inf),
+    "MODEL.NUM_CLASSES": (0, 1 << 24),
+    "MODEL.DROP_RATE": (0.0, 0.999),
+    "MODEL.ATTN_DROP_RATE": (0.0, 0.999),
+    "MODEL.DROP_PATH_RATE": (0.0, 0.999),
+    "MODEL.LABEL_SMOOTHING": (0.0, 0.999),
+    "MODEL.SWIN.PATCH_SIZE": (1, 1 << 10),
+    "MODEL.SWIN.IN_CHANS": (1, 1 << 10),
+    "MODEL.SWIN.EMBED_DIM": (1, 1 << 16),
+    "MODEL.SWIN.DEPTHS": (1, 1 << 10),
+    "MODEL.SWIN.NUM_HEADS": (1, 1 << 10),
+    "MODEL.SWIN.WINDOW_SIZE": (1, 1 << 10),
+    "MODEL.SWIN.MLP_RATIO": (1e-3, 1e3),
+    "MODEL.SWIN.QK_SCALE": (1e-9, 1e9),
+    "TRAIN.EPOCHS": (1, 1 << 24),
+    "TRAIN.WARMUP_EPOCHS": (0, 1 << 24),
+    "TRAIN.TRAINING_STEPS": (0, math.inf),
+    "TRAIN.BASE_LR": (0.0, 1e3),
+    "TRAIN.WARMUP_LR": (0.0, 1e3),
+    "TRAIN.MIN_LR": (0.0, 1e3),
+    "TRAIN.WEIGHT_DECAY": (0.0, 1e3),
+    "TRAIN.CLIP_GRAD": (0.0, math.inf),
+    "TRAIN.ACCUMULATION_STEPS": (1, 1 << 20),
+    "TRAIN.CHECKPOINT_STEPS": (0, math.inf),
+    "TRAIN.LOSS_SCALING": (1e-6, 2.0**30),
+    "TRAIN.LR_SCHEDULER.DECAY_EPOCHS": (1, 1 << 24),
+    "TRAIN.LR_SCHEDULER.DECAY_RATE": (1e-9, 1.0),
+    "TRAIN.OPTIMIZER.EPS": (1e-30, 1.0),
+    "TRAIN.OPTIMIZER.BETAS": (0.0, 0.9999999),
+    "TRAIN.OPTIMIZER.MOMENTUM": (0.0, 0.9999999),
+    "AUG.COLOR_JITTER": (0.0, 10.0),
+    "AUG.REPROB": (0.0, 1.0),
+    "AUG.RECOUNT": (1, 1 << 10),
+    "AUG.MIXUP": (0.0, 1e3),
+    "AUG.CUTMIX": (0.0, 1e3),
+    "AUG.CUTMIX_MINMAX": (0.0, 1.0),
+    "AUG.MIXUP_PROB": (0.0, 1.0),
+    "AUG.MIXUP_SWITCH_PROB": (0.0, 1.0),
+    "AUG.SCALE": (1e-6, 1.0),
+    "AUG.RATIO": (1e-3, 1e3),
+    "AUG.HFLIP": (0.0, 1.0),
+    "AUG.SHIFT": (0, 1 << 10),
+    "TEST.BATCH_SIZE": (0, 1 << 20),
+    "TEST.INTERVAL": (1, 1 << 24),
+    "IPU.LAYERS_PER_IPU": (0.5, 1 << 10),
+    "IPU.IPUS_PER_REPLICA": (0, 64),
+    "IPU.MAPPING": (0, 63),
+    "IPU.REPLICAS": (1, 1 << 12),
+    "IPU.DEVICE_ITERATIONS": (1, 1 << 16),
+    "IPU.INFERENCE_DEVICE_ITERATIONS": (0, 1 << 16),
+    "IPU.AVAILABLE_MEMORY_PROPORTION": (1e-3, 1.0),
+    "IPU.POPART.PREFETCH_DEPTH": (1, 64),
+}
+
+WHOLE = ("DATA.IMG_SIZE", "MODEL.SWIN.WINDOW_SIZE", "MODEL.SWIN.DEPTHS", "MODEL.SWIN.NUM_HEADS", "IPU.MAPPING")
+LENGTHS = {"DATA.MEAN": "MODEL.SWIN.IN_CHANS", "DATA.STD": "MODEL.SWIN.IN_CHANS", "TRAIN.OPTIMIZER.BETAS": 2,
+           "AUG.SCALE": 2, "AUG.RATIO": 2, "AUG.CUTMIX_MINMAX": 2}
+
+
+def precision(name: str) -> str:
+    """The name of a precision as the code knows it: 'half' is 16.16 and 'float' is 32.32.
+
+    Raises:
+        Refusal: for a name that is not one.
+    """
+    name = PRECISION_ALIASES.get(name, name)
+    if name not in PRECISIONS:
+        known = ", ".join(PRECISIONS + tuple(PRECISION_ALIASES))
+        raise Refusal(f"MODEL.PRECISION {name} is unknown: use input.weights out of {known}")
+    return name
+
+
+def check(config: CfgNode) -> None:
+    """Refuses values out of range and values that contradict each other."""
+    _check_choices(config)
+    _check_bounds(config)
+    _check_lengths(config)
+    _check_architecture(config)
+    _check_schedule(config)
+    _check_pipeline(config)
+
+
+def lookup(config: CfgNode, key: str) -> Any:
+    """The value of a dotted key."""
+    node = config
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _check_choices(config: CfgNode) -> None:
+    for key, known in CHOICES.items():
+        value = lookup(config, key)
+        if value not in known:
+            raise Refusal(f"{key} {value!r} is unknown: use one of {', '.join(known)}")
+
+
+def _check_bounds(config: CfgNode) -> None:
+    for key, (low, high) in BOUNDS.items():
+        value = lookup(config, key)
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if number is None or isinstance(number, str):
+                continue
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                raise Refusal(f"{key} holds {number!r}: numbers are wanted")
+            if key in WHOLE and not isinstance(number, int):
+                raise Refusal(f"{key} holds {number!r}: whole numbers are wanted")
+            if not (low <= number <= high and math.isfinite(number)):
+                raise Refusal(f"{key} {number} is out of range: {low} to {high}")
+
+
+def _check_lengths(config: CfgNode) -> None:
+    for key, length in LENGTHS.items():
+        value = lookup(config, key)
+        wanted = lookup(config, length) if isinstance(length, str) else length
+        if value is not None and len(value) != wanted:
+            raise Refusal(f"{key} has {len(value)} values: {wanted} are wanted")
+    for key in ("DATA.IMG_SIZE", "MODEL.SWIN.WINDOW_SIZE"):
+        value = lookup(config, key)
+        if not isinstance(value, int) and len(value) != 2:
+            raise Refusal(f"{key} {value}: give one number, or height and width")
+
+
+def _check_architecture(config: CfgNode) -> None:
+    """Every layer's width splits into its heads, and its windows tile its feature map."""
+    if not config.MODEL.SWIN.DEPTHS:
+        raise Refusal("MODEL.SWIN.DEPTHS is empty: a list of whole numbers is wanted, one for each layer")
+    try:
+        configured_layers(config)
+    except ValueError as error:
+        raise Refusal(f"MODEL.SWIN at DATA.IMG_SIZE {config.DATA.IMG_SIZE}: {error}") from error
+
+
+def _check_schedule(config: CfgNode) -> None:
+    train = config.TRAIN
+    if train.WARMUP_EPOCHS >= train.EPOCHS:
+        raise Refusal(f"TRAIN.WARMUP_EPOCHS {train.WARMUP_EPOCHS} must be below TRAIN.EPOCHS {train.EPOCHS}: "
+                      f"add --opts TRAIN.WARMUP_EPOCHS {max(train.EPOCHS // 10, 0)}")
+    for key in ("AUG.CUTMIX_MINMAX", "AUG.SCALE", "AUG.RATIO"):
+        limits = lookup(config, key)
+        if limits is not None and limits[0] > limits[1]:
+            raise Refusal(f"{key} {limits}: the smaller value comes first")
+
+
+def _check_pipeline(config: CfgNode) -> None:
+    """The stages cover the blocks, and gradient accumulation fills the pipeline (PopTorch: at least 2F-1)."""
+    try:
+        stages = pipeline_stages(config)
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    fewest = 2 * len(stages) - 1
+    if config.TRAIN.ACCUMULATION_STEPS < fewest:
+        raise Refusal(f"TRAIN.ACCUMULATION_STEPS {config.TRAIN.ACCUMULATION_STEPS} is too small for {len(stages)} "
+                      f"pipeline stages: at least {fewest} (2F-1) are needed; raise --ga or use fewer stages in "
+                      "IPU.LAYERS_PER_IPU")

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Listens to one forward as a device's compiler would: what is computed where, from what, and what is not possible."""
+import collections
+import contextlib
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .._logging import logger
+from ..context import Execution
+from ..errors import createPoptorchError
+from ..inputs.nested import tensors_in
+from ..options import Options, PipelinedExecution, ShardedExecution
+from . import losses
+from .supported_ops import (
+    one_hot_without_classes,
+    selects_by_mask,
+    takes_function,
+    takes_operation,
+    unsupported_embedding,
+    unsupported_form,
+    unsupported_recurrence,
+)
+
+# Functions by which a program hands a host value to the device.
+_TRANSFERS = {"to", "tensor", "as_tensor", "asarray", "new_tensor", "cuda", "type_as"}
+# Operations that no block has to hold: they compute nothing.
+_BOOKKEEPING = {"aten::detach", "aten::alias", "aten::lift_fresh", "aten::lift"}
+# Operations for which PyTorch makes a tensor of a Python number without telling anybody.
+_FROM_NUMBERS = {"aten::index_put_", "aten::index_put", "aten::_index_put_impl_", "aten::fill_", "aten::masked_fill_",
+                 "aten::masked_fill", "aten::where", "aten::copy_"}
+# Functions that bring an index to the device of what is indexed.
+_INDEXING = {"__getitem__", "__setitem__"}
+# Functions by which a program reads values without an operation.
+_READS = {"tolist", "numpy", "__array__"}
+_FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint",
+              "randperm", "as_tensor", "scalar_tensor"}
+
+_CONVOLUTIONS = {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose2d", "aten::convolution"}
+
+_NONE: FrozenSet[int] = frozenset()
+
+
+def is_pipelined(strategy: Any) -> bool:
+    """Whether stages work at the same time."""
+    return isinstance(strategy, PipelinedExecution) and not isinstance(strategy, ShardedExecution)
+
+
+class StageRecord(NamedTuple):
+    """A stage of the forward.
+
+    Attributes:
+        ipu: where it runs.
+        blocks: those that it has.
+        run: its operations in order, each with the name scopes around it in front: 'outer/inner/aten::add'.
+    """
+
+    ipu: int
+    blocks: Tuple[str, ...]
+    run: Tuple[str, ...]
+
+    @property
+    def ops(self) -> Dict[str, int]:
+        """How often each operation runs."""
+        return collections.Counter(name.rsplit("/", 1)[-1] for name in self.run)
+
+
+class MarkedLoss(NamedTuple):
+    """A loss that was marked: by identity_loss (`ordinal` counts those) or by itself (counts those)."""
+
+    identity: bool
+    ordinal: int
+    tensor: torch.Tensor
+
+
+class _Value(NamedTuple):
+    """What is known of a tensor's storage: whether it is a compile-time constant, the losses behind it, its stage."""
+
+    constant: bool
+    marks: FrozenSet[int] = _NONE
+    stage: int = 0
+
+
+class Tracer(Execution):
+    """The execution of a compiling forward.
+
+    Args:
+        options: of the executor.
+        device_tensors: parameters and floating-point buffers.
+        constants: integer buffers, which are baked into a program.
+        inputs: the tensors of the micro-batch.
+    """
+
+    compiling = True
+
+    def __init__(self, options: Options, device_tensors: Iterable[torch.Tensor], constants: Iterable[torch.Tensor],
+                 inputs: List[torch.Tensor]) -> None:
+        super().__init__()
+        self._strategy = options._execution_strategy
+        self._pipelined = is_pipelined(self._strategy)
+        self._values: Dict[int, _Value] = {}
+        for tensor in list(device_tensors) + inputs:
+            self._learn(tensor, _Value(constant=False))
+        for tensor in constants:
+            self._learn(tensor, _Value(constant=True))
+        self.inputs = inputs
+        self._input_uses = {id(tensor): 0 for tensor in inputs}
+        self._input_memory = {_storage(tensor) for tensor in inputs}
+        self.writes_inputs = False
+        self.stages: List[Tuple[int, List[str], List[str]]] = [(0, [], [])]
+        self._name_scopes: List[str] = []
+        self.ipus: Set[int] = set()
+        self._stage_index = 0
+        self._in_block: Optional[bool] = None  # None before the first block, False between blocks
+        self._whole_functions = 0
+        self.marks: List[MarkedLoss] = []
+        self._superseded: Set[int] = set()
+        self.unsupported: Dict[str, None] = {}
+        self.draws_random_numbers = False
+        self._factories: Set[str] = set()
+        self.activation_bytes = 0
+        self.overlaps: List[Tuple[str, Dict[str, Any]]] = []
+        self._convolutions_before_group: Optional[int] = None
+
+    @contextlib.contextmanager
+    def listening(self, model: torch.nn.Module) -> Iterator[None]:
+        """Inside, every operation is noted and checked. The parts of `model` are name scopes for what they run."""
+        self._strategy.onStartTracing()
+        try:
+            with self._scopes_of_parts(model), _FunctionListener(self), _OperationListener(self):
+                yield
+        finally:
+            self._strategy.onEndTracing()
+
+    @contextlib.contextmanager
+    def _scopes_of_parts(self, model: torch.nn.Module) -> Iterator[None]:
+        names = {part: name.rpartition(".")[2] for name, part in model.named_modules() if name}
+
+        def enter(part: torch.nn.Module, _: Any) -> None:
+            if part in names:
+                self._name_scopes.append(names[part])
+
+        def leave(part: torch.nn.Module, *_: Any) -> None:
+            if part in names:
+                del self._name_scopes[-1:]  # there is none for a call that began before, in another thread
+        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    # What PopTorch's operations tell.
+
+    def begin_block(self, user_id: str, ipu_id: Optional[int]) -> None:
+        """See `Execution`."""
+        place = self._strategy.place(user_id, ipu_id)
+        self._in_block = True
+        if place.ipu != self.stages[-1][0]:
+            self.stages.append((place.ipu, [], []))
+        self.stages[-1][1].append(user_id)
+        self._stage_index = place.stage
+
+    def end_block(self) -> None:
+        """See `Execution`."""
+        self._in_block = False
+
+    def mark_loss(self, tensor: torch.Tensor, reduction: str) -> None:
+        """See `Execution`."""
+        self._mark(tensor, identity=True)
+
+    def note_op(self, name: str, **info: Any) -> None:
+        """See `Execution`."""
+        if name.startswith("set_overlap"):
+            self.overlaps.append((name, info))
+        elif name.startswith("multi_conv"):
+            self._group_convolutions(name, info["options"])
+        elif name == "name_scope":
+            self._name_scopes.append(info["scope"])
+        elif name == "name_scope_end":
+            self._name_scopes.pop()
+        if "result" in info and isinstance(info.get("tensor"), torch.Tensor):
+            self._learn(info["result"], self._value(info["tensor"]) or _Value(False))
+        self._count(f"poptorch::{name}")
+
+    def _group_convolutions(self, name: str, settings: Dict[str, Any]) -> None:
+        """A group of convolutions begins or ends. Raises Error for one that cannot be planned together."""
+        count = sum(stage.ops.get(op, 0) for stage in self.stage_records() for op in _CONVOLUTIONS)
+        if name == "multi_conv":
+            if self._convolutions_before_group is not None:
+                raise createPoptorchError("A poptorch.MultiConv cannot be inside another")
+            self._convolutions_before_group = count
+            return
+        inside, self._convolutions_before_group = count - self._convolutions_before_group, None
+        if inside == 0:
+            raise createPoptorchError("A poptorch.MultiConv has no convolution inside")
+        for option, value in settings.items():
+            if isinstance(value, (list, tuple)) and len(value) != inside:
+                raise createPoptorchError(f"MultiConv.{option} has {len(value)} values for {inside} convolutions")
+
+    # What the losses tell.
+
+    def mark_built_in(self, tensor: torch.Tensor) -> None:
+        """One of PyTorch's own losses was computed."""
+        self._mark(tensor, identity=False)
+
+    def _mark(self, tensor: torch.Tensor, identity: bool) -> None:
+        before = self._value(tensor) or _Value(False)
+        self._superseded |= before.marks
+        ordinal = sum(mark.identity == identity for mark in self.marks)
+        self._learn(tensor, before._replace(constant=False, marks=before.marks | {len(self.marks)}))
+        self.marks.append(MarkedLoss(identity, ordinal, tensor))
+
+    def final_losses(self) -> List[MarkedLoss]:
+        """The marked losses that no other marked loss depends on."""
+        return [mark for index, mark in enumerate(self.marks) if index not in self._superseded]
+
+    # What PyTorch's operations tell.
+
+    def is_constant(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor has the same value in every micro-batch."""
+        value = self._value(tensor)
+        return value is not None and value.constant
+
+    def is_known(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor was made on the device or brought to it."""
+        return self._value(tensor) is not None
+
+    def uses_of_input(self, tensor: torch.Tensor) -> int:
+        """How many operations read an input of the model."""
+        return self._input_uses[id(tensor)]
+
+    def bring_to_device(self, tensor: torch.Tensor) -> None:
+        """The program hands a host tensor to the device: a constant of the program."""
+        if not self.is_known(tensor):
+            self._learn(tensor, _Value(constant=True))
+
+    def check_function(self, name: str, args: Tuple, kwargs: Dict[str, Any]) -> None:
+        """A function is about to run. Raises Error for one that no device has, or notes that."""
+        if one_hot_without_classes(name, args, kwargs):
+            raise createPoptorchError("one_hot needs num_classes on a device: shapes cannot depend on data")
+        lacking = unsupported_recurrence(name, args) or unsupported_embedding(name, kwargs)
+        if lacking is not None:
+            raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
+        if name in _INDEXING:
+            for index in tensors_in(args[1:2]):
+                self.bring_to_device(index)
+        if name in _READS and self.own_op_depth == 0 and not self.is_constant(args[0]):
+            self.unsupported["aten::_local_scalar_dense"] = None
+        if losses.smooths_mean_of_indices(name, args, kwargs):
+            self.unsupported["aten::masked_select"] = None
+        if name in _FACTORIES and kwargs.get("device") is None:
+            if name not in self._factories and self.own_op_depth == 0:
+                logger.warning("No device set in torch.%s(): forcing to IPU", name)
+            self._factories.add(name)
+
+    @property
+    def makes_tensors(self) -> bool:
+        """Whether the program makes tensors without saying where."""
+        return bool(self._factories)
+
+    def enter_function(self, name: str) -> None:
+        """A function begins that a device has whole."""
+        self._whole_functions += 1
+        self._count(f"aten::{name}")
+
+    def leave_function(self) -> None:
+        """And it ends."""
+        self._whole_functions -= 1
+
+    def run(self, func: Any, args: Tuple, kwargs: Dict[str, Any]) -> Any:
+        """Runs one operation, after the checks that a compiler makes of it."""
+        name = func._schema.name
+        if func.namespace == "prim":  # a question, such as where a tensor without values is: nothing to compute
+            return func(*args, **kwargs)
+        inputs = tensors_in(args) + tensors_in(tuple(kwargs.values()))
+        self._count_uses(name, inputs)
+        whole = self.own_op_depth > 0 or self._whole_functions > 0
+        if name in ("aten::lift_fresh", "aten::lift"):
+            self.bring_to_device(inputs[0])
+        elif self.own_op_depth == 0:
+            self._check_place(name)
+            self._check_inputs(name, inputs)
+        random = torch.Tag.nondeterministic_seeded in func.tags and not name.startswith("aten::_scaled_dot")
+        constant = not random and all(self.is_constant(tensor) for tensor in inputs)
+        if self.own_op_depth == 0 and not constant:
+            self._check_form(name, args)
+        if not whole:
+            self._check_operation(name, args, constant)
+        self.draws_random_numbers |= random
+        result = func(*args, **kwargs)
+        read = [self._value(tensor) or _Value(False) for tensor in inputs]
+        marks = frozenset().union(*[value.marks for value in read])
+        stage = self._stage_of_result(func, read, constant)
+        written = _written(func, args, kwargs)
+        self.writes_inputs |= any(_storage(tensor) in self._input_memory for tensor in written)
+        for tensor in tensors_in((result,)) + written:
+            self._learn(tensor, _Value(constant, marks, stage))
+        if all(returned.alias_info is None for returned in func._schema.returns):  # neither views nor in place
+            self.activation_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((result,)))
+        return result
+
+    def _stage_of_result(self, func: Any, read: List[_Value], constant: bool) -> int:
+        """The stage that makes an operation's result. Raises Error where it reads what a later stage makes."""
+        if constant:
+            return 0
+        latest = max([value.stage for value in read], default=0)
+        if any(returned.alias_info is not None and not returned.alias_info.is_write
+               for returned in func._schema.returns):
+            return latest  # a view may be made anywhere
+        if self._pipelined and latest > self._stage_index:
+            raise createPoptorchError(f"{func._schema.name} in block {self.stages[-1][1][-1]} of stage "
+                                      f"{self._stage_index} reads what stage {latest} makes: the stages of a pipeline "
+                                      "must not go backwards")
+        return self._stage_index
+
+    def _count_uses(self, name: str, inputs: List[torch.Tensor]) -> None:
+        for tensor in inputs:
+            if id(tensor) in self._input_uses and name not in _BOOKKEEPING:
+                self._input_uses[id(tensor)] += 1
+
+    def _check_place(self, name: str) -> None:
+        if self._in_block is False and name not in _BOOKKEEPING:
+            raise createPoptorchError(f"No active Block: {name} runs after a poptorch.Block has ended and before the "
+                                      "next begins; put it into a block")
+
+    def _check_inputs(self, name: str, inputs: List[torch.Tensor]) -> None:
+        if name == "aten::copy_":  # may read from the host
+            inputs = inputs[:1]
+        for tensor in inputs:
+            made_inside = tensor.dim() == 0 and (self._whole_functions or name in _FROM_NUMBERS)
+            if not made_inside and not self.is_known(tensor):
+                raise createPoptorchError(
+                    f"Expected an IPU tensor but got a tensor of the host, of shape {list(tensor.shape)}, in {name}: "
+                    "register it as a buffer or parameter, make it inside forward, or pass it as an input")
+
+    def _check_form(self, name: str, args: Tuple) -> None:
+        lacking = unsupported_form(name, args)
+        if lacking is not None:
+            raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
+
+    def _check_operation(self, name: str, args: Tuple, constant: bool) -> None:
+        if not constant and (not takes_operation(name) or selects_by_mask(name, args)):
+            self.unsupported[name] = None
+        self._count(name)
+
+    def _count(self, name: str) -> None:
+        ipu, _, run = self.stages[-1]
+        self.ipus.add(ipu)
+        run.append("/".join([*self._name_scopes, name]))
+
+    def _value(self, tensor: torch.Tensor) -> Optional[_Value]:
+        return self._values.get(_storage(tensor))
+
+    def _learn(self, tensor: torch.Tensor, value: _Value) -> None:
+        self._values[_storage(tensor)] = value
+
+    def stage_records(self) -> Tuple[StageRecord, ...]:
+        """The stages in order of execution."""
+        return tuple(StageRecord(ipu, tuple(blocks), tuple(run)) for ipu, blocks, run in self.stages)
+
+
+class _FunctionListener(TorchFunctionMode):
+    """Tells a tracer of calls of PyTorch's interface."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        tracer = self._tracer
+        tracer.check_function(name, args, kwargs)
+        whole = takes_function(name)
+        if whole:
+            tracer.enter_function(name)
+        try:
+            if name in losses.BUILT_IN:
+                return losses.compute(func, args, kwargs, tracer.mark_built_in)
+            result = func(*args, **kwargs)
+        finally:
+            if whole:
+                tracer.leave_function()
+        if name in _TRANSFERS and isinstance(result, torch.Tensor):
+            if name != "to" or _names_device(args[1:], kwargs):
+                tracer.bring_to_device(result)
+        return result
+
+
+class _OperationListener(TorchDispatchMode):
+    """Tells a tracer of the operations that calls consist of."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        return self._tracer.run(func, args, kwargs or {})
+
+
+def _names_device(args: Tuple, kwargs: Dict[str, Any]) -> bool:
+    """Whether a call of Tensor.to names a device, by itself or by a tensor on it."""
+    return kwargs.get("device") is not None or any(
+        isinstance(arg, (torch.device, torch.Tensor, str)) for arg in list(args) + [kwargs.get("other")])
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
+
+
+def _written(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> List[torch.Tensor]:
+    """The tensors that an operation writes, by its schema."""
+    written = [args[index] if index < len(args) else kwargs.get(argument.name)
+               for index, argument in enumerate(func._schema.arguments)
+               if argument.alias_info is not None and argument.alias_info.is_write]
+    return tensors_in(written)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""A call's arguments: bound to forward's parameters, checked against the compiled program, cut into micro-batches."""
+import inspect
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+
+from .._logging import logger
+from ..errors import check, createPoptorchError
+from .nested import Signature, check_signature, map_tensors, names_of, signature_of, tensors_of
+
+_Parameter = inspect.Parameter
+_POSITIONAL = (_Parameter.POSITIONAL_ONLY, _Parameter.POSITIONAL_OR_KEYWORD)
+
+# What a device computes with instead of a dtype that it does not have.
+DEVICE_DTYPES = {torch.float64: torch.float32, torch.bfloat16: torch.float32}
+
+_INPUT_DTYPES = frozenset([torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32,
+                           torch.float64, torch.bfloat16, torch.bool])
+
+
+_AS_THEY_ARE = _INPUT_DTYPES - set(DEVICE_DTYPES) - {torch.int64}
+
+
+class Bound(NamedTuple):
+    """The arguments of one call in the order and under the names of forward."""
+
+    positional: Tuple[Any, ...]
+    keywords: Dict[str, Any]
+
+    def named(self, names: List[str]) -> List[Tuple[str, Any]]:
+        """Each value with the name of its parameter."""
+        extra = [f"argument {index}" for index in range(len(names), len(self.positional))]
+        return list(zip(names + extra, self.positional)) + list(self.keywords.items())
+
+
+class ForwardParameters:
+    """The parameters of a model's forward.
+
+    Args:
+        forward: the bound method.
+    """
+
+    def __init__(self, forward: Callable) -> None:
+        parameters = inspect.signature(forward).parameters.values()
+        self.positional = [p for p in parameters if p.kind in _POSITIONAL]
+        self.names = [p.name for p in self.positional]
+        self._keyword_only = [p for p in parameters if p.kind == _Parameter.KEYWORD_ONLY]
+        self._any_positional = any(p.kind == _Parameter.VAR_POSITIONAL for p in parameters)
+        self._any_keyword = any(p.kind == _Parameter.VAR_KEYWORD for p in parameters)
+
+    def bind(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Bound:
+        """The arguments as forward gets them, defaults filled in.
+
+        Raises:
+            AssertionError: for too many arguments, an unknown keyword, or an argument given twice.
+            Error: for a parameter that has no value.
+        """
+        if not kwargs and len(args) == len(self.positional) and not self._keyword_only:
+            return Bound(args, {})
+        check(self._any_positional or len(args) <= len(self.positional),
+              f"Too many arguments provided: forward takes {len(self.positional)}, got {len(args)}")
+        keywords = dict(kwargs)
+        given_twice = [name for name in self.names[:len(args)] if name in keywords]
+        check(not given_twice, f"Parameter {', '.join(given_twice)} was passed more than once: by position and by name")
+        positional = list(args) + [self._value(parameter, keywords) for parameter in self.positional[len(args):]]
+        keyword_only = {p.name: self._value(p, keywords) for p in self._keyword_only}
+        check(self._any_keyword or not keywords,
+              f"Invalid parameter {', '.join(keywords)}, expected one of {self.names}")
+        return Bound(tuple(positional), {**keyword_only, **dict(sorted(keywords.items()))})
+
+    @staticmethod
+    def _value(parameter: _Parameter, keywords: Dict[str, Any]) -> Any:
+        if parameter.name in keywords:
+            return keywords.pop(parameter.name)
+        if parameter.default is _Parameter.empty:
+            raise createPoptorchError(f"Mandatory parameter {parameter.name} missing: forward has no default for it")
+        return parameter.default
+
+
+class InputContract:
+    """What the inputs of a compiled program are, and how a batch is cut.
+
+    Args:
+        bound: the arguments the program is compiled for.
+        names: the names of forward's positional parameters.
+        pieces: how many micro-batches of different data a call takes: device iterations x groups of replicas x gradient
+            accumulation.
+
+    Raises:
+        Error: for a tensor without elements, or of a dtype that no device takes.
+        AssertionError: for a batch that cannot be cut evenly.
+    """
+
+    def __init__(self, bound: Bound, names: List[str], pieces: int) -> None:
+        named = bound.named(names)
+        for name, value in named:
+            for leaf, tensor in zip(names_of(name, value), tensors_of(value)):
+                _check_tensor(leaf, tensor, pieces)
+        self.pieces = pieces
+        self._adopt([(name, signature_of(value)) for name, value in named])
+        if any(isinstance(value, dict) for _, value in named):
+            logger.warning("Dictionaries as inputs work here, but only in the order of the keys of the first call")
+
+    def _adopt(self, signatures: List[Tuple[str, Signature]]) -> None:
+        self.signatures = signatures
+        plain = all(signature[0] == "tensor" for _, signature in signatures)
+        self._plain: Optional[List[Tuple[torch.dtype, torch.Size]]] = (
+            [(signature[1], torch.Size(signature[2])) for _, signature in signatures] if plain else None)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {"pieces": self.pieces, "signatures": self.signatures}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self.pieces = state["pieces"]
+        self._adopt(state["signatures"])
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every argument is a tensor."""
+        return self._plain is not None
+
+    def check(self, bound: Bound, names: List[str]) -> None:
+        """Raises Error unless the arguments are like those the program was compiled for."""
+        if self._plain is not None and not bound.keywords and len(bound.positional) == len(self._plain):
+            for value, (dtype, shape) in zip(bound.positional, self._plain):
+                if not (isinstance(value, torch.Tensor) and value.dtype is dtype and value.shape == shape):
+                    break
+            else:
+                return
+        named = bound.named(names)
+        if [name for name, _ in named] != [name for name, _ in self.signatures]:
+            raise createPoptorchError(f"arguments: expected {len(self.signatures)} but got {len(named)}; call "
+                                      "destroy() to compile for other inputs")
+        for (name, value), (_, signature) in zip(named, self.signatures):
+            check_signature(name, signature, value)
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, pieces: int) -> None:
+    if tensor.numel() == 0:
+        raise createPoptorchError(f"Zero-sized tensors are unsupported (Got shape {list(tensor.shape)}): input {name}")
+    if tensor.dtype not in _INPUT_DTYPES:
+        raise createPoptorchError(f"input {name} has dtype {tensor.dtype}, which no device takes: convert it")
+    rows = tensor.shape[0] if tensor.dim() else 1
+    check(rows % pieces == 0,
+          f"Invalid batch dimension: In the input {tensor.shape} ({name}), the batch dimension ({rows}) must be a "
+          f"multiple of {pieces}: Options.deviceIterations * groups of Options.replicationFactor * "
+          "Options.Training.gradientAccumulation")
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` as the device has it: dense, without gradient, floating point in 16 or 32 bits, and integers of 64 bits
+    wrapped to 32 (kept in 64 here, where PyTorch indexes with them)."""
+    if (tensor.dtype in _AS_THEY_ARE and tensor.device == device and tensor.is_contiguous()
+            and not tensor.requires_grad and not tensor.is_inference()):
+        return tensor
+    if tensor.is_inference():
+        tensor = tensor.clone()  # which autograd may keep
+    if tensor.requires_grad:
+        _warn_once("requires_grad", "Input tensor has requires_grad=True set. This tensor will be detached because "
+                   "backward pass via inputs is not supported.")
+        tensor = tensor.detach()
+    if not tensor.is_contiguous():
+        _warn_once("contiguous", "At least one input tensor is not contiguous: non-contiguous tensors will be "
+                   "converted.")
+        tensor = tensor.contiguous()
+    if tensor.dtype is torch.int64:
+        tensor = tensor.int().long()
+    return tensor.to(device=device, dtype=DEVICE_DTYPES.get(tensor.dtype, tensor.dtype), non_blocking=True)
+
+
+_warned = set()
+
+
+def _warn_once(key: str, message: str) -> None:
+    if key not in _warned:
+        _warned.add(key)
+        logger.warning(message)
+
+
+def cut(value: Any, piece: int, pieces: int) -> Any:
+    """Micro-batch number `piece` of `pieces` of every tensor in `value`, as views."""
+    if pieces == 1:
+        return value
+    return map_tensors(lambda tensor: _rows(tensor, piece, pieces), value)
+
+
+def _rows(tensor: torch.Tensor, piece: int, pieces: int) -> torch.Tensor:
+    rows = tensor.shape[0] // pieces
+    return tensor.narrow(0, piece * rows, rows)

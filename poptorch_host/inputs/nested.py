@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Nested arguments and results: tuples, named tuples, lists, dictionaries and registered types that hold tensors."""
+import collections
+from typing import Any, Callable, Iterable, Iterator, List, Tuple
+
+import torch
+
+from ..errors import createPoptorchError
+from .custom_args import parser_of
+
+Signature = Tuple[Any, ...]
+
+
+def tensors_of(value: Any) -> List[torch.Tensor]:
+    """The tensors inside `value`, depth first."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in tensors_of(item)]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in tensors_of(item)]
+    parser = parser_of(value)
+    return [] if parser is None else list(parser.yieldTensors(value))
+
+
+def tensors_in(arguments: Iterable[Any]) -> List[torch.Tensor]:
+    """The tensors among the arguments, or results, of an operation: by themselves, or in lists and tuples."""
+    found: List[torch.Tensor] = []
+    for argument in arguments:
+        if isinstance(argument, torch.Tensor):
+            found.append(argument)
+        elif isinstance(argument, (list, tuple)):
+            found.extend(tensors_in(argument))
+    return found
+
+
+def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """A value like `value` with `function` of each tensor in its place; everything else is the same object."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        items = [map_tensors(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        pairs = ((key, map_tensors(function, item)) for key, item in value.items())
+        if isinstance(value, collections.defaultdict):
+            return type(value)(value.default_factory, pairs)
+        return type(value)(pairs)
+    parser = parser_of(value)
+    if parser is None:
+        return value
+    return parser.reconstruct(value, iter([function(tensor) for tensor in parser.yieldTensors(value)]))
+
+
+def replace_tensors(value: Any, tensors: Iterator[Any]) -> Any:
+    """A value like `value` whose tensors are, in the order of `tensors_of`, those of `tensors`."""
+    return map_tensors(lambda _: next(tensors), value)
+
+
+def names_of(name: str, value: Any) -> List[str]:
+    """A readable name for each tensor of `tensors_of(value)`, such as x[1]["mask"]."""
+    if isinstance(value, torch.Tensor):
+        return [name]
+    if isinstance(value, (list, tuple)):
+        return [leaf for index, item in enumerate(value) for leaf in names_of(f"{name}[{index}]", item)]
+    if isinstance(value, dict):
+        return [leaf for key, item in value.items() for leaf in names_of(f"{name}[{key!r}]", item)]
+    return [f"{name}.{index}" for index in range(len(tensors_of(value)))]
+
+
+def signature_of(value: Any) -> Signature:
+    """What a compiled program fixes about `value`, as plain data: containers, dtypes, shapes and other values."""
+    if isinstance(value, torch.Tensor):
+        return ("tensor", value.dtype, tuple(value.shape))
+    if isinstance(value, (list, tuple)):
+        return ("sequence", _kind(value), tuple(map(signature_of, value)))
+    if isinstance(value, dict):
+        return ("mapping", _kind(value), tuple(value), tuple(map(signature_of, value.values())))
+    parser = parser_of(value)
+    if parser is not None:
+        return ("custom", _kind(value), tuple(map(signature_of, parser.yieldTensors(value))))
+    return ("constant", value)
+
+
+def check_signature(name: str, compiled: Signature, value: Any) -> None:
+    """Compares `value` with what the program was compiled for.
+
+    Raises:
+        Error: names the first difference.
+    """
+    actual = signature_of(value)
+    if compiled[0] != actual[0]:
+        _refuse(name, _words(compiled), _words(actual))
+    if compiled[0] == "tensor":
+        _require_equal(f"dtype of {name}", compiled[1], actual[1])
+        _require_equal(f"shape of {name}", torch.Size(compiled[2]), torch.Size(actual[2]))
+    elif compiled[0] == "constant":
+        if not same_constant(compiled[1], value):
+            _refuse(name, repr(compiled[1]), repr(value))
+    else:
+        _check_container(name, compiled, actual, value)
+
+
+def same_constant(compiled: Any, value: Any) -> bool:
+    """Whether a value that is baked into a program has stayed the same."""
+    if compiled is value or type(compiled) is not type(value):
+        return compiled is value
+    if hasattr(value, "shape") and compiled.shape != value.shape:  # arrays, which would not compare
+        return False
+    same = compiled == value
+    return bool(same.all() if hasattr(same, "all") else same)
+
+
+def _check_container(name: str, compiled: Signature, actual: Signature, value: Any) -> None:
+    _require_equal(f"type of {name}", compiled[1], actual[1])
+    if compiled[0] == "mapping":
+        _require_equal(f"keys of {name}", list(compiled[2]), list(actual[2]))
+    items = value.values() if isinstance(value, dict) else value if compiled[0] == "sequence" else tensors_of(value)
+    keys = actual[2] if compiled[0] == "mapping" else range(len(actual[2]))
+    _require_equal(f"length of {name}", len(compiled[-1]), len(actual[-1]))
+    for key, part, item in zip(keys, compiled[-1], items):
+        check_signature(f"{name}[{key!r}]", part, item)
+
+
+def _kind(value: Any) -> str:
+    return str(type(value))
+
+
+def _words(signature: Signature) -> str:
+    """The kind of value that a signature describes, in the words of an error."""
+    if signature[0] == "tensor":
+        return str(torch.Tensor)
+    return str(type(signature[1])) if signature[0] == "constant" else signature[1]
+
+
+def _require_equal(what: str, compiled: Any, actual: Any) -> None:
+    if compiled != actual:
+        _refuse(what, str(compiled), str(actual))
+
+
+def _refuse(what: str, compiled: str, actual: str) -> None:
+    raise createPoptorchError(
+        f"{what}: expected {compiled} but got {actual}. A compiled model takes only inputs like those it was compiled "
+        "for: call destroy() on it to compile again, or make a new inferenceModel or trainingModel")

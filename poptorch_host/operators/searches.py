@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Operations that search: points far from each other, nearest points, and the likeliest texts of a CTC model."""
+import math
+from collections import defaultdict
+from typing import Dict, List, Optional, Tuple, Union
+
+import torch
+
+from ..context import own_op
+from ..errors import createPoptorchError
+
+Groups = Optional[Union[List[int], torch.Tensor]]
+
+
+def fps(src: torch.Tensor, ptr: List[int], ratio: float = 0.5, random_start: bool = False) -> torch.Tensor:
+    """Farthest-point sampling: of each group of points, points that are as far as possible from those taken before.
+
+    Qi et al., PointNet++ (2017), section 3.2.
+
+    Args:
+        src: points (n, d).
+        ptr: where the groups begin and the last one ends: group i is `src[ptr[i]:ptr[i + 1]]`.
+        ratio: the share of a group's points that is taken, rounded up.
+        random_start: begin with a random point of a group rather than its first.
+
+    Returns:
+        The indices of the points taken, int64, group by group.
+    """
+    if src.dim() != 2 or len(ptr) < 2:
+        raise createPoptorchError(f"fps takes points (n, d) and at least two bounds, not {tuple(src.shape)} and {ptr}")
+    with own_op("fps"):
+        parts = []
+        for begin, end in zip(ptr[:-1], ptr[1:]):
+            chosen = _farthest(src[begin:end], math.ceil((end - begin) * ratio), random_start)
+            parts.append(chosen + begin)
+        return torch.cat(parts)
+
+
+def _farthest(points: torch.Tensor, count: int, random_start: bool) -> torch.Tensor:
+    first = torch.randint(len(points), (1,), device=points.device) if random_start else \
+        torch.zeros(1, dtype=torch.long, device=points.device)
+    chosen = [first][:count]
+    distance = torch.full((len(points),), math.inf, dtype=points.dtype, device=points.device)
+    for _ in range(1, count):
+        step = (points - points.index_select(0, chosen[-1])).square().sum(1)
+        distance = torch.minimum(distance, step)
+        chosen.append(distance.argmax().reshape(1))
+    return torch.cat(chosen) if chosen else first[:0]
+
+
+def nearest(x: torch.Tensor, y: torch.Tensor, batch_x: Groups = None, batch_y: Groups = None) -> torch.Tensor:
+    """For each point of `x` the index of the nearest point of `y` in the same group.
+
+    Args:
+        x: points (n, d), or (n,) for one dimension.
+        y: points (m, d), or (m,).
+        batch_x: the group of each point of `x`, ascending; None for a single group.
+        batch_y: the group of each point of `y`.
+
+    Returns:
+        Indices into `y`, int64, shape (n,).
+
+    Raises:
+        Error: for points of different dimensions, or groups that do not fit.
+    """
+    x, y = (points.unsqueeze(1) if points.dim() == 1 else points for points in (x, y))
+    if x.shape[1] != y.shape[1]:
+        raise createPoptorchError(f"nearest compares points of {x.shape[1]} and of {y.shape[1]} dimensions")
+    with own_op("nearest"):
+        distance = torch.cdist(x, y)
+        if batch_x is not None or batch_y is not None:
+            other_group = _groups(batch_x, x).unsqueeze(1) != _groups(batch_y, y).unsqueeze(0)
+            distance = distance.masked_fill(other_group, math.inf)
+        return distance.argmin(1)
+
+
+def _groups(batch: Groups, points: torch.Tensor) -> torch.Tensor:
+    if batch is None:
+        return torch.zeros(len(points), dtype=torch.long, device=points.device)
+    groups = torch.as_tensor(batch, device=points.device)
+    if groups.shape != (len(points),):
+        raise createPoptorchError(f"nearest needs a group for each of {len(points)} points, not {tuple(groups.shape)}")
+    return groups
+
+
+def ctc_beam_search_decoder(probs: torch.Tensor, lengths: torch.Tensor, blank: int = 0, beam_width: int = 100,
+                            top_paths: int = 1) -> List[torch.Tensor]:
+    """The likeliest label sequences of a connectionist temporal classification, by prefix beam search.
+
+    Graves (2012), Supervised Sequence Labelling, section 7.5.3; Hannun et al. (2014), algorithm 1, without its language
+    model.
+
+    Args:
+        probs: logarithms of class probabilities (time, batch, classes).
+        lengths: how many time steps count, (batch,).
+        blank: the class that stands for no label.
+        beam_width: how many prefixes are kept at each step.
+        top_paths: how many sequences are returned for each sample.
+
+    Returns:
+        Log probabilities (batch, top_paths), lengths (batch, top_paths), and labels (batch, top_paths, time), filled up
+        with blanks.
+
+    Raises:
+        Error: for other shapes, and for more paths than the beam is wide.
+    """
+    if probs.dim() != 3 or lengths.shape != probs.shape[1:2]:
+        raise createPoptorchError(f"ctc_beam_search_decoder takes (time, batch, classes) and (batch,), not "
+                                  f"{tuple(probs.shape)} and {tuple(lengths.shape)}")
+    if not 0 <= blank < probs.shape[2] or not 0 < top_paths <= beam_width:
+        raise createPoptorchError(f"ctc_beam_search_decoder cannot find {top_paths} paths in a beam of {beam_width}, "
+                                  f"with blank {blank} of {probs.shape[2]} classes")
+    time, batch = probs.shape[:2]
+    with own_op("ctc_beam_search_decoder"):
+        scores = torch.full((batch, top_paths), -math.inf)
+        sizes = torch.zeros((batch, top_paths), dtype=torch.int32)
+        labels = torch.full((batch, top_paths, time), blank, dtype=torch.int32)
+        for sample, length in enumerate(lengths.tolist()):
+            paths = _prefix_beam_search(probs[:length, sample].tolist(), blank, beam_width)
+            for rank, (prefix, score) in enumerate(paths[:top_paths]):
+                scores[sample, rank], sizes[sample, rank] = score, len(prefix)
+                labels[sample, rank, :len(prefix)] = torch.tensor(prefix, dtype=torch.int32)
+        return [scores.to(probs), sizes.to(probs.device), labels.to(probs.device)]
+
+
+def _prefix_beam_search(steps: List[List[float]], blank: int, width: int) -> List[Tuple[Tuple[int, ...], float]]:
+    """Prefixes with their log probabilities, likeliest first."""
+    impossible = -math.inf
+    # Of each prefix, the log probability of the paths that end in a blank, and of those that end in its last label.
+    beam: Dict[Tuple[int, ...], Tuple[float, float]] = {(): (0.0, impossible)}
+    for step in steps:
+        grown: Dict[Tuple[int, ...], List[float]] = defaultdict(lambda: [impossible, impossible])
+        for prefix, (in_blank, in_label) in beam.items():
+            either = _log_add(in_blank, in_label)
+            for label, score in enumerate(step):
+                if label == blank:
+                    grown[prefix][0] = _log_add(grown[prefix][0], either + score)
+                elif prefix and prefix[-1] == label:
+                    grown[prefix][1] = _log_add(grown[prefix][1], in_label + score)
+                    longer = prefix + (label,)
+                    grown[longer][1] = _log_add(grown[longer][1], in_blank + score)
+                else:
+                    longer = prefix + (label,)
+                    grown[longer][1] = _log_add(grown[longer][1], either + score)
+        best = sorted(grown, key=lambda prefix: -_log_add(*grown[prefix]))[:width]
+        beam = {prefix: (grown[prefix][0], grown[prefix][1]) for prefix in best}
+    return [(prefix, _log_add(*scores)) for prefix, scores in beam.items()]
+
+
+def _log_add(left: float, right: float) -> float:
+    """log(exp(left) + exp(right))."""
+    high, low = max(left, right), min(left, right)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Floating-point exceptions, as a device raises them with Precision.enableFloatingPointExceptions."""
+import math
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..errors import createPoptorchError
+from ..inputs.nested import tensors_in
+
+# They return memory that nothing was written to.
+_UNWRITTEN = {"empty_like", "new_empty", "new_empty_strided"}
+# So do these, forward, beside their first result: statistics that only training needs, random states of attention.
+_FIRST_RESULT_ONLY = ("batch_norm", "scaled_dot_product")
+
+_FINITE, _INFINITE, _NAN = range(3)
+_WORDS = {_INFINITE: "an infinite value", _NAN: "NaN"}
+
+
+class FloatingPointFaults(TorchDispatchMode):
+    """Inside, an operation that makes infinite values of finite ones, or NaN of others, ends with an Error.
+
+    These are the overflow, division by zero and invalid operation of IEEE 754. What comes in infinite or NaN, in
+    tensors or as a number like the -inf of a mask, may stay so. Every operation is looked at: it is for searching, not
+    for speed.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.split("::")[1]
+        given = [*args, *kwargs.values()]
+        tensors = tensors_in(given)
+        before = _worst(tensors, given)  # an operation may overwrite what it is given
+        result = func(*args, **kwargs)
+        results = tensors_in((result,))
+        if "backward" not in name and any(part in name for part in _FIRST_RESULT_ONLY):
+            results = results[:1]
+        if tensors and name not in _UNWRITTEN and before != _NAN and _worst(results) > before:
+            raise createPoptorchError(
+                f"Floating point exception: {name} of {_describe(tensors)} gave {_WORDS[_worst(results)]}. Lower the "
+                "loss scaling, or look into what goes in; Precision.enableFloatingPointExceptions(False) lets it pass")
+        return result
+
+
+def _worst(tensors: Sequence[torch.Tensor], arguments: Sequence[Any] = ()) -> int:
+    """Whether there is NaN, or else an infinity, among the elements of tensors and the numbers of arguments."""
+    numbers = [argument for argument in arguments if isinstance(argument, float)]
+    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    if any(math.isnan(number) for number in numbers) or any(bool(tensor.isnan().any()) for tensor in floating):
+        return _NAN
+    if any(math.isinf(number) for number in numbers) or any(bool(tensor.isinf().any()) for tensor in floating):
+        return _INFINITE
+    return _FINITE
+
+
+def _describe(tensors: List[torch.Tensor]) -> str:
+    return ", ".join(f"{str(tensor.dtype).split('.')[1]} {list(tensor.shape)}" for tensor in tensors[:3])

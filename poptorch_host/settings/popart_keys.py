@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The options that the compiler behind PopTorch knows, by the kind of their values."""
+from typing import Any, Dict
+
+from ..errors import createPoptorchError
+
+_KEYS = {
+    "bool": """
+        accumulateOuterFragmentSettings.enabled aliasZeroCopy automaticLossScalingSettings.enabled
+        batchSerializationSettings.concatOnExecutionPhaseChange batchSerializationSettings.concatOnPipelineStageChange
+        batchSerializationSettings.concatOnVirtualGraphChange compileEngine constantWeights
+        createImplicitPipeliningFwdOnlyProgram decomposeGradSum delayVarUpdates disableGradAccumulationTensorStreams
+        disableOptimizerStateTensorStreams enableConstantFoldingOfMultipleConsumers enableDistributedReplicatedGraphs
+        enableEngineCaching enableExplicitIR enableExplicitMainLoops enableFloatingPointChecks
+        enableFullyConnectedPass enableGradientAccumulation enableInplaceAmbiguityGuard enableLoadAndOffloadRNGState
+        enableMergeExchange enableNonStableSoftmax enableOutlining enableOutliningCopyCostPruning enablePipelining
+        enablePrefetchDatastreams enableReplicatedGraphs enableRngStateManagement enableSerializedMatmuls
+        enableStableNorm enableStochasticRounding enableSupportedDataTypeCasting enableVariablesCaching
+        ensureFp32LossScaleTensor explicitPipeliningEnabled explicitRecomputation exportPoplarComputationGraph
+        exportPoplarVertexGraph groupHostSync groupNormStridedChannelGrouping instrumentWithHardwareCycleCounter
+        opxAliasChecking opxModifyChecking rearrangeAnchorsOnHost rearrangeStreamsOnHost
+        replicatedCollectivesSettings.mergeAllGatherCollectives
+        replicatedCollectivesSettings.mergeAllReduceCollectives
+        replicatedCollectivesSettings.mergeReduceScatterCollectives
+        replicatedCollectivesSettings.prepareScheduleForMergingCollectives
+        scheduleNonWeightUpdateGradientConsumersEarly separateCallOpPdfs shouldDelayVarUpdates strictOpVersions
+        throwIfLog2ScaleTensorNotInRange useHostCopyOps useLoopCandidateCreator
+        """,
+    "double": """
+        automaticLossScalingSettings.binEdgeLocation automaticLossScalingSettings.thresholdUpperCountProportion
+        looseThresholdAtPeak mergeVarUpdateMemThreshold outlineSequenceBreakCost outlineThreshold timeLimitScheduler
+        transitiveClosureOptimizationThreshold
+        """,
+    "uint64": """
+        accumulateOuterFragmentSettings.schedule accumulationAndReplicationReductionType accumulationFactor
+        autodiffSettings.stitchStrategy automaticLossScalingSettings.gradientTensorTrackingMethod
+        automaticLossScalingSettings.updatePeriod autoRecomputation batchSerializationSettings.batchSchedule
+        batchSerializationSettings.factor batchSerializationSettings.method
+        batchSerializationSettings.transformContext defaultBufferingDepth defaultPrefetchBufferingDepth
+        executionPhaseSettings.activationIOSchedule executionPhaseSettings.optimizerStateIOSchedule
+        executionPhaseSettings.phases executionPhaseSettings.schedule executionPhaseSettings.stages
+        executionPhaseSettings.weightIOSchedule finalDotOp firstDotOp globalReplicaOffset globalReplicationFactor
+        meanAccumulationAndReplicationReductionStrategy mergeVarUpdate numIOTiles patterns_level replicatedGraphCount
+        subgraphCopyingStrategy swapLimitScheduler syntheticDataMode virtualGraphMode
+        """,
+    "string": """
+        cachePath customCodeletCompileFlags kahnTieBreaker logDir partialsTypeMatMuls saveInitializersToFile
+        serializedPoprithmsShiftGraphsDir
+        """,
+    "container": """
+        accumulateOuterFragmentSettings.excludedVirtualGraphs automaticLossScalingSettings.toTrackTensors
+        customCodelets dotChecks dotOpNames hardwareInstrumentations updatableNamedBuffers
+        """,
+    "map": """
+        bufferingDepthMap convolutionOptions engineOptions gclOptions lstmOptions matmulOptions patterns
+        prefetchBufferingDepthMap reportOptions tensorLocationSettingsOverride
+        """,
+}
+_KIND_OF = {key: kind for kind, keys in _KEYS.items() for key in keys.split()}
+
+
+def check_popart_options(options: Dict[str, Any]) -> None:
+    """Raises Error for an option that the compiler does not have, or a value that it does not take there.
+
+    Args:
+        options: what `Options._Popart` has stored.
+    """
+    for key, value in options.items():
+        kind = _kind(key, value)
+        expected = _KIND_OF.get(key)
+        if kind != expected and (kind, expected) != ("uint64", "double"):
+            known = f": it takes a {expected}, not {value!r}" if expected else ""
+            raise createPoptorchError(f"Unknown {kind} option {key} in Options._Popart{known}")
+
+
+def _kind(key: str, value: Any) -> str:
+    for kind, types in (("bool", bool), ("double", float), ("uint64", int), ("string", str),
+                        ("container", (list, set, tuple)), ("map", dict)):
+        if isinstance(value, types):
+            return kind
+    hint = f": use int({value})" if hasattr(value, "__int__") else ""
+    raise createPoptorchError(f"Unknown value type {type(value).__name__} of option {key} in Options._Popart{hint}")

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Weights as an update sees them, and the gradients of its micro-batches, added up in the accumulators' type."""
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+import torch
+
+from .._logging import logger
+from ..enums import MeanReductionStrategy, ReductionType
+from ..options import Options
+from ..precision.rounding import store
+from .latch import Latched
+
+GRADIENT_PREFIX = "Gradient___"
+
+# (name in named_parameters(), parameter of the user's model, tensor on the device)
+Parameters = Sequence[Tuple[str, torch.nn.Parameter, torch.Tensor]]
+
+
+@dataclass
+class Slot:
+    """A weight that is updated.
+
+    Attributes:
+        name: as in the model's named_parameters().
+        weight: the tensor on the device; backward leaves the gradient in its `.grad`.
+        master: the float32 tensor that the update rule works on: the weight itself, or a stand-in for a weight in half.
+        group: index of its parameter group.
+        accumulator_type: the type its gradients are added up in; None: natively, in `.grad`.
+        accumulator: the sum or mean so far, between the first micro-batch of an update and its end.
+    """
+
+    name: str
+    weight: torch.Tensor
+    master: torch.Tensor
+    group: int
+    accumulator_type: Optional[torch.dtype]
+    accumulator: Optional[torch.Tensor] = None
+
+
+def make_slots(latched: Latched, parameters: Parameters, micro_batches: int) -> List[Slot]:
+    """The weights that are updated, in the order of `parameters`; all others stop wanting gradients on the device.
+
+    Args:
+        micro_batches: how many gradients an update adds up in this process.
+    """
+    group_of = {id(member): index for index, members in enumerate(latched.members) for member in members}
+    slots = []
+    for name, parameter, weight in parameters:
+        updated = id(parameter) in group_of and parameter.requires_grad
+        weight.requires_grad_(updated)
+        if updated:
+            slots.append(Slot(name, weight, _master(weight), group_of[id(parameter)],
+                              _accumulator_type(latched, weight, micro_batches)))
+    if not slots:
+        logger.warning("The optimizer holds no parameter of the model that wants a gradient: nothing will be trained")
+    return slots
+
+
+def _master(weight: torch.Tensor) -> torch.Tensor:
+    if weight.dtype not in (torch.float16, torch.bfloat16):
+        return weight
+    return torch.nn.Parameter(torch.empty(0, dtype=torch.float32, device=weight.device))
+
+
+def _accumulator_type(latched: Latched, weight: torch.Tensor, micro_batches: int) -> Optional[torch.dtype]:
+    """None where `.grad` itself is such an accumulator: a single micro-batch, float32 throughout, combined SGD."""
+    dtype = latched.structure["accum_type"]
+    if micro_batches == 1 or dtype is None or (dtype == torch.float32 and weight.dtype != torch.float16):
+        return None
+    return dtype
+
+
+class Reduction:
+    """How the gradients of micro-batches and replicas become one, as `options` say.
+
+    With means, PostAndLoss divides the loss by the accumulation factor beforehand; Running keeps typed accumulators at
+    the mean so far; all else is divided at the end.
+
+    Attributes:
+        micro_batches: of an update, in this process.
+        running: typed accumulators hold running means.
+        root_factor: what every loss gradient is multiplied by.
+    """
+
+    def __init__(self, options: Options) -> None:
+        training, strategy = options.Training, options.Training.meanAccumulationAndReplicationReductionStrategy
+        accumulation, replicas = training.gradient_accumulation, options.replication_factor
+        self.micro_batches = accumulation * replicas
+        self._processes = options.Distributed.numProcesses
+        self._mean = training.accumulation_and_replication_reduction_type == ReductionType.Mean
+        self.running = self._mean and strategy == MeanReductionStrategy.Running
+        before = accumulation if self._mean and strategy == MeanReductionStrategy.PostAndLoss else 1
+        self.root_factor = 1 / before
+
+    def factor(self, slot: Slot) -> float:
+        """What the gradients of a weight, summed over processes, are still to be multiplied by."""
+        if not self._mean:
+            return 1.0
+        if self.running and slot.accumulator_type is not None:
+            return 1 / self._processes
+        return 1 / (self.micro_batches * self._processes * self.root_factor)
+
+
+@torch.no_grad()
+def accumulate(slots: Sequence[Slot], covered: int, count: int, running: bool,
+               generator: Optional[torch.Generator]) -> None:
+    """Moves `.grad` of typed slots, the sum over `count` micro-batches, into their accumulators.
+
+    The running mean over n micro-batches becomes that over n + k by m <- m * n / (n + k) + (sum of k) / (n + k), which
+    for k = 1 is m + (g - m) / (n + 1). Values are stored in the accumulators' type after each step, as on a device.
+
+    Args:
+        covered: micro-batches that the accumulators hold already.
+        running: keep the mean rather than the sum.
+        generator: of stochastic rounding; None: to the nearest.
+    """
+    slots = [slot for slot in slots if slot.weight.grad is not None or slot.accumulator is not None]
+    if not slots:
+        return
+    gradients = [_take_gradient(slot) for slot in slots]
+    if covered == 0:
+        totals = [gradient.float() for gradient in gradients]
+        if running and count > 1:
+            totals = torch._foreach_div(totals, float(count))
+        for slot in slots:
+            slot.accumulator = torch.empty_like(slot.weight, dtype=slot.accumulator_type)
+    else:
+        totals = [_present(slot).float() for slot in slots]
+        if running:
+            torch._foreach_mul_(totals, covered / (covered + count))
+        torch._foreach_add_(totals, gradients, alpha=1 / (covered + count) if running else 1.0)
+    accumulators = [slot.accumulator for slot in slots]
+    moved = [index for index, total in enumerate(totals) if total is not accumulators[index]]
+    store([accumulators[index] for index in moved], [totals[index] for index in moved], generator)
+
+
+def _present(slot: Slot) -> torch.Tensor:
+    if slot.accumulator is None:
+        slot.accumulator = torch.zeros_like(slot.weight, dtype=slot.accumulator_type)
+    return slot.accumulator
+
+
+def _take_gradient(slot: Slot) -> torch.Tensor:
+    gradient, slot.weight.grad = slot.weight.grad, None
+    return torch.zeros_like(slot.weight) if gradient is None else gradient

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The update rule with its states: computed in float32, weights and states kept in their own types in between."""
+import inspect
+import math
+from typing import Dict, Mapping, Optional, Sequence, Tuple
+
+import torch
+
+from .._logging import logger
+from ..errors import createPoptorchError
+from ..precision.rounding import store
+from . import algorithms
+from .algorithms import StateTensor
+from .gradients import Slot
+from .latch import Latched
+
+STEP_PREFIX = "Step___"
+
+
+class UpdateRule:
+    """An update rule over the weights of `slots`.
+
+    float32 weights with float32 states are updated in place by torch's optimizer. For anything in half the values are
+    converted to float32 for the time of an update, and rounded when they are stored back.
+    """
+
+    def __init__(self, latched: Latched, slots: Sequence[Slot], device: torch.device) -> None:
+        groups = [[slot.master for slot in slots if slot.group == index] for index in range(len(latched.groups))]
+        self._slots = slots
+        self._optimizer = algorithms.build(latched, groups, device)
+        # torch wraps step() in profiling, hooks and gradient mode, for users: a tenth of an update of a small model.
+        self._plain_step = inspect.unwrap(type(self._optimizer).step)
+        self._tensors = algorithms.state_tensors(latched)
+        self._counts_steps = algorithms.counts_steps(latched)
+        self._in_half = {slot.name: [tensor for tensor in self._tensors if _kept_type(tensor, slot) == torch.float16]
+                         for slot in slots}
+        self._converted = {slot.name for slot in slots if slot.master is not slot.weight or self._in_half[slot.name]}
+        self._velocity_scalings = _velocity_scalings(latched)
+        for slot in slots:
+            state = self._optimizer.state[slot.master]
+            if latched.algorithm != "SGD":
+                state["step"] = algorithms.new_step_count(self._optimizer, device)
+            for tensor in self._tensors:
+                state[tensor.key] = torch.full_like(slot.weight, tensor.initial, dtype=_kept_type(tensor, slot),
+                                                    requires_grad=False)
+
+    def set_values(self, latched: Latched) -> None:
+        """Continues with other hyper-parameters."""
+        algorithms.set_values(self._optimizer, latched)
+        scalings = _velocity_scalings(latched)
+        for slot in self._slots:
+            ratio = scalings[slot.group] / self._velocity_scalings[slot.group]
+            if ratio != 1.0 and self._in_half[slot.name]:
+                self._optimizer.state[slot.master]["momentum_buffer"].mul_(ratio)
+        self._velocity_scalings = scalings
+
+    def step(self, slots: Sequence[Slot], gradients: Sequence[torch.Tensor], factor: float,
+             generator: Optional[torch.Generator]) -> None:
+        """Updates the weights of `slots`, all others stay as they are. To be called without gradient mode.
+
+        Args:
+            gradients: float32, of the shapes of the weights; they may be overwritten.
+            factor: what the gradients are still to be multiplied by.
+            generator: of stochastic rounding of what is kept in half; None: to the nearest.
+        """
+        converted = [slot for slot in slots if slot.name in self._converted]
+        for slot in converted:
+            self._widen(slot)
+        for slot, gradient in zip(slots, gradients):
+            if slot.master.grad is not gradient:  # assigning checks it all over
+                slot.master.grad = gradient
+        self._multiply(gradients, factor)
+        self._plain_step(self._optimizer)
+        if converted:
+            self._narrow(converted, generator)
+
+    def _multiply(self, gradients: Sequence[torch.Tensor], factor: float) -> None:
+        """Multiplies gradients; a fused update does it itself as it reads them, as it does for torch.amp.GradScaler."""
+        needed = factor != 1.0 and len(gradients) > 0
+        if self._optimizer.defaults.get("fused"):
+            divisor = 1 / factor if factor else math.inf
+            self._optimizer.grad_scale = torch.full((), divisor, device=gradients[0].device) if needed else None
+        elif needed:
+            torch._foreach_mul_(list(gradients), factor)
+
+    def _widen(self, slot: Slot) -> None:
+        """Makes the float32 values for an update: the stand-in of a half weight, and half states."""
+        if slot.master is not slot.weight:
+            slot.master.data = slot.weight.float()
+        state = self._optimizer.state[slot.master]
+        for tensor in self._in_half[slot.name]:
+            state[tensor.key] = state[tensor.key].float()
+            if tensor.dtype is None:
+                state[tensor.key].div_(self._velocity_scalings[slot.group])
+
+    def _narrow(self, slots: Sequence[Slot], generator: Optional[torch.Generator]) -> None:
+        """Stores the results of an update in the types that they are kept in."""
+        targets, values = [], []
+        for slot in slots:
+            if slot.master is not slot.weight:
+                targets.append(slot.weight)
+                values.append(slot.master.data)
+            state = self._optimizer.state[slot.master]
+            for tensor in self._in_half[slot.name]:
+                value = state[tensor.key]
+                if tensor.dtype is None:
+                    value = value * self._velocity_scalings[slot.group]
+                state[tensor.key] = torch.empty_like(value, dtype=torch.float16)
+                targets.append(state[tensor.key])
+                values.append(value)
+        store(targets, values, generator)
+        for slot in slots:
+            slot.master.grad = None
+            if slot.master is not slot.weight:
+                slot.master.data = slot.master.data.new_empty(0)
+
+    # State by the names of the device
+
+    def read_state(self) -> Dict[str, torch.Tensor]:
+        """Copies of all states on the host, by name."""
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._named_state().items()}
+
+    @torch.no_grad()
+    def write_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Takes over states by name. What is missing keeps its value, with a warning.
+
+        Raises:
+            Error: when a tensor has another shape than the state.
+        """
+        named = self._named_state()
+        missing = sorted(set(named) - set(tensors))
+        if missing:
+            logger.warning("The optimizer state has no %s%s: kept as on the device", missing[0],
+                           f" and {len(missing) - 1} others" if missing[1:] else "")
+        for name, target in named.items():
+            if name not in tensors:
+                continue
+            if tensors[name].numel() != target.numel():
+                raise createPoptorchError(f"Optimizer state {name} has shape {tuple(tensors[name].shape)}, the model "
+                                          f"needs {tuple(target.shape)}: load the state of the same model")
+            target.copy_(tensors[name].reshape(target.shape))
+
+    def _named_state(self) -> Dict[str, torch.Tensor]:
+        named = {}
+        for slot in self._slots:
+            state = self._optimizer.state[slot.master]
+            named.update({tensor.prefix + slot.name: state[tensor.key] for tensor in self._tensors})
+            if self._counts_steps:
+                named[STEP_PREFIX + slot.name] = state["step"]
+        return named
+
+
+def _kept_type(tensor: StateTensor, slot: Slot) -> torch.dtype:
+    return tensor.dtype or slot.weight.dtype
+
+
+def _velocity_scalings(latched: Latched) -> Tuple[float, ...]:
+    return tuple(values.get("velocity_scaling", 1.0) for values in latched.group_values())

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The optimizer as it lives on a device: from the gradients of micro-batches to new weights.
+
+Mixed precision follows Micikevicius et al. 2018, "Mixed Precision Training" (loss scaling), with PopTorch's choices:
+weights in half have no float32 master, they are rounded when they are stored.
+"""
+import contextlib
+import logging
+import math
+from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes, _len_torch_dispatch_stack
+
+from .. import optim
+from .._logging import logger
+from ..errors import createPoptorchError
+from ..options import Options
+from ..precision.loss_scale import STATE_NAME, LossScale
+from . import state_names
+from .gradients import Parameters, Reduction, Slot, accumulate, make_slots
+from .latch import OptimizerLatch
+from .operations import update_operations
+from .reduce import GradientReducer, add_up, agree, process_group
+from .rule import UpdateRule
+
+_CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
+_LARGEST_SEED = 2**63 - 1
+_SEED_STEP = 0x9E3779B97F4A7C15  # odd, so that different seeds stay different
+
+State = Dict[str, torch.Tensor]
+
+
+class WeightUpdate:
+    """The weight updates of a compiled training model.
+
+    For every update the engine calls `before_backward(k)`, runs the backward pass of k micro-batches with every loss
+    gradient multiplied by `root_gradient()`, and calls `accumulate(k)`, until the update's micro-batches are covered;
+    then `apply()`. Around each call of the user, the executor calls `upload()` and `mark_run()`.
+
+    Args:
+        latch: the executor's, with an optimizer set.
+        parameters: (name, parameter of the user's model, tensor on the device) as in named_parameters(). Those that are
+            not updated (no gradient wanted, or in no parameter group) get requires_grad False on the device.
+        options: the executor's copy.
+        seed: of stochastic rounding.
+        group: processes with the same weights, over which gradients are summed; None: those that `options` tell.
+        rest: processes that have the model's other weights, and this one; None: it has all. Clipping goes by the norm
+            of all gradients of the model.
+
+    Attributes:
+        updates: weight updates so far, the skipped ones included.
+        overflows: updates whose gradients were not finite. They are looked for where they are to be expected: weights
+            in half, loss scaling, clipping, enableFloatingPointExceptions.
+        skipped: updates that left the weights alone: overflows under automatic loss scaling, or that raised an error.
+            All others are applied, as a device does.
+
+    Raises:
+        Error: for a max_grad_norm that is no number, or other processes that cannot be found.
+    """
+
+    def __init__(self, latch: OptimizerLatch, parameters: Parameters, options: Options, seed: int = 0,
+                 group: Any = None, rest: Any = None) -> None:
+        latched, popart = latch.latched, options._Popart.options
+        self._max_norm = latched.structure["max_grad_norm"]
+        if math.isnan(self._max_norm):
+            raise createPoptorchError("max_grad_norm is NaN: give the optimizer a number, or inf for no clipping")
+        self._device = device = parameters[0][2].device if parameters else torch.device("cpu")
+        group = process_group(options, device) if group is None else group
+        self._rest = rest
+        self._latch = latch
+        self._reduction = Reduction(options)
+        self._slots = make_slots(latched, parameters, self._reduction.micro_batches)
+        self._names = [[slot.name for slot in self._slots if slot.group == index]
+                       for index in range(len(latched.groups))]
+        self._rule = UpdateRule(latched, self._slots, device)
+        self._typed = [slot for slot in self._slots if slot.accumulator_type is not None]
+        self._loss_scale = LossScale(bool(popart.get("automaticLossScalingSettings.enabled", False)), device, group)
+        self._stop_at_overflow = bool(popart.get("enableFloatingPointChecks", False))
+        self._expects_overflow = (self._stop_at_overflow or self._loss_scale.automatic
+                                  or any(slot.weight.dtype == torch.float16 for slot in self._slots))
+        rounds = bool(popart.get("enableStochasticRounding", False))
+        self._generator = torch.Generator(device) if rounds else None
+        self._reducer = None
+        if group is not None:
+            seed = agree(seed, device, group)
+            self._reducer = GradientReducer([slot.weight for slot in self._slots], group, self._collect)
+        self._covered = self._expected = 0
+        self._overlapped = self._unfinished = False
+        self.updates = self.overflows = self.skipped = 0
+        self.rounding_state = (seed, 0)
+        # A state that was loaded, or read back from an earlier program, goes on in this one.
+        if isinstance(latch.optimizer, optim.Optimizer) and latch.optimizer.has_state():
+            self._upload(latch.optimizer, with_values=latch.optimizer.host_state_is_dirty)
+        self._attach(latch.optimizer)
+
+    # What the engine calls for every update
+
+    def root_gradient(self) -> float:
+        """The factor of every micro-batch's loss gradient."""
+        return self.loss_scale * self._reduction.root_factor
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether gradients may come as sums over micro-batches.
+
+        Not in half: there the sum may overflow, or be rounded, before it reaches an accumulator that would do neither.
+        """
+        return all(slot.weight.dtype != torch.float16 and slot.accumulator_type is None for slot in self._slots)
+
+    def before_backward(self, count: int) -> None:
+        """A backward pass over `count` micro-batches follows. If it is the update's last, sums start during it."""
+        self._expected = count
+        self._unfinished = True
+        if self._reducer is not None and self._covered + count == self._reduction.micro_batches:
+            self._overlapped = True
+            self._reducer.arm()
+
+    def accumulate(self, count: int) -> None:
+        """Backward has left the sum over `count` micro-batches in the gradients."""
+        if self._overlapped:  # they are taken as they become ready, what is left by `apply`
+            return
+        if self._typed or self._loss_scale.automatic:
+            with _without_modes():
+                self._take(self._slots, count)
+        self._covered += count
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Sums over processes, takes the loss scale out, clips, updates the weights, and forgets the gradients.
+
+        Raises:
+            Error: for gradients that are not finite, with enableFloatingPointExceptions. The weights are left alone.
+        """
+        scale = self.loss_scale
+        with _without_modes():
+            finite = self._apply(scale)
+        self._forget_gradients()
+        self.updates += 1
+        self._restart_rounding()
+        if not finite:
+            self._report_overflow(scale)
+
+    def _apply(self, scale: float) -> bool:
+        """Updates the weights, or not; returns whether their gradients were finite."""
+        slots, gradients = self._sums()
+        factor, finite = self._factor(slots, gradients, scale)
+        finite = self._loss_scale.update(self._latch.latched.loss_scaling, finite)
+        self._restart_rounding()
+        if finite or not (self._loss_scale.automatic or self._stop_at_overflow):
+            self._rule.step(slots, gradients, factor, self._generator)
+        else:
+            self.skipped += 1
+        return finite
+
+    @property
+    def loss_scale(self) -> float:
+        """The optimizer's loss scaling, times the factor of automatic loss scaling."""
+        return self._latch.latched.loss_scaling * self._loss_scale.factor
+
+    @property
+    def rounding_state(self) -> Tuple[int, int]:
+        """The state of stochastic rounding between two updates: the seed, and how often it was restarted."""
+        return self._seed, self._restarts
+
+    @rounding_state.setter
+    def rounding_state(self, state: Tuple[int, int]) -> None:
+        self._seed, self._restarts = state[0], state[1] - 1
+        self._restart_rounding()
+
+    # What the executor calls
+
+    def latch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Goes on with the values of `optimizer`, as `setOptimizer` of a compiled model does.
+
+        The optimizer that was there before keeps the state read back, and no connection. The states on the device stay,
+        unless a state was loaded into the new one. Raises what `OptimizerLatch.set` raises.
+        """
+        before = self._latch.optimizer
+        if self._latch.set(optimizer, compiled=True):
+            self._rule.set_values(self._latch.latched)
+            self._mark_newer(optimizer)
+        if before is not optimizer:
+            self._detach(before)
+            self._attach(optimizer)
+
+    def upload(self) -> None:
+        """Takes over the state that was loaded into the optimizer, if one was. Before a run, and at attach.
+
+        Gradients of a run that an error ended are forgotten.
+        """
+        if self._unfinished:
+            self._forget_gradients()
+        optimizer = self._latch.optimizer
+        if isinstance(optimizer, optim.Optimizer) and optimizer.host_state_is_dirty:
+            self._upload(optimizer, with_values=True)
+
+    def mark_run(self) -> None:
+        """The device's state is newer than what was read before. After a run."""
+        self._mark_newer(self._latch.optimizer)
+
+    def download(self) -> None:
+        """Reads the state back into the optimizer. At detach."""
+        if isinstance(self._latch.optimizer, optim.Optimizer):
+            self._latch.optimizer.get_state_dict()
+
+    def release(self) -> None:
+        """Reads the state back, and ends the connection with the optimizer. At the end of the program's life."""
+        self._detach(self._latch.optimizer)
+        if self._reducer is not None:
+            self._reducer.close()
+
+    def read_state(self) -> Tuple[State, State]:
+        """(ipu_state, ipu_param): states and hyper-parameters by name, copies on the host."""
+        state = self._rule.read_state()
+        if self._loss_scale.automatic:
+            state[STATE_NAME] = torch.tensor(self._loss_scale.factor)
+        return state, state_names.parameter_tensors(self._latch.latched, self._names)
+
+    def write_state(self, ipu_state: Optional[Mapping[str, torch.Tensor]],
+                    ipu_param: Optional[Mapping[str, torch.Tensor]]) -> None:
+        """Takes over what `read_state` returned; what is missing stays as it is, with a warning.
+
+        Raises:
+            Error: for a state of another shape than the weight's.
+        """
+        latch = self._latch
+        latch.latched = state_names.with_parameter_tensors(latch.latched, self._names, ipu_param or {})
+        self._rule.set_values(latch.latched)
+        state = dict(ipu_state or {})
+        self._loss_scale.factor = float(state.pop(STATE_NAME, self._loss_scale.factor))
+        self._rule.write_state(state)
+
+    def operations(self) -> List[Dict[str, Any]]:
+        """The operations of an update (see `operations.update_operations`)."""
+        return update_operations(self._latch.latched, self._slots, self._reduction.micro_batches)
+
+    # Gradients
+
+    def _take(self, slots: Sequence[Slot], count: int) -> None:
+        """Notes how large the gradients of a backward pass are, and moves them to the accumulators that are typed."""
+        self._loss_scale.observe([slot.weight.grad for slot in slots])
+        typed = [slot for slot in slots if slot.accumulator_type is not None]
+        accumulate(typed, self._covered, count, self._reduction.running, self._generator)
+
+    def _collect(self, index: int) -> Optional[torch.Tensor]:
+        """What the reducer sends of a weight: all gradients of this update that this process has."""
+        slot = self._slots[index]
+        if self._overlapped:
+            with _without_modes():
+                self._take([slot], self._expected)
+        gradient = slot.weight.grad if slot.accumulator_type is None else slot.accumulator
+        slot.weight.grad = slot.accumulator = None
+        return gradient
+
+    def _sums(self) -> Tuple[List[Slot], List[torch.Tensor]]:
+        """The weights that have a gradient, and its float32 sum or running mean over all processes."""
+        if self._reducer is not None:
+            gradients = self._reducer.finish()
+        else:
+            gradients = [slot.weight.grad if slot.accumulator_type is None else slot.accumulator
+                         for slot in self._slots]
+        pairs = [(slot, gradient) for slot, gradient in zip(self._slots, gradients) if gradient is not None]
+        wide = [gradient if gradient.dtype == slot.master.dtype else gradient.to(slot.master.dtype)
+                for slot, gradient in pairs]
+        return [slot for slot, _ in pairs], wide
+
+    def _forget_gradients(self) -> None:
+        for slot in self._slots:
+            slot.weight.grad = slot.accumulator = None
+        self._covered = 0
+        self._overlapped = self._unfinished = False
+
+    def _factor(self, slots: List[Slot], gradients: List[torch.Tensor], scale: float) -> Tuple[float, bool]:
+        """What all gradients are still to be multiplied by, and whether they are finite.
+
+        The factor takes out the loss scale, divides where a mean is wanted, and clips. The norm is only computed where
+        it is needed.
+        """
+        factors = [self._reduction.factor(slot) for slot in slots]
+        common = factors[0] if factors else 1.0
+        for other in set(factors) - {common}:
+            torch._foreach_mul_([gradient for gradient, factor in zip(gradients, factors) if factor == other],
+                                other / common)
+        common /= scale
+        if not self._expects_overflow and self._max_norm == math.inf and scale == 1.0:
+            return common, True
+        norm = common * global_norm(gradients) if gradients else 0.0
+        if self._rest is not None:
+            norm = math.sqrt(add_up(norm ** 2, self._device, self._rest))
+        clip = self._max_norm / (norm + _CLIP_EPSILON) if self._max_norm != math.inf else 1.0
+        # A norm that is no number spoils all gradients, as torch's clipping does.
+        return common if clip > 1.0 else common * clip, math.isfinite(norm)
+
+    def _report_overflow(self, scale: float) -> None:
+        """Counts an update whose gradients were not finite; logs the first, the others only for debugging."""
+        self.overflows += 1
+        what = f"Gradients of weight update {self.updates} are not finite at loss scale {scale:g}"
+        if self._stop_at_overflow:
+            raise createPoptorchError(f"{what}: floating point exceptions are enabled. Lower the loss scaling, or look "
+                                      "for the operation that overflows")
+        level = logging.WARNING if self.overflows == 1 else logging.DEBUG
+        logger.log(level, "%s: %s", what, "skipped, and the scale is halved" if self._loss_scale.automatic else
+                   "applied, as a device does; lower the optimizer's loss_scaling")
+
+    def _restart_rounding(self) -> None:
+        """Draws from here on depend on the seed and the number of restarts alone.
+
+        Processes may round different accumulators. With a restart before the weights are rounded, and one after, they
+        round those alike.
+        """
+        self._restarts += 1
+        if self._generator is not None:
+            self._generator.manual_seed((self._seed * _SEED_STEP + self._restarts) & _LARGEST_SEED)
+
+    # The user's optimizer
+
+    def _attach(self, optimizer: torch.optim.Optimizer) -> None:
+        if isinstance(optimizer, optim.Optimizer):
+            optimizer._device_state = self.read_state
+            optimizer.ipu_state_is_dirty = not optimizer.host_state_is_dirty
+
+    def _detach(self, optimizer: torch.optim.Optimizer) -> None:
+        if isinstance(optimizer, optim.Optimizer):
+            optimizer.get_state_dict()
+            optimizer._device_state = None
+            optimizer.ipu_state_is_dirty = False
+
+    def _mark_newer(self, optimizer: torch.optim.Optimizer) -> None:
+        if isinstance(optimizer, optim.Optimizer) and not optimizer.host_state_is_dirty:
+            optimizer.ipu_state_is_dirty = True
+
+    def _upload(self, optimizer: optim.Optimizer, with_values: bool) -> None:
+        """Sends the state; with hyper-parameters, unless the optimizer's were set after the state was loaded."""
+        state = optimizer.get_state_dict()
+        optimizer.host_state_is_dirty = False
+        values = state["ipu_param"] if with_values and not self._latch.newer_than_state else None
+        self.write_state(state["ipu_state"], values)
+        self._mark_newer(optimizer)
+        logger.debug("Writing optimiser state tensors from host to IPU memory.")
+
+
+def _without_modes() -> ContextManager:
+    """A context without the modes that the program's own arithmetic may need: an update's is float32."""
+    return _disable_current_modes() if _len_torch_dispatch_stack() else contextlib.nullcontext()
+
+
+def global_norm(gradients: Sequence[torch.Tensor]) -> float:
+    """The L2 norm of all elements of all tensors together."""
+    return torch.stack(torch._foreach_norm(list(gradients))).norm().item()

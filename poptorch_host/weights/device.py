@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The weights as the device has them, apart from the user's, and how a forward gets to see them.
+
+The user's module keeps its own tensors, the host's. A compiled program has copies, the device's, which take the host
+tensors' places in the module for as long as a call runs. So weights that were not copied show, as they would on a
+device.
+"""
+import contextlib
+from typing import Any, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+import torch
+
+from .._logging import logger
+from ..enums import CommGroupType, ReductionType, VariableRetrievalMode
+from ..errors import Error, check, createPoptorchError
+from ..inputs.arguments import DEVICE_DTYPES
+from ..inputs.blank import BlankTensors
+from ..options import Options
+from .plain_attributes import PlainAttributes
+
+_ABSENT = object()
+untouched = torch._C.DisableTorchFunctionSubclass  # reads host tensors without bringing them up to date first
+
+
+class ReplicaGrouping(NamedTuple):
+    """Which replicas share a parameter; the others have values of their own.
+
+    The host tensor has one row in front for each group, unless there is a single one.
+    """
+
+    kind: CommGroupType
+    size: int
+    retrieval: VariableRetrievalMode
+
+    def groups(self, replicas: int) -> int:
+        """The number of groups among so many replicas."""
+        if self.kind == CommGroupType.All:
+            return 1
+        return replicas // self._size()
+
+    def group_of(self, replica: int, replicas: int) -> int:
+        """The group of a replica."""
+        groups = self.groups(replicas)
+        return replica % groups if self.kind == CommGroupType.Orthogonal else replica // (replicas // groups)
+
+    def check(self, name: str, shape: torch.Size, replicas: int) -> None:
+        """Raises Error unless `replicas` divide into the groups and the host tensor has a row for each of them."""
+        if self.kind != CommGroupType.All and (self._size() < 1 or replicas % self._size()):
+            raise createPoptorchError(f"replicaGrouping of {name}: {replicas} replicas do not divide into groups of "
+                                      f"{self.size}")
+        groups = self.groups(replicas)
+        if groups > 1 and (not shape or shape[0] not in (groups, replicas)):
+            raise createPoptorchError(f"replicaGrouping of {name}: its first dimension must be the number of groups, "
+                                      f"{groups}, but its shape is {list(shape)}")
+
+    def _size(self) -> int:
+        return 1 if self.kind == CommGroupType.NoGrouping else self.size
+
+
+class _GroupGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by `factor`."""
+
+    @staticmethod
+    def forward(ctx, tensor, factor):
+        ctx.factor = factor
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.factor, None
+
+
+class _Slot(NamedTuple):
+    """A place in a module where a parameter or buffer stands."""
+
+    holder: Dict[str, Optional[torch.Tensor]]
+    key: str
+    device: torch.Tensor
+    name: str
+
+
+class _Installed:
+    """See `DeviceWeights.installed`. A class rather than a generator, since every call enters it."""
+
+    def __init__(self, places: List[Tuple[Dict, str, Any]], flags: List[Tuple[Dict, bool]]) -> None:
+        self._places = places
+        self._flags = flags
+        self._saved: List[Any] = []
+        self._changed: List[Tuple[Dict, bool]] = []
+
+    def __enter__(self) -> None:
+        self._saved = [holder.get(key, _ABSENT) for holder, key, _ in self._places]
+        self._changed = [(attributes, attributes["training"]) for attributes, flag in self._flags
+                         if attributes["training"] is not flag]
+        for holder, key, compiled in self._places:
+            holder[key] = compiled
+        if self._changed:
+            for attributes, flag in self._flags:
+                attributes["training"] = flag
+
+    def __exit__(self, *exception: object) -> None:
+        for (holder, key, _), host in zip(self._places, self._saved):
+            if host is _ABSENT:
+                holder.pop(key, None)
+            else:
+                holder[key] = host
+        for attributes, flag in self._changed:
+            attributes["training"] = flag
+
+
+class DeviceWeights:
+    """Device copies of a module's parameters and buffers.
+
+    Args:
+        module: whose tensors to copy.
+        device: where to.
+        trained: the ids of the parameters that an optimizer updates; the others get no gradient.
+        groupings: per-replica parameters by name.
+        options: of the executor.
+        blank: makes the copies where the program has no values.
+
+    Attributes:
+        plain_attributes: what forward changes in modules beside tensors.
+    """
+
+    def __init__(self, module: torch.nn.Module, device: torch.device, trained: Set[int],
+                 groupings: Dict[str, ReplicaGrouping], options: Options,
+                 blank: Optional[BlankTensors] = None) -> None:
+        self.device = device
+        self.blank = blank
+        self._options = options
+        self._by_host: Dict[int, torch.Tensor] = {}
+        with untouched():
+            self.parameters = [(name, host, self._copy(host, id(host) in trained, groupings.get(name), name))
+                               for name, host in module.named_parameters()]
+            self.buffers = [(name, host, self._copy(host, None, None, name)) for name, host in module.named_buffers()]
+            self._slots = list(self._find_slots(module))
+        self._module = module
+        self._parts = [(part._modules, key, child) for part in module.modules() for key, child in part._modules.items()]
+        self._norm_statistics = {f"{path}.{key}" if path else key for path, part in module.named_modules()
+                                 if isinstance(part, torch.nn.modules.batchnorm._NormBase) for key in part._buffers}
+        self._training_flags = [(vars(part), part.training) for part in module.modules()]
+        self._groupings = {id(self._by_host[id(host)]): groupings[name]
+                           for name, host, _ in self.parameters if name in groupings}
+        self.replica_buffers: List[Dict[int, torch.Tensor]] = []
+        self.plain_attributes = PlainAttributes(module)
+
+    def _copy(self, host: torch.Tensor, trained: Optional[bool], grouping: Optional[ReplicaGrouping],
+              name: str) -> torch.Tensor:
+        if id(host) not in self._by_host:
+            if grouping is not None:
+                grouping.check(name, host.shape, self._options.replication_factor)
+            value = self._rows_per_group(host.detach(), grouping)
+            dtype = DEVICE_DTYPES.get(host.dtype, host.dtype)
+            copied = self.blank.like(value, dtype) if self.blank else value.to(self.device, dtype, copy=True)
+            if trained is not None:
+                copied = torch.nn.Parameter(copied, requires_grad=trained)
+            self._by_host[id(host)] = copied
+        return self._by_host[id(host)]
+
+    def _rows_per_group(self, value: torch.Tensor, grouping: Optional[ReplicaGrouping]) -> torch.Tensor:
+        """One row for each group, of a host tensor that may have one for each replica."""
+        replicas = self._options.replication_factor
+        if grouping is None or grouping.groups(replicas) in (1, value.shape[0]):
+            return value
+        groups = grouping.groups(replicas)
+        first = [next(r for r in range(replicas) if grouping.group_of(r, replicas) == group) for group in range(groups)]
+        return value[first]
+
+    def _find_slots(self, module: torch.nn.Module) -> Iterator[_Slot]:
+        for path, part in module.named_modules():
+            for holder in (part._parameters, part._buffers):
+                for key, host in holder.items():
+                    if host is not None:
+                        yield _Slot(holder, key, self._by_host[id(host)], f"{path}.{key}" if path else key)
+
+    # Copies between the two sides.
+
+    def upload(self) -> None:
+        """Copies every host tensor to the device."""
+        logger.debug("Writing weights from host to IPU memory.")
+        with untouched(), torch.no_grad():
+            for name, _, device in self.parameters + self.buffers:
+                host = self._on_host(name, device)
+                device.copy_(self._rows_per_group(host, self._groupings.get(id(device))))
+            for own in self.replica_buffers[1:]:
+                for shared, copied in zip(self.replica_buffers[0].values(), own.values()):
+                    copied.copy_(shared)
+
+    def upload_buffers(self, names: Set[str]) -> None:
+        """Copies the named buffers to the device."""
+        with untouched(), torch.no_grad():
+            for name, _, device in self.buffers:
+                if name in names:
+                    for own in self.replica_buffers or [{}]:
+                        own.get(id(device), device).copy_(self._on_host(name, device))
+
+    def download(self) -> None:
+        """Copies the device's tensors to the host. Integer buffers are constants of the program and never change."""
+        logger.debug("Writing weights from IPU to host.")
+        with untouched(), torch.no_grad():
+            for name, _, device in self.parameters + self.buffers:
+                if not device.is_floating_point():
+                    continue
+                try:
+                    self._download_one(self._on_host(name, device), device)
+                except Error as error:
+                    logger.warning("A value of the device has no place on the host: %s", error.message)
+
+    def _on_host(self, name: str, device: torch.Tensor) -> torch.Tensor:
+        """What the user's module has now where it had a tensor when it was compiled.
+
+        Raises:
+            Error: when it is gone, or of another shape.
+        """
+        host = _tensor_at(self._module, name)
+        shapes = [list(tensor.shape) for tensor in (device, host) if tensor is not None]
+        grouped = id(device) in self._groupings
+        if host is None or (shapes[0][grouped:] != shapes[1][grouped:]):
+            now = "gone" if host is None else f"one of shape {shapes[1]}"
+            raise createPoptorchError(f"{_kind(device)} {name} of shape {shapes[0]} is {now}, since the model was "
+                                      "compiled: call destroy() to compile it again")
+        return host
+
+    def _download_one(self, host: torch.Tensor, device: torch.Tensor) -> None:
+        grouping = self._groupings.get(id(device))
+        if grouping is not None and grouping.retrieval == VariableRetrievalMode.AllReplicas:
+            replicas = self._options.replication_factor
+            if grouping.groups(replicas) > 1:
+                rows = [grouping.group_of(replica, replicas) for replica in range(replicas)]
+                host.data = device.detach()[rows].to(host.device, host.dtype)
+                return
+        host.copy_(device)
+
+    # What a forward sees.
+
+    def keep_buffers_apart(self, updated: Set[str]) -> None:
+        """Gives each replica its own copy of the buffers that the forward updates."""
+        originals = {id(device): device for name, _, device in self.buffers if name in updated}
+        replicas = self._options.replication_factor
+        self.replica_buffers = [originals] + [{key: value.clone() for key, value in originals.items()}
+                                              for _ in range(replicas - 1)]
+
+    def latch_training_flags(self, module: torch.nn.Module, flags: Dict[str, bool]) -> None:
+        """From here on the parts of `module` run with these training flags, whatever theirs are."""
+        self._training_flags = [(vars(part), flags[name]) for name, part in module.named_modules() if name in flags]
+
+    def broadcast(self, group: "torch.distributed.ProcessGroup") -> None:
+        """Gives all processes the weights of the first."""
+        for _, tensor in self.named_tensors():
+            torch.distributed.broadcast(tensor.detach(), 0, group=group)
+
+    def is_norm_statistic(self, name: str) -> bool:
+        """Whether a buffer belongs to a batch norm, whose update is no in-place operation of the program."""
+        return name in self._norm_statistics
+
+    def has_values_per_replica(self) -> bool:
+        """Whether replicas differ in a parameter or buffer."""
+        return len(self.replica_buffers) > 1 or bool(self._groupings)
+
+    def installed(self) -> "_Installed":
+        """A context inside which the module has the device's tensors, the training flags that were latched, and the
+        parts that it had when this was made: a program goes on as it was compiled, whatever the user replaced."""
+        tensors = [(slot.holder, slot.key, slot.device) for slot in self._slots]
+        return _Installed(tensors + self._parts, self._training_flags)
+
+    def tracing(self) -> ContextManager:
+        """A context inside which operations compute with tensors like these, with or without values."""
+        return self.blank.mode if self.blank else contextlib.nullcontext()
+
+    def select_replica(self, replica: int) -> None:
+        """Installs what replica number `replica` has of its own, in place of the first one's."""
+        replicas = self._options.replication_factor
+        own = self.replica_buffers[replica] if self.replica_buffers else {}
+        for holder, key, device, _ in self._slots:
+            if id(device) in own:
+                holder[key] = own[id(device)]
+            elif id(device) in self._groupings:
+                holder[key] = self._of_group(device, self._groupings[id(device)], replica, replicas)
+
+    def _of_group(self, device: torch.Tensor, grouping: ReplicaGrouping, replica: int, replicas: int) -> torch.Tensor:
+        """A replica's row of a per-replica parameter. Its gradient is averaged over the group's replicas only."""
+        groups = grouping.groups(replicas)
+        if groups == 1:
+            return device
+        row = device[grouping.group_of(replica, replicas)]
+        mean = self._options.Training.accumulation_and_replication_reduction_type == ReductionType.Mean
+        return _GroupGradient.apply(row, groups) if mean and row.requires_grad else row
+
+    def states(self, updated: Set[str]) -> List[torch.Tensor]:
+        """The buffers of these names that forward itself updates, of all replicas."""
+        updated = {name for name in updated if not self.is_norm_statistic(name)}
+        shared = [device for name, _, device in self.buffers if name in updated]
+        return shared + [own[id(device)] for own in self.replica_buffers[1:] for device in shared]
+
+    def restore_constants(self, originals: List[Tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Undoes what a forward did to integer buffers, which are constants of a program."""
+        for device, original in originals:
+            device.copy_(original)
+
+    def check_slots(self) -> None:
+        """Looks, while installed and after a forward, for attributes that it gave other tensors or deleted.
+
+        Raises:
+            Error: names the first one. Batch norms may count their batches by assignment.
+        """
+        for holder, key, device, name in self._slots:
+            if key not in holder:
+                raise createPoptorchError(f"{_kind(device)} {name} is removed from the model when calling the forward "
+                                          "method. This is not supported.")
+            if holder[key] is not device and key != "num_batches_tracked":
+                raise createPoptorchError(
+                    f"{_kind(device)} {name} is reassigned within the model when calling the forward method. This is "
+                    f"not supported. Consider using self.{name}.copy_(src), which updates it in place.")
+
+    def storages(self) -> Set[int]:
+        """The memory that the device's tensors have."""
+        own = [tensor for copies in self.replica_buffers for tensor in copies.values()]
+        return {tensor.untyped_storage().data_ptr() for tensor in [t for _, t in self.named_tensors()] + own}
+
+    def named_tensors(self) -> List[Tuple[str, torch.Tensor]]:
+        """Every parameter and buffer by name, as on the device."""
+        return [(name, device) for name, _, device in self.parameters + self.buffers]
+
+
+def _tensor_at(module: torch.nn.Module, name: str) -> Optional[torch.Tensor]:
+    """The parameter or buffer of that name in named_parameters() or named_buffers(); None where there is none."""
+    *path, key = name.split(".")
+    for part in path:
+        module = module._modules.get(part)
+        if module is None:
+            return None
+    found = module._parameters.get(key)
+    return module._buffers.get(key) if found is None else found
+
+
+def _kind(device: torch.Tensor) -> str:
+    return "Parameter" if isinstance(device, torch.nn.Parameter) else "Buffer"
+
+
+def parse_grouping(kind: CommGroupType, size: int, retrieval: VariableRetrievalMode) -> ReplicaGrouping:
+    """A checked grouping. AssertionError for arguments of another kind."""
+    check(isinstance(kind, CommGroupType), f"expected a poptorch.CommGroupType, not {kind!r}")
+    check(isinstance(size, int) and size >= 0, f"expected a number of replicas, not {size!r}")
+    check(isinstance(retrieval, VariableRetrievalMode), f"expected a poptorch.VariableRetrievalMode, not {retrieval!r}")
+    return ReplicaGrouping(kind, size, retrieval)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Runs commands of the application one after the other in the processes of one torchrun, and notes what each saw.
+
+    python -m torch.distributed.run --nproc_per_node 2 -m tests.training.distributed_program JOBS.json
+
+JOBS.json: a list of {"name", "program": "train_swin" | "validate", "argv", "port", "pipeline": value of HOST_PIPELINE,
+"signal": [process that gets SIGTERM, after this step]}. All processes of a job must end it alike: one that leaves early
+keeps its connections while this program runs. Process r writes NAME.r.json beside it: exit code, standard output and
+error, a digest of each micro-batch it trained on, the shapes of the tensors it sent for that, and, of a pipeline's
+stage, the names of the weights it trained.
+"""
+import contextlib
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+import train_swin
+import validate
+from utils import run_command
+
+PROGRAMS = {"train_swin": train_swin.main, "validate": validate.main}
+
+
+def run_job(job):
+    """Runs a command in this process and returns what is noted of it."""
+    output, errors = io.StringIO(), io.StringIO()
+    noted = {"batches": [], "sent": [], "summed": [], "weights": []}
+    step = train_swin.train_step
+
+    def noting_step(run, progress, images, targets, stop):
+        with noting_traffic(noted):
+            loss = step(run, progress, images, targets, stop)
+        if [run.launch.process, progress.update] == job.get("signal"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        micro_batch = run.config.DATA.BATCH_SIZE
+        noted["batches"] += [digest(*pair) for pair in zip(images.split(micro_batch), targets.split(micro_batch))]
+        noted["weights"] = list(run.trainer.parameters) if run.launch.stages > 1 else []
+        return loss
+
+    train_swin.train_step = noting_step
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            code = run_command(lambda: PROGRAMS[job["program"]](job["argv"]))
+    finally:
+        train_swin.train_step = step
+    return {"code": code, "output": output.getvalue(), "errors": errors.getvalue(), **noted}
+
+
+@contextlib.contextmanager
+def noting_traffic(noted):
+    """Inside, notes the shapes of the tensors that are sent to one process, or summed over several."""
+    distributed = torch.distributed
+    operation, reduce = distributed.P2POp, distributed.all_reduce
+
+    class NotingOperation(operation):
+        def __init__(self, op, tensor, *args, **kwargs):
+            if op is distributed.isend:
+                noted["sent"].append(list(tensor.shape))
+            super().__init__(op, tensor, *args, **kwargs)
+
+    def noting_reduce(tensor, *args, **kwargs):
+        noted["summed"].append(list(tensor.shape))
+        return reduce(tensor, *args, **kwargs)
+
+    distributed.P2POp, distributed.all_reduce = NotingOperation, noting_reduce
+    try:
+        yield
+    finally:
+        distributed.P2POp, distributed.all_reduce = operation, reduce
+
+
+def digest(*tensors):
+    """A fingerprint of the tensors' bits."""
+    state = hashlib.sha256()
+    for tensor in tensors:
+        state.update(tensor.contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def main():
+    """Every job in a process group of its own."""
+    path = Path(sys.argv[1])
+    for job in json.loads(path.read_text()):
+        # torchrun's own store keeps what the processes told each other in the jobs before
+        os.environ.update(TORCHELASTIC_USE_AGENT_STORE="False", MASTER_PORT=job["port"],
+                          HOST_PIPELINE=job.get("pipeline", "0"))
+        noted = run_job(job)
+        (path.parent / f"{job['name']}.{os.environ['RANK']}.json").write_text(json.dumps(noted))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Checkpoints: what is saved loads, what is damaged is never used, and a save destroys nothing."""
+import os
+import pickle
+import random
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import checkpoint
+from utils import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal
+
+
+def state(update: int, **changes):
+    generator = torch.Generator().manual_seed(update)
+    return dict({
+        "model": {"head.weight": torch.randn(30, 20, generator=generator), "head.bias": torch.zeros(30)},
+        "optimizer": {"ipu_state": {"Accl1___head.weight": torch.randn(30, 20, generator=generator)}, "ipu_param": {},
+                      "state": {}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0, 1]}]},
+        "rng_states": [[1, 2, 3]], "progress": {"update": update}, "config": "SEED: 0\n", "classes": ["a", "b"],
+    }, **changes)
+
+
+def equal(left, right) -> bool:
+    same = [left[field] == right[field] for field in ("progress", "config", "classes", "rng_states")]
+    return torch.equal(left["model"]["head.weight"], right["model"]["head.weight"]) and all(same)
+
+
+def test_saved_state_loads_equal(tmp_path):
+    checkpoint.save(tmp_path, state(3), is_best=False)
+    assert equal(checkpoint.load(tmp_path / "last.pth"), state(3))
+
+
+def test_saving_keeps_last_previous_and_best(tmp_path):
+    for update, is_best in ((1, True), (2, False), (3, False)):
+        checkpoint.save(tmp_path, state(update), is_best)
+    updates = {path.name: checkpoint.load(path)["progress"]["update"] for path in tmp_path.iterdir()}
+    assert updates == {"last.pth": 3, "previous.pth": 2, "best.pth": 1}
+
+
+def test_damaged_last_checkpoint_gives_way_to_the_newest_good_one(tmp_path):
+    for update in (1, 2, 3):
+        checkpoint.save(tmp_path, state(update), is_best=update == 1)
+    (tmp_path / "last.pth").write_bytes(b"")
+    path, found = checkpoint.find(tmp_path)
+    assert (path.name, found["progress"]["update"]) == ("previous.pth", 2)
+
+
+def test_folder_with_only_damaged_checkpoints_is_refused(tmp_path):
+    (tmp_path / "last.pth").write_bytes(b"nothing")
+    with pytest.raises(Refusal) as caught:
+        checkpoint.find(tmp_path)
+    assert caught.value.code == EXIT_CHECKPOINT
+
+
+def test_empty_folder_has_no_checkpoint_and_foreign_files_do_not_count(tmp_path):
+    torch.save({"model": {}}, tmp_path / "swin_tiny_patch4_window7_224.pth")
+    assert checkpoint.find(tmp_path) is None
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    checkpoint.save(tmp_path, state(1), is_best=False)
+    good = (tmp_path / "last.pth").read_bytes()
+    chooser = random.Random(0)
+    harmful = 0
+    for _ in range(200):
+        data = bytearray(good)
+        position = chooser.randrange(len(data))
+        data[position] ^= 1 << chooser.randrange(8)
+        (tmp_path / "last.pth").write_bytes(data)
+        try:
+            read = checkpoint.load(tmp_path / "last.pth")
+        except Refusal:
+            harmful += 1
+        else:  # a bit of padding or of a time stamp: what is read is what was saved
+            assert equal(read, state(1))
+    assert harmful > 100
+
+
+@pytest.mark.parametrize("kept", [0, 1, 0.3, 0.9, -10, -1])
+def test_truncated_file_is_refused(tmp_path, kept):
+    checkpoint.save(tmp_path, state(1), is_best=False)
+    data = (tmp_path / "last.pth").read_bytes()
+    size = int(kept * len(data)) if 0 < kept < 1 else kept
+    (tmp_path / "last.pth").write_bytes(data[:size])
+    with pytest.raises(Refusal, match="cannot be used"):
+        checkpoint.load(tmp_path / "last.pth")
+
+
+class Payload:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_file_is_not_run(tmp_path, legacy):
+    path, marker = tmp_path / "evil.pth", tmp_path / "ran"
+    torch.save({"model": Payload(marker)}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(Refusal, match="cannot be used"):
+        checkpoint.load(path)
+    path.write_bytes(pickle.dumps(Payload(marker)))
+    with pytest.raises(Refusal, match="cannot be used"):
+        checkpoint.load(path)
+    assert not marker.exists()
+
+
+def test_compressed_archive_is_refused_before_it_unpacks(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(1 << 20))
+    with pytest.raises(Refusal, match="compressed"):
+        checkpoint.load(path)
+
+
+def test_checkpoint_with_a_weight_that_is_not_finite_is_refused(tmp_path):
+    weights = {"head.weight": torch.tensor([1.0, float("nan")])}
+    checkpoint.save(tmp_path, state(1, model=weights), is_best=False)
+    with pytest.raises(Refusal, match="head.weight is not finite"):
+        checkpoint.load(tmp_path / "last.pth")
+
+
+def test_checkpoint_with_a_moment_that_is_not_finite_gives_way_to_an_older_one(tmp_path):
+    checkpoint.save(tmp_path, state(1), is_best=False)
+    poisoned = state(2)
+    poisoned["optimizer"]["ipu_state"]["Accl1___head.weight"][3, 4] = float("inf")
+    checkpoint.save(tmp_path, poisoned, is_best=True)
+    _, found = checkpoint.find(tmp_path)
+    assert found["progress"]["update"] == 1
+    with pytest.raises(Refusal, match="optimizer.ipu_state.Accl1___head.weight is not finite"):
+        checkpoint.load(tmp_path / "last.pth")
+
+
+def test_full_disk_is_named_with_what_the_checkpoint_takes(tmp_path, monkeypatch):
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("builtins.open", lambda *_: Full())
+    with pytest.raises(Refusal, match=r"of 1\.2 MB cannot be saved.*No space left on device"):
+        checkpoint.save(tmp_path, state(1, model={"head.weight": torch.zeros(300000)}), is_best=False)
+
+
+def test_failing_save_keeps_the_old_checkpoint_and_says_so(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, state(1), is_best=False)
+
+    def no_space(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", no_space)
+    with pytest.raises(Refusal, match="No space left") as caught:
+        checkpoint.save(tmp_path, state(2), is_best=True)
+    assert caught.value.code == EXIT_RESOURCE
+    assert equal(checkpoint.load(tmp_path / "last.pth"), state(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_save_is_on_the_disk_before_and_after_it_gets_its_name(tmp_path, monkeypatch):
+    events = []
+
+    def noting(name, original):
+        def wrapped(*args):
+            events.append("folder" if name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode) else name)
+            return original(*args)
+        return wrapped
+
+    monkeypatch.setattr(checkpoint.os, "fsync", noting("fsync", os.fsync))
+    monkeypatch.setattr(checkpoint.os, "replace", noting("replace", os.replace))
+    checkpoint.save(tmp_path, state(1), is_best=True)
+    assert events == ["fsync", "replace", "replace", "folder"]
+
+
+@pytest.mark.parametrize("call", range(4))
+def test_killed_save_leaves_a_good_checkpoint(tmp_path, monkeypatch, call):
+    """The process dies at the n-th rename or link of a save; whatever is on the disk then is enough to go on."""
+    checkpoint.save(tmp_path, state(1), is_best=True)
+    calls = []
+
+    class Killed(BaseException):
+        pass
+
+    def dying(original):
+        def wrapped(*args):
+            calls.append(args)
+            if len(calls) > call:
+                raise Killed
+            return original(*args)
+        return wrapped
+
+    monkeypatch.setattr(checkpoint.os, "replace", dying(os.replace))
+    monkeypatch.setattr(checkpoint.os, "link", dying(os.link))
+    with pytest.raises(Killed):
+        checkpoint.save(tmp_path, state(2), is_best=True)
+    monkeypatch.undo()
+    checkpoint.remove_leftovers(tmp_path)
+    _, found = checkpoint.find(tmp_path)
+    assert found["progress"]["update"] in (1, 2)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_weights_of_another_architecture_are_refused_by_name_and_shape():
+    model = torch.nn.Linear(3, 4)
+    weights = {"weight": torch.zeros(4, 5), "extra": torch.zeros(1)}
+    with pytest.raises(Refusal) as caught:
+        checkpoint.load_weights(model, weights, Path("a.pth"))
+    assert caught.value.code == EXIT_CHECKPOINT
+    for said in ("a.pth", "bias is missing", "extra is not in the model", "weight is (4, 5), not (4, 3)"):
+        assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("found, said", [(["a"], "1 classes"), (["a", "c"], "class 1 of the data set is c, but b")])
+def test_data_with_other_classes_is_refused(found, said):
+    with pytest.raises(Refusal, match=said) as caught:
+        checkpoint.check_classes(Path("a.pth"), ["a", "b"], found)
+    assert caught.value.code == EXIT_DATA
+
+
+def test_foreign_file_is_told_from_a_damaged_one(tmp_path):
+    torch.save({"model": {"head.weight": torch.zeros(2)}}, tmp_path / "official.pth")
+    assert checkpoint.load_own(tmp_path / "official.pth") is None
+    with pytest.raises(Refusal, match="no checkpoint of this program"):
+        checkpoint.load(tmp_path / "official.pth")
+    with pytest.raises(Refusal, match="No such file") as caught:
+        checkpoint.load_own(tmp_path / "none.pth")
+    assert str(caught.value).count("none.pth") == 1

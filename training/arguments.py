@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The flags of the command lines. Each names a configuration key or what the command is to do."""
+import argparse
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+
+from yacs.config import CfgNode
+
+import config as configuration
+from accelerator import DEVICES
+from planning.geometry import configured_classes
+from utils import CommandLine, Refusal
+
+TRAINING = ("train",)
+EVALUATION = ("train", "validate")
+ANY = ("train", "validate", "predict")
+
+
+class KeyFlag(NamedTuple):
+    """A flag that sets a configuration key. `kind` is the type of its value; bool: the flag alone means True."""
+
+    names: Tuple[str, ...]
+    key: str
+    kind: type
+    metavar: str  # what --help shows for the value
+    help: str
+    commands: Tuple[str, ...] = TRAINING
+
+
+KEY_FLAGS = (
+    KeyFlag(("--data-path",), "DATA.DATA_PATH", str, "FOLDER", "folder of the data set", EVALUATION),
+    KeyFlag(("--output", "--checkpoint-output-dir"), "OUTPUT", str, "FOLDER",
+            "folder for checkpoints, log and metrics"),
+    KeyFlag(("--tag",), "TAG", str, "NAME", "sub-folder of --output for this run"),
+    KeyFlag(("--pretrained-model", "--pretrained"), "MODEL.PRETRAINED", str, "FILE", "weights to start from"),
+    KeyFlag(("--resume",), "MODEL.RESUME", str, "FILE", "checkpoint to go on from"),
+    KeyFlag(("--batch-size",), "DATA.BATCH_SIZE", int, "N", "micro-batch of one replica", ANY),
+    KeyFlag(("--ga", "--accumulation-steps"), "TRAIN.ACCUMULATION_STEPS", int, "N", "micro-batches in a weight update"),
+    KeyFlag(("--replicas",), "IPU.REPLICAS", int, "N", "data-parallel copies in all processes together", ANY),
+    KeyFlag(("--num-workers",), "DATA.NUM_WORKERS", int, "N", "processes that read images", ANY),
+    KeyFlag(("--precision",), "MODEL.PRECISION", str, "INPUT.WEIGHTS",
+            "16.16 (half), 16.32, 32.32 (float); mix: autocast, on hosts only", ANY),
+    KeyFlag(("--amp",), "IPU.AVAILABLE_MEMORY_PROPORTION", float, "SHARE",
+            "share of tile memory for temporaries", ANY),
+    KeyFlag(("--rts",), "IPU.REPLICATED_TENSOR_SHARDING", bool, "", "shard optimizer state over replicas"),
+    KeyFlag(("--epochs",), "TRAIN.EPOCHS", int, "N", "epochs to train"),
+    KeyFlag(("--training-steps",), "TRAIN.TRAINING_STEPS", int, "N", "stop after so many weight updates"),
+    KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "", "read train.zip and validation.zip instead of folders", EVALUATION),
+    KeyFlag(("--cache-mode",), "DATA.CACHE_MODE", str, "MODE", "what zip mode keeps in memory: no, full, part",
+            EVALUATION),
+    KeyFlag(("--seed",), "SEED", int, "N", "seed of everything random", EVALUATION),
+    KeyFlag(("--wandb",), "WANDB", bool, "", "also log to Weights & Biases"),
+)
+
+
+def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The command line of train_swin.py."""
+    parser = _common_parser("train", "Trains or fine-tunes a Swin Transformer.")
+    parser.add_argument("--compile-only", action="store_true", help="compile and check everything, train nothing")
+    parser.add_argument("--eval", action="store_true", help="validate --resume or --pretrained-model, train nothing")
+    parser.add_argument("--throughput", action="store_true", help="time inference on generated images, train nothing")
+    parser.add_argument("--plan", action="store_true", help="print what each IPU would run and hold, train nothing")
+    parser.add_argument("--plan-output", metavar="FILE.png", help="print the plan and draw it")
+    args = parser.parse(argv)
+    if args.cfg is None:
+        raise Refusal(f"--cfg is needed: one of {', '.join(configuration.named_configs())}, or a YAML file")
+    _check_one_command(args)
+    _check_source(args)
+    if args.throughput or (args.compile_only and getattr(args, "DATA.DATA_PATH") is None):
+        args.synthetic = args.synthetic or "host"  # neither needs more of the data than its shape
+    return args
+
+
+def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The command line of validate.py."""
+    parser = _common_parser("validate", "Validates a checkpoint.")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to validate")
+    parser.add_argument("--per-class", action="store_true", help="also log the accuracy of each class")
+    args = parser.parse(argv)
+    _check_source(args)
+    return args
+
+
+def parse_prediction(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The command line of predict.py."""
+    parser = _common_parser("predict", "Tells what images show.")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to predict by")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to tell of an image (5)")
+    parser.set_defaults(synthetic=None)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    args = parser.parse(argv)
+    if args.top < 1:
+        raise Refusal(f"--top {args.top}: at least one class can be told")
+    return args
+
+
+def _check_one_command(args: argparse.Namespace) -> None:
+    """Refuses flags of which each is a command of its own; --plan-output implies --plan."""
+    commands = {"--compile-only": args.compile_only, "--eval": args.eval, "--throughput": args.throughput,
+                "--plan": args.plan or args.plan_output is not None}
+    given = [flag for flag, wanted in commands.items() if wanted]
+    if len(given) > 1:
+        raise Refusal(f"{' and '.join(given)}: only one of them at a time")
+
+
+def _check_source(args: argparse.Namespace) -> None:
+    """Refuses flags of which one would leave the other without effect."""
+    if args.synthetic and getattr(args, "DATA.DATA_PATH") is not None:
+        raise Refusal("--data-path and --synthetic: images are read or generated, give one of the two")
+
+
+def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:
+    """(key, value) pairs of the flags that were given."""
+    given = [(flag.key, getattr(args, flag.key, None)) for flag in KEY_FLAGS]
+    return [(key, value) for key, value in given if value is not None]
+
+
+def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes: int = 0) -> CfgNode:
+    """The frozen configuration that a command line asks for, on top of a checkpoint's if `saved` holds one.
+
+    Generated images stand for those of the configured data set, so they have as many classes: `classes` where the
+    checkpoint knows how many those are.
+    """
+    config = configuration.get_config(args.cfg, args.opts, overrides(args), saved)
+    if getattr(args, "DATA.CACHE_MODE", None) is not None and not config.DATA.ZIP_MODE:
+        raise Refusal("--cache-mode is of images in zip files: give --zip, too, or leave it out")
+    if not args.synthetic:
+        return config
+    generated = [("DATA.DATASET", "generated"), ("DATA.GENERATED", args.synthetic),
+                 ("MODEL.NUM_CLASSES", config.MODEL.NUM_CLASSES or classes or configured_classes(config))]
+    return configuration.get_config(args.cfg, args.opts, overrides(args) + generated, saved)
+
+
+def _common_parser(command: str, description: str) -> CommandLine:
+    parser = CommandLine(description=description, allow_abbrev=False)
+    parser.add_argument("--cfg", metavar="NAME", help="name in configs/configs.yaml, or a YAML file")
+    parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY VALUE", help="keys to set")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: IPU with the SDK, else GPU, else CPU")
+    if command in EVALUATION:
+        parser.add_argument("--synthetic", nargs="?", const="host", choices=("host", "device"),
+                            help="generated images, made by the host (default) or on the device, not a data set's")
+    for flag in KEY_FLAGS:
+        if command not in flag.commands:
+            continue
+        how = ({"action": "store_true", "default": None} if flag.kind is bool
+               else {"type": flag.kind, "metavar": flag.metavar})
+        parser.add_argument(*flag.names, dest=flag.key, help=f"{flag.help} ({flag.key})", **how)
+    return parser

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Everything a training run uses, built once from its configuration and, when it goes on, from a checkpoint."""
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+from timm.scheduler.scheduler import Scheduler
+from yacs.config import CfgNode
+
+import accelerator
+from dataset.build_ipu import build_dataset, build_loader, example_batch
+from lr_scheduler import build_scheduler
+from models.build import build_pipeline
+from models.pretrained import check_exists, load_pretrained
+from optimizer import build_optimizer
+from options import inference_options, training_options
+from training import checkpoint, host_pipeline
+from training import processes as launching
+from training.compiling import compile_program
+from training.processes import Launch
+from training.progress import Progress, check_same_data, check_same_run
+from utils import logger
+
+
+class Run(NamedTuple):
+    """What the training loop works with."""
+
+    config: CfgNode
+    launch: Launch
+    folder: Optional[Path]  # None: nothing is written
+    classes: List[str]
+    model: torch.nn.Module
+    trainer: Any  # poptorch.trainingModel of the model, or what trains a stage of it: see host_pipeline
+    validator: Any  # poptorch.inferenceModel of the same model
+    optimizer: Any
+    schedule: Scheduler
+    loader: Any
+    validation_loader: Any
+    training_images: int
+    validation_images: int
+    updates_per_epoch: int
+
+
+def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optional[Dict[str, Any]]:
+    """The checkpoint a run goes on from: --resume or the newest of its output folder, whichever is further; or none.
+
+    So a command with --resume that is given again goes on where it stopped. The leader decides, and the others get what
+    it read, so that no two processes can start from different states.
+
+    Raises:
+        Refusal: for a checkpoint that cannot be used, or a configuration that is not the checkpoint's.
+    """
+    found = launching.share(_furthest(config, folder) if launch.is_leader else None, launch)
+    if found is None:
+        return None
+    path, state = found
+    progress = Progress(**state["progress"])
+    check_same_run(config, state["config"], progress)
+    if config.MODEL.PRETRAINED:
+        logger.info("%s is not read: the run goes on from its checkpoint", config.MODEL.PRETRAINED)
+    logger.info("going on from %s: epoch %d, update %d", path, progress.epoch, progress.update)
+    return state
+
+
+def _furthest(config: CfgNode, folder: Optional[Path]) -> Optional[Tuple[Path, Dict[str, Any]]]:
+    own = checkpoint.find(folder) if config.TRAIN.AUTO_RESUME and folder is not None else None
+    if not config.MODEL.RESUME:
+        return own
+    named = Path(config.MODEL.RESUME), checkpoint.load(Path(config.MODEL.RESUME))
+    if own is None or own[1]["progress"]["update"] <= named[1]["progress"]["update"]:
+        return named
+    logger.warning("%s is further than --resume %s: set TRAIN.AUTO_RESUME False to go back to that", own[0], named[0])
+    return own
+
+
+def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Optional[Dict[str, Any]]) -> Run:
+    """Builds data, model, optimizer and schedule, and puts the state of a checkpoint into them."""
+    progress = Progress(**state["progress"]) if state else Progress()
+    torch.manual_seed(config.SEED)
+    if config.MODEL.PRETRAINED and not state:
+        check_exists(Path(config.MODEL.PRETRAINED))  # before a large data set is listed
+    train_data, validation_data = build_dataset(config, training=True), build_dataset(config, training=False)
+    if state:
+        check_same_data(progress, state.get("training_images", len(train_data)), len(train_data))
+    options, validation_options = training_options(config, launch.instance), inference_options(config, launch)
+    start_epoch, start_step = progress.epoch, progress.step // config.IPU.DEVICE_ITERATIONS
+    loader = build_loader(config, options, train_data, training=True, start_epoch=start_epoch, start_step=start_step)
+    validation_loader = build_loader(config, validation_options, validation_data, training=False)
+    updates_per_epoch = len(loader) * config.IPU.DEVICE_ITERATIONS
+    classes = config.MODEL.NUM_CLASSES or len(train_data.classes)
+    model = _build_model(config, classes, state, train_data.classes)
+    optimizer = build_optimizer(config, model, launch)
+    schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
+    if state:
+        _restore_optimizer(optimizer, state["optimizer"])
+    poptorch = accelerator.poptorch()
+    if launch.stages == 1:
+        trainer = poptorch.trainingModel(model.train(), options, optimizer)
+    else:
+        trainer = host_pipeline.build_trainer(config, model, options, optimizer, launch)
+    validator = poptorch.inferenceModel(model, validation_options)
+    logger.info("device: %s; processes: %d", accelerator.description(), launch.processes)
+    parameters, macs = sum(unit.parameters for unit in model.units), sum(unit.macs for unit in model.units)
+    logger.info("model: %s, %.1f million parameters, %.2f GMACs an image, %d classes", config.MODEL.NAME,
+                parameters / 1e6, macs / 1e9, classes)
+    logger.info("data: %d training images, %d validation images; global batch %d, %d updates an epoch",
+                len(train_data), len(validation_data), launch.global_batch(config), updates_per_epoch)
+    run = Run(config, launch, folder, train_data.classes, model, trainer, validator, optimizer, schedule, loader,
+              validation_loader, len(train_data), len(validation_data), updates_per_epoch)
+    compile_program(trainer, "training", example_batch(config, options, classes, training=True))
+    if state:
+        _restore_randomness(run, state["rng_states"])
+    return run
+
+
+def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]], names: List[str]) -> torch.nn.Module:
+    """The model with the weights of the checkpoint, else of --pretrained-model, else with fresh ones."""
+    if not state and not config.MODEL.PRETRAINED:
+        with accelerator.new_weights():
+            return build_pipeline(config, classes, training=True)
+    model = build_pipeline(config, classes, training=True)
+    if state:
+        checkpoint.check_classes(Path(checkpoint.LAST), state["classes"], names)
+        checkpoint.load_weights(model, state["model"], Path(checkpoint.LAST))
+    else:
+        load_pretrained(model, Path(config.MODEL.PRETRAINED))
+    return model
+
+
+def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
+    """Takes the moments and rates of a checkpoint; what else its groups have stays as the configuration says."""
+    configured = [{key: value for key, value in group.items() if key not in ("params", "lr")}
+                  for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, settings in zip(optimizer.param_groups, configured):
+        group.update(settings)
+
+
+def _restore_randomness(run: Run, states: List[Any]) -> None:
+    """Each process gets its own state back; with another number of processes the seed starts anew."""
+    if len(states) == run.launch.processes:
+        run.trainer.rng_state = states[run.launch.process]
+    else:
+        logger.warning("the checkpoint is of %d processes, not %d: dropout masks differ from an unbroken run's",
+                       len(states), run.launch.processes)

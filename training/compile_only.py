@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""--compile-only: everything up to the first step. On IPUs it fills the executable cache; a host checks and reports."""
+from yacs.config import CfgNode
+
+import accelerator
+import validate
+from models.pipeline import ipus_of, pipeline_stages
+from training.building import build_run
+from training.processes import Launch
+from utils import Refusal, logger
+
+MOST_IPUS = 64  # that PopTorch gives one process
+
+
+def compile_only(config: CfgNode, launch: Launch) -> None:
+    """Builds data, model and options, and compiles the training and the validation program; nothing is written.
+
+    A host compiles without values (`accelerator.without_values`), one process's share of a run that needs several.
+
+    Raises:
+        Refusal: for what a run would refuse before its first step, with PopTorch's reason where its compiler refuses.
+    """
+    if launch.stages > 1:
+        raise Refusal("--compile-only compiles what PopTorch runs, which HOST_PIPELINE does not change: unset it")
+    share = launch if accelerator.is_ipu() else _share_of_one(config, launch)
+    if share != launch:
+        ipus = ipus_of(pipeline_stages(config)) * launch.replicas
+        logger.info("%d IPUs: this is the program of one of %d processes", ipus, share.processes)
+    with accelerator.without_values():
+        run = build_run(config, share, None, None)
+        if run.trainer.isAttachedToDevice():
+            run.trainer.detachFromDevice()  # the two programs take turns on the device
+        run.model.eval()
+        validate.compile_validator(config, run.validator, run.model.num_classes)
+    for name, program in (("training", run.trainer), ("validation", run.validator)):
+        for line in accelerator.summary(program):
+            logger.info("%s program: %s", name, line)
+    logger.info("compile-only: both programs of %s compile; nothing was trained or written", config.MODEL.NAME)
+
+
+def _share_of_one(config: CfgNode, launch: Launch) -> Launch:
+    """The launch of one process, where a single one cannot have the IPUs of all replicas."""
+    most = max(MOST_IPUS // ipus_of(pipeline_stages(config)), 1)
+    if launch.processes > 1 or launch.replicas <= most:
+        return launch
+    local = max(count for count in range(1, most + 1) if launch.replicas % count == 0)
+    return Launch(0, launch.replicas // local, launch.replicas, local)
