@@ -15,9 +15,10 @@ from typing import Any, ContextManager, Iterator, List, NamedTuple, Optional
 
 import torch
 
-from utils import Refusal, logger, one_line
-
-DEVICES = ("auto", "ipu", "gpu", "cpu")
+from common.errors import Refusal
+from common.launch import DEVICES
+from common.logs import logger
+from utils import one_line
 
 
 class Accelerator(NamedTuple):

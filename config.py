@@ -13,9 +13,9 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 import yaml
 from yacs.config import CfgNode
 
-from configs import checks as config_checks
-from planning.geometry import pair
-from utils import Refusal, nearest, one_line, reason
+from common.errors import Refusal
+from configs import checks
+from utils import nearest, one_line, reason
 
 NAMED_CONFIGS = Path(__file__).resolve().parent / "configs" / "configs.yaml"
 MAX_YAML_BYTES = 1 << 20
@@ -173,15 +173,10 @@ def get_config(name_or_path: Optional[str] = None, opts: Sequence[str] = (), ove
         _assign(tree, key, text, "--opts")
     for key, value in overrides:
         _assign(tree, key, value, "flag")
-    tree.MODEL.PRECISION = config_checks.precision(tree.MODEL.PRECISION)
-    config_checks.check(tree)
+    tree.MODEL.PRECISION = checks.precision(tree.MODEL.PRECISION)
+    checks.check(tree)
     tree.freeze()
     return tree
-
-
-def image_size(config: CfgNode) -> Tuple[int, int]:
-    """Height and width of the images in pixels."""
-    return pair(config.DATA.IMG_SIZE)
 
 
 def named_configs() -> List[str]:

@@ -7,7 +7,7 @@ from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from yacs.config import CfgNode
 
-from training.processes import Launch
+from common.launch import Launch
 
 
 def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, launch: Launch) -> Scheduler:

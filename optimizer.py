@@ -8,8 +8,8 @@ import torch
 from yacs.config import CfgNode
 
 import accelerator
+from common.launch import Launch
 from options import half_weights
-from training.processes import Launch
 
 
 def build_optimizer(config: CfgNode, model: torch.nn.Module, launch: Launch) -> Any:

@@ -9,9 +9,9 @@ import torch
 from yacs.config import CfgNode
 
 import accelerator
-from models.pipeline import Stage, ipus_of, pipeline_stages
-from training.processes import Launch
-from utils import logger
+from common.launch import Launch
+from common.logs import logger
+from planning.placement import Stage, ipus_of, pipeline_stages
 
 # Values of PopART enumerations that PopTorch passes on as integers.
 RECOMPUTE_NOTHING = 0  # popart.RecomputationType.NoRecompute

@@ -1,94 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Tells what images show, by the weights of a checkpoint.
+"""Predicts the classes of images with the weights of a checkpoint.
 
     python predict.py --checkpoint ./output/swin_tiny_224/best.pth photo.jpg ./more_photos
 """
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
-from timm.data import ImageNetInfo
-from yacs.config import CfgNode
-
-import accelerator
-from dataset.build_ipu import build_images, build_loader
-from dataset.decode import shown
-from dataset.image_folder import image_files
-from dataset.workers import batches
-from planning.geometry import configured_classes
+from common.command_line import run_command
+from common.logs import console_log
 from training import arguments
-from training import processes as launching
-from training.compiling import errors_refused
-from training.processes import Launch
-from utils import EXIT_DATA, Refusal, console_log, run_command
-from validate import build_validator, configured_weights
-
-Prediction = List[Tuple[str, float]]  # names of classes with their probabilities, the likeliest first
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry of predict.py."""
     args = arguments.parse_prediction(argv)
+
+    # torch, torchvision and timm take seconds to import: --help and a refused command line are answered before that.
+    import accelerator
+    from dataset.decode import shown
+    from training import processes
+    from training.compiling import errors_refused
+    from training.evaluation import configured_weights
+    from training.prediction import find_images, predict
+
     path = Path(args.checkpoint)
     config, state = configured_weights(args, path)
     files = find_images(args.images)
     accelerator.select(args.device)
-    with launching.joined(config) as launch, console_log(is_leader=False), errors_refused("the device failed"):
+    with processes.joined(config) as launch, console_log(is_leader=False), errors_refused("the device failed"):
         for file, prediction in predict(config, path, state, files, args.top, launch):
             print(f"{shown(file)}: " + "; ".join(f"{name} {probability:.1%}" for name, probability in prediction))
-
-
-def find_images(names: Sequence[str]) -> List[str]:
-    """The files among `names`, and the images at any depth of the folders among them, sorted.
-
-    Raises:
-        Refusal: for a name that is neither, and a folder without images.
-    """
-    files: List[str] = []
-    for name in names:
-        if Path(name).is_dir():
-            found = sorted(str(Path(name, file)) for file in image_files(Path(name)))
-            if not found:
-                raise Refusal(f"{shown(name)} has no images", EXIT_DATA)
-            files += found
-        elif Path(name).exists():
-            files.append(name)
-        else:
-            raise Refusal(f"{shown(name)} is no file or folder", EXIT_DATA)
-    return files
-
-
-def predict(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], files: Sequence[str], top: int,
-            launch: Launch) -> Iterator[Tuple[str, Prediction]]:
-    """Each of this process's files with its `top` likeliest classes, as soon as its batch is computed.
-
-    Args:
-        path: where the weights are.
-        state: what `checkpoint.load_own` read there; None for foreign weights.
-
-    Raises:
-        Refusal: for weights of another architecture, and for a file that is no image.
-    """
-    names = state["classes"] if state else []
-    classes = config.MODEL.NUM_CLASSES or len(names) or configured_classes(config)
-    names = describe(names, classes)
-    validator = build_validator(config, path, state, classes, launch)
-    loader = build_loader(config, validator.options, build_images(config, files), training=False)
-    for images, numbers in batches(loader):
-        likeliest = validator(images).float().softmax(1).topk(min(top, classes))
-        for number, probabilities, labels in zip(numbers.tolist(), *(part.tolist() for part in likeliest)):
-            if number >= 0:  # otherwise a row that only fills the batch
-                yield files[number], [(names[label], share) for label, share in zip(labels, probabilities)]
-
-
-def describe(names: Sequence[str], classes: int) -> List[str]:
-    """Names for people: ImageNet-1k's synsets get their words, and classes without a name their number."""
-    words = ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True)
-    if not names and classes == len(words):
-        names = list(words)
-    known = [f"{name} ({words[name]})" if name in words else name for name in names]
-    return known + [str(label) for label in range(len(known), classes)]
 
 
 if __name__ == "__main__":

@@ -18,19 +18,12 @@ import torch
 import dataset.prepare
 import predict
 import train_swin
-import utils
 import validate
-from training import checkpoint
-from utils import (
-    EXIT_CHECKPOINT,
-    EXIT_DATA,
-    EXIT_NONFINITE,
-    EXIT_PREEMPTED,
-    EXIT_USAGE,
-    Preempted,
-    Refusal,
-    StopRequest,
-)
+from common.command_line import run_command
+from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_NONFINITE, EXIT_PREEMPTED, EXIT_USAGE, Preempted, Refusal
+from common.signals import StopRequest
+from training import checkpoint, loop
+from training.prediction import describe
 
 ROOT = Path(__file__).resolve().parent
 # A Swin Transformer that learns digits in seconds: everything random is on, so that resuming has something to lose.
@@ -172,8 +165,8 @@ def test_prediction_refuses_what_is_no_image(digits, unbroken, tmp_path):
 
 
 def test_classes_are_named_by_words_where_they_are_those_of_imagenet():
-    assert predict.describe([], 1000)[0] == predict.describe(["n01440764", "a"], 2)[0]
-    assert predict.describe(["n01440764", "a"], 3) == ["n01440764 (tench, Tinca tinca)", "a", "2"]
+    assert describe([], 1000)[0] == describe(["n01440764", "a"], 2)[0]
+    assert describe(["n01440764", "a"], 3) == ["n01440764 (tench, Tinca tinca)", "a", "2"]
 
 
 @pytest.mark.parametrize("batch, replicas", [("1", "1"), ("7", "3"), ("64", "2")])
@@ -196,8 +189,8 @@ def test_epochs_are_validated_at_intervals_and_the_last_one_always(digits, tmp_p
 
 
 def test_best_checkpoint_is_of_the_first_epoch_with_the_best_accuracy(digits, tmp_path, monkeypatch):
-    evaluate, right = validate.evaluate, iter([5, 9, 7, 9])
-    monkeypatch.setattr(validate, "evaluate", lambda *args: evaluate(*args)._replace(top1_correct=next(right)))
+    evaluate, right = loop.evaluate, iter([5, 9, 7, 9])
+    monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args)._replace(top1_correct=next(right)))
     last = train(digits, tmp_path)["progress"]
     best = checkpoint.load(tmp_path / "best.pth")["progress"]
     assert (best["epoch"], last["epoch"]) == (2, 4)
@@ -299,7 +292,7 @@ def test_data_set_that_grew_inside_an_epoch_is_refused_and_between_two_it_is_not
 
 
 def test_stop_during_validation_loses_no_update(digits, unbroken, tmp_path, monkeypatch):
-    evaluate, calls = validate.evaluate, []
+    evaluate, calls = loop.evaluate, []
 
     def interrupted(*args):
         calls.append(args)
@@ -307,7 +300,7 @@ def test_stop_during_validation_loses_no_update(digits, unbroken, tmp_path, monk
             raise Preempted("stopped")
         return evaluate(*args)
 
-    monkeypatch.setattr(validate, "evaluate", interrupted)
+    monkeypatch.setattr(loop, "evaluate", interrupted)
     with pytest.raises(Preempted):
         train(digits, tmp_path)
     assert checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == 10
@@ -440,7 +433,7 @@ def test_faults_of_ours_keep_their_traceback():
     def broken():
         raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError):
-        utils.run_command(broken)
+        run_command(broken)
 
 
 def test_stop_request_outside_a_step_stops_at_once_and_inside_at_its_end():

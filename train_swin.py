@@ -6,30 +6,14 @@
 
 The same command goes on where a stopped run left off.
 """
-import dataclasses
-import datetime
-import math
 import sys
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Optional, Sequence
 
-import torch
-from yacs.config import CfgNode
-
-import accelerator
-import validate
-from dataset.workers import batches
-from options import device_generates_data
-from planning import report as plan_report
-from training import arguments, checkpoint, host_pipeline
-from training import output_folder as run_folder
-from training import processes as launching
-from training.building import Run, build_run, find_state
-from training.compile_only import compile_only
-from training.compiling import errors_refused
-from training.processes import Launch
-from training.progress import Progress
-from utils import EXIT_NONFINITE, Refusal, StopRequest, Throughput, console_log, logger, run_command
+from common.command_line import run_command
+from common.logs import console_log
+from common.signals import StopRequest
+from planning.report import show_plan
+from training import arguments
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -37,175 +21,28 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = arguments.parse_training(argv)
     config = arguments.build_config(args)
     if args.plan or args.plan_output is not None:
-        plan_report.show(config, args.plan_output)
+        show_plan(config, args.plan_output)
         return
+
+    # torch, torchvision and timm take seconds to import: --help and a refused command line are answered before that.
+    import accelerator
+    from training import evaluation, host_pipeline, processes
+    from training.compile_only import compile_only
+    from training.compiling import errors_refused
+    from training.loop import train
+
     accelerator.select(args.device)
     stages = host_pipeline.stages(config)
-    with StopRequest().installed() as stop, launching.joined(config, stages) as launch, \
+    with StopRequest().installed() as stop, processes.joined(config, stages) as launch, \
             console_log(launch.is_leader), errors_refused("the device failed"):
         if args.throughput:
-            validate.measure_throughput(config, launch)
+            evaluation.measure_throughput(config, launch)
         elif args.eval:
-            evaluate_only(config, launch)
+            evaluation.evaluate_only(config, launch)
         elif args.compile_only:
             compile_only(config, launch)
         else:
             train(config, launch, stop)
-
-
-def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
-    """Trains to the end, from the newest checkpoint of the output folder if there is one."""
-    with run_folder.opened(config, launch) as folder:
-        state = find_state(config, launch, folder)
-        progress = Progress(**state["progress"]) if state else Progress()
-        if is_finished(config, progress):
-            logger.info("nothing to do: %s is at epoch %d, update %d", folder, progress.epoch, progress.update)
-            return
-        with run_folder.recorded(folder, launch, lambda: progress.update), errors_refused("the device failed"):
-            logger.info("configuration:\n%s", config.dump())
-            track = run_folder.open_tracker(config, launch)
-            fit(build_run(config, launch, folder, state), progress, stop, track)
-
-
-def evaluate_only(config: CfgNode, launch: Launch) -> None:
-    """Validates the weights of --resume or --pretrained-model."""
-    given = [path for path in (config.MODEL.RESUME, config.MODEL.PRETRAINED) if path]
-    if len(given) != 1:
-        raise Refusal("--eval validates the weights of one file: give --resume or --pretrained-model")
-    path = Path(given[0])
-    validate.validate_weights(config, path, checkpoint.load_own(path), launch)
-
-
-def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[str, Any]], None]) -> None:
-    """Trains and validates epoch by epoch; every state that is worth going on from is saved before it can be lost."""
-    while not is_finished(run.config, progress):
-        with stop.deferred():
-            throughput = train_epoch(run, progress, stop)
-            save(run, progress, is_best=False)
-        stop.check()
-        if progress.step < run.updates_per_epoch:  # --training-steps ended the run inside an epoch
-            return
-        row = {"epoch": progress.epoch, "update": progress.update, "lr": run.optimizer.param_groups[0]["lr"],
-               "loss": progress.loss_sum / run.updates_per_epoch, "throughput": round(throughput, 1)}
-        accuracy = validate_epoch(run, progress)
-        row.update(top1=accuracy and round(accuracy.top1, 4), top5=accuracy and round(accuracy.top5, 4))
-        with stop.deferred():
-            is_best = accuracy is not None and accuracy.top1 > progress.best_top1
-            progress.end_epoch(row, accuracy.top1 if is_best else progress.best_top1)
-            save(run, progress, is_best)
-        track(row)
-        stop.check()
-    logger.info("best top-1: %.2f %%", progress.best_top1)
-
-
-def train_epoch(run: Run, progress: Progress, stop: StopRequest) -> float:
-    """Trains from where `progress` stands to the end of its epoch; returns the mean samples a second.
-
-    Stops early at a stop request and after TRAIN.TRAINING_STEPS updates.
-    """
-    config = run.config
-    updates = config.IPU.DEVICE_ITERATIONS
-    samples = run.launch.global_batch(config) * updates
-    interval, whole = Throughput(), Throughput()
-    run.model.train()
-    if progress.step == run.updates_per_epoch:  # stopped after the last update of the epoch, before its validation
-        return 0.0
-    for images, targets in batches(run.loader):
-        loss = train_step(run, progress, images, targets, stop)
-        progress.advance(updates, loss)
-        interval.add(samples)
-        whole.add(samples)
-        if progress.update % config.LOG_INTERVAL < updates:
-            report(run, progress, loss, interval.read())
-        if stop.agreed or is_finished(config, progress):
-            break
-        if config.TRAIN.CHECKPOINT_STEPS and progress.update % config.TRAIN.CHECKPOINT_STEPS < updates:
-            save(run, progress, is_best=False)
-    return whole.read()
-
-
-def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torch.Tensor, stop: StopRequest) -> float:
-    """One call of the device: IPU.DEVICE_ITERATIONS weight updates.
-
-    Args:
-        images: this process's combined batch.
-        targets: class indices (N,) or distributions over classes (N, classes).
-        stop: agreed here when any process was asked to stop, so that all stop after the same update.
-
-    Returns:
-        The mean loss over the micro-batches of all replicas of all processes.
-    """
-    run.schedule.step_update(progress.update)
-    run.trainer.setOptimizer(run.optimizer)  # or the device would keep the old learning rate
-    _, losses = run.trainer(images, targets)
-    micro_batches = run.config.TRAIN.ACCUMULATION_STEPS * run.config.IPU.DEVICE_ITERATIONS
-    mine = torch.tensor([losses.double().mean().item() / micro_batches, float(bool(stop.name))], dtype=torch.float64)
-    total, stops = launching.sum_over_processes(mine, run.launch).tolist()
-    if stops:
-        stop.name = stop.name or "a signal to another process"
-        stop.agreed = True
-    loss = total / run.launch.processes
-    if not math.isfinite(loss) and not device_generates_data(run.config):
-        raise Refusal(f"the loss is {loss} at update {progress.update} (epoch {progress.epoch}, step {progress.step}); "
-                      "checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, or use "
-                      "--precision 32.32", EXIT_NONFINITE)
-    return loss
-
-
-def report(run: Run, progress: Progress, loss: float, rate: float) -> None:
-    """Logs a line that people and benchmarks.yml read."""
-    left = (run.config.TRAIN.EPOCHS * run.updates_per_epoch - progress.update) * run.launch.global_batch(run.config)
-    logger.info("epoch: %d/%d step: %d/%d loss: %.4f lr: %.4g throughput: %.1f samples/sec eta: %s",
-                progress.epoch + 1, run.config.TRAIN.EPOCHS, progress.step, run.updates_per_epoch, loss,
-                run.optimizer.param_groups[0]["lr"], rate, datetime.timedelta(seconds=int(left / rate)))
-
-
-def validate_epoch(run: Run, progress: Progress) -> Optional[validate.Accuracy]:
-    """Validates when TEST.INTERVAL says so and after the last epoch; the two programs take turns on the device."""
-    epoch = progress.epoch + 1
-    if epoch % run.config.TEST.INTERVAL and epoch < run.config.TRAIN.EPOCHS:
-        return None
-    run.trainer.detachFromDevice()
-    run.model.eval()
-    validate.compile_validator(run.config, run.validator, run.model.num_classes)
-    accuracy = validate.evaluate(run.validator, run.validation_loader, run.validation_images, run.launch)
-    run.validator.detachFromDevice()
-    run.trainer.attachToDevice()
-    logger.info("epoch: %d/%d validation: %s", epoch, run.config.TRAIN.EPOCHS, accuracy)
-    return accuracy
-
-
-def save(run: Run, progress: Progress, is_best: bool) -> None:
-    """Saves the state of a run that has a folder; called in every process, written by the leader, awaited by all.
-
-    Raises:
-        Refusal: when a weight or a moment is not finite; the checkpoints stay as they were.
-    """
-    run.trainer.copyWeightsToHost()
-    rng_states = launching.gather(run.trainer.rng_state, run.launch)
-    if run.folder is not None and run.launch.is_leader:
-        _write(run, progress, rng_states, is_best)
-    launching.share(None, run.launch)  # waits: a process that left earlier would have torchrun end the leader's save
-
-
-def _write(run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -> None:
-    trained = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
-    broken = checkpoint.first_non_finite(trained)
-    if broken is not None:
-        raise Refusal(f"{broken} is not finite after update {progress.update}; checkpoints are as they were",
-                      EXIT_NONFINITE)
-    checkpoint.save(run.folder, {
-        **trained, "rng_states": rng_states, "progress": dataclasses.asdict(progress), "config": run.config.dump(),
-        "classes": list(run.classes), "training_images": run.training_images,
-    }, is_best)
-    if progress.epochs:
-        run_folder.write_metrics(run.folder, progress.epochs)
-
-
-def is_finished(config: CfgNode, progress: Progress) -> bool:
-    """Whether all epochs, or TRAIN.TRAINING_STEPS updates, are behind us."""
-    steps = config.TRAIN.TRAINING_STEPS
-    return progress.epoch >= config.TRAIN.EPOCHS or 0 < steps <= progress.update
 
 
 if __name__ == "__main__":

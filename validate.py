@@ -1,177 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Validates a checkpoint, and holds the evaluation that training calls.
+"""Validates a checkpoint.
 
     python validate.py --data-path ./data/imagenet1k --checkpoint ./output/swin_tiny_224/best.pth
 """
-import argparse
 import sys
-import time
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
-import torch
-from yacs.config import CfgNode
-
-import accelerator
-from dataset.build_ipu import build_dataset, build_loader, example_batch
-from dataset.samples import PADDED
-from dataset.workers import batches
-from models.build import build_pipeline
-from models.pretrained import load_pretrained
-from options import inference_options
-from training import arguments, checkpoint
-from training import processes as launching
-from training.compiling import compile_program, errors_refused
-from training.processes import Launch
-from utils import Refusal, Throughput, console_log, logger, run_command
-
-
-class Accuracy(NamedTuple):
-    """Exact counts of an evaluation; `classes[label]` is (images of the class, those that are right)."""
-
-    images: int
-    top1_correct: int
-    top5_correct: int
-    classes: Sequence[Tuple[int, int]] = ()
-
-    @property
-    def top1(self) -> float:
-        """Images whose label has the largest logit, in per cent."""
-        return 100.0 * self.top1_correct / self.images
-
-    @property
-    def top5(self) -> float:
-        """Images whose label is among the five largest logits, in per cent."""
-        return 100.0 * self.top5_correct / self.images
-
-    def __str__(self) -> str:
-        return f"top-1: {self.top1:.2f} % top-5: {self.top5:.2f} % images: {self.images}"
-
-
-def evaluate(validator: Any, loader: Any, images: int, launch: Launch) -> Accuracy:
-    """Counts what the model gets right, every image once; rows that only fill a batch do not count.
-
-    Args:
-        validator: maps a combined batch of images to logits (N, classes); a poptorch.inferenceModel.
-        loader: from `build_loader`; combined batches of (images, labels (N,)) of this process.
-        images: how many images the data set has.
-
-    Raises:
-        AssertionError: when an image was counted twice or not at all.
-    """
-    counts: Any = 0
-    for batch, labels in batches(loader):
-        counts = counts + _count(validator(batch).float(), labels)
-    counted, top1, top5, *of_classes = launching.sum_over_processes(counts, launch).long().tolist()
-    if counted != images:
-        raise AssertionError(f"evaluation counted {counted} images of {images}")
-    classes = len(of_classes) // 2
-    return Accuracy(counted, top1, top5, list(zip(of_classes[:classes], of_classes[classes:])))
-
-
-def compile_validator(config: CfgNode, validator: Any, classes: int) -> None:
-    """Compiles a poptorch.inferenceModel of a model with `classes` outputs for evaluation, unless it is compiled."""
-    if not validator.isCompiled():
-        images, _ = example_batch(config, validator.options, classes, training=False)
-        compile_program(validator, "validation", [images])
-
-
-def _count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Images, and how many of them are right by the largest and by the five largest logits (float64, to be summed).
-
-    After these three numbers come the readable images of each class, and then those that are right of each.
-    A row labelled PADDED is no image; one labelled UNREADABLE is an image that is not right.
-    """
-    images, classes = (labels != PADDED).sum(), logits.shape[1]
-    logits, labels = logits[labels >= 0], labels[labels >= 0]
-    hits = logits.topk(min(5, classes)).indices == labels[:, None]
-    right = labels[hits[:, 0]]
-    totals = torch.stack([images, hits[:, 0].sum(), hits.sum()])
-    return torch.cat([totals, *(torch.bincount(rows, minlength=classes) for rows in (labels, right))]).double()
+from common.command_line import run_command
+from common.logs import console_log
+from training import arguments
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry of validate.py."""
     args = arguments.parse_validation(argv)
+
+    # torch, torchvision and timm take seconds to import: --help and a refused command line are answered before that.
+    import accelerator
+    from training import processes
+    from training.compiling import errors_refused
+    from training.evaluation import configured_weights, validate_weights
+
     path = Path(args.checkpoint)
     config, state = configured_weights(args, path)
     accelerator.select(args.device)
-    with launching.joined(config) as launch, console_log(launch.is_leader), errors_refused("the device failed"):
+    with processes.joined(config) as launch, console_log(launch.is_leader), errors_refused("the device failed"):
         validate_weights(config, path, state, launch, args.per_class)
-
-
-def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, Optional[Dict[str, Any]]]:
-    """The configuration of the weights at `path`, and what `checkpoint.load_own` reads there; None for foreign weights.
-
-    Raises:
-        Refusal: for a damaged file, and for foreign weights without --cfg.
-    """
-    state = checkpoint.load_own(path)
-    if state is None and args.cfg is None:
-        raise Refusal(f"{path} does not tell its configuration: give one by --cfg")
-    saved = state["config"] if state and args.cfg is None else None
-    return arguments.build_config(args, saved, len(state["classes"]) if state else 0), state
-
-
-def build_validator(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], classes: int, launch: Launch) -> Any:
-    """The compiled poptorch.inferenceModel of `configured_weights`, whose options are those of its loader.
-
-    Raises:
-        Refusal: for weights of another architecture.
-    """
-    model = build_pipeline(config, classes, training=False)
-    if state:
-        checkpoint.load_weights(model, state["model"], path)
-    else:
-        load_pretrained(model, path, new_head=False)
-    validator = accelerator.poptorch().inferenceModel(model.eval(), inference_options(config, launch))
-    logger.info("device: %s; processes: %d", accelerator.description(), launch.processes)
-    compile_validator(config, validator, classes)
-    return validator
-
-
-def validate_weights(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], launch: Launch,
-                     per_class: bool = False) -> Accuracy:
-    """Validates the weights of a file on the validation split.
-
-    Args:
-        path: where the weights are.
-        state: what `checkpoint.load_own` read there; None for foreign weights.
-        per_class: whether to log the accuracy of each class, too.
-
-    Raises:
-        Refusal: for weights of another architecture, and for a data set with other classes.
-    """
-    dataset = build_dataset(config, training=False)
-    classes = config.MODEL.NUM_CLASSES or len(dataset.classes)
-    if state and config.DATA.DATASET != "generated":  # whose classes have no names
-        checkpoint.check_classes(path, state["classes"], dataset.classes)
-    validator = build_validator(config, path, state, classes, launch)
-    logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)
-    loader = build_loader(config, validator.options, dataset, training=False)
-    accuracy = evaluate(validator, loader, len(dataset), launch)
-    for name, (images, right) in zip(dataset.classes, accuracy.classes) if per_class else ():
-        logger.info("class %s: top-1: %.2f %% images: %d", name, 100.0 * right / max(images, 1), images)
-    logger.info("validation: %s", accuracy)
-    return accuracy
-
-
-def measure_throughput(config: CfgNode, launch: Launch) -> None:
-    """Logs how many generated images a second the device infers, over at least ten seconds after the first call."""
-    dataset = build_dataset(config, training=False)
-    options = inference_options(config, launch)
-    classes = config.MODEL.NUM_CLASSES or len(dataset.classes)
-    model = build_pipeline(config, classes, training=False).eval()
-    validator = accelerator.poptorch().inferenceModel(model, options)
-    images = example_batch(config, options, classes, training=False)[0].contiguous()
-    compile_program(validator, "validation", [images])
-    validator(images)
-    throughput, end = Throughput(), time.monotonic() + 10
-    while time.monotonic() < end:
-        validator(images)
-        throughput.add(len(images) * launch.processes)
-    logger.info("throughput: %.1f samples/sec", throughput.read())
 
 
 if __name__ == "__main__":

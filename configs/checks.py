@@ -6,9 +6,9 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from models.pipeline import pipeline_stages
+from common.errors import Refusal
 from planning.geometry import configured_layers
-from utils import Refusal
+from planning.placement import pipeline_stages
 
 PRECISIONS = ("16.16", "16.32", "32.32", "mix")
 PRECISION_ALIASES = {"half": "16.16", "float": "32.32"}

@@ -11,7 +11,8 @@ import torch
 from yacs.config import CfgNode
 
 import accelerator
-from config import image_size
+from common.errors import EXIT_DATA, Refusal
+from common.logs import logger
 from dataset.cached_image_folder import ImageMap, MappedImages, open_22k, open_zip
 from dataset.decode import fast_jpeg
 from dataset.generated import GeneratedImages
@@ -21,7 +22,7 @@ from dataset.samplers import EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import EpochView, ImageDataset
 from dataset.transforms import build_transform, image_dtype
 from dataset.workers import affordable_workers, begin_worker, clear_failures, stall_seconds
-from utils import EXIT_DATA, Refusal, logger
+from planning.geometry import image_size
 
 GENERATED_STEPS = 100  # steps in an epoch of generated images
 GENERATED_EVALUATION = 512  # generated images in an evaluation

@@ -15,10 +15,12 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from common.errors import EXIT_DATA, Refusal
+from common.logs import logger
 from dataset.decode import read_file, shown
 from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES, PathTable
 from dataset.zipreader import ZipReader
-from utils import EXIT_DATA, Refusal, logger, reason
+from utils import reason
 
 MAP_22K = "ILSVRC2011fall_whole_map_{}.txt"
 LABEL = re.compile(r"\d{1,9}")

@@ -7,8 +7,8 @@ from typing import Iterable, Iterator, List, Optional, Sequence
 
 import numpy as np
 
+from common.errors import EXIT_DATA, Refusal
 from dataset.decode import EXTENSIONS, read_file, shown
-from utils import EXIT_DATA, Refusal
 
 TRAINING_NAMES = ("train",)
 VALIDATION_NAMES = ("validation", "val")

@@ -9,9 +9,9 @@ from timm.data import Mixup
 from torch.utils.data import default_collate
 from yacs.config import CfgNode
 
+from common.errors import EXIT_USAGE, Refusal
 from dataset.samplers import Layout, mix_seed
 from dataset.transforms import seeded
-from utils import EXIT_USAGE, Refusal
 
 Sample = Tuple[torch.Tensor, int, int, int]  # image, label, epoch, index
 MIXUP_STREAM = 1  # keeps mixup's random numbers apart from those of the group's first image

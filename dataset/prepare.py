@@ -26,20 +26,12 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 from PIL import Image
 
+from common.command_line import CommandLine, run_command
+from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_RESOURCE, Refusal
+from common.logs import console_log, logger
 from dataset.decode import MAX_FILE_BYTES, BadImage, shown
 from dataset.image_folder import open_split
-from utils import (
-    EXIT_BUSY,
-    EXIT_DATA,
-    EXIT_RESOURCE,
-    CommandLine,
-    Refusal,
-    console_log,
-    logger,
-    one_line,
-    reason,
-    run_command,
-)
+from utils import one_line, reason
 
 MARKER = ".prepared.json"
 DIGITS_HELD_OUT = 0.2  # share of each class that is for validation

@@ -13,7 +13,7 @@ from typing import Any, Iterator, NamedTuple, Tuple
 import numpy as np
 from torch.utils.data import Sampler
 
-from utils import EXIT_USAGE, Refusal
+from common.errors import EXIT_USAGE, Refusal
 
 Position = Tuple[int, int]  # (epoch, sample index)
 PADDING = -1  # sample index of a row that only fills the last batch

@@ -6,10 +6,10 @@ from typing import Any, List, Optional, Tuple
 import torch
 from torch.utils.data import Dataset
 
+from common.logs import logger
 from dataset.decode import BadImage, Picture, decode, shown
 from dataset.samplers import PADDING, Position, mix_seed
 from dataset.transforms import Transform, seeded
-from utils import logger
 
 PADDED = -1  # label of a row that only fills the last evaluation batch
 UNREADABLE = -2  # label of an evaluation image that does not decode: it counts as an image, and never as correct

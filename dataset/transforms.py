@@ -18,9 +18,9 @@ from torch.utils.data import get_worker_info
 from torchvision import transforms
 from yacs.config import CfgNode
 
-from config import image_size
+from common.errors import EXIT_USAGE, Refusal
 from dataset.decode import Picture
-from utils import EXIT_USAGE, Refusal
+from planning.geometry import image_size
 
 Transform = Callable[[Picture], torch.Tensor]
 FAST_RESIZE = {transforms.InterpolationMode.BICUBIC: "bicubic", transforms.InterpolationMode.BILINEAR: "bilinear"}

@@ -12,9 +12,10 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import accelerator
+from common.errors import EXIT_DATA, EXIT_RESOURCE, Refusal
+from common.logs import logger
 from dataset.memory import SHARED_MEMORY, free_shared_memory
 from dataset.samples import DataError
-from utils import EXIT_DATA, EXIT_RESOURCE, Refusal, logger
 
 STALL_SECONDS = 60  # without any batch before workers count as hung,
 STALL_SECONDS_PER_SAMPLE = 0.25  # and so much more for each sample of a batch

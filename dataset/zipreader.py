@@ -14,9 +14,11 @@ from typing import Any, Dict, Iterator, Sequence
 
 import numpy as np
 
+from common.errors import EXIT_DATA, Refusal
+from common.logs import logger
 from dataset.decode import MAX_FILE_BYTES, BadImage, shown
 from dataset.memory import available_memory
-from utils import EXIT_DATA, Refusal, logger, one_line
+from utils import one_line
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 LOCAL_SIGNATURE = b"PK\x03\x04"

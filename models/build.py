@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 import accelerator
+from common.errors import Refusal
 from planning.geometry import configured_classes
-from utils import Refusal
+from planning.placement import pipeline_stages
 
-from .pipeline import annotate, pipeline_stages
+from .pipeline import annotate
 from .swin_transformer import LayerNorm, SwinTransformer
 
 

@@ -1,75 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Where the parts of the model run: the stages of the pipeline, and their marks on a model.
-
-IPU.LAYERS_PER_IPU counts Swin blocks, all layers in a row. Patch embedding runs with the first block, patch merging
-with the block before it, and the final norm, the head and the loss with the last block or in a stage of their own.
-"""
-from typing import Any, List, NamedTuple, Sequence
+"""The stages of the pipeline as PopTorch sees them: blocks that begin at modules of a model."""
+from typing import Any, Sequence
 
 from torch import nn
-from yacs.config import CfgNode
 
 import accelerator
-from planning.costs import configured_units
-from planning.memory import configured_footprint
-from planning.split import balanced_split, fewest_ipus_split
-
-
-class Stage(NamedTuple):
-    """One stage of the pipeline: the id of its PopTorch block, its IPU, and the module with which it begins."""
-
-    block_id: str
-    ipu: int
-    module: str
-
-
-def pipeline_stages(config: CfgNode) -> List[Stage]:
-    """The stages that IPU.LAYERS_PER_IPU and IPU.MAPPING ask for.
-
-    Stages that follow each other on one IPU are one stage, as PopTorch merges them.
-
-    Raises:
-        ValueError: where the lists contradict each other or the model, with the numbers.
-    """
-    depths, layers = list(config.MODEL.SWIN.DEPTHS), config.IPU.LAYERS_PER_IPU
-    if layers == "auto":
-        if config.IPU.MAPPING:
-            raise ValueError(f"IPU.MAPPING {list(config.IPU.MAPPING)} needs IPU.LAYERS_PER_IPU as a list: "
-                             "auto puts every stage on an IPU of its own")
-        return automatic_stages(config, config.IPU.IPUS_PER_REPLICA)
-    _check_layers(layers, depths)
-    begins = [_module_at(sum(layers[:index]), depths) for index in range(len(layers))]
-    begins[0] = "patch_embed"
-    mapping = list(config.IPU.MAPPING) or list(range(len(layers)))
-    if len(mapping) == len(layers) + 1:
-        begins.append("norm")
-    _check_mapping(mapping, begins)
-    stages: List[Stage] = []
-    for ipu, module in zip(mapping, begins):
-        if not stages or stages[-1].ipu != ipu:
-            stages.append(Stage(f"stage{len(stages)}", ipu, module))
-    return stages
-
-
-def ipus_of(stages: Sequence[Stage]) -> int:
-    """The IPUs of a replica that runs these stages; one that is left out between others counts."""
-    return 1 + max(stage.ipu for stage in stages)
-
-
-def automatic_stages(config: CfgNode, ipus: int) -> List[Stage]:
-    """The stages of IPU.LAYERS_PER_IPU auto, whatever the configuration has there.
-
-    Args:
-        ipus: how many stages, one an IPU; 0: as few as memory allows.
-
-    Raises:
-        ValueError: where the model has fewer places to begin a stage.
-    """
-    units, footprint = configured_units(config), configured_footprint(config)
-    begins = balanced_split(units, footprint, ipus) if ipus else fewest_ipus_split(units, footprint,
-                                                                                  config.TRAIN.ACCUMULATION_STEPS)
-    return [Stage(f"stage{index}", index, units[begin].module) for index, begin in enumerate(begins)]
+from planning.placement import Stage
 
 
 def annotate(model: nn.Module, stages: Sequence[Stage], recompute: bool) -> None:
@@ -89,35 +26,6 @@ def annotate(model: nn.Module, stages: Sequence[Stage], recompute: bool) -> None
         for layer in model.layers:
             for block in layer.blocks:
                 block.register_forward_hook(_keep_output)
-
-
-def _check_layers(layers: Sequence[float], depths: Sequence[int]) -> None:
-    if isinstance(layers, str) or not layers:
-        raise ValueError(f"IPU.LAYERS_PER_IPU {layers!r}: give 'auto' or a list of Swin blocks per stage")
-    if any(count <= 0 or 2 * count != int(2 * count) for count in layers):
-        raise ValueError(f"IPU.LAYERS_PER_IPU {list(layers)}: whole or half blocks above 0 are wanted")
-    if sum(layers) != sum(depths):
-        raise ValueError(f"IPU.LAYERS_PER_IPU {list(layers)} adds up to {sum(layers):g} blocks, "
-                         f"but MODEL.SWIN.DEPTHS {list(depths)} has {sum(depths)}")
-
-
-def _check_mapping(mapping: Sequence[int], begins: Sequence[str]) -> None:
-    if len(mapping) != len(begins):
-        raise ValueError(f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries: {len(begins)} are wanted for the "
-                         f"stages of IPU.LAYERS_PER_IPU, or {len(begins) + 1} for a last stage with the head alone")
-    if mapping[0] != 0:
-        raise ValueError(f"IPU.MAPPING {list(mapping)} begins with IPU {mapping[0]}: the first stage is on IPU 0, "
-                         "where PopTorch runs whatever comes before it")
-
-
-def _module_at(blocks: float, depths: Sequence[int]) -> str:
-    """The module with which a stage begins after so many blocks; after half a block it is the block's MLP."""
-    block = int(blocks)
-    for layer, depth in enumerate(depths):
-        if block < depth:
-            return f"layers.{layer}.blocks.{block}" + (".norm2" if blocks % 1 else "")
-        block -= depth
-    raise AssertionError("the stages' blocks were checked against the depths")
 
 
 def _keep_output(module: nn.Module, inputs: Any, output: Any) -> Any:

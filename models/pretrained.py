@@ -16,9 +16,10 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.nn import functional
 
+from common.archive import DamagedFile, first_non_finite, read_archive
+from common.errors import EXIT_DATA, Refusal
+from common.logs import logger
 from planning.geometry import IMAGENET_22K_CLASSES, IMAGENET_CLASSES, Pair
-from training.checkpoint import DamagedFile, first_non_finite, read_archive
-from utils import EXIT_DATA, Refusal, logger
 
 from .swin_transformer import COMPUTED, SwinTransformer
 

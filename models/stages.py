@@ -6,8 +6,9 @@ from typing import List, Sequence
 
 from torch import Tensor, nn
 
+from planning.placement import Stage
+
 from .build import SwinClassifier
-from .pipeline import Stage
 
 
 class SwinStage(nn.Module):

@@ -108,3 +108,8 @@ def configured_classes(config: CfgNode) -> int:
     """MODEL.NUM_CLASSES; where it is left to the data, as many as the named data set has."""
     known = IMAGENET_22K_CLASSES if config.DATA.DATASET == "imagenet22K" else IMAGENET_CLASSES
     return config.MODEL.NUM_CLASSES or known
+
+
+def image_size(config: CfgNode) -> Tuple[int, int]:
+    """Height and width of the images in pixels."""
+    return pair(config.DATA.IMG_SIZE)

@@ -13,7 +13,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from yacs.config import CfgNode
 
-from models.pipeline import Stage, ipus_of, pipeline_stages
+from planning.placement import Stage, ipus_of, pipeline_stages
 
 from .costs import Unit, configured_units
 from .memory import Memory, configured_footprint, in_flight, measure, stage_memory, together

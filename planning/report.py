@@ -7,13 +7,15 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 from yacs.config import CfgNode
 
-from config import image_size
-from models.pipeline import automatic_stages
+from common.errors import Refusal
 from planning.geometry import configured_classes
 from planning.memory import IPU_BYTES, ROOM, TILE_BYTES, TILES, USABLE_BYTES
+from planning.placement import automatic_stages
 from planning.plan import UTILISATION, IpuPlan, Plan, make_plan
 from planning.split import IPU_COUNTS
-from utils import Refusal, reason
+from utils import reason
+
+from .geometry import image_size
 
 WIDTH = 100
 MIB = 1 << 20
@@ -30,7 +32,7 @@ def text(config: CfgNode) -> str:
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
-def show(config: CfgNode, picture: Optional[str]) -> None:
+def show_plan(config: CfgNode, picture: Optional[str]) -> None:
     """Prints the report, and draws it where a file is named."""
     print(text(config))
     if picture is not None:

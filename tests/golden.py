@@ -28,13 +28,14 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 import accelerator
+from common.command_line import run_command
+from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
+from common.launch import Launch
 from config import get_config
 from models.build import SwinClassifier, build_pipeline
 from options import half_weights, inference_options, training_options
 from training import checkpoint
 from training.compiling import compile_program, errors_refused
-from training.processes import Launch
-from utils import EXIT_DATA, EXIT_USAGE, Refusal, run_command
 
 RECORDS = Path(__file__).parent / "golden_records"
 EXIT_DIFFERENT = 1

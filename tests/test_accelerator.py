@@ -8,12 +8,12 @@ import pytest
 import accelerator
 import train_swin
 import validate
+from common.errors import EXIT_USAGE, Refusal
+from common.launch import Launch
 from config import get_config
 from options import training_options
 from tests.poptorch_host.api import NAMES
-from training import processes as launching
-from training.processes import Launch
-from utils import EXIT_USAGE, Refusal
+from training import processes
 
 POPDIST = """
 def isPopdistEnvSet(): return True
@@ -116,12 +116,12 @@ def test_poprun_tells_the_options_their_replicas_and_place(environment):
 
 def test_poprun_tells_the_launch_its_replicas_and_place(environment):
     poprun(environment, **{"horovod/__init__.py": "", "horovod/torch.py": HOROVOD})
-    with launching.joined(get_config("SWIN_TINY")) as launch:
+    with processes.joined(get_config("SWIN_TINY")) as launch:
         assert launch == Launch(1, 2, 8, 4)
 
 
 def test_instances_without_horovod_are_refused_in_a_line(environment, monkeypatch):
     poprun(environment)
     monkeypatch.setitem(sys.modules, "horovod", None)
-    with pytest.raises(Refusal, match="need the package horovod"), launching.joined(get_config("SWIN_TINY")):
+    with pytest.raises(Refusal, match="need the package horovod"), processes.joined(get_config("SWIN_TINY")):
         pass

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import config as configuration
+from common.errors import EXIT_USAGE, Refusal
 from config import get_config, keys_of, named_configs
-from utils import EXIT_USAGE, Refusal
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("configs", "dataset", "models", "planning", "training")

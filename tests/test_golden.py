@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import accelerator
+from common.command_line import run_command
+from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
 from models.build import build_pipeline
-from models.pipeline import pipeline_stages
+from planning.placement import pipeline_stages
 from tests import golden
-from utils import EXIT_DATA, EXIT_USAGE, Refusal, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted(golden.RECORDS.glob("*.safetensors"))

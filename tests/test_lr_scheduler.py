@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
+from common.launch import Launch
 from config import get_config
 from lr_scheduler import build_scheduler
-from training.processes import Launch
 
 UPDATES = 10  # an epoch
 EPOCHS, WARMUP = 20, 5

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import accelerator
+from common.launch import Launch
 from config import get_config
 from optimizer import build_optimizer, parameter_groups
-from training.processes import Launch
 
 LAUNCH = Launch(0, 1, 4, 4)
 

@@ -4,9 +4,9 @@
 import pytest
 
 import accelerator
+from common.launch import Launch
 from config import get_config, named_configs
 from options import inference_options, training_options
-from training.processes import Launch
 
 ALONE = Launch(0, 1, 4, 4)
 

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from utils import console_log, logger
+from common.logs import console_log, logger
 
 
 @pytest.mark.parametrize("is_leader, said", [(True, ["news", "trouble"]), (False, ["trouble"])])

@@ -7,9 +7,10 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 from yacs.config import CfgNode
 
 import config as configuration
-from accelerator import DEVICES
+from common.command_line import CommandLine
+from common.errors import Refusal
+from common.launch import DEVICES
 from planning.geometry import configured_classes
-from utils import CommandLine, Refusal
 
 TRAINING = ("train",)
 EVALUATION = ("train", "validate")
@@ -78,6 +79,7 @@ def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
     parser.add_argument("--per-class", action="store_true", help="also log the accuracy of each class")
     args = parser.parse(argv)
     _check_source(args)
+    _check_configuration(args)
     return args
 
 
@@ -91,6 +93,7 @@ def parse_prediction(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
     args = parser.parse(argv)
     if args.top < 1:
         raise Refusal(f"--top {args.top}: at least one class can be told")
+    _check_configuration(args)
     return args
 
 
@@ -107,6 +110,12 @@ def _check_source(args: argparse.Namespace) -> None:
     """Refuses flags of which one would leave the other without effect."""
     if args.synthetic and getattr(args, "DATA.DATA_PATH") is not None:
         raise Refusal("--data-path and --synthetic: images are read or generated, give one of the two")
+
+
+def _check_configuration(args: argparse.Namespace) -> None:
+    """Refuses a configuration that cannot be, before the checkpoint is read."""
+    if args.cfg is not None:
+        build_config(args)
 
 
 def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:

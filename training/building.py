@@ -9,18 +9,17 @@ from timm.scheduler.scheduler import Scheduler
 from yacs.config import CfgNode
 
 import accelerator
+from common.launch import Launch
+from common.logs import logger
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from lr_scheduler import build_scheduler
 from models.build import build_pipeline
 from models.pretrained import check_exists, load_pretrained
 from optimizer import build_optimizer
 from options import inference_options, training_options
-from training import checkpoint, host_pipeline
-from training import processes as launching
+from training import checkpoint, host_pipeline, processes
 from training.compiling import compile_program
-from training.processes import Launch
 from training.progress import Progress, check_same_data, check_same_run
-from utils import logger
 
 
 class Run(NamedTuple):
@@ -51,7 +50,7 @@ def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optio
     Raises:
         Refusal: for a checkpoint that cannot be used, or a configuration that is not the checkpoint's.
     """
-    found = launching.share(_furthest(config, folder) if launch.is_leader else None, launch)
+    found = processes.share(_furthest(config, folder) if launch.is_leader else None, launch)
     if found is None:
         return None
     path, state = found

@@ -10,45 +10,19 @@ with weights-only unpickling and its CRCs tell a damaged file from a good one. A
     best.pth      the state with the best validation accuracy
 """
 import os
-import pickle
 import shutil
-import zipfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
-from utils import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal, logger, reason
+from common.archive import DamagedFile, first_non_finite, read_archive, tensors_of
+from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal
+from common.logs import logger
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
 FIELDS = ("format", "model", "optimizer", "rng_states", "progress", "config", "classes")
-
-
-class DamagedFile(Exception):
-    """The file is not what torch.save wrote, or not a checkpoint of ours; the message says why."""
-
-
-def read_archive(path: Path) -> Any:
-    """What torch.save wrote into `path`, on the CPU, as data only.
-
-    The archive's checksums are verified first, since torch.load does not: it would take a flipped bit for a weight.
-    Compressed members are refused, so that a small file cannot unpack into a large one, and so are formats from before
-    PyTorch 1.6, whose weights-only loading could run code until PyTorch 2.6 (CVE-2025-32434).
-
-    Raises:
-        DamagedFile: when it cannot be read or its contents are not plain data.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise DamagedFile("its members are compressed, as torch.save never writes them")
-            broken = archive.testzip()
-        if broken is not None:
-            raise DamagedFile(f"the checksum of its member {broken} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, KeyError) as error:
-        raise DamagedFile(reason(error).split("\n")[0] or type(error).__name__) from error
 
 
 def load(path: Path) -> Dict[str, Any]:
@@ -133,14 +107,6 @@ def remove_leftovers(folder: Path) -> None:
         leftover.unlink()
 
 
-def first_non_finite(tensors: Mapping[str, Any]) -> Optional[str]:
-    """The name of the first tensor in nested containers that holds a NaN or an infinity, or None."""
-    for name, tensor in _tensors(tensors):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            return name
-    return None
-
-
 def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """Puts a checkpoint's weights into a model of the same architecture.
 
@@ -185,17 +151,8 @@ def _verified(state: Dict[str, Any]) -> Dict[str, Any]:
     return state
 
 
-def _tensors(values: Any, name: str = "") -> Iterator[Tuple[str, torch.Tensor]]:
-    """(dotted name, tensor) of all tensors in nested containers."""
-    if isinstance(values, torch.Tensor):
-        yield name, values
-    elif isinstance(values, (dict, list, tuple)):
-        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
-            yield from _tensors(value, f"{name}.{key}" if name else str(key))
-
-
 def _megabytes(state: Mapping[str, Any]) -> str:
-    return f"{sum(tensor.numel() * tensor.element_size() for _, tensor in _tensors(state)) / 1e6:.1f} MB"
+    return f"{sum(tensor.numel() * tensor.element_size() for _, tensor in tensors_of(state)) / 1e6:.1f} MB"
 
 
 def _system_error(error: BaseException) -> BaseException:

@@ -4,11 +4,12 @@
 from yacs.config import CfgNode
 
 import accelerator
-import validate
-from models.pipeline import ipus_of, pipeline_stages
+from common.errors import Refusal
+from common.launch import Launch
+from common.logs import logger
+from planning.placement import ipus_of, pipeline_stages
 from training.building import build_run
-from training.processes import Launch
-from utils import Refusal, logger
+from training.evaluation import compile_validator
 
 MOST_IPUS = 64  # that PopTorch gives one process
 
@@ -32,7 +33,7 @@ def compile_only(config: CfgNode, launch: Launch) -> None:
         if run.trainer.isAttachedToDevice():
             run.trainer.detachFromDevice()  # the two programs take turns on the device
         run.model.eval()
-        validate.compile_validator(config, run.validator, run.model.num_classes)
+        compile_validator(config, run.validator, run.model.num_classes)
     for name, program in (("training", run.trainer), ("validation", run.validator)):
         for line in accelerator.summary(program):
             logger.info("%s program: %s", name, line)

@@ -8,7 +8,9 @@ from typing import Any, Iterator, Sequence
 import torch
 
 import accelerator
-from utils import EXIT_RESOURCE, EXIT_USAGE, Refusal, logger, one_line
+from common.errors import EXIT_RESOURCE, EXIT_USAGE, Refusal
+from common.logs import logger
+from utils import one_line
 
 LONGEST_MESSAGE = 600  # characters of an error of the compiler, which may list every tile
 

@@ -15,11 +15,12 @@ from typing import Any
 from yacs.config import CfgNode
 
 import accelerator
+from common.errors import Refusal
+from common.launch import Launch
+from common.logs import logger
 from models.build import SwinClassifier
-from models.pipeline import pipeline_stages
 from models.stages import SwinStage, units_of_stages
-from training.processes import Launch
-from utils import Refusal, logger
+from planning.placement import pipeline_stages
 
 VARIABLE = "HOST_PIPELINE"
 PRECISIONS = ("32.32", "mix")

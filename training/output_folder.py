@@ -14,9 +14,13 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 import yaml
 from yacs.config import CfgNode
 
+from common.errors import EXIT_BUSY, EXIT_OK, Refusal
+from common.files import write_atomically
+from common.launch import Launch
+from common.logs import file_log, logger
 from training import checkpoint
-from training.processes import Launch, ending_together
-from utils import EXIT_BUSY, EXIT_OK, Refusal, file_log, logger, reason, write_atomically
+from training.processes import ending_together
+from utils import reason
 
 
 @contextlib.contextmanager

@@ -9,49 +9,24 @@ import json
 import re
 import signal
 from types import ModuleType
-from typing import Any, Iterator, List, NamedTuple
+from typing import Any, Iterator, List
 
 import torch
 from torch.distributed import distributed_c10d
 from yacs.config import CfgNode
 
 import accelerator
-from utils import EXIT_RESOURCE, Refusal, logger, one_line, stop_signals_go_to
+from common.errors import EXIT_RESOURCE, Refusal
+from common.launch import Launch
+from common.logs import logger
+from common.signals import stop_signals_go_to
+from utils import one_line
 
-REFERENCE_BATCH = 512  # global batch for which the recipes name their learning rates
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # a collective that another process left
 # Keys of the store that the processes share: the first refusal, how many there are, that a process knows of one, and
 # that it has lost another one.
 _REFUSAL, _REFUSALS, _KNOWN, _ALIVE = "swin/refusal", "swin/refusals", "swin/known/{}", "swin/alive/{}"
 _REFUSAL_WAIT = datetime.timedelta(seconds=3)
-
-
-class Launch(NamedTuple):
-    """This process's place in the run and how replicas are shared out."""
-
-    process: int
-    processes: int
-    replicas: int  # in all processes together
-    local_replicas: int
-    stages: int = 1  # processes that share a model; see training/host_pipeline.py
-
-    @property
-    def instance(self) -> "Launch":
-        """The launch as data parallelism sees it: the processes that share a model count as one."""
-        return self._replace(process=self.process // self.stages, processes=self.processes // self.stages, stages=1)
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this process writes files and logs."""
-        return self.process == 0
-
-    def global_batch(self, config: CfgNode) -> int:
-        """Samples in one weight update, all processes together."""
-        return config.DATA.BATCH_SIZE * config.TRAIN.ACCUMULATION_STEPS * self.replicas
-
-    def learning_rate_factor(self, config: CfgNode) -> float:
-        """What the recipe's learning rates are multiplied by: they grow linearly with the global batch."""
-        return self.global_batch(config) / REFERENCE_BATCH
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from typing import Any, Dict, List, Tuple
 import yaml
 from yacs.config import CfgNode
 
-from utils import EXIT_CHECKPOINT, Refusal, logger
+from common.errors import EXIT_CHECKPOINT, Refusal
+from common.logs import logger
 
 
 @dataclasses.dataclass

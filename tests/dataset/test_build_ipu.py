@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import accelerator
+from common.errors import EXIT_DATA, EXIT_RESOURCE, EXIT_USAGE, Refusal
 from dataset import memory, workers
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from dataset.generated import GeneratedImages
@@ -24,7 +25,6 @@ from dataset.samplers import PADDING, EvaluationSampler, Layout, epoch_order
 from dataset.samples import PADDED, UNREADABLE
 from dataset.workers import affordable_workers, batches, begin_worker, clear_failures
 from tests.data_sets import small_config, write_folders
-from utils import EXIT_DATA, EXIT_RESOURCE, EXIT_USAGE, Refusal
 
 PLAIN = {"AUG__MIXUP": 0.0, "AUG__CUTMIX": 0.0}
 Batch = Tuple[torch.Tensor, torch.Tensor]

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
 from dataset import decode
 from dataset.build_ipu import build_dataset
 from dataset.decode import BadImage
 from dataset.image_folder import ImageFolder, PathTable, open_split
 from dataset.samples import UNREADABLE, DataError
 from tests.data_sets import encoded, photo, small_config, write_folders
-from utils import EXIT_DATA, EXIT_USAGE, Refusal
 
 
 @pytest.fixture(params=["simplejpeg", "Pillow"])

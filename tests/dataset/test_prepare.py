@@ -21,11 +21,11 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
+from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_USAGE, Refusal
 from dataset import prepare as module
 from dataset.image_folder import open_split
 from dataset.prepare import prepare, unpack_imagenette
 from tests.data_sets import encoded, photo, write_folders
-from utils import EXIT_BUSY, EXIT_DATA, EXIT_USAGE, Refusal
 
 COMMAND = [sys.executable, "-m", "dataset.prepare"]
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(module.__file__).resolve().parent.parent))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import EXIT_USAGE, Refusal
 from dataset.samplers import PADDING, EvaluationSampler, Layout, TrainingSampler, epoch_order, mix_seed
-from utils import EXIT_USAGE, Refusal
 
 
 @st.composite

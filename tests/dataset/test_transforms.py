@@ -14,12 +14,12 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 
+from common.errors import EXIT_USAGE, Refusal
 from dataset import transforms as our_transforms
 from dataset.mixup import MixingCollate, build_mixup, group, stack
 from dataset.samplers import Layout
 from dataset.transforms import ByteErasing, Normalise, RandomResizedCrop, build_transform, seeded
 from tests.data_sets import photo, small_config
-from utils import EXIT_USAGE, Refusal
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 NO_AUGMENTATION = {"AUG__AUTO_AUGMENT": "", "AUG__COLOR_JITTER": 0.0, "AUG__REPROB": 0.0, "AUG__HFLIP": 0.0}

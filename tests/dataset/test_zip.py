@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
 from dataset import zipreader
 from dataset.build_ipu import build_dataset
 from dataset.cached_image_folder import MAP_22K, open_22k, open_zip, read_map
@@ -19,7 +20,6 @@ from dataset.decode import MAX_FILE_BYTES, BadImage
 from dataset.prepare import prepare
 from dataset.zipreader import ZipReader
 from tests.data_sets import encoded, photo, small_config, write_folders
-from utils import EXIT_DATA, EXIT_USAGE, Refusal
 
 
 @pytest.fixture(scope="module")

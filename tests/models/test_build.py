@@ -12,6 +12,8 @@ from torchvision import transforms
 from yacs.config import CfgNode
 
 import accelerator
+from common.errors import Refusal
+from common.launch import Launch
 from config import get_config, named_configs
 from models import build
 from models.build import build_pipeline
@@ -19,8 +21,6 @@ from models.swin_transformer import LayerNorm, SwinTransformer
 from optimizer import build_optimizer
 from options import inference_options, training_options
 from tests.operations import Recorder
-from training.processes import Launch
-from utils import Refusal
 
 SMALL = ["DATA.IMG_SIZE", "16", "DATA.BATCH_SIZE", "2", "MODEL.SWIN.PATCH_SIZE", "2", "MODEL.SWIN.EMBED_DIM", "8",
          "MODEL.SWIN.DEPTHS", "[2, 2]", "MODEL.SWIN.NUM_HEADS", "[2, 4]", "MODEL.SWIN.WINDOW_SIZE", "4",

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import accelerator
-import validate
+from common.launch import Launch
 from dataset.build_ipu import build_dataset, build_loader
 from models.build import build_pipeline
 from optimizer import build_optimizer
 from options import inference_options, training_options
 from tests.data_sets import small_config, write_folders
-from training.processes import Launch
+from training.evaluation import evaluate
 
 ALONE = Launch(0, 1, 1, 1)
 UNMIXED = {"AUG__MIXUP": 0.0, "AUG__CUTMIX": 0.0}
@@ -67,7 +67,7 @@ def evaluated(config):
 
     logits = torch.cat([validator(images)[labels >= 0] for images, labels in loader()])  # without what fills a batch
     assert len(logits) == len(dataset)
-    return logits, validate.evaluate(validator, loader(), len(dataset), ALONE)
+    return logits, evaluate(validator, loader(), len(dataset), ALONE)
 
 
 @pytest.mark.parametrize("precision, tolerance", [("32.32", 5e-6), ("16.32", 5e-3), ("16.16", 5e-3)])

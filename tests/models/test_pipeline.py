@@ -12,9 +12,10 @@ from yacs.config import CfgNode
 
 import accelerator
 from config import get_config
-from models.pipeline import annotate, pipeline_stages
+from models.pipeline import annotate
 from models.swin_transformer import SwinTransformer
 from planning.geometry import configured_classes
+from planning.placement import pipeline_stages
 from planning.plan import make_plan
 
 

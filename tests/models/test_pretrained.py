@@ -16,9 +16,9 @@ import torch
 from timm.models.swin_transformer import checkpoint_filter_fn
 from torch.nn import functional
 
+from common.errors import EXIT_DATA, Refusal
 from models.pretrained import classes_of_22k, load_pretrained, official_names
 from models.swin_transformer import SwinTransformer
-from utils import EXIT_DATA, Refusal
 
 SMALL = dict(img_size=32, patch_size=2, num_classes=5, embed_dim=8, depths=(2, 2), num_heads=(2, 4), window_size=4)
 

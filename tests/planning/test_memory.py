@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import accelerator
+from common.launch import Launch
 from config import get_config
 from optimizer import build_optimizer
 from planning.costs import Unit
@@ -19,7 +20,6 @@ from planning.memory import (
     stage_memory,
     together,
 )
-from training.processes import Launch
 
 # An embedding that keeps 7 elements of image, two blocks and a head; every number tells its place.
 UNITS = [

@@ -10,16 +10,17 @@ import pytest
 
 import accelerator
 import train_swin
+from common.command_line import run_command
+from common.errors import Refusal
 from config import get_config, named_configs
-from planning import report as plan_report
+from planning import report
 from planning.costs import configured_units
 from planning.memory import configured_footprint
 from planning.plan import make_plan
-from utils import Refusal, run_command
 
 
 def test_report_of_a_named_configuration_has_its_numbers():
-    text = plan_report.text(get_config("SWIN_TINY"))
+    text = report.text(get_config("SWIN_TINY"))
     for words in ("28,288,354 parameters", "4.49 GMACs", "897 MiB", "1,472 tiles x 624 KiB", "recomputation on",
                   "replicated tensor sharding off", "micro-batch 4 x accumulation 64 x 4 replicas = 1,024 samples",
                   "4 a replica x 4 replicas = 16", "3 / 64, for F = 4", "estimate", "assumption",
@@ -30,7 +31,7 @@ def test_report_of_a_named_configuration_has_its_numbers():
 
 def test_tables_have_a_row_for_each_ipu_with_the_plans_numbers():
     config = get_config("SWIN_BASE_22K_PRETRAIN")
-    lines = plan_report.text(config).splitlines()
+    lines = report.text(config).splitlines()
     for ipu in make_plan(config).ipus:
         work, memory = (line for line in lines if re.match(rf"\s*{ipu.ipu} ", line))
         assert ipu.content in work and f"{ipu.parameters:,}" in work and f"{ipu.macs / 1e9:.3f}" in work
@@ -39,7 +40,7 @@ def test_tables_have_a_row_for_each_ipu_with_the_plans_numbers():
 
 
 def test_configured_split_stands_beside_the_automatic_ones():
-    text = plan_report.text(get_config("SWIN_TINY"))
+    text = report.text(get_config("SWIN_TINY"))
     rows = re.findall(r"^(as configured|auto, \w+ \w+(?: \w+)?) +(\d+) +([\d.]+) GMACs", text, re.MULTILINE)
     (_, ipus, slowest), (_, as_many, best), (_, fewest, _) = rows
     assert (ipus, as_many) == ("4", "4") and int(fewest) < 4
@@ -50,13 +51,13 @@ def test_configured_split_stands_beside_the_automatic_ones():
 @pytest.mark.parametrize("name", named_configs())
 def test_report_is_readable_in_a_hundred_columns(name):
     for opts in ([], ["IPU.LAYERS_PER_IPU", "auto"]):
-        text = plan_report.text(get_config(name, opts))
+        text = report.text(get_config(name, opts))
         assert max(map(len, text.splitlines())) <= 100
         assert "warning" not in text
 
 
 def test_numbers_in_the_readme_and_the_configurations_are_the_plans():
-    root = Path(plan_report.__file__).parents[1]
+    root = Path(report.__file__).parents[1]
     hand, auto = (make_plan(get_config("SWIN_BASE", opts)) for opts in ([], ["IPU.LAYERS_PER_IPU", "auto"]))
     said = " ".join((root / "README.md").read_text(encoding="utf-8").split())
     layers = ", ".join(f"{count:g}" for count in auto.layers)
@@ -68,24 +69,24 @@ def test_numbers_in_the_readme_and_the_configurations_are_the_plans():
 
 
 def test_head_in_a_stage_of_its_own_is_told_with_its_mapping():
-    text = plan_report.text(get_config("SWIN_TINY", ["IPU.MAPPING", "[0, 1, 2, 3, 0]"]))
+    text = report.text(get_config("SWIN_TINY", ["IPU.MAPPING", "[0, 1, 2, 3, 0]"]))
     assert "LAYERS_PER_IPU: [2, 3, 5, 2], MAPPING: [0, 1, 2, 3, 0]" in text
     assert "embedding, 0.0-0.1, merging; norm, head" in text
 
 
 def test_ipus_without_a_stage_are_not_filled_by_the_automatic_split():
     opts = ["IPU.LAYERS_PER_IPU", "[6, 6]", "IPU.MAPPING", "[0, 3]", "TRAIN.ACCUMULATION_STEPS", "3"]
-    text = plan_report.text(get_config("SWIN_TINY", opts))  # four stages would need seven micro-batches
+    text = report.text(get_config("SWIN_TINY", opts))  # four stages would need seven micro-batches
     assert re.findall(r"^(?:as|auto, as) \w+(?: IPUs)? +(\d+)", text, re.MULTILINE) == ["4", "2"]
 
 
 def test_ipus_that_are_too_small_are_warned_of():
-    tight = plan_report.text(get_config("SWIN_BASE_22K_PRETRAIN",
+    tight = report.text(get_config("SWIN_BASE_22K_PRETRAIN",
                                         ["IPU.LAYERS_PER_IPU", "[2, 2, 3, 3, 5, 5, 2, 2]"]))
     assert re.search(r"warning: IPU 7 of a replica is tight: \d+ of 897 MiB", tight)
     assert "no split" not in tight
     opts = ["DATA.BATCH_SIZE", "128", "IPU.LAYERS_PER_IPU", "auto", "IPU.IPUS_PER_REPLICA", "0"]
-    heavy = plan_report.text(get_config("SWIN_TINY", opts))
+    heavy = report.text(get_config("SWIN_TINY", opts))
     assert "warning: IPU 0 of a replica does not fit: 14,604 of 897 MiB" in heavy
     assert "no split into 1, 2, 4, 8, 16 IPUs fits" in heavy
     assert max(map(len, heavy.splitlines())) <= 100
@@ -102,25 +103,25 @@ def test_ipus_that_are_too_small_are_warned_of():
      "take a smaller model"),
 ])
 def test_advice_leaves_out_what_is_done_already(opts, advice):
-    text = " ".join(plan_report.text(get_config("SWIN_TINY", opts)).split())
+    text = " ".join(report.text(get_config("SWIN_TINY", opts)).split())
     assert text.endswith(f"(2F-1 for F stages): {advice}")
 
 
 def test_precision_that_ipus_lack_is_warned_of():
-    text = plan_report.text(get_config("SWIN_TINY", ["MODEL.PRECISION", "mix"]))
+    text = report.text(get_config("SWIN_TINY", ["MODEL.PRECISION", "mix"]))
     assert text.endswith("warning: MODEL.PRECISION mix is for hosts alone; IPUs have 16.16, 16.32 and 32.32")
 
 
 def test_split_that_fits_is_not_warned_of_where_auto_finds_none():
     opts = ["IPU.LAYERS_PER_IPU", "[11, 10, 3]", "DATA.BATCH_SIZE", "1", "TRAIN.ACCUMULATION_STEPS", "5"]
-    text = plan_report.text(get_config("SWIN_BASE", opts))  # auto may take 1 or 2 IPUs, for 4 accumulation is too short
+    text = report.text(get_config("SWIN_BASE", opts))  # auto may take 1 or 2 IPUs, for 4 accumulation is too short
     assert re.search("auto, fewest IPUs +1 .* does not fit", text) and "warning" not in text
 
 
 def test_ipus_that_are_reserved_beyond_those_used_are_told():
     opts = ["IPU.LAYERS_PER_IPU", "[4, 4, 4]"]
-    assert "3 a replica x 4 replicas = 12, of 16 reserved" in plan_report.text(get_config("SWIN_TINY", opts))
-    assert "reserved" not in plan_report.text(get_config("SWIN_TINY", [*opts, "IPU.ROUND_UP_IPUS", "False"]))
+    assert "3 a replica x 4 replicas = 12, of 16 reserved" in report.text(get_config("SWIN_TINY", opts))
+    assert "reserved" not in report.text(get_config("SWIN_TINY", [*opts, "IPU.ROUND_UP_IPUS", "False"]))
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_plan_flag_prints_the_report_and_needs_nothing(undisturbed, capsys):
     assert run_command(lambda: train_swin.main(["--cfg", "SWIN_TINY_FP16", "--plan", "--batch-size", "2"])) == 0
     said = capsys.readouterr().out
     config = get_config("SWIN_TINY_FP16", ["DATA.BATCH_SIZE", "2"])
-    assert said == plan_report.text(config) + "\n" and "micro-batch 2 " in said
+    assert said == report.text(config) + "\n" and "micro-batch 2 " in said
     assert os.listdir(undisturbed) == []
 
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import get_config, named_configs
-from models.pipeline import automatic_stages, pipeline_stages
 from planning.costs import configured_units, swin_units
 from planning.geometry import layer_shapes
 from planning.memory import USABLE_BYTES, Footprint, configured_footprint, measure, stage_memory
+from planning.placement import automatic_stages, pipeline_stages
 from planning.plan import make_plan
 from planning.split import balanced_split, fewest_ipus_split, minimax_split
 

@@ -23,7 +23,8 @@ import torch
 
 import train_swin
 import validate
-from utils import run_command
+from common.command_line import run_command
+from training import loop
 
 PROGRAMS = {"train_swin": train_swin.main, "validate": validate.main}
 
@@ -32,7 +33,7 @@ def run_job(job):
     """Runs a command in this process and returns what is noted of it."""
     output, errors = io.StringIO(), io.StringIO()
     noted = {"batches": [], "sent": [], "summed": [], "weights": []}
-    step = train_swin.train_step
+    step = loop.train_step
 
     def noting_step(run, progress, images, targets, stop):
         with noting_traffic(noted):
@@ -44,12 +45,12 @@ def run_job(job):
         noted["weights"] = list(run.trainer.parameters) if run.launch.stages > 1 else []
         return loss
 
-    train_swin.train_step = noting_step
+    loop.train_step = noting_step
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             code = run_command(lambda: PROGRAMS[job["program"]](job["argv"]))
     finally:
-        train_swin.train_step = step
+        loop.train_step = step
     return {"code": code, "output": output.getvalue(), "errors": errors.getvalue(), **noted}
 
 

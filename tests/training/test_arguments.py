@@ -3,9 +3,9 @@
 """The flags: each has an effect on the configuration, and nothing unknown is let through."""
 import pytest
 
+from common.errors import EXIT_USAGE, Refusal
 from training import arguments
 from training.arguments import KEY_FLAGS, build_config, parse_prediction, parse_training, parse_validation
-from utils import EXIT_USAGE, Refusal
 
 VALUES = {
     "DATA.DATA_PATH": "somewhere", "OUTPUT": "out", "TAG": "a", "MODEL.PRETRAINED": "w.pth", "MODEL.RESUME": "r.pth",

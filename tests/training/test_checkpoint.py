@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal
 from training import checkpoint
-from utils import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal
 
 
 def state(update: int, **changes):

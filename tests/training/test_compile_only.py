@@ -9,12 +9,12 @@ import torch
 
 import accelerator
 import train_swin
+from common.command_line import run_command
+from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
+from common.launch import Launch
 from config import get_config, named_configs
 from tests.data_sets import write_folders
-from training import building as run
-from training import compile_only
-from training.processes import Launch
-from utils import EXIT_DATA, EXIT_USAGE, Refusal, run_command
+from training import building, compile_only
 
 SMALL = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--compile-only", "--opts", "MODEL.SWIN.EMBED_DIM", "8",
          "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]", "IPU.LAYERS_PER_IPU", "[1, 1]",
@@ -61,7 +61,7 @@ def test_bytes_as_input_compile(capsys):
 def test_nothing_is_written_and_no_weights_are_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     built = []
-    build_run = run.build_run
+    build_run = building.build_run
     monkeypatch.setattr(compile_only, "build_run", lambda *args: built.append(build_run(*args)) or built[0])
     train_swin.main([*SMALL, "--output", "out"])
     assert list(tmp_path.iterdir()) == []
@@ -125,14 +125,14 @@ def test_accumulation_below_the_pipelines_need_is_refused(capsys):
 
 
 def test_accumulation_that_only_the_compiler_sees_to_be_too_small_is_refused(capsys, monkeypatch):
-    training_options = run.training_options
+    training_options = building.training_options
 
     def too_few(config, launch):
         options = training_options(config, launch)
         options.Training.gradientAccumulation(2)
         return options
 
-    monkeypatch.setattr(run, "training_options", too_few)
+    monkeypatch.setattr(building, "training_options", too_few)
     said = refused(capsys)
     assert "the training program does not compile" in said and "(3) when using poptorch.Pipelined" in said
 
@@ -143,14 +143,14 @@ def test_accumulation_that_only_the_compiler_sees_to_be_too_small_is_refused(cap
     ("training", lambda module, _, output: output + torch.unique(output.round()).sum(), "aten::_unique2"),
     ("validation", lambda module, _, output: output if module.training else output.tril(), "aten::tril")])
 def test_operation_that_poptorch_lacks_is_refused_by_name(capsys, monkeypatch, program, hook, named):
-    build_pipeline = run.build_pipeline
+    build_pipeline = building.build_pipeline
 
     def build(*args, **kwargs):
         model = build_pipeline(*args, **kwargs)
         model.head.register_forward_hook(hook)
         return model
 
-    monkeypatch.setattr(run, "build_pipeline", build)
+    monkeypatch.setattr(building, "build_pipeline", build)
     said = refused(capsys)
     assert f"the {program} program does not compile" in said and named in said
 

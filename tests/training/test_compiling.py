@@ -9,9 +9,10 @@ import torch
 import accelerator
 import train_swin
 import validate
-from training import building as run
+from common.command_line import run_command
+from common.errors import EXIT_RESOURCE, EXIT_USAGE, Refusal
+from training import building, evaluation, loop
 from training.compiling import LONGEST_MESSAGE, compile_program, errors_refused
-from utils import EXIT_RESOURCE, EXIT_USAGE, Refusal, run_command
 
 SMALL = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--synthetic", "--training-steps", "1", "--opts",
          "MODEL.SWIN.EMBED_DIM", "8", "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]",
@@ -103,7 +104,7 @@ def ended(capsys, *argv):
 
 @pytest.mark.parametrize("mode", [[], ["--compile-only"]])
 def test_training_command_refuses_what_does_not_compile(capsys, monkeypatch, mode):
-    monkeypatch.setattr(run, "build_pipeline", with_selection(run.build_pipeline))
+    monkeypatch.setattr(building, "build_pipeline", with_selection(building.build_pipeline))
     code, said = ended(capsys, *mode)
     assert code == EXIT_USAGE and len(said.strip().splitlines()) == 1
     assert "the training program does not compile: Unsupported ops found in compiled model: [aten::index]" in said
@@ -122,7 +123,7 @@ def test_training_command_that_loses_its_device_ends_with_6_and_says_so_in_its_f
     def fail(*args):
         raise error("UnrecoverableError", "IPU 3 does not answer", "poplar_unrecoverable_runtime_error")
 
-    monkeypatch.setattr(train_swin, "train_step", fail)
+    monkeypatch.setattr(loop, "train_step", fail)
     code, said = ended(capsys, "--output", str(tmp_path))
     assert code == EXIT_RESOURCE and said.strip().endswith("the device failed: IPU 3 does not answer")
     assert len(said.strip().splitlines()) == 1
@@ -133,8 +134,8 @@ def test_validation_command_that_loses_its_device_ends_with_6(capsys, monkeypatc
     def fail(*args):
         raise error("RecoverableError", "IPU 3 does not answer")
 
-    monkeypatch.setattr(validate.checkpoint, "load_own", lambda path: None)
-    monkeypatch.setattr(validate, "validate_weights", fail)
+    monkeypatch.setattr(evaluation.checkpoint, "load_own", lambda path: None)
+    monkeypatch.setattr(evaluation, "validate_weights", fail)
     argv = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--checkpoint", "none.pth"]
     assert run_command(lambda: validate.main(argv)) == EXIT_RESOURCE
     assert capsys.readouterr().err.strip().endswith("the device failed: IPU 3 does not answer")

@@ -18,15 +18,15 @@ import torch
 
 import accelerator
 import train_swin
+from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_PREEMPTED, EXIT_RESOURCE, EXIT_USAGE, Refusal
+from common.launch import REFERENCE_BATCH
+from common.signals import StopRequest
 from config import get_config
 from dataset.samplers import epoch_order
 from swin_test import assert_same_run
 from tests.data_sets import write_uneven
 from tests.training.distributed_program import run_job
-from training import checkpoint
-from training import processes as launching
-from training.processes import REFERENCE_BATCH
-from utils import EXIT_BUSY, EXIT_DATA, EXIT_PREEMPTED, EXIT_RESOURCE, EXIT_USAGE, Refusal, StopRequest
+from training import checkpoint, processes
 
 pytestmark = [pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed"),
               pytest.mark.xdist_group("torchrun")]
@@ -58,7 +58,7 @@ def run_jobs(folder, jobs, processes=2):
     """Runs jobs under one torchrun; returns what each process noted, by job."""
     path = folder / "jobs.json"
     path.write_text(json.dumps([{"port": free_port(), **job} for job in jobs]))
-    launcher = subprocess.Popen(torchrun("-m", "tests.training.distributed_program", path, processes=processes), text=True,
+    launcher = subprocess.Popen(torchrun("-m", "tests.training.distributed_program", path, processes=processes), text=True,  # noqa: E501
                                 env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
     try:
         output, _ = launcher.communicate(timeout=240)
@@ -295,7 +295,7 @@ def test_request_to_stop_ends_a_process_that_waits_for_the_others(monkeypatch):
     popdist = accelerator.select("cpu").popdist
     monkeypatch.setattr(popdist, "isPopdistEnvSet", lambda: True)
     monkeypatch.setattr(popdist, "init", lambda: seen.extend(map(signal.getsignal, numbers)))
-    with StopRequest().installed() as stop, launching.joined(get_config("SWIN_DEMO")):
+    with StopRequest().installed() as stop, processes.joined(get_config("SWIN_DEMO")):
         assert seen == [signal.SIG_DFL] * 3
         assert [signal.getsignal(number) for number in numbers] == [stop._handle] * 3
 

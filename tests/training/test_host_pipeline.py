@@ -8,17 +8,16 @@ import pytest
 import torch
 
 import accelerator
+from common.errors import EXIT_USAGE, Refusal
 from config import get_config
 from models.build import build_pipeline
-from models.pipeline import pipeline_stages
 from models.stages import SwinStage, units_of_stages
+from planning.placement import pipeline_stages
 from swin_test import assert_same_run
 from tests.data_sets import write_uneven
 from tests.training.distributed_program import run_job
 from tests.training.test_distributed import OPTS, run_jobs, state_of, training
-from training import host_pipeline
-from training import processes as launch
-from utils import EXIT_USAGE, Refusal
+from training import host_pipeline, processes
 
 HAS_PIPELINING = importlib.util.find_spec("torch.distributed.pipelining") is not None
 needs_pipelining = pytest.mark.skipif(not HAS_PIPELINING, reason="this PyTorch has no torch.distributed.pipelining")
@@ -207,7 +206,7 @@ def refusal(monkeypatch, *opts, value="1", device="cpu"):
     if device == "ipu":
         monkeypatch.setattr(accelerator, "is_ipu", lambda: True)
     config = small(*opts)
-    with pytest.raises(Refusal) as caught, launch.joined(config, host_pipeline.stages(config)):
+    with pytest.raises(Refusal) as caught, processes.joined(config, host_pipeline.stages(config)):
         pass
     assert caught.value.code == EXIT_USAGE and "\n" not in str(caught.value)
     return str(caught.value)

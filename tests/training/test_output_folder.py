@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import utils
+from common import files
+from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_USAGE, Refusal
+from common.launch import Launch
+from common.logs import console_log, file_log, logger
 from config import get_config
-from training import output_folder as run_folder
-from training.processes import Launch
-from utils import EXIT_BUSY, EXIT_DATA, EXIT_USAGE, Refusal, console_log, logger
+from training import output_folder
 
 LEADER, FOLLOWER = Launch(0, 2, 2, 1), Launch(1, 2, 2, 1)
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +25,7 @@ def config_of(folder, tag=""):
 
 
 def test_folder_is_made_with_its_tag(tmp_path):
-    with run_folder.opened(config_of(tmp_path / "a b" / "ü", "first"), LEADER) as folder:
+    with output_folder.opened(config_of(tmp_path / "a b" / "ü", "first"), LEADER) as folder:
         assert folder == tmp_path / "a b" / "ü" / "first" and folder.is_dir()
 
 
@@ -32,7 +33,7 @@ def test_folder_is_made_with_its_tag(tmp_path):
 def test_folder_that_is_not_named_or_cannot_be_made_is_refused(tmp_path, output):
     (tmp_path / "file").write_text("")
     path = str(tmp_path / output / "run") if output else ""
-    with pytest.raises(Refusal, match="--output") as caught, run_folder.opened(config_of(path), LEADER):
+    with pytest.raises(Refusal, match="--output") as caught, output_folder.opened(config_of(path), LEADER):
         pass
     assert caught.value.code == EXIT_USAGE
 
@@ -42,18 +43,18 @@ def test_folder_that_is_not_named_or_cannot_be_made_is_refused(tmp_path, output)
 def test_tag_that_is_no_folder_in_the_output_is_refused(tmp_path, output, tag, said):
     config = get_config("SWIN_DEMO", overrides=[("OUTPUT", output and str(tmp_path / output)), ("TAG", tag),
                                                 ("TRAIN.TRAINING_STEPS", 1)])
-    with pytest.raises(Refusal, match=said), run_folder.opened(config, LEADER):
+    with pytest.raises(Refusal, match=said), output_folder.opened(config, LEADER):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_second_run_in_one_folder_is_refused_and_followers_are_not(tmp_path):
     config = config_of(tmp_path)
-    with run_folder.opened(config, LEADER):
-        with pytest.raises(Refusal) as caught, run_folder.opened(config, LEADER):
+    with output_folder.opened(config, LEADER):
+        with pytest.raises(Refusal) as caught, output_folder.opened(config, LEADER):
             pass
         assert caught.value.code == EXIT_BUSY
-        with run_folder.opened(config, FOLLOWER) as folder:
+        with output_folder.opened(config, FOLLOWER) as folder:
             assert folder == tmp_path
 
 
@@ -63,12 +64,12 @@ def test_lock_of_a_killed_run_does_not_stay(tmp_path):
               f"with output_folder.opened(config_of({str(tmp_path)!r}), LEADER):\n"
               "    os.kill(os.getpid(), signal.SIGKILL)")
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == -9
-    with run_folder.opened(config_of(tmp_path), LEADER):
+    with output_folder.opened(config_of(tmp_path), LEADER):
         pass
 
 
 def status_after(folder, error=None):
-    with console_log(is_leader=True), run_folder.recorded(folder, LEADER, lambda: 7):
+    with console_log(is_leader=True), output_folder.recorded(folder, LEADER, lambda: 7):
         logger.info("something happened")
         if error:
             raise error
@@ -101,10 +102,10 @@ class FullDisk:
 
 
 def test_disk_that_is_full_hides_neither_the_cause_of_an_end_nor_the_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(utils, "os", FullDisk())
+    monkeypatch.setattr(files, "os", FullDisk())
     with pytest.raises(Refusal, match="bad data"):
         status_after(tmp_path, Refusal("bad data", EXIT_DATA))
-    run_folder.write_metrics(tmp_path, [{"epoch": 0}])
+    output_folder.write_metrics(tmp_path, [{"epoch": 0}])
     assert "status.json cannot be written: No space left" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"log.txt"}
 
@@ -112,7 +113,7 @@ def test_disk_that_is_full_hides_neither_the_cause_of_an_end_nor_the_run(tmp_pat
 def test_log_that_cannot_be_written_is_told_of_once_and_the_run_goes_on(capsys):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
-    with utils.file_log(Path("/dev/full")):
+    with file_log(Path("/dev/full")):
         logger.warning("one line")
         logger.warning("another line")
     assert capsys.readouterr().err.count("/dev/full cannot be written: [Errno 28]") == 1
@@ -121,13 +122,13 @@ def test_log_that_cannot_be_written_is_told_of_once_and_the_run_goes_on(capsys):
 def test_folder_without_locks_is_refused(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
-    monkeypatch.setattr(run_folder.fcntl, "flock", unsupported)
-    with pytest.raises(Refusal, match="cannot be locked"), run_folder.opened(config_of(tmp_path), LEADER):
+    monkeypatch.setattr(output_folder.fcntl, "flock", unsupported)
+    with pytest.raises(Refusal, match="cannot be locked"), output_folder.opened(config_of(tmp_path), LEADER):
         pass
 
 
 def test_only_the_leader_writes(tmp_path):
-    with run_folder.opened(config_of(tmp_path), FOLLOWER), run_folder.recorded(tmp_path, FOLLOWER, lambda: 7):
+    with output_folder.opened(config_of(tmp_path), FOLLOWER), output_folder.recorded(tmp_path, FOLLOWER, lambda: 7):
         logger.warning("said, not written")
     assert list(tmp_path.iterdir()) == []
 
@@ -139,15 +140,15 @@ def test_log_is_written_to_the_folder(tmp_path):
 
 def test_metrics_are_rewritten_whole(tmp_path):
     rows = [{"epoch": 0, "loss": 2.0, "top1": None}, {"epoch": 1, "loss": 1.5, "top1": 50.0}]
-    run_folder.write_metrics(tmp_path, rows[:1])
-    run_folder.write_metrics(tmp_path, rows)
+    output_folder.write_metrics(tmp_path, rows[:1])
+    output_folder.write_metrics(tmp_path, rows)
     assert (tmp_path / "metrics.csv").read_text().split() == ["epoch,loss,top1", "0,2.0,", "1,1.5,50.0"]
 
 
 def test_run_cut_short_may_keep_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = get_config("SWIN_DEMO", overrides=[("TRAIN.TRAINING_STEPS", 3)])
-    with run_folder.opened(config, LEADER) as folder, run_folder.recorded(folder, LEADER, lambda: 3):
+    with output_folder.opened(config, LEADER) as folder, output_folder.recorded(folder, LEADER, lambda: 3):
         assert folder is None
     assert list(tmp_path.iterdir()) == []
 
@@ -156,4 +157,4 @@ def test_missing_wandb_is_one_clear_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = get_config("SWIN_DEMO", overrides=[("WANDB", True)])
     with pytest.raises(Refusal, match="pip install wandb"):
-        run_folder.open_tracker(config, LEADER)
+        output_folder.open_tracker(config, LEADER)

@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
+from common.errors import EXIT_CHECKPOINT, Refusal
 from config import get_config
 from training.progress import Progress, check_same_run
-from utils import EXIT_CHECKPOINT, Refusal
 
 SAVED = get_config("SWIN_DEMO").dump()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import poptorch_host as poptorch
 import pytest
 import torch
-from poptorch_host.loading import fetcher as _fetcher
+from poptorch_host.loading import fetcher
 
 from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.loading.sample_sets import (
@@ -443,7 +443,7 @@ def test_connection_that_breaks_before_its_worker_is_dead_is_reported_as_the_dea
     next(iterator)
     threading.Timer(0.5, iterator._workers[0].kill).start()
     try:
-        cause = _fetcher._cause_of(ConnectionResetError("Connection reset by peer"))
+        cause = fetcher._cause_of(ConnectionResetError("Connection reset by peer"))
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert "killed by signal" in str(cause)

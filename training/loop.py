@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The training loop: epochs, weight updates, validation and checkpoints."""
+import dataclasses
+import datetime
+import math
+from typing import Any, Callable, Dict, List, Optional
+
+import torch
+from yacs.config import CfgNode
+
+from common.errors import EXIT_NONFINITE, Refusal
+from common.launch import Launch
+from common.logs import logger
+from common.signals import StopRequest
+from dataset.workers import batches
+from options import device_generates_data
+from training import checkpoint, output_folder, processes
+from training.building import Run, build_run, find_state
+from training.compiling import errors_refused
+from training.evaluation import Accuracy, compile_validator, evaluate
+from training.progress import Progress
+from utils import Throughput
+
+
+def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
+    """Trains to the end, from the newest checkpoint of the output folder if there is one."""
+    with output_folder.opened(config, launch) as folder:
+        state = find_state(config, launch, folder)
+        progress = Progress(**state["progress"]) if state else Progress()
+        if is_finished(config, progress):
+            logger.info("nothing to do: %s is at epoch %d, update %d", folder, progress.epoch, progress.update)
+            return
+        with output_folder.recorded(folder, launch, lambda: progress.update), errors_refused("the device failed"):
+            logger.info("configuration:\n%s", config.dump())
+            track = output_folder.open_tracker(config, launch)
+            fit(build_run(config, launch, folder, state), progress, stop, track)
+
+
+def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[str, Any]], None]) -> None:
+    """Trains and validates epoch by epoch; every state that is worth going on from is saved before it can be lost."""
+    while not is_finished(run.config, progress):
+        with stop.deferred():
+            throughput = train_epoch(run, progress, stop)
+            save(run, progress, is_best=False)
+        stop.check()
+        if progress.step < run.updates_per_epoch:  # --training-steps ended the run inside an epoch
+            return
+        row = {"epoch": progress.epoch, "update": progress.update, "lr": run.optimizer.param_groups[0]["lr"],
+               "loss": progress.loss_sum / run.updates_per_epoch, "throughput": round(throughput, 1)}
+        accuracy = validate_epoch(run, progress)
+        row.update(top1=accuracy and round(accuracy.top1, 4), top5=accuracy and round(accuracy.top5, 4))
+        with stop.deferred():
+            is_best = accuracy is not None and accuracy.top1 > progress.best_top1
+            progress.end_epoch(row, accuracy.top1 if is_best else progress.best_top1)
+            save(run, progress, is_best)
+        track(row)
+        stop.check()
+    logger.info("best top-1: %.2f %%", progress.best_top1)
+
+
+def train_epoch(run: Run, progress: Progress, stop: StopRequest) -> float:
+    """Trains from where `progress` stands to the end of its epoch; returns the mean samples a second.
+
+    Stops early at a stop request and after TRAIN.TRAINING_STEPS updates.
+    """
+    config = run.config
+    updates = config.IPU.DEVICE_ITERATIONS
+    samples = run.launch.global_batch(config) * updates
+    interval, whole = Throughput(), Throughput()
+    run.model.train()
+    if progress.step == run.updates_per_epoch:  # stopped after the last update of the epoch, before its validation
+        return 0.0
+    for images, targets in batches(run.loader):
+        loss = train_step(run, progress, images, targets, stop)
+        progress.advance(updates, loss)
+        interval.add(samples)
+        whole.add(samples)
+        if progress.update % config.LOG_INTERVAL < updates:
+            report(run, progress, loss, interval.read())
+        if stop.agreed or is_finished(config, progress):
+            break
+        if config.TRAIN.CHECKPOINT_STEPS and progress.update % config.TRAIN.CHECKPOINT_STEPS < updates:
+            save(run, progress, is_best=False)
+    return whole.read()
+
+
+def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torch.Tensor, stop: StopRequest) -> float:
+    """One call of the device: IPU.DEVICE_ITERATIONS weight updates.
+
+    Args:
+        images: this process's combined batch.
+        targets: class indices (N,) or distributions over classes (N, classes).
+        stop: agreed here when any process was asked to stop, so that all stop after the same update.
+
+    Returns:
+        The mean loss over the micro-batches of all replicas of all processes.
+    """
+    run.schedule.step_update(progress.update)
+    run.trainer.setOptimizer(run.optimizer)  # or the device would keep the old learning rate
+    _, losses = run.trainer(images, targets)
+    micro_batches = run.config.TRAIN.ACCUMULATION_STEPS * run.config.IPU.DEVICE_ITERATIONS
+    mine = torch.tensor([losses.double().mean().item() / micro_batches, float(bool(stop.name))], dtype=torch.float64)
+    total, stops = processes.sum_over_processes(mine, run.launch).tolist()
+    if stops:
+        stop.name = stop.name or "a signal to another process"
+        stop.agreed = True
+    loss = total / run.launch.processes
+    if not math.isfinite(loss) and not device_generates_data(run.config):
+        raise Refusal(f"the loss is {loss} at update {progress.update} (epoch {progress.epoch}, step {progress.step}); "
+                      "checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, or use "
+                      "--precision 32.32", EXIT_NONFINITE)
+    return loss
+
+
+def report(run: Run, progress: Progress, loss: float, rate: float) -> None:
+    """Logs a line that people and benchmarks.yml read."""
+    left = (run.config.TRAIN.EPOCHS * run.updates_per_epoch - progress.update) * run.launch.global_batch(run.config)
+    logger.info("epoch: %d/%d step: %d/%d loss: %.4f lr: %.4g throughput: %.1f samples/sec eta: %s",
+                progress.epoch + 1, run.config.TRAIN.EPOCHS, progress.step, run.updates_per_epoch, loss,
+                run.optimizer.param_groups[0]["lr"], rate, datetime.timedelta(seconds=int(left / rate)))
+
+
+def validate_epoch(run: Run, progress: Progress) -> Optional[Accuracy]:
+    """Validates when TEST.INTERVAL says so and after the last epoch; the two programs take turns on the device."""
+    epoch = progress.epoch + 1
+    if epoch % run.config.TEST.INTERVAL and epoch < run.config.TRAIN.EPOCHS:
+        return None
+    run.trainer.detachFromDevice()
+    run.model.eval()
+    compile_validator(run.config, run.validator, run.model.num_classes)
+    accuracy = evaluate(run.validator, run.validation_loader, run.validation_images, run.launch)
+    run.validator.detachFromDevice()
+    run.trainer.attachToDevice()
+    logger.info("epoch: %d/%d validation: %s", epoch, run.config.TRAIN.EPOCHS, accuracy)
+    return accuracy
+
+
+def save(run: Run, progress: Progress, is_best: bool) -> None:
+    """Saves the state of a run that has a folder; called in every process, written by the leader, awaited by all.
+
+    Raises:
+        Refusal: when a weight or a moment is not finite; the checkpoints stay as they were.
+    """
+    run.trainer.copyWeightsToHost()
+    rng_states = processes.gather(run.trainer.rng_state, run.launch)
+    if run.folder is not None and run.launch.is_leader:
+        _write(run, progress, rng_states, is_best)
+    processes.share(None, run.launch)  # waits: a process that left earlier would have torchrun end the leader's save
+
+
+def _write(run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -> None:
+    trained = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
+    broken = checkpoint.first_non_finite(trained)
+    if broken is not None:
+        raise Refusal(f"{broken} is not finite after update {progress.update}; checkpoints are as they were",
+                      EXIT_NONFINITE)
+    checkpoint.save(run.folder, {
+        **trained, "rng_states": rng_states, "progress": dataclasses.asdict(progress), "config": run.config.dump(),
+        "classes": list(run.classes), "training_images": run.training_images,
+    }, is_best)
+    if progress.epochs:
+        output_folder.write_metrics(run.folder, progress.epochs)
+
+
+def is_finished(config: CfgNode, progress: Progress) -> bool:
+    """Whether all epochs, or TRAIN.TRAINING_STEPS updates, are behind us."""
+    steps = config.TRAIN.TRAINING_STEPS
+    return progress.epoch >= config.TRAIN.EPOCHS or 0 < steps <= progress.update

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Predictions: the likeliest classes of single images."""
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from timm.data import ImageNetInfo
+from yacs.config import CfgNode
+
+from common.errors import EXIT_DATA, Refusal
+from common.launch import Launch
+from dataset.build_ipu import build_images, build_loader
+from dataset.decode import shown
+from dataset.image_folder import image_files
+from dataset.workers import batches
+from planning.geometry import configured_classes
+from training.evaluation import build_validator
+
+Prediction = List[Tuple[str, float]]  # names of classes with their probabilities, the likeliest first
+
+
+def find_images(names: Sequence[str]) -> List[str]:
+    """The files among `names`, and the images at any depth of the folders among them, sorted.
+
+    Raises:
+        Refusal: for a name that is neither, and a folder without images.
+    """
+    files: List[str] = []
+    for name in names:
+        if Path(name).is_dir():
+            found = sorted(str(Path(name, file)) for file in image_files(Path(name)))
+            if not found:
+                raise Refusal(f"{shown(name)} has no images", EXIT_DATA)
+            files += found
+        elif Path(name).exists():
+            files.append(name)
+        else:
+            raise Refusal(f"{shown(name)} is no file or folder", EXIT_DATA)
+    return files
+
+
+def predict(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], files: Sequence[str], top: int,
+            launch: Launch) -> Iterator[Tuple[str, Prediction]]:
+    """Each of this process's files with its `top` likeliest classes, as soon as its batch is computed.
+
+    Args:
+        path: where the weights are.
+        state: what `checkpoint.load_own` read there; None for foreign weights.
+
+    Raises:
+        Refusal: for weights of another architecture, and for a file that is no image.
+    """
+    names = state["classes"] if state else []
+    classes = config.MODEL.NUM_CLASSES or len(names) or configured_classes(config)
+    names = describe(names, classes)
+    validator = build_validator(config, path, state, classes, launch)
+    loader = build_loader(config, validator.options, build_images(config, files), training=False)
+    for images, numbers in batches(loader):
+        likeliest = validator(images).float().softmax(1).topk(min(top, classes))
+        for number, probabilities, labels in zip(numbers.tolist(), *(part.tolist() for part in likeliest)):
+            if number >= 0:  # otherwise a row that only fills the batch
+                yield files[number], [(names[label], share) for label, share in zip(labels, probabilities)]
+
+
+def describe(names: Sequence[str], classes: int) -> List[str]:
+    """Names for people: ImageNet-1k's synsets get their words, and classes without a name their number."""
+    words = ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True)
+    if not names and classes == len(words):
+        names = list(words)
+    known = [f"{name} ({words[name]})" if name in words else name for name in names]
+    return known + [str(label) for label in range(len(known), classes)]
