@@ -5,6 +5,7 @@
 With the Poplar SDK installed, PopTorch and popdist are the SDK's and the device is an IPU. Everywhere else they are
 `poptorch_host`, the same programming interface on ordinary PyTorch, and the device is a GPU or the CPU.
 """
+
 import contextlib
 import importlib
 import importlib.metadata
@@ -53,8 +54,10 @@ def select(device: str = "auto") -> Accelerator:
     if sdk is not None:
         _selected = sdk
     elif device == "ipu":
-        raise Refusal("--device ipu needs the Poplar SDK: its poptorch package cannot be imported in this environment; "
-                      "enable the SDK, or use --device cpu or gpu")
+        raise Refusal(
+            "--device ipu needs the Poplar SDK: its poptorch package cannot be imported in this environment; "
+            "enable the SDK, or use --device cpu or gpu"
+        )
     else:
         _selected = _host(device)
     return _selected
@@ -78,8 +81,10 @@ def is_ipu() -> bool:
 def description() -> str:
     """The device and what runs on it, for a log that should say all that a result depends on."""
     device = "IPU, PopTorch" if is_ipu() else f"{selected().device.upper()}, poptorch_host"
-    return (f"{device} {getattr(poptorch(), '__version__', '')}, PyTorch {torch.__version__}, "
-            f"timm {importlib.metadata.version('timm')}, Python {platform.python_version()}")
+    return (
+        f"{device} {getattr(poptorch(), '__version__', '')}, PyTorch {torch.__version__}, "
+        f"timm {importlib.metadata.version('timm')}, Python {platform.python_version()}"
+    )
 
 
 @contextlib.contextmanager
@@ -123,13 +128,16 @@ def pipelining() -> ModuleType:
         Refusal: on IPUs, and with a PyTorch that cannot do it.
     """
     if is_ipu():
-        raise Refusal("HOST_PIPELINE=1 is for CPUs and GPUs, IPUs run the pipeline as it is: unset it, or use "
-                      "--device cpu")
+        raise Refusal(
+            "HOST_PIPELINE=1 is for CPUs and GPUs, IPUs run the pipeline as it is: unset it, or use --device cpu"
+        )
     try:
         return importlib.import_module("poptorch_host.running.pipelining")
     except ModuleNotFoundError as error:
-        raise Refusal("HOST_PIPELINE=1 needs torch.distributed.pipelining, which PyTorch has from 2.5 on and not in "
-                      f"{torch.__version__}") from error
+        raise Refusal(
+            "HOST_PIPELINE=1 needs torch.distributed.pipelining, which PyTorch has from 2.5 on and not in "
+            f"{torch.__version__}"
+        ) from error
 
 
 def _sdk() -> Optional[Accelerator]:
@@ -141,8 +149,10 @@ def _sdk() -> Optional[Accelerator]:
     try:
         module = _import_if_installed("poptorch")
     except (ImportError, AssertionError) as error:  # libraries that are not enabled; another torch than its own
-        raise Refusal(f"the poptorch package of this environment cannot be imported: {one_line(error)}; "
-                      "enable the Poplar SDK that it is of, or use --device cpu or gpu") from error
+        raise Refusal(
+            f"the poptorch package of this environment cannot be imported: {one_line(error)}; "
+            "enable the Poplar SDK that it is of, or use --device cpu or gpu"
+        ) from error
     if module is None or module.__name__ != "poptorch":  # another name: the stand-in, run as `python -m poptorch_host`
         return None
     return Accelerator("ipu", module, _import_if_installed("popdist"))

@@ -6,6 +6,7 @@ Names and defaults of the sections that the official Swin V1 repository also has
 files load unchanged. What a device needs is in the section IPU. Values that follow from others (global batch, scaled
 learning rate, class count) are not written back: see `training/processes.py`.
 """
+
 import ast
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -148,8 +149,12 @@ def defaults() -> CfgNode:
     return tree
 
 
-def get_config(name_or_path: Optional[str] = None, opts: Sequence[str] = (), overrides: Sequence[Tuple[str, Any]] = (),
-               saved: Optional[str] = None) -> CfgNode:
+def get_config(
+    name_or_path: Optional[str] = None,
+    opts: Sequence[str] = (),
+    overrides: Sequence[Tuple[str, Any]] = (),
+    saved: Optional[str] = None,
+) -> CfgNode:
     """Builds the frozen configuration of a run.
 
     Args:
@@ -250,8 +255,9 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not used in configurations",
-                                                    self.peek_event().start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases are not used in configurations", self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Configuration and optimizer -> learning-rate schedule by weight update."""
+
 from typing import Any
 
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
@@ -24,8 +25,13 @@ def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, lau
     total = config.TRAIN.EPOCHS * updates_per_epoch
     common = dict(warmup_t=warmup, warmup_lr_init=config.TRAIN.WARMUP_LR * factor, t_in_epochs=False)
     if settings.NAME == "step":
-        return StepLRScheduler(optimizer, decay_t=settings.DECAY_EPOCHS * updates_per_epoch,
-                               decay_rate=settings.DECAY_RATE, warmup_prefix=False, **common)
+        return StepLRScheduler(
+            optimizer,
+            decay_t=settings.DECAY_EPOCHS * updates_per_epoch,
+            decay_rate=settings.DECAY_RATE,
+            warmup_prefix=False,
+            **common,
+        )
     common.update(lr_min=config.TRAIN.MIN_LR * factor, cycle_limit=1)
     if settings.NAME == "linear":
         return PolyLRScheduler(optimizer, t_initial=total - warmup, power=1.0, warmup_prefix=True, **common)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Configuration and model -> poptorch.optim optimizer with its parameter groups."""
+
 import math
 from typing import Any, Dict, List
 
@@ -32,11 +33,22 @@ def build_optimizer(config: CfgNode, model: torch.nn.Module, launch: Launch) -> 
     moment_type = common["accum_type"]
     groups = parameter_groups(config, model)
     if settings.NAME == "sgd":
-        return poptorch.optim.SGD(groups, momentum=settings.MOMENTUM, nesterov=settings.MOMENTUM > 0,
-                                  velocity_accum_type=moment_type, **common)
-    return poptorch.optim.AdamW(groups, betas=tuple(settings.BETAS), eps=settings.EPS, bias_correction=True,
-                                first_order_momentum_accum_type=moment_type,
-                                second_order_momentum_accum_type=torch.float32, **common)
+        return poptorch.optim.SGD(
+            groups,
+            momentum=settings.MOMENTUM,
+            nesterov=settings.MOMENTUM > 0,
+            velocity_accum_type=moment_type,
+            **common,
+        )
+    return poptorch.optim.AdamW(
+        groups,
+        betas=tuple(settings.BETAS),
+        eps=settings.EPS,
+        bias_correction=True,
+        first_order_momentum_accum_type=moment_type,
+        second_order_momentum_accum_type=torch.float32,
+        **common,
+    )
 
 
 def parameter_groups(config: CfgNode, model: torch.nn.Module) -> List[Dict[str, Any]]:

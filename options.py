@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Configuration -> poptorch.Options, one set for training and one for inference."""
+
 import importlib
 from pathlib import Path
 from typing import Any, List
@@ -45,7 +46,8 @@ def training_options(config: CfgNode, launch: Launch) -> Any:
     strategy = poptorch.MeanReductionStrategy
     # A running mean never exceeds the largest gradient, so half accumulators cannot overflow by summing.
     training.setMeanAccumulationAndReplicationReductionStrategy(
-        strategy.Running if half_weights(config) else strategy.Post)
+        strategy.Running if half_weights(config) else strategy.Post
+    )
     if config.TRAIN.AUTO_LOSS_SCALING:
         training.setAutomaticLossScaling(True)
     options.Precision.enableStochasticRounding(config.IPU.STOCHASTIC_ROUNDING and half_weights(config))

@@ -2,8 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Predicts the classes of images with the weights of a checkpoint.
 
-    python predict.py --checkpoint ./output/swin_tiny_224/best.pth photo.jpg ./more_photos
+python predict.py --checkpoint ./output/swin_tiny_224/best.pth photo.jpg ./more_photos
 """
+
 import sys
 from pathlib import Path
 from typing import Optional, Sequence

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Acceptance tests of the application through its public entry points, on real scans in a small model."""
+
 import csv
 import json
 import os
@@ -27,9 +28,26 @@ from training.prediction import describe
 
 ROOT = Path(__file__).resolve().parent
 # A Swin Transformer that learns digits in seconds: everything random is on, so that resuming has something to lose.
-OPTS = ["MODEL.SWIN.EMBED_DIM", "16", "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]",
-        "IPU.LAYERS_PER_IPU", "[2]", "TRAIN.WARMUP_EPOCHS", "1", "TRAIN.BASE_LR", "0.05", "MODEL.DROP_RATE", "0.1",
-        "LOG_INTERVAL", "5", "AUG.MIXUP", "0.2"]
+OPTS = [
+    "MODEL.SWIN.EMBED_DIM",
+    "16",
+    "MODEL.SWIN.DEPTHS",
+    "[1, 1]",
+    "MODEL.SWIN.NUM_HEADS",
+    "[1, 2]",
+    "IPU.LAYERS_PER_IPU",
+    "[2]",
+    "TRAIN.WARMUP_EPOCHS",
+    "1",
+    "TRAIN.BASE_LR",
+    "0.05",
+    "MODEL.DROP_RATE",
+    "0.1",
+    "LOG_INTERVAL",
+    "5",
+    "AUG.MIXUP",
+    "0.2",
+]
 SMALL = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--epochs", "4", "--opts", *OPTS]
 
 
@@ -48,7 +66,7 @@ def digits(all_digits, tmp_path_factory):
     for split, kept in (("train", 16), ("validation", 4)):
         for index, folder in enumerate(sorted((all_digits / split).iterdir())):
             (few / split / folder.name).mkdir(parents=True)
-            for image in sorted(folder.iterdir())[:kept - (split == "validation" and index < 3)]:
+            for image in sorted(folder.iterdir())[: kept - (split == "validation" and index < 3)]:
                 shutil.copy(image, few / split / folder.name)
     return few
 
@@ -59,12 +77,14 @@ def train(digits, output, *more):
 
 
 def run(script, *argv, **kwargs):
-    return subprocess.run([sys.executable, str(ROOT / script), *argv], capture_output=True, text=True, check=False,
-                          **kwargs)
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *argv], capture_output=True, text=True, check=False, **kwargs
+    )
 
 
 def flat(state):
     """Every leaf of a checkpoint that says where training stands, by a path of keys."""
+
     def walk(value, path):
         if isinstance(value, dict):
             for key in value:
@@ -74,6 +94,7 @@ def flat(state):
                 yield from walk(item, f"{path}/{index}")
         else:
             yield path, value
+
     parts = {key: state[key] for key in ("model", "optimizer", "rng_states", "progress")}
     return {path: value for path, value in walk(parts, "") if not path.endswith("throughput")}
 
@@ -81,8 +102,11 @@ def flat(state):
 def assert_same_run(left, right):
     left, right = flat(left), flat(right)
     assert left.keys() == right.keys()
-    different = [path for path in left if not (torch.equal(left[path], right[path]) if torch.is_tensor(left[path])
-                                               else left[path] == right[path])]
+    different = [
+        path
+        for path in left
+        if not (torch.equal(left[path], right[path]) if torch.is_tensor(left[path]) else left[path] == right[path])
+    ]
     assert different == []
 
 
@@ -94,16 +118,30 @@ def unbroken(digits, tmp_path_factory):
 
 # The main job.
 
+
 def test_demonstration_learns_real_scans(all_digits, tmp_path):
-    train_swin.main(["--cfg", "SWIN_DEMO", "--device", "cpu", "--epochs", "8", "--data-path", str(all_digits),
-                     "--output", str(tmp_path)])
+    train_swin.main(
+        [
+            "--cfg",
+            "SWIN_DEMO",
+            "--device",
+            "cpu",
+            "--epochs",
+            "8",
+            "--data-path",
+            str(all_digits),
+            "--output",
+            str(tmp_path),
+        ]
+    )
     assert checkpoint.load(tmp_path / "best.pth")["progress"]["best_top1"] > 50  # ten classes: chance is 10
 
 
 def test_training_leaves_its_files(unbroken):
     output, state = unbroken
     assert {"last.pth", "previous.pth", "best.pth", "log.txt", "metrics.csv", "status.json"} <= {
-        path.name for path in output.iterdir()}
+        path.name for path in output.iterdir()
+    }
     rows = list(csv.DictReader((output / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
@@ -133,8 +171,9 @@ def test_validation_command_counts_every_image_and_agrees_with_training(digits, 
 
 
 def test_accuracies_of_the_classes_add_up_to_that_of_all(digits, unbroken, capsys):
-    validate.main(["--data-path", str(digits), "--checkpoint", str(unbroken[0] / "best.pth"), "--device", "cpu",
-                   "--per-class"])
+    validate.main(
+        ["--data-path", str(digits), "--checkpoint", str(unbroken[0] / "best.pth"), "--device", "cpu", "--per-class"]
+    )
     out = capsys.readouterr().out
     classes = re.findall(r"class (\d): top-1: ([\d.]+) % images: (\d+)", out)
     assert [name for name, _, _ in classes] == [str(label) for label in range(10)]
@@ -145,8 +184,19 @@ def test_accuracies_of_the_classes_add_up_to_that_of_all(digits, unbroken, capsy
 
 def test_prediction_tells_the_classes_that_validation_counts(digits, unbroken, capsys):
     best, folder = str(unbroken[0] / "best.pth"), digits / "validation"
-    predict.main(["--checkpoint", best, "--device", "cpu", "--top", "3", str(folder / "0"), str(folder),
-                  str(next((folder / "7").iterdir()))])
+    predict.main(
+        [
+            "--checkpoint",
+            best,
+            "--device",
+            "cpu",
+            "--top",
+            "3",
+            str(folder / "0"),
+            str(folder),
+            str(next((folder / "7").iterdir())),
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 + 37 + 1 and lines[:3] == lines[3:6]
     told = [re.fullmatch(r"\S+/(\d)/\d+\.png: (\d) ([\d.]+)%; \d ([\d.]+)%; \d [\d.]+%", line) for line in lines]
@@ -173,8 +223,20 @@ def test_classes_are_named_by_words_where_they_are_those_of_imagenet():
 def test_accuracy_does_not_depend_on_batch_and_replicas(digits, unbroken, capsys, batch, replicas):
     output, state = unbroken
     best = max(row["top1"] for row in state["progress"]["epochs"])
-    validate.main(["--data-path", str(digits), "--checkpoint", str(output / "best.pth"), "--device", "cpu",
-                   "--batch-size", batch, "--replicas", replicas])
+    validate.main(
+        [
+            "--data-path",
+            str(digits),
+            "--checkpoint",
+            str(output / "best.pth"),
+            "--device",
+            "cpu",
+            "--batch-size",
+            batch,
+            "--replicas",
+            replicas,
+        ]
+    )
     assert f"top-1: {best:.2f} %" in capsys.readouterr().out
 
 
@@ -205,6 +267,7 @@ def test_evaluation_flag_of_training_validates_a_checkpoint(digits, unbroken, ca
 
 # Going on where a run stopped.
 
+
 @pytest.mark.parametrize("steps", [3, 5, 12])
 def test_run_stopped_inside_or_between_epochs_ends_as_the_unbroken_one(digits, unbroken, tmp_path, steps):
     train(digits, tmp_path, "--training-steps", str(steps))
@@ -228,8 +291,17 @@ def test_resumed_run_may_read_with_other_workers(digits, unbroken, tmp_path):
 
 def test_killed_run_goes_on_and_ends_as_the_unbroken_one(digits, unbroken, tmp_path):
     """SIGKILL at moments spread over a run that saves after every second update; then the same command again."""
-    command = [sys.executable, str(ROOT / "train_swin.py"), *SMALL, "TRAIN.CHECKPOINT_STEPS", "2", "--data-path",
-               str(digits), "--output", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "train_swin.py"),
+        *SMALL,
+        "TRAIN.CHECKPOINT_STEPS",
+        "2",
+        "--data-path",
+        str(digits),
+        "--output",
+        str(tmp_path),
+    ]
     for delay in (0.0, 0.15, 0.4):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in process.stdout:
@@ -245,8 +317,15 @@ def test_killed_run_goes_on_and_ends_as_the_unbroken_one(digits, unbroken, tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_the_run_saves_exits_75_and_goes_on(digits, unbroken, tmp_path, number):
-    command = [sys.executable, str(ROOT / "train_swin.py"), *SMALL, "--data-path", str(digits), "--output",
-               str(tmp_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "train_swin.py"),
+        *SMALL,
+        "--data-path",
+        str(digits),
+        "--output",
+        str(tmp_path),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "throughput" in line:
@@ -271,8 +350,17 @@ def test_run_from_a_named_checkpoint_goes_on_from_its_own_once_that_is_further(d
 def test_named_checkpoint_is_taken_where_the_run_is_not_to_resume_by_itself(digits, tmp_path, capsys):
     train(digits, tmp_path, "--training-steps", "7", "--opts", "TRAIN.CHECKPOINT_STEPS", "2")
     assert checkpoint.load(tmp_path / "previous.pth")["progress"]["update"] == 6
-    train(digits, tmp_path, "--resume", str(tmp_path / "previous.pth"), "--training-steps", "7", "--opts",
-          "TRAIN.AUTO_RESUME", "False")
+    train(
+        digits,
+        tmp_path,
+        "--resume",
+        str(tmp_path / "previous.pth"),
+        "--training-steps",
+        "7",
+        "--opts",
+        "TRAIN.AUTO_RESUME",
+        "False",
+    )
     assert "going on from" in capsys.readouterr().out
     assert checkpoint.load(tmp_path / "previous.pth")["progress"]["update"] == 7
 
@@ -312,6 +400,7 @@ def test_finished_run_changes_nothing(digits, unbroken):
 
     def contents():
         return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in output.iterdir()}
+
     before = contents()
     train(digits, output)
     assert contents() == before
@@ -333,6 +422,7 @@ def test_weights_start_another_run(digits, unbroken, tmp_path, capsys):
 
 
 # Precision and devices.
+
 
 @pytest.mark.parametrize("precision", ["16.16", "16.32", "mix"])
 def test_every_precision_learns(digits, tmp_path, precision):
@@ -357,6 +447,7 @@ def test_throughput_is_logged_in_the_form_that_benchmarks_read(capsys, monkeypat
 
 
 # Bad input: one clear line, the right exit code, nothing lost.
+
 
 def refused(code, said, *argv):
     with pytest.raises(Refusal) as caught:
@@ -407,8 +498,19 @@ def test_output_that_cannot_be_written_is_refused(digits, tmp_path):
 
 def test_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(digits, tmp_path):
     before = train(digits, tmp_path, "--training-steps", "5", "--precision", "half")
-    refused(EXIT_NONFINITE, "loss", "--data-path", str(digits), "--output", str(tmp_path), "--precision", "half",
-            "--opts", "TRAIN.LOSS_SCALING", str(2.0**30))
+    refused(
+        EXIT_NONFINITE,
+        "loss",
+        "--data-path",
+        str(digits),
+        "--output",
+        str(tmp_path),
+        "--precision",
+        "half",
+        "--opts",
+        "TRAIN.LOSS_SCALING",
+        str(2.0**30),
+    )
     assert_same_run(checkpoint.load(tmp_path / "last.pth"), before)
 
 
@@ -418,11 +520,14 @@ def test_loss_of_images_that_the_device_makes_up_stops_nothing():
     train_swin.main([*SMALL, "--synthetic", "device", *overflowing])
 
 
-@pytest.mark.parametrize("script, argv, code", [
-    ("train_swin.py", ["--cfg", "SWIN_TINNY"], EXIT_USAGE),
-    ("train_swin.py", ["--cfg", "SWIN_DEMO", "--epochs", "0"], EXIT_USAGE),
-    ("validate.py", ["--checkpoint", "none.pth"], EXIT_CHECKPOINT),
-])
+@pytest.mark.parametrize(
+    "script, argv, code",
+    [
+        ("train_swin.py", ["--cfg", "SWIN_TINNY"], EXIT_USAGE),
+        ("train_swin.py", ["--cfg", "SWIN_DEMO", "--epochs", "0"], EXIT_USAGE),
+        ("validate.py", ["--checkpoint", "none.pth"], EXIT_CHECKPOINT),
+    ],
+)
 def test_command_ends_with_one_line_and_its_exit_code(script, argv, code, tmp_path):
     ended = run(script, *argv, cwd=tmp_path)
     assert ended.returncode == code
@@ -432,6 +537,7 @@ def test_command_ends_with_one_line_and_its_exit_code(script, argv, code, tmp_pa
 def test_faults_of_ours_keep_their_traceback():
     def broken():
         raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
         run_command(broken)
 

@@ -6,6 +6,7 @@
 
 The same command goes on where a stopped run left off.
 """
+
 import sys
 from typing import Optional, Sequence
 
@@ -33,16 +34,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     accelerator.select(args.device)
     stages = host_pipeline.stages(config)
-    with StopRequest().installed() as stop, processes.joined(config, stages) as launch, \
-            console_log(launch.is_leader), errors_refused("the device failed"):
-        if args.throughput:
-            evaluation.measure_throughput(config, launch)
-        elif args.eval:
-            evaluation.evaluate_only(config, launch)
-        elif args.compile_only:
-            compile_only(config, launch)
-        else:
-            train(config, launch, stop)
+    with StopRequest().installed() as stop, processes.joined(config, stages) as launch:
+        with console_log(launch.is_leader), errors_refused("the device failed"):
+            if args.throughput:
+                evaluation.measure_throughput(config, launch)
+            elif args.eval:
+                evaluation.evaluate_only(config, launch)
+            elif args.compile_only:
+                compile_only(config, launch)
+            else:
+                train(config, launch, stop)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Small helpers with no better home: texts of errors, the nearest name, a throughput meter."""
+
 import difflib
 import time
 from typing import Iterable

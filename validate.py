@@ -2,8 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Validates a checkpoint.
 
-    python validate.py --data-path ./data/imagenet1k --checkpoint ./output/swin_tiny_224/best.pth
+python validate.py --data-path ./data/imagenet1k --checkpoint ./output/swin_tiny_224/best.pth
 """
+
 import sys
 from pathlib import Path
 from typing import Optional, Sequence

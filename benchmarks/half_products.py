@@ -7,6 +7,7 @@ convolutional networks have. A ratio is PyTorch's CPU time over ours in one roun
 
     python -m benchmarks.half_products [--rounds 5]
 """
+
 import argparse
 import statistics
 from typing import Callable, Dict, List, Tuple
@@ -24,10 +25,15 @@ Product = Callable[..., torch.Tensor]
 CASES: Dict[str, Tuple[Product, List[Tuple[int, ...]]]] = {
     "linear 784 x 384 x 1536": (functional.linear, [(784, 384), (1536, 384), (1536,)]),
     "scores of 192 windows of 49 x 32": (lambda q, k: q @ k.transpose(1, 2), [(192, 49, 32), (192, 49, 32)]),
-    "patches, 2 x 3 x 224 x 224 by 4 x 4": (lambda x, w: functional.conv2d(x, w, stride=4),
-                                            [(2, 3, 224, 224), (96, 3, 4, 4)]),
-    "convolution, 2 x 32 x 32 x 32 by 3 x 3": (lambda x, w: functional.conv2d(x, w, padding=1),
-                                               [(2, 32, 32, 32), (32, 32, 3, 3)])}
+    "patches, 2 x 3 x 224 x 224 by 4 x 4": (
+        lambda x, w: functional.conv2d(x, w, stride=4),
+        [(2, 3, 224, 224), (96, 3, 4, 4)],
+    ),
+    "convolution, 2 x 32 x 32 x 32 by 3 x 3": (
+        lambda x, w: functional.conv2d(x, w, padding=1),
+        [(2, 32, 32, 32), (32, 32, 3, 3)],
+    ),
+}
 
 
 def step(product: Product, shapes: List[Tuple[int, ...]]) -> Callable[[], None]:

@@ -9,6 +9,7 @@ same recipe: the Swin training augmentation at 224 pixels with mixup. They take 
 does hits both. A ratio is the peer's time over ours in one round, above 1 ours is faster; printed are the median and
 the range of all rounds, for CPU time in one process and for wall time with workers.
 """
+
 import argparse
 import io
 import statistics
@@ -61,27 +62,44 @@ def write_photographs(root: Path, count: int) -> float:
 
 def peer(root: Path, workers: int) -> Callable[[], Iterator[Any]]:
     """torchvision's data set, timm's transforms, torch's loader, timm's mixup."""
-    transform = create_transform(224, is_training=True, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1",
-                                 re_prob=0.25, re_mode="pixel", re_count=1, interpolation="bicubic")
+    transform = create_transform(
+        224,
+        is_training=True,
+        color_jitter=0.4,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        re_prob=0.25,
+        re_mode="pixel",
+        re_count=1,
+        interpolation="bicubic",
+    )
     mend_posterize(transform)  # or it would crash with Pillow 13
     images = ImageFolder(str(root / "train"), transform)
-    loader = torch.utils.data.DataLoader(images, BATCH, shuffle=True, drop_last=True, num_workers=workers,
-                                         persistent_workers=workers > 0)
+    loader = torch.utils.data.DataLoader(
+        images, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+    )
     mixup = Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=CLASSES)
     return lambda: (mixup(images, labels) for images, labels in loader)
 
 
 def ours(root: Path, workers: int, dtype: str) -> Callable[[], Iterator[Any]]:
     """Our loader in synchronous mode."""
-    config = get_config("SWIN_TINY", overrides=[("DATA.DATA_PATH", str(root)), ("DATA.NUM_WORKERS", workers),
-                                                ("DATA.BATCH_SIZE", MICRO_BATCH), ("DATA.INPUT_DTYPE", dtype)])
+    config = get_config(
+        "SWIN_TINY",
+        overrides=[
+            ("DATA.DATA_PATH", str(root)),
+            ("DATA.NUM_WORKERS", workers),
+            ("DATA.BATCH_SIZE", MICRO_BATCH),
+            ("DATA.INPUT_DTYPE", dtype),
+        ],
+    )
     options = accelerator.poptorch().Options()
     options.Training.gradientAccumulation(BATCH // MICRO_BATCH)
     return build_loader(config, options, build_dataset(config, True), True).__iter__
 
 
-def take_turns(pipelines: Dict[str, Callable[[], Iterator[Any]]], rounds: int, clock: Callable[[], float]
-               ) -> Dict[str, List[float]]:
+def take_turns(
+    pipelines: Dict[str, Callable[[], Iterator[Any]]], rounds: int, clock: Callable[[], float]
+) -> Dict[str, List[float]]:
     """Seconds of an epoch of each pipeline in each round; a first round that starts workers is not counted."""
     seconds: Dict[str, List[float]] = {name: [] for name in pipelines}
     for number in range(rounds + 1):
@@ -101,14 +119,19 @@ def report(title: str, seconds: Dict[str, List[float]], images: int) -> None:
     print(f"  {reference:24s} {1000 * statistics.median(seconds[reference]) / images:6.2f} ms an image")
     for name in others:
         ratios = [peers / own for peers, own in zip(seconds[reference], seconds[name])]
-        print(f"  {name:24s} {1000 * statistics.median(seconds[name]) / images:6.2f} ms an image, ratio "
-              f"{statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]")
+        print(
+            f"  {name:24s} {1000 * statistics.median(seconds[name]) / images:6.2f} ms an image, ratio "
+            f"{statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]"
+        )
 
 
 def compare(title: str, root: Path, workers: int, arguments: argparse.Namespace, clock: Callable[[], float]) -> None:
     """Measures and prints all pipelines."""
-    pipelines = {"torchvision + timm": peer(root, workers), "ours, float": ours(root, workers, "float"),
-                 "ours, bytes": ours(root, workers, "uint8")}
+    pipelines = {
+        "torchvision + timm": peer(root, workers),
+        "ours, float": ours(root, workers, "float"),
+        "ours, bytes": ours(root, workers, "uint8"),
+    }
     report(title, take_turns(pipelines, arguments.rounds, clock), arguments.images // BATCH * BATCH)
 
 
@@ -124,9 +147,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         size = write_photographs(root, arguments.images)
-        print(f"{arguments.images} JPEGs of {WIDTH}x{HEIGHT} pixels, {size / 1024:.0f} KiB on average; "
-              f"torch {torch.__version__}, decoded by {'simplejpeg' if fast_jpeg() else 'Pillow'}, "
-              f"resized by {'PyTorch' if has_fast_resize() else 'Pillow'}")
+        print(
+            f"{arguments.images} JPEGs of {WIDTH}x{HEIGHT} pixels, {size / 1024:.0f} KiB on average; "
+            f"torch {torch.__version__}, decoded by {'simplejpeg' if fast_jpeg() else 'Pillow'}, "
+            f"resized by {'PyTorch' if has_fast_resize() else 'Pillow'}"
+        )
         compare("CPU time, one process", root, 0, arguments, time.process_time)
         if arguments.workers:
             compare(f"wall time, {arguments.workers} workers", root, arguments.workers, arguments, time.perf_counter)

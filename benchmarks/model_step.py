@@ -8,6 +8,7 @@ Both models run in one process on one thread and take turns, so that whatever el
 training step is forward, loss and backward; optimizers are the same for both and left out. A ratio is timm's CPU time
 over ours in one round: above 1 ours is faster. Printed are the median and the range of all rounds.
 """
+
 import argparse
 import statistics
 import time
@@ -53,7 +54,7 @@ def take_turns(steps: Dict[str, Callable[[], None]], rounds: int) -> Dict[str, L
     seconds: Dict[str, List[float]] = {name: [] for name in steps}
     names = list(steps)
     for turn in range(rounds + 1):
-        for name in names[turn % len(names):] + names[:turn % len(names)]:
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
             start = time.process_time()
             steps[name]()
             if turn:
@@ -65,8 +66,10 @@ def report(label: str, seconds: Dict[str, List[float]], batch: int) -> str:
     """One line: images per second of both, and the ratio's median and range."""
     ratios = [peer / own for peer, own in zip(seconds["timm"], seconds["ours"])]
     speeds = {name: batch / statistics.median(values) for name, values in seconds.items()}
-    return (f"{label:<20} timm {speeds['timm']:6.2f} images/s  ours {speeds['ours']:6.2f} images/s  "
-            f"ratio {statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]")
+    return (
+        f"{label:<20} timm {speeds['timm']:6.2f} images/s  ours {speeds['ours']:6.2f} images/s  "
+        f"ratio {statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]"
+    )
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -74,13 +77,20 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16, help="images in a step")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each model that are counted")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=["highest", "bfloat16"],
-                        help="float32 with torch's precision of products highest or medium, or bfloat16 autocast")
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=MODES,
+        default=["highest", "bfloat16"],
+        help="float32 with torch's precision of products highest or medium, or bfloat16 autocast",
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     images, labels = torch.randn(args.batch, 3, 224, 224), torch.randint(0, 1000, (args.batch,))
-    models = {"timm": timm.create_model(NAME, drop_path_rate=DROP_PATH),
-              "ours": SwinTransformer(drop_path_rate=DROP_PATH)}
+    models = {
+        "timm": timm.create_model(NAME, drop_path_rate=DROP_PATH),
+        "ours": SwinTransformer(drop_path_rate=DROP_PATH),
+    }
     for mode in args.modes:
         precision, autocast = MODES[mode]
         torch.set_float32_matmul_precision(precision)

@@ -7,6 +7,7 @@ micro-batch at a time, interleaved in one process. The package chooses what is m
 
     python -m benchmarks.poptorch_host_folding [--rounds 7] [--threads 1] [--models mlp swin]
 """
+
 import argparse
 import statistics
 import time
@@ -24,6 +25,7 @@ Batch = Tuple[torch.Tensor, torch.Tensor]
 def swin_tiny() -> torch.nn.Module:
     """timm's Swin-T for images of 224."""
     import timm  # only this case needs it
+
     return timm.create_model("swin_tiny_patch4_window7_224", num_classes=10)
 
 

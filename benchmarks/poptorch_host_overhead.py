@@ -9,6 +9,7 @@ only the way of running is compared; the second is with the package's defaults.
 
     python -m benchmarks.poptorch_host_overhead [--rounds 60] [--steps 10]
 """
+
 import argparse
 import copy
 import statistics
@@ -49,8 +50,13 @@ class Encoder(torch.nn.Module):
 
 def mlp(width: int = 256) -> torch.nn.Module:
     """A perceptron for images of 28 x 28."""
-    return torch.nn.Sequential(torch.nn.Linear(784, width), torch.nn.ReLU(), torch.nn.Linear(width, width),
-                               torch.nn.ReLU(), torch.nn.Linear(width, 10))
+    return torch.nn.Sequential(
+        torch.nn.Linear(784, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, 10),
+    )
 
 
 def fastest_adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -75,8 +81,9 @@ def by_hand(model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor
     return step
 
 
-def by_executor(model: torch.nn.Module, accumulation: int,
-                batch: Tuple[torch.Tensor, torch.Tensor]) -> Callable[[], None]:
+def by_executor(
+    model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor, torch.Tensor]
+) -> Callable[[], None]:
     """The step as a call of a training model."""
     options = poptorch.Options().showCompilationProgressBar(False)
     options.Training.gradientAccumulation(accumulation)
@@ -86,6 +93,7 @@ def by_executor(model: torch.nn.Module, accumulation: int,
 
 def ratios(one: Callable[[], None], other: Callable[[], None], rounds: int, steps: int) -> List[float]:
     """Time of `one` over that of `other`, a round at a time, in changing order."""
+
     def seconds(step: Callable[[], None]) -> float:
         start = time.process_time()
         for _ in range(steps):
@@ -109,11 +117,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    cases = [("MLP 784-256-256-10, batch 64", mlp(), torch.randn(64, 784), 1),
-             ("MLP 784-256-256-10, batch 64 in 4 micro-batches", mlp(), torch.randn(64, 784), 4),
-             ("MLP 784-512-512-10, batch 64", mlp(512), torch.randn(64, 784), 1),
-             ("transformer 2 x 128, batch 16 x 32 tokens", Encoder(), torch.randn(16, 32, 128), 1),
-             ("transformer 2 x 128, batch 16 in 2 micro-batches", Encoder(), torch.randn(16, 32, 128), 2)]
+    cases = [
+        ("MLP 784-256-256-10, batch 64", mlp(), torch.randn(64, 784), 1),
+        ("MLP 784-256-256-10, batch 64 in 4 micro-batches", mlp(), torch.randn(64, 784), 4),
+        ("MLP 784-512-512-10, batch 64", mlp(512), torch.randn(64, 784), 1),
+        ("transformer 2 x 128, batch 16 x 32 tokens", Encoder(), torch.randn(16, 32, 128), 1),
+        ("transformer 2 x 128, batch 16 in 2 micro-batches", Encoder(), torch.randn(16, 32, 128), 2),
+    ]
     print(f"torch {torch.__version__}, 1 thread, CPU time of poptorch_host over that by hand")
     for name, model, x, accumulation in cases:
         batch = (x, torch.randint(0, 10, (len(x),)))
@@ -121,8 +131,12 @@ def main() -> None:
         for fold in (1, "auto") if accumulation > 1 else (1,):
             host.configure(fold=fold)
             ours, theirs = WithLoss(copy.deepcopy(model)), WithLoss(copy.deepcopy(model))
-            found = ratios(by_executor(ours, accumulation, batch), by_hand(theirs, accumulation, batch),
-                           arguments.rounds, arguments.steps)
+            found = ratios(
+                by_executor(ours, accumulation, batch),
+                by_hand(theirs, accumulation, batch),
+                arguments.rounds,
+                arguments.steps,
+            )
             columns.append(f"{statistics.median(found):.3f} [{min(found):.3f}-{max(found):.3f}]")
         print(f"{name}: {'; by default '.join(columns)}")
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Files of torch.save, read as data only: nothing that they contain runs."""
+
 import pickle
 import zipfile
 from pathlib import Path

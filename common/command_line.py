@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Command lines: parsing without abbreviations or unknown flags, and errors as one line with an exit code."""
+
 import argparse
 import signal
 import sys

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Files that are written whole or not at all."""
+
 import os
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Where a run runs: the kinds of device, and one process's place with its share of the replicas."""
+
 from typing import NamedTuple
 
 from yacs.config import CfgNode

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The application's logger and where its lines go: the console and a run's log file."""
+
 import contextlib
 import logging
 import sys

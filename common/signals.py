@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Signals that ask a run to stop."""
+
 import contextlib
 import signal
 from typing import Any, Iterator

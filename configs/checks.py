@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What makes a configuration contradictory or out of range, found before anything is read or built."""
+
 import math
 from typing import Any
 
@@ -92,8 +93,14 @@ BOUNDS = {
 }
 
 WHOLE = ("DATA.IMG_SIZE", "MODEL.SWIN.WINDOW_SIZE", "MODEL.SWIN.DEPTHS", "MODEL.SWIN.NUM_HEADS", "IPU.MAPPING")
-LENGTHS = {"DATA.MEAN": "MODEL.SWIN.IN_CHANS", "DATA.STD": "MODEL.SWIN.IN_CHANS", "TRAIN.OPTIMIZER.BETAS": 2,
-           "AUG.SCALE": 2, "AUG.RATIO": 2, "AUG.CUTMIX_MINMAX": 2}
+LENGTHS = {
+    "DATA.MEAN": "MODEL.SWIN.IN_CHANS",
+    "DATA.STD": "MODEL.SWIN.IN_CHANS",
+    "TRAIN.OPTIMIZER.BETAS": 2,
+    "AUG.SCALE": 2,
+    "AUG.RATIO": 2,
+    "AUG.CUTMIX_MINMAX": 2,
+}
 
 
 def precision(name: str) -> str:
@@ -173,8 +180,10 @@ def _check_architecture(config: CfgNode) -> None:
 def _check_schedule(config: CfgNode) -> None:
     train = config.TRAIN
     if train.WARMUP_EPOCHS >= train.EPOCHS:
-        raise Refusal(f"TRAIN.WARMUP_EPOCHS {train.WARMUP_EPOCHS} must be below TRAIN.EPOCHS {train.EPOCHS}: "
-                      f"add --opts TRAIN.WARMUP_EPOCHS {max(train.EPOCHS // 10, 0)}")
+        raise Refusal(
+            f"TRAIN.WARMUP_EPOCHS {train.WARMUP_EPOCHS} must be below TRAIN.EPOCHS {train.EPOCHS}: "
+            f"add --opts TRAIN.WARMUP_EPOCHS {max(train.EPOCHS // 10, 0)}"
+        )
     for key in ("AUG.CUTMIX_MINMAX", "AUG.SCALE", "AUG.RATIO"):
         limits = lookup(config, key)
         if limits is not None and limits[0] > limits[1]:
@@ -189,6 +198,8 @@ def _check_pipeline(config: CfgNode) -> None:
         raise Refusal(str(error)) from error
     fewest = 2 * len(stages) - 1
     if config.TRAIN.ACCUMULATION_STEPS < fewest:
-        raise Refusal(f"TRAIN.ACCUMULATION_STEPS {config.TRAIN.ACCUMULATION_STEPS} is too small for {len(stages)} "
-                      f"pipeline stages: at least {fewest} (2F-1) are needed; raise --ga or use fewer stages in "
-                      "IPU.LAYERS_PER_IPU")
+        raise Refusal(
+            f"TRAIN.ACCUMULATION_STEPS {config.TRAIN.ACCUMULATION_STEPS} is too small for {len(stages)} "
+            f"pipeline stages: at least {fewest} (2F-1) are needed; raise --ga or use fewer stages in "
+            "IPU.LAYERS_PER_IPU"
+        )

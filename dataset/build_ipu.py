@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Configuration -> data set and poptorch.DataLoader: one combined batch a step."""
+
 import math
 import multiprocessing
 from pathlib import Path
@@ -46,21 +47,39 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
     source = _source(config, training)
     wanted, found = config.MODEL.NUM_CLASSES, len(source.classes)
     if wanted and found > wanted:
-        raise Refusal(f"{config.DATA.DATA_PATH} has {found} classes and MODEL.NUM_CLASSES is {wanted}: raise it, or "
-                      "set it to 0 to take what the data has", EXIT_DATA)
-    return ImageDataset(source, transform, _shape(config), image_dtype(config), config.SEED,
-                        training, stop_at_bad=config.DATA.BAD_IMAGES == "fail")
+        raise Refusal(
+            f"{config.DATA.DATA_PATH} has {found} classes and MODEL.NUM_CLASSES is {wanted}: raise it, or "
+            "set it to 0 to take what the data has",
+            EXIT_DATA,
+        )
+    return ImageDataset(
+        source,
+        transform,
+        _shape(config),
+        image_dtype(config),
+        config.SEED,
+        training,
+        stop_at_bad=config.DATA.BAD_IMAGES == "fail",
+    )
 
 
 def build_images(config: CfgNode, files: Sequence[str]) -> ImageDataset:
     """Image files as evaluation sees them: `dataset[i]` -> (image (C, H, W), i); one that does not decode ends it."""
     source = MappedImages(Path(), ImageMap(Path(), list(files), np.arange(len(files))), [])
-    return ImageDataset(source, build_transform(config, training=False), _shape(config), image_dtype(config),
-                        config.SEED, training=False, stop_at_bad=True)
+    return ImageDataset(
+        source,
+        build_transform(config, training=False),
+        _shape(config),
+        image_dtype(config),
+        config.SEED,
+        training=False,
+        stop_at_bad=True,
+    )
 
 
-def build_loader(config: CfgNode, options: Any, dataset: Any, training: bool, start_epoch: int = 0, start_step: int = 0
-                 ) -> Any:
+def build_loader(
+    config: CfgNode, options: Any, dataset: Any, training: bool, start_epoch: int = 0, start_step: int = 0
+) -> Any:
     """The poptorch.DataLoader of one split, in PopTorch's order: device iteration, accumulation, replica, micro-batch.
 
     Training batches are (images, targets): soft targets (N, classes) with mixup or cutmix, else class indices (N,).
@@ -96,8 +115,16 @@ def build_loader(config: CfgNode, options: Any, dataset: Any, training: bool, st
     others = set(multiprocessing.active_children())
     # Asynchronous loaders draw a seed when they begin: without the fork, the model built next would depend on the mode.
     with clear_failures(lambda: []), torch.random.fork_rng(devices=[]):
-        loader = poptorch.DataLoader(options, view, batch_size=layout.micro_batch, sampler=sampler, collate_fn=collate,
-                                     auto_distributed_partitioning=False, mode=mode, **arguments)
+        loader = poptorch.DataLoader(
+            options,
+            view,
+            batch_size=layout.micro_batch,
+            sampler=sampler,
+            collate_fn=collate,
+            auto_distributed_partitioning=False,
+            mode=mode,
+            **arguments,
+        )
     loader.readers = set(multiprocessing.active_children()) - others  # where it is asynchronous
     return loader
 
@@ -142,8 +169,9 @@ def _generated(config: CfgNode, training: bool) -> GeneratedImages:
     update = config.DATA.BATCH_SIZE * config.TRAIN.ACCUMULATION_STEPS * config.IPU.REPLICAS
     samples = GENERATED_STEPS * update * config.IPU.DEVICE_ITERATIONS if training else GENERATED_EVALUATION
     classes = config.MODEL.NUM_CLASSES or GENERATED_CLASSES
-    return GeneratedImages(samples, classes, _shape(config), image_dtype(config), config.DATA.MEAN, config.DATA.STD,
-                           config.SEED)
+    return GeneratedImages(
+        samples, classes, _shape(config), image_dtype(config), config.DATA.MEAN, config.DATA.STD, config.SEED
+    )
 
 
 def _shape(config: CfgNode) -> Tuple[int, int, int]:
@@ -183,5 +211,9 @@ def _worker_arguments(config: CfgNode, dataset: Any, samples: int) -> Dict[str, 
     workers, prefetch = affordable_workers(config.DATA.NUM_WORKERS, samples * (image_bytes + target_bytes))
     if workers == 0:
         return {"num_workers": 0}
-    return {"num_workers": workers, "prefetch_factor": prefetch, "timeout": stall_seconds(samples),
-            "worker_init_fn": begin_worker}
+    return {
+        "num_workers": workers,
+        "prefetch_factor": prefetch,
+        "timeout": stall_seconds(samples),
+        "worker_init_fn": begin_worker,
+    }

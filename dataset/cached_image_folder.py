@@ -7,6 +7,7 @@ val.zip) with its map, one `path<TAB>label` a line, paths as in the archive. Ima
 ILSVRC2011fall_whole_map_train.txt and ..._map_val.txt, each one JSON list of [path, label] pairs, paths relative to the
 data path; a pair a line, as JSON or separated by a tab, is read as well.
 """
+
 import json
 import os
 import re
@@ -80,8 +81,9 @@ class ZippedImages:
             self._reader = ZipReader(archive, images.paths)
         except KeyError as error:
             line = error.args[0]
-            raise Refusal(f"{shown(images.file)}:{line + 1}: {shown(images.paths[line])} is not in {shown(archive)}",
-                          EXIT_DATA) from error
+            raise Refusal(
+                f"{shown(images.file)}:{line + 1}: {shown(images.paths[line])} is not in {shown(archive)}", EXIT_DATA
+            ) from error
         if cache != "no":
             part, parts = (0, 1) if cache == "full" else (process, processes)
             self._reader.warm(part, parts)
@@ -111,8 +113,9 @@ def open_zip(root: Path, training: bool, cache: str, process: int, processes: in
     other = _stem(root, VALIDATION_NAMES if training else TRAINING_NAMES)
     if stem is None:
         wanted = "train.zip" if training else "validation.zip or val.zip"
-        raise Refusal(f"{shown(root)} has no {wanted}: python -m dataset.prepare zip packs a folder data set",
-                      EXIT_DATA)
+        raise Refusal(
+            f"{shown(root)} has no {wanted}: python -m dataset.prepare zip packs a folder data set", EXIT_DATA
+        )
     images, classes = _read_maps(root / f"{stem}_map.txt", other and root / f"{other}_map.txt", training, limit)
     return ZippedImages(root / f"{stem}.zip", images, classes, cache, process, processes)
 
@@ -182,8 +185,13 @@ def _class_names(maps: Sequence[ImageMap]) -> List[str]:
         names = [None] * count
     absent = np.setdiff1d(np.arange(count), maps[0].labels)
     if len(absent):
-        logger.warning("%s names no image of %d of %d classes, label %d among them", shown(maps[0].file), len(absent),
-                       count, absent[0])
+        logger.warning(
+            "%s names no image of %d of %d classes, label %d among them",
+            shown(maps[0].file),
+            len(absent),
+            count,
+            absent[0],
+        )
     return [str(label) if name is None else name for label, name in enumerate(names)]
 
 

@@ -5,6 +5,7 @@
 A file is read whole, its size and its picture's size are checked before anything is decoded, and a picture is either
 decoded completely or refused with the reason: no grey fill, no noise, no hang on something that is no file.
 """
+
 import errno
 import functools
 import importlib
@@ -31,8 +32,20 @@ READ_ATTEMPTS = 3
 RETRY_SECONDS = 0.2  # before the second attempt; doubles afterwards
 
 # What Pillow's parsers raise on damaged input, beside its own OSError subclasses.
-DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, ArithmeticError,
-                  MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 Picture = Union[Image.Image, np.ndarray]

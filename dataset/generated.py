@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Random images without files, to measure everything behind the input pipeline."""
+
 from typing import List, Sequence, Tuple
 
 import numpy as np
@@ -20,8 +21,16 @@ class GeneratedImages(Dataset):
         dtype: uint8 for bytes; a floating-point type for bytes normalised by `mean` and `std`.
     """
 
-    def __init__(self, samples: int, classes: int, shape: Tuple[int, int, int], dtype: torch.dtype,
-                 mean: Sequence[float], std: Sequence[float], seed: int):
+    def __init__(
+        self,
+        samples: int,
+        classes: int,
+        shape: Tuple[int, int, int],
+        dtype: torch.dtype,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+    ):
         self._samples = samples
         self._shape = shape
         self._dtype = dtype

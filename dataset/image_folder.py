@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Data sets in ImageNet layout: ROOT/train/CLASS/... and ROOT/validation/CLASS/... (or ROOT/val)."""
+
 import os
 from pathlib import Path
 from typing import Iterable, Iterator, List, Optional, Sequence
@@ -32,7 +33,7 @@ class PathTable(Sequence[str]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         start = self._ends[index - 1] if index else 0
-        return os.fsdecode(self._bytes[start:self._ends[index]].tobytes())
+        return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
 
 
 class ImageFolder:
@@ -88,8 +89,11 @@ def open_split(root: Path, training: bool) -> ImageFolder:
     names, others = (TRAINING_NAMES, VALIDATION_NAMES) if training else (VALIDATION_NAMES, TRAINING_NAMES)
     folder = _first_existing(root, names)
     if folder is None:
-        raise Refusal(f"{shown(root)} has no folder {' or '.join(names)}: ImageNet layout is train/CLASS/*.JPEG and "
-                      "validation/CLASS/*.JPEG", EXIT_DATA)
+        raise Refusal(
+            f"{shown(root)} has no folder {' or '.join(names)}: ImageNet layout is train/CLASS/*.JPEG and "
+            "validation/CLASS/*.JPEG",
+            EXIT_DATA,
+        )
     other = _first_existing(root, others)
     if other is not None:
         check_same_classes(folder, other)
@@ -101,8 +105,10 @@ def check_same_classes(first: Path, second: Path) -> None:
     ours, theirs = class_names(first), class_names(second)
     for here, there, missing in ((first, second, set(ours) - set(theirs)), (second, first, set(theirs) - set(ours))):
         if missing:
-            raise Refusal(f"{shown(there)} lacks {len(missing)} of the classes of {shown(here)}: "
-                          f"{_some(sorted(missing))}", EXIT_DATA)
+            raise Refusal(
+                f"{shown(there)} lacks {len(missing)} of the classes of {shown(here)}: {_some(sorted(missing))}",
+                EXIT_DATA,
+            )
 
 
 def class_names(folder: Path) -> List[str]:
@@ -117,8 +123,9 @@ def class_names(folder: Path) -> List[str]:
     except OSError as error:
         raise Refusal(f"{shown(folder)} cannot be listed: {error.strerror}", EXIT_DATA) from error
     if not names:
-        raise Refusal(f"{shown(folder)} has no class folders: put the images of each class into a folder of its own",
-                      EXIT_DATA)
+        raise Refusal(
+            f"{shown(folder)} has no class folders: put the images of each class into a folder of its own", EXIT_DATA
+        )
     return names
 
 
@@ -147,7 +154,7 @@ def image_files(folder: Path, name: str = "") -> Iterator[str]:
         folders[:] = [entry for entry in folders if not entry.startswith(".")]
         for file in files:
             if not file.startswith(".") and file.lower().endswith(EXTENSIONS):
-                yield os.path.join(place, file)[len(prefix):]
+                yield os.path.join(place, file)[len(prefix) :]
 
 
 def _refuse_unlistable(error: OSError) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """How much memory the machine has to spare."""
+
 import os
 import sys
 from typing import Optional

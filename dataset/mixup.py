@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Samples -> batches: stacking, and mixup or cutmix (timm's) within groups that no worker or process count moves."""
+
 from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -44,8 +45,11 @@ def group(layout: Layout) -> Groups:
         return Groups(rows.size, 2 * size, rows.transpose(1, 0, 2).reshape(-1))
     if replicas % 2 == 0:
         return Groups(2 * size, 2 * size, np.arange(2 * size))
-    raise Refusal(f"mixup pairs images: micro-batch {size}, accumulation {layout.accumulation} and {replicas} replicas "
-                  "a process are all odd; make one of them even, or set AUG.MIXUP and AUG.CUTMIX to 0", EXIT_USAGE)
+    raise Refusal(
+        f"mixup pairs images: micro-batch {size}, accumulation {layout.accumulation} and {replicas} replicas "
+        "a process are all odd; make one of them even, or set AUG.MIXUP and AUG.CUTMIX to 0",
+        EXIT_USAGE,
+    )
 
 
 def build_mixup(config: CfgNode, classes: int) -> Optional[Mixup]:
@@ -53,9 +57,16 @@ def build_mixup(config: CfgNode, classes: int) -> Optional[Mixup]:
     aug = config.AUG
     if not (aug.MIXUP > 0 or aug.CUTMIX > 0 or aug.CUTMIX_MINMAX is not None):
         return None
-    return Mixup(mixup_alpha=aug.MIXUP, cutmix_alpha=aug.CUTMIX, cutmix_minmax=aug.CUTMIX_MINMAX, prob=aug.MIXUP_PROB,
-                 switch_prob=aug.MIXUP_SWITCH_PROB, mode=aug.MIXUP_MODE, label_smoothing=config.MODEL.LABEL_SMOOTHING,
-                 num_classes=classes)
+    return Mixup(
+        mixup_alpha=aug.MIXUP,
+        cutmix_alpha=aug.CUTMIX,
+        cutmix_minmax=aug.CUTMIX_MINMAX,
+        prob=aug.MIXUP_PROB,
+        switch_prob=aug.MIXUP_SWITCH_PROB,
+        mode=aug.MIXUP_MODE,
+        label_smoothing=config.MODEL.LABEL_SMOOTHING,
+        num_classes=classes,
+    )
 
 
 def stack(samples: List[Sample]) -> Tuple[torch.Tensor, torch.Tensor]:

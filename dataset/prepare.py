@@ -5,6 +5,7 @@
 A data set is written beside DIR and renamed when it is complete, so that an interrupted preparation is never mistaken
 for a finished one. A finished one is left alone; anything else at DIR is not overwritten.
 """
+
 import argparse
 import contextlib
 import fcntl
@@ -75,8 +76,10 @@ def _is_prepared(out: Path, marker: Dict[str, str]) -> bool:
     except (OSError, ValueError):
         pass  # no marker of ours that can be read: something else
     origin = f" prepared from {marker['source']}" if marker["source"] else ""
-    raise Refusal(f"{shown(out)} exists and is not data set {marker['data set']}{origin}: it is not overwritten; "
-                  "choose another --out or remove it")
+    raise Refusal(
+        f"{shown(out)} exists and is not data set {marker['data set']}{origin}: it is not overwritten; "
+        "choose another --out or remove it"
+    )
 
 
 @contextlib.contextmanager
@@ -109,7 +112,7 @@ def _digits(out: Path, source: Optional[Path]) -> None:
     for label in range(10):
         members = np.flatnonzero(data.target == label)
         shuffled = np.random.RandomState(label).permutation(members)
-        held_out[shuffled[:round(DIGITS_HELD_OUT * len(members))]] = True
+        held_out[shuffled[: round(DIGITS_HELD_OUT * len(members))]] = True
     names = [str(label) for label in range(10)]
     _write_images(out / "train", images[~held_out], data.target[~held_out], names)
     _write_images(out / "validation", images[held_out], data.target[held_out], names)
@@ -134,8 +137,11 @@ def _convert_idx(out: Path, source: Path) -> None:
         images = read_idx(source / f"{prefix}-images-idx3-ubyte")
         labels = read_idx(source / f"{prefix}-labels-idx1-ubyte")
         if images.ndim != 3 or labels.shape != images.shape[:1] or labels.max(initial=0) >= len(names):
-            raise Refusal(f"{shown(source)} does not hold Fashion-MNIST: {prefix} images {images.shape} and labels "
-                          f"{labels.shape}, the largest {labels.max(initial=0)}", EXIT_DATA)
+            raise Refusal(
+                f"{shown(source)} does not hold Fashion-MNIST: {prefix} images {images.shape} and labels "
+                f"{labels.shape}, the largest {labels.max(initial=0)}",
+                EXIT_DATA,
+            )
         _write_images(out / split, images, labels, names)
 
 
@@ -148,7 +154,7 @@ def read_idx(path: Path) -> np.ndarray:
     packed = path.with_name(f"{path.name}.gz")
     found = path if path.exists() else packed
     try:
-        with (open(str(found), "rb") if found == path else gzip.open(str(found), "rb")) as stream:
+        with open(str(found), "rb") if found == path else gzip.open(str(found), "rb") as stream:
             kind, dimensions = struct.unpack(">HBB", stream.read(4))[1:]
             if kind != 8:
                 raise ValueError(f"its type is 0x{kind:02x}, not unsigned bytes")
@@ -167,8 +173,9 @@ def _cifar10(out: Path, source: Optional[Path]) -> None:
     datasets = _required("torchvision.datasets", "torchvision")
     with _downloads(out) as folder:
         for split in ("train", "validation"):
-            data = _fetch("cifar10", datasets.CIFAR10, str(source or folder), train=split == "train",
-                          download=source is None)
+            data = _fetch(
+                "cifar10", datasets.CIFAR10, str(source or folder), train=split == "train", download=source is None
+            )
             _write_images(out / split, data.data, data.targets, data.classes)
 
 
@@ -233,7 +240,12 @@ def _zip(out: Path, source: Optional[Path]) -> None:
 
 
 PREPARERS: Dict[str, Callable[[Path, Optional[Path]], None]] = {
-    "digits": _digits, "fashion-mnist": _fashion_mnist, "cifar10": _cifar10, "imagenette": _imagenette, "zip": _zip}
+    "digits": _digits,
+    "fashion-mnist": _fashion_mnist,
+    "cifar10": _cifar10,
+    "imagenette": _imagenette,
+    "zip": _zip,
+}
 
 
 def _write_images(folder: Path, images: np.ndarray, labels: Sequence[int], names: Sequence[str]) -> None:
@@ -260,8 +272,11 @@ def _fetch(name: str, function: Callable, *arguments: Any, **keywords: Any) -> A
     try:
         return function(*arguments, **keywords)
     except (urllib.error.URLError, RuntimeError, ConnectionError, TimeoutError) as error:
-        raise Refusal(f"{name} cannot be had: {one_line(error)}; without a network, pass the folder of "
-                      "its original files as --source", EXIT_DATA) from error
+        raise Refusal(
+            f"{name} cannot be had: {one_line(error)}; without a network, pass the folder of "
+            "its original files as --source",
+            EXIT_DATA,
+        ) from error
 
 
 def _required(module: str, package: str) -> ModuleType:
@@ -272,12 +287,19 @@ def _required(module: str, package: str) -> ModuleType:
 
 
 def _arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = CommandLine(prog="python -m dataset.prepare", allow_abbrev=False,
-                         description="Writes a real data set in ImageNet layout, or packs one as zip.")
+    parser = CommandLine(
+        prog="python -m dataset.prepare",
+        allow_abbrev=False,
+        description="Writes a real data set in ImageNet layout, or packs one as zip.",
+    )
     parser.add_argument("name", choices=sorted(PREPARERS))
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
-    parser.add_argument("--source", type=Path, metavar="DIR",
-                        help="folder of the original files, instead of a download; for zip: the data set to pack")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="DIR",
+        help="folder of the original files, instead of a download; for zip: the data set to pack",
+    )
     return parser.parse(arguments)
 
 

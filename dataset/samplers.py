@@ -6,6 +6,7 @@ A step of all processes together takes one block of an epoch's order, laid out a
 (device iterations), then gradient accumulation, then all replicas, then the micro-batch. A process takes the columns of
 its own replicas. So neither workers, nor the number of processes that share the replicas, nor a restart moves a sample.
 """
+
 import hashlib
 import struct
 from typing import Any, Iterator, NamedTuple, Tuple
@@ -38,8 +39,14 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, options: Any, micro_batch: int) -> "Layout":
         """The layout that poptorch.Options and a micro-batch imply."""
-        return cls(options.device_iterations, options.Training.gradient_accumulation, options.replication_factor,
-                   options.Distributed.numProcesses, options.Distributed.processId, micro_batch)
+        return cls(
+            options.device_iterations,
+            options.Training.gradient_accumulation,
+            options.replication_factor,
+            options.Distributed.numProcesses,
+            options.Distributed.processId,
+            micro_batch,
+        )
 
     @property
     def replicas(self) -> int:
@@ -60,7 +67,7 @@ class Layout(NamedTuple):
         """This process's part of `order` (whole steps of all processes), combined batch after combined batch."""
         blocks = order.reshape(-1, self.replicas, self.micro_batch)
         first = self.process * self.local_replicas
-        return blocks[:, first:first + self.local_replicas].reshape(-1)
+        return blocks[:, first : first + self.local_replicas].reshape(-1)
 
 
 class TrainingSampler(Sampler):
@@ -82,7 +89,9 @@ class TrainingSampler(Sampler):
             raise Refusal(
                 f"the data set's {samples} samples do not fill one step of {layout.global_batch}: micro-batch "
                 f"{layout.micro_batch} x accumulation {layout.accumulation} x replicas {layout.replicas} x device "
-                f"iterations {layout.device_iterations}; lower --batch-size, --ga or --replicas", EXIT_USAGE)
+                f"iterations {layout.device_iterations}; lower --batch-size, --ga or --replicas",
+                EXIT_USAGE,
+            )
         self._samples = samples
         self._layout = layout
         self._seed = seed
@@ -98,7 +107,7 @@ class TrainingSampler(Sampler):
         epoch, skip = self._epoch, self._skip
         self._epoch, self._skip = epoch + 1, 0
         step = self._layout.global_batch
-        order = epoch_order(self._samples, self._seed, epoch)[skip * step:self.steps * step]
+        order = epoch_order(self._samples, self._seed, epoch)[skip * step : self.steps * step]
         for index in self._layout.share(order):
             yield epoch, int(index)
 
@@ -115,7 +124,7 @@ class EvaluationSampler(Sampler):
 
     def __iter__(self) -> Iterator[Position]:
         order = np.full(len(self) * self._layout.processes, PADDING)
-        order[:self._samples] = np.arange(self._samples)
+        order[: self._samples] = np.arange(self._samples)
         for index in self._layout.share(order):
             yield 0, int(index)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Encoded images -> samples: decoding, augmentation by random numbers of a sample's own, and a policy for bad files."""
+
 from typing import Any, List, Optional, Tuple
 
 import torch
@@ -33,8 +34,16 @@ class ImageDataset(Dataset):
         stop_at_bad: raise DataError at the first bad image instead.
     """
 
-    def __init__(self, source: Any, transform: Transform, shape: Tuple[int, ...], dtype: torch.dtype, seed: int,
-                 training: bool, stop_at_bad: bool):
+    def __init__(
+        self,
+        source: Any,
+        transform: Transform,
+        shape: Tuple[int, ...],
+        dtype: torch.dtype,
+        seed: int,
+        training: bool,
+        stop_at_bad: bool,
+    ):
         self._source = source
         self._transform = transform
         self._shape = shape

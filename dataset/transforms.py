@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Pictures -> tensors: the official Swin recipe for training and evaluation, out of timm's transforms."""
+
 import contextlib
 import functools
 import random
@@ -60,9 +61,16 @@ def _training_parts(config: CfgNode) -> List[Transform]:
     policy = config.AUG.AUTO_AUGMENT
     try:
         crop, augment, finish = create_transform(
-            (3, *image_size(config)), is_training=True, separate=True, interpolation=config.DATA.INTERPOLATION,
-            mean=tuple(config.DATA.MEAN), normalize=False, hflip=config.AUG.HFLIP,
-            color_jitter=config.AUG.COLOR_JITTER or None, auto_augment=policy if policy not in NO_POLICY else None)
+            (3, *image_size(config)),
+            is_training=True,
+            separate=True,
+            interpolation=config.DATA.INTERPOLATION,
+            mean=tuple(config.DATA.MEAN),
+            normalize=False,
+            hflip=config.AUG.HFLIP,
+            color_jitter=config.AUG.COLOR_JITTER or None,
+            auto_augment=policy if policy not in NO_POLICY else None,
+        )
     except AssertionError as error:
         raise Refusal(f"AUG.AUTO_AUGMENT {policy} is no policy of timm's: {error}", EXIT_USAGE) from error
     mend_posterize(augment)
@@ -78,8 +86,13 @@ def _evaluation(config: CfgNode) -> Transform:
     """From the picture to the bytes that are evaluated."""
     cropped = config.TEST.CROP and not config.AUG.SHIFT
     return create_transform(
-        (3, *image_size(config)), is_training=False, interpolation=_fixed_interpolation(config), normalize=False,
-        crop_pct=CENTRE_SHARE if cropped else 1.0, crop_mode="center" if cropped else "squash")
+        (3, *image_size(config)),
+        is_training=False,
+        interpolation=_fixed_interpolation(config),
+        normalize=False,
+        crop_pct=CENTRE_SHARE if cropped else 1.0,
+        crop_mode="center" if cropped else "squash",
+    )
 
 
 def _statistics(config: CfgNode) -> Tuple[Sequence[float], Sequence[float]]:
@@ -114,7 +127,7 @@ class RandomResizedCrop(RandomResizedCropAndInterpolation):
             picture = torch.from_numpy(picture).permute(2, 0, 1)
         top, left, height, width = self.get_params(picture, self.scale, self.ratio)
         if isinstance(picture, torch.Tensor):
-            part = picture[:, top:top + height, left:left + width]
+            part = picture[:, top : top + height, left : left + width]
         else:
             part = torch.from_numpy(np.array(picture.crop((left, top, left + width, top + height)))).permute(2, 0, 1)
         part = part[None].contiguous(memory_format=torch.channels_last)

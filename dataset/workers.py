@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Worker processes of a loader: how many the memory allows, how they behave, and what it means when one fails."""
+
 import contextlib
 import multiprocessing.connection
 import os
@@ -44,9 +45,15 @@ def affordable_workers(wanted: int, batch_bytes: int) -> Tuple[int, int]:
         if (wanted * prefetch + 1) * batch_bytes <= room:
             return wanted, prefetch
     workers = max(room // batch_bytes - 1, 0)
-    logger.warning("%d data workers instead of %d: a batch takes %.0f MB and %s has room for %.0f MB; enlarge it "
-                   "(docker run --shm-size), or use DATA.INPUT_DTYPE uint8, DATA.LOADER rebatched, fewer --num-workers",
-                   workers, wanted, batch_bytes / 1e6, SHARED_MEMORY, room / 1e6)
+    logger.warning(
+        "%d data workers instead of %d: a batch takes %.0f MB and %s has room for %.0f MB; enlarge it "
+        "(docker run --shm-size), or use DATA.INPUT_DTYPE uint8, DATA.LOADER rebatched, fewer --num-workers",
+        workers,
+        wanted,
+        batch_bytes / 1e6,
+        SHARED_MEMORY,
+        room / 1e6,
+    )
     return workers, 1
 
 
@@ -199,15 +206,20 @@ def _explain(text: str, states: str) -> Optional[Refusal]:
     if bad:
         return Refusal(bad[-1], EXIT_DATA)
     if "No space left on device" in text or (killed and "Bus error" in killed.group(2)):
-        return Refusal(f"{SHARED_MEMORY} is full: batches of data workers pass through it; enlarge it (docker run "
-                       "--shm-size), or use fewer --num-workers", EXIT_RESOURCE)
+        return Refusal(
+            f"{SHARED_MEMORY} is full: batches of data workers pass through it; enlarge it (docker run "
+            "--shm-size), or use fewer --num-workers",
+            EXIT_RESOURCE,
+        )
     if STALLED in text:
         return _stalled(states)
     if killed:
         return _killed(killed.group(1), killed.group(2))
     if gone:
-        return Refusal(f"data worker {gone.group(1)} ended unexpectedly: its own messages are above; the same command "
-                       "resumes", EXIT_RESOURCE)
+        return Refusal(
+            f"data worker {gone.group(1)} ended unexpectedly: its own messages are above; the same command resumes",
+            EXIT_RESOURCE,
+        )
     if "data fetcher" in text or "failed to start" in text:  # PopTorch's asynchronous accessor
         return Refusal(f"the process that reads data ahead failed: {' '.join(text.split())[:500]}", EXIT_RESOURCE)
     return None
@@ -231,13 +243,18 @@ def _check_alive(processes: List[BaseProcess]) -> None:
 
 
 def _killed(pid: Any, name: str) -> Refusal:
-    return Refusal(f"data worker {pid} was killed by signal {name}: most likely memory ran out; use fewer "
-                   "--num-workers or smaller batches; the same command resumes", EXIT_RESOURCE)
+    return Refusal(
+        f"data worker {pid} was killed by signal {name}: most likely memory ran out; use fewer "
+        "--num-workers or smaller batches; the same command resumes",
+        EXIT_RESOURCE,
+    )
 
 
 def _stalled(states: str) -> Refusal:
-    return Refusal(f"data workers {states} gave no batch in time: is the storage of the data hung? The same command "
-                   "resumes", EXIT_RESOURCE)
+    return Refusal(
+        f"data workers {states} gave no batch in time: is the storage of the data hung? The same command resumes",
+        EXIT_RESOURCE,
+    )
 
 
 def _states(processes: List[BaseProcess]) -> str:

@@ -5,6 +5,7 @@
 The directory is read once. A member is then read by position (pread), so no file offset is shared between processes
 and a fork or a pickled copy cannot disturb another reader. Nothing is ever extracted to disk.
 """
+
 import os
 import struct
 import zipfile
@@ -41,14 +42,29 @@ class ZipReader:
     def __init__(self, path: Path, names: Sequence[str]):
         self.path = path
         members = {info.filename: info for info in _directory(path)}
-        self._table = np.empty(len(names), dtype=[("offset", "i8"), ("packed", "i8"), ("size", "i8"), ("crc", "u4"),
-                                                  ("method", "u2"), ("flags", "u2")])
+        self._table = np.empty(
+            len(names),
+            dtype=[
+                ("offset", "i8"),
+                ("packed", "i8"),
+                ("size", "i8"),
+                ("crc", "u4"),
+                ("method", "u2"),
+                ("flags", "u2"),
+            ],
+        )
         for position, name in enumerate(names):
             info = members.get(name)
             if info is None:
                 raise KeyError(position)
-            self._table[position] = (info.header_offset, info.compress_size, info.file_size, info.CRC,
-                                     info.compress_type, info.flag_bits)
+            self._table[position] = (
+                info.header_offset,
+                info.compress_size,
+                info.file_size,
+                info.CRC,
+                info.compress_type,
+                info.flag_bits,
+            )
         self._open()
 
     def _open(self) -> None:
@@ -106,8 +122,12 @@ class ZipReader:
         start, end = size * part // parts, size * (part + 1) // parts
         available = available_memory()
         if available is not None and end - start > available:
-            logger.warning("%s is not cached: %.1f GB are more than the %.1f GB of memory available (DATA.CACHE_MODE)",
-                           shown(self.path), (end - start) / 1e9, available / 1e9)
+            logger.warning(
+                "%s is not cached: %.1f GB are more than the %.1f GB of memory available (DATA.CACHE_MODE)",
+                shown(self.path),
+                (end - start) / 1e9,
+                available / 1e9,
+            )
             return
         for offset in range(start, end, WARM_CHUNK):
             os.pread(self._stream.fileno(), min(WARM_CHUNK, end - offset), offset)

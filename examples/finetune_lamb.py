@@ -10,6 +10,7 @@ programs would load published weights. Its first layers are then frozen, and the
 
 Without IPUs: `python -m poptorch_host finetune_lamb.py ...`
 """
+
 import argparse
 import os
 import warnings
@@ -30,10 +31,15 @@ class Network(torch.nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.backbone = torch.nn.Sequential(
-            torch.nn.Conv2d(1, 16, 3, padding=1), torch.nn.ReLU(),
-            torch.nn.Conv2d(16, 32, 3, stride=2), torch.nn.ReLU(), torch.nn.Flatten())
+            torch.nn.Conv2d(1, 16, 3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(16, 32, 3, stride=2),
+            torch.nn.ReLU(),
+            torch.nn.Flatten(),
+        )
         self.head = torch.nn.Sequential(
-            torch.nn.Linear(288, 64), torch.nn.LayerNorm(64), torch.nn.GELU(), torch.nn.Linear(64, classes))
+            torch.nn.Linear(288, 64), torch.nn.LayerNorm(64), torch.nn.GELU(), torch.nn.Linear(64, classes)
+        )
         self.loss = torch.nn.CrossEntropyLoss()
 
     def forward(self, images: torch.Tensor, labels: Optional[torch.Tensor] = None):
@@ -70,15 +76,21 @@ def prepare(model: Network) -> poptorch.optim.LAMB:
     matrices = [parameter for parameter in model.head.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.head.parameters() if parameter.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-    return poptorch.optim.LAMB(groups, lr=2e-2, loss_scaling=128.0, accum_type=torch.float16,
-                               first_order_momentum_accum_type=torch.float16,
-                               second_order_momentum_accum_type=torch.float32)
+    return poptorch.optim.LAMB(
+        groups,
+        lr=2e-2,
+        loss_scaling=128.0,
+        accum_type=torch.float16,
+        first_order_momentum_accum_type=torch.float16,
+        second_order_momentum_accum_type=torch.float32,
+    )
 
 
 def schedule(optimizer: torch.optim.Optimizer, updates: int) -> torch.optim.lr_scheduler.LambdaLR:
     """A linear warm-up, then a linear decay to zero at the end of `updates`."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(
-        (done + 1) / WARMUP_UPDATES, (updates - done) / max(updates - WARMUP_UPDATES, 1)))
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: min((done + 1) / WARMUP_UPDATES, (updates - done) / max(updates - WARMUP_UPDATES, 1))
+    )
 
 
 def make_loader() -> poptorch.DataLoader:
@@ -92,15 +104,32 @@ def make_loader() -> poptorch.DataLoader:
     return poptorch.DataLoader(options, TensorDataset(images.half(), labels), batch_size=MICRO_BATCH, shuffle=True)
 
 
-def save(path: str, trainer: poptorch.PoplarExecutor, optimizer: poptorch.optim.LAMB,
-         scheduler: torch.optim.lr_scheduler.LambdaLR, epoch: int) -> None:
+def save(
+    path: str,
+    trainer: poptorch.PoplarExecutor,
+    optimizer: poptorch.optim.LAMB,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+    epoch: int,
+) -> None:
     """Writes all that the rest of the training depends on; `epoch` is the number of those done."""
-    torch.save({"model": trainer.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch,
-                "scheduler": scheduler.state_dict(), "random": trainer.rng_state}, path)
+    torch.save(
+        {
+            "model": trainer.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epoch": epoch,
+            "scheduler": scheduler.state_dict(),
+            "random": trainer.rng_state,
+        },
+        path,
+    )
 
 
-def resume(path: str, trainer: poptorch.PoplarExecutor, optimizer: poptorch.optim.LAMB,
-           scheduler: torch.optim.lr_scheduler.LambdaLR) -> int:
+def resume(
+    path: str,
+    trainer: poptorch.PoplarExecutor,
+    optimizer: poptorch.optim.LAMB,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+) -> int:
     """Takes over what `save` has written, to the device too; returns how many epochs are done."""
     saved = torch.load(path, weights_only=True)
     trainer.load_state_dict(saved["model"])
@@ -112,8 +141,12 @@ def resume(path: str, trainer: poptorch.PoplarExecutor, optimizer: poptorch.opti
     return saved["epoch"]
 
 
-def train_epoch(trainer: poptorch.PoplarExecutor, loader: poptorch.DataLoader, optimizer: poptorch.optim.LAMB,
-                scheduler: torch.optim.lr_scheduler.LambdaLR) -> str:
+def train_epoch(
+    trainer: poptorch.PoplarExecutor,
+    loader: poptorch.DataLoader,
+    optimizer: poptorch.optim.LAMB,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+) -> str:
     """One pass over the data; returns what to say of it."""
     losses, right = [], []
     for images, labels in loader:

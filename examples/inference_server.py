@@ -8,6 +8,7 @@ random features and a least-squares readout, so it is fitted in a moment and ans
     python inference_server.py --requests 1000 --answers answers.csv
     python -m poptorch_host inference_server.py --requests 1000 --answers answers.csv     # without IPUs
 """
+
 import argparse
 import csv
 from typing import Iterator, List, Tuple
@@ -63,17 +64,25 @@ def serve(model: Recogniser, images: torch.Tensor, count: int) -> List[Tuple[int
     options.deviceIterations(DEVICE_ITERATIONS)
     options.replicationFactor(REPLICAS)
     requests = Requests(images, count, MICRO_BATCH * DEVICE_ITERATIONS * REPLICAS)
-    loader = poptorch.DataLoader(options, requests, batch_size=MICRO_BATCH, mode=poptorch.DataLoaderMode.Async,
-                                 async_options={"buffer_size": 4, "early_preload": True, "load_indefinitely": False})
+    loader = poptorch.DataLoader(
+        options,
+        requests,
+        batch_size=MICRO_BATCH,
+        mode=poptorch.DataLoaderMode.Async,
+        async_options={"buffer_size": 4, "early_preload": True, "load_indefinitely": False},
+    )
     recognise = poptorch.inferenceModel(model.eval(), options)
     answers = []
     for ids, batch in loader:
         digits, scores = recognise(batch)
         made = ids != PADDING
         answers += zip(ids[made].tolist(), digits[made].tolist(), scores[made].tolist())
-    for name, (least, most, mean) in (("in all", recognise.getLatency()), ("to the IPU", recognise.getHostIpuLatency()),
-                                      ("computing", recognise.getComputeLatency()),
-                                      ("from the IPU", recognise.getIpuHostLatency())):
+    for name, (least, most, mean) in (
+        ("in all", recognise.getLatency()),
+        ("to the IPU", recognise.getHostIpuLatency()),
+        ("computing", recognise.getComputeLatency()),
+        ("from the IPU", recognise.getIpuHostLatency()),
+    ):
         print(f"latency {name}: {least * 1e3:.3f} to {most * 1e3:.3f} ms, {mean * 1e3:.3f} ms on average")
     loader.terminate()
     return answers

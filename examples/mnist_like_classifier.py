@@ -7,6 +7,7 @@ The digits are the 8 x 8 scans that come with scikit-learn.
     python mnist_like_classifier.py                      # with PopTorch, on IPUs
     python -m poptorch_host mnist_like_classifier.py     # without, anywhere
 """
+
 import argparse
 from typing import Optional
 
@@ -26,9 +27,12 @@ class Classifier(torch.nn.Module):
         super().__init__()
         self.layers = torch.nn.Sequential(
             poptorch.BeginBlock(torch.nn.Flatten(), "first half", ipu_id=0),
-            torch.nn.Linear(64, 128), torch.nn.ReLU(),
-            poptorch.BeginBlock(torch.nn.Linear(128, 64), "second half", ipu_id=1), torch.nn.ReLU(),
-            torch.nn.Linear(64, 10))
+            torch.nn.Linear(64, 128),
+            torch.nn.ReLU(),
+            poptorch.BeginBlock(torch.nn.Linear(128, 64), "second half", ipu_id=1),
+            torch.nn.ReLU(),
+            torch.nn.Linear(64, 10),
+        )
         self.loss = torch.nn.CrossEntropyLoss()
 
     def forward(self, images: torch.Tensor, labels: Optional[torch.Tensor] = None):
@@ -54,8 +58,8 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def train(model: Classifier, dataset: TensorDataset, epochs: int) -> None:
     """Trains `model`, and prints the loss and the accuracy of every epoch."""
     options = poptorch.Options()
-    options.deviceIterations(4)                # weight updates in a call
-    options.Training.gradientAccumulation(4)   # a pipeline of two stages needs at least 3
+    options.deviceIterations(4)  # weight updates in a call
+    options.Training.gradientAccumulation(4)  # a pipeline of two stages needs at least 3
     options.outputMode(poptorch.OutputMode.All)
     options.randomSeed(0)
     loader = poptorch.DataLoader(options, dataset, batch_size=MICRO_BATCH, shuffle=True)
@@ -68,13 +72,13 @@ def train(model: Classifier, dataset: TensorDataset, epochs: int) -> None:
             losses.append(loss.mean().item())  # one loss for each micro-batch
             scores.append(accuracy(logits, labels))
         print(f"epoch {epoch + 1}: loss {sum(losses) / len(losses):.4f}, accuracy {sum(scores) / len(scores):.4f}")
-    trainer.detachFromDevice()                 # brings the weights back, and leaves the IPUs to inference
+    trainer.detachFromDevice()  # brings the weights back, and leaves the IPUs to inference
 
 
 def evaluate(model: Classifier, dataset: TensorDataset) -> None:
     """Prints the accuracy of `model` on `dataset`."""
     options = poptorch.Options()
-    options.deviceIterations(5)                # no fewer than there are stages
+    options.deviceIterations(5)  # no fewer than there are stages
     loader = poptorch.DataLoader(options, dataset, batch_size=MICRO_BATCH)
     classify = poptorch.inferenceModel(model.eval(), options)
     logits, labels = map(torch.cat, zip(*[(classify(images), labels) for images, labels in loader]))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Configuration -> the model that PopTorch compiles: staged, in its precision, with its loss."""
+
 import contextlib
 from typing import ContextManager, Optional, Tuple, Union
 
@@ -28,11 +29,24 @@ class SwinClassifier(SwinTransformer):
     def __init__(self, config: CfgNode, num_classes: int):
         swin, precision = config.MODEL.SWIN, config.MODEL.PRECISION
         super().__init__(
-            img_size=config.DATA.IMG_SIZE, patch_size=swin.PATCH_SIZE, in_chans=swin.IN_CHANS, num_classes=num_classes,
-            embed_dim=swin.EMBED_DIM, depths=swin.DEPTHS, num_heads=swin.NUM_HEADS, window_size=swin.WINDOW_SIZE,
-            mlp_ratio=swin.MLP_RATIO, qkv_bias=swin.QKV_BIAS, qk_scale=swin.QK_SCALE, drop_rate=config.MODEL.DROP_RATE,
-            attn_drop_rate=config.MODEL.ATTN_DROP_RATE, drop_path_rate=config.MODEL.DROP_PATH_RATE,
-            norm_layer=LayerNorm if precision == "16.32" else nn.LayerNorm, ape=swin.APE, patch_norm=swin.PATCH_NORM)
+            img_size=config.DATA.IMG_SIZE,
+            patch_size=swin.PATCH_SIZE,
+            in_chans=swin.IN_CHANS,
+            num_classes=num_classes,
+            embed_dim=swin.EMBED_DIM,
+            depths=swin.DEPTHS,
+            num_heads=swin.NUM_HEADS,
+            window_size=swin.WINDOW_SIZE,
+            mlp_ratio=swin.MLP_RATIO,
+            qkv_bias=swin.QKV_BIAS,
+            qk_scale=swin.QK_SCALE,
+            drop_rate=config.MODEL.DROP_RATE,
+            attn_drop_rate=config.MODEL.ATTN_DROP_RATE,
+            drop_path_rate=config.MODEL.DROP_PATH_RATE,
+            norm_layer=LayerNorm if precision == "16.32" else nn.LayerNorm,
+            ape=swin.APE,
+            patch_norm=swin.PATCH_NORM,
+        )
         if precision == "16.16":
             self.half()
         self._activations = torch.float16 if precision.startswith("16.") else torch.float32

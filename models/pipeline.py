@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The stages of the pipeline as PopTorch sees them: blocks that begin at modules of a model."""
+
 from typing import Any, Sequence
 
 from torch import nn

@@ -5,6 +5,7 @@
 What differs between two uses of the same weights is fitted: names, window size, image size and classes. What differs
 between two architectures is refused.
 """
+
 import math
 import re
 import zipfile
@@ -57,8 +58,9 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True) -
             architecture, and for weights that are not finite.
     """
     own = model.state_dict()
-    weights = {name: tensor for name, tensor in official_names(read_weights(path)).items()
-               if not name.endswith(COMPUTED)}
+    weights = {
+        name: tensor for name, tensor in official_names(read_weights(path)).items() if not name.endswith(COMPUTED)
+    }
     head = _fit_head(weights, own, path, new_head)
     resized = [name for name in own if name in weights and _resize(model, name, weights, path)]
     missing = [name for name in own if name not in weights]
@@ -69,8 +71,15 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True) -
     for name, tensor in own.items():  # a state dict shares memory with its model
         tensor.copy_(weights[name]) if name in weights else tensor.zero_()
     report = Report(len(own) - len(missing), missing, [name for name in weights if name not in own], resized, head)
-    logger.info("weights of %s: %d tensors matched, %d missing, %d unexpected, %d resized; %s", path, report.matched,
-                len(missing), len(report.unexpected), len(resized), head)
+    logger.info(
+        "weights of %s: %d tensors matched, %d missing, %d unexpected, %d resized; %s",
+        path,
+        report.matched,
+        len(missing),
+        len(report.unexpected),
+        len(resized),
+        head,
+    )
     return report
 
 
@@ -99,7 +108,7 @@ def read_weights(path: Path) -> Dict[str, Tensor]:
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise _refusal(path, f"its tensor {name} claims to be {_shape(value)}, which is more than the file holds")
     wrapped = all(name.startswith("module.") for name in contents)
-    return {name[len("module."):] if wrapped else name: value for name, value in contents.items()}
+    return {name[len("module.") :] if wrapped else name: value for name, value in contents.items()}
 
 
 def official_names(weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
@@ -111,8 +120,10 @@ def official_names(weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     merging = r"layers\.(\d+)\.(?=downsample\.)"
     layers = {int(found.group(1)) for found in (re.match(merging, name) for name in weights) if found}
     if layers and 0 not in layers:
-        weights = {re.sub(merging, lambda found: f"layers.{int(found.group(1)) - 1}.", name): tensor
-                   for name, tensor in weights.items()}
+        weights = {
+            re.sub(merging, lambda found: f"layers.{int(found.group(1)) - 1}.", name): tensor
+            for name, tensor in weights.items()
+        }
     return {re.sub(r"^head\.fc\.", "head.", name): tensor for name, tensor in weights.items()}
 
 
@@ -193,14 +204,21 @@ def _resize(model: SwinTransformer, name: str, weights: Dict[str, Tensor], path:
     return True
 
 
-def _check_architecture(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], missing: List[str], path: Path
-                        ) -> None:
+def _check_architecture(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], missing: List[str], path: Path
+) -> None:
     """Refuses weights that lack a tensor of the model, have more of its parts, or others of its shapes."""
     problems = [f"{name} is missing" for name in missing if name not in HEAD]
-    problems += [f"{name} {_shape(weights[name])} is not in the model"
-                 for name in weights if name not in own and name.startswith(PARTS)]
-    problems += [f"{name} is {_shape(weights[name])}, not {_shape(own[name])}"
-                 for name in own if name in weights and weights[name].shape != own[name].shape]
+    problems += [
+        f"{name} {_shape(weights[name])} is not in the model"
+        for name in weights
+        if name not in own and name.startswith(PARTS)
+    ]
+    problems += [
+        f"{name} is {_shape(weights[name])}, not {_shape(own[name])}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
     if not any(name in own for name in weights):
         first = ", ".join(f"{name} {_shape(tensor)}" for name, tensor in list(weights.items())[:SHOWN])
         raise _refusal(path, f"it holds no Swin Transformer; it begins with {first}")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The stages of a pipeline as modules of their own, for hosts that run each in another process."""
+
 import copy
 from typing import List, Sequence
 
@@ -74,4 +75,4 @@ def _modules_of(unit: str) -> List[str]:
 
 
 def _block_of(unit: str) -> str:
-    return unit[:-len(".norm2")]
+    return unit[: -len(".norm2")]

@@ -6,6 +6,7 @@ Feature maps are (B, H, W, C) throughout: B images, H x W tokens, C channels. Cu
 its own: it shares the copy that separates the attention heads, and putting the map together again shares the copy that
 joins them. The forward pass has static shapes and only operations that PopTorch compiles.
 """
+
 from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 import torch
@@ -211,12 +212,14 @@ class BasicLayer(nn.Module):
         use_checkpoint: compute the blocks again in the backward pass instead of keeping what is inside them.
     """
 
-    def __init__(self, layer: LayerShape, drop_path: Sequence[float], merge: bool, style: BlockStyle,
-                 use_checkpoint: bool):
+    def __init__(
+        self, layer: LayerShape, drop_path: Sequence[float], merge: bool, style: BlockStyle, use_checkpoint: bool
+    ):
         super().__init__()
         self.use_checkpoint = use_checkpoint
-        self.blocks = nn.ModuleList(SwinTransformerBlock(layer, index % 2 == 1, rate, style)
-                                    for index, rate in enumerate(drop_path))
+        self.blocks = nn.ModuleList(
+            SwinTransformerBlock(layer, index % 2 == 1, rate, style) for index, rate in enumerate(drop_path)
+        )
         self.downsample = PatchMerging(layer.channels, style.norm_layer) if merge else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -269,12 +272,28 @@ class SwinTransformer(nn.Module):
         ValueError: naming the sizes that do not fit each other.
     """
 
-    def __init__(self, img_size: Size = 224, patch_size: Size = 4, in_chans: int = 3, num_classes: int = 1000,
-                 embed_dim: int = 96, depths: Sequence[int] = (2, 2, 6, 2), num_heads: Sequence[int] = (3, 6, 12, 24),
-                 window_size: Size = 7, mlp_ratio: float = 4.0, qkv_bias: bool = True, qk_scale: Optional[float] = None,
-                 drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path_rate: float = 0.1,
-                 norm_layer: NormLayer = nn.LayerNorm, ape: bool = False, patch_norm: bool = True,
-                 use_checkpoint: bool = False, fused_window_process: bool = False):
+    def __init__(
+        self,
+        img_size: Size = 224,
+        patch_size: Size = 4,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: Size = 7,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: Optional[float] = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        norm_layer: NormLayer = nn.LayerNorm,
+        ape: bool = False,
+        patch_norm: bool = True,
+        use_checkpoint: bool = False,
+        fused_window_process: bool = False,
+    ):
         super().__init__()
         shapes = layer_shapes(img_size, patch_size, embed_dim, depths, num_heads, window_size)
         self.num_classes = num_classes
@@ -291,8 +310,9 @@ class SwinTransformer(nn.Module):
         self.layers = nn.ModuleList()
         for index, shape in enumerate(shapes):
             first = sum(depths[:index])
-            self.layers.append(BasicLayer(shape, rates[first:first + shape.depth], index + 1 < len(shapes), style,
-                                          use_checkpoint))
+            self.layers.append(
+                BasicLayer(shape, rates[first : first + shape.depth], index + 1 < len(shapes), style, use_checkpoint)
+            )
         self.norm = norm_layer(self.num_features)
         self.head = Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self._initialise()

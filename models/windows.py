@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Tables of window attention that depend on sizes alone: relative positions, and which tokens see each other."""
+
 from typing import Optional
 
 import torch

@@ -6,6 +6,7 @@ All numbers are of one image. MACs are multiply-accumulate operations of the mat
 forward pass: a FLOP counter that counts multiplications and additions gives twice as many. `kept` counts what the
 backward pass reads beside weights; autograd keeps the same, and the means and deviations of norms, which are 1 % more.
 """
+
 from typing import List, NamedTuple, Sequence, Tuple
 
 from yacs.config import CfgNode
@@ -40,8 +41,16 @@ class Unit(NamedTuple):
         return self.module.endswith(".norm2")
 
 
-def swin_units(layers: Sequence[LayerShape], patch_size: Size, in_chans: int, num_classes: int, mlp_ratio: float,
-               patch_norm: bool = True, qkv_bias: bool = True, ape: bool = False) -> List[Unit]:
+def swin_units(
+    layers: Sequence[LayerShape],
+    patch_size: Size,
+    in_chans: int,
+    num_classes: int,
+    mlp_ratio: float,
+    patch_norm: bool = True,
+    qkv_bias: bool = True,
+    ape: bool = False,
+) -> List[Unit]:
     """The parts of a Swin Transformer in the order in which they run.
 
     Args:
@@ -57,16 +66,35 @@ def swin_units(layers: Sequence[LayerShape], patch_size: Size, in_chans: int, nu
     channels, elements = layers[-1].channels, layers[-1].tokens * layers[-1].channels
     units.append(Unit("norm", 0, elements, 2 * channels, elements, elements, channels))
     # the loss reads the logarithms of the probabilities, and the targets
-    units.append(Unit("head", channels * num_classes, 0, (channels + 1) * num_classes, channels + 2 * num_classes,
-                      num_classes, num_classes or channels))
+    units.append(
+        Unit(
+            "head",
+            channels * num_classes,
+            0,
+            (channels + 1) * num_classes,
+            channels + 2 * num_classes,
+            num_classes,
+            num_classes or channels,
+        )
+    )
     return units
 
 
 def configured_units(config: CfgNode) -> Tuple[Unit, ...]:
     """The parts of the configured model."""
     swin = config.MODEL.SWIN
-    return tuple(swin_units(configured_layers(config), swin.PATCH_SIZE, swin.IN_CHANS, configured_classes(config),
-                            swin.MLP_RATIO, swin.PATCH_NORM, swin.QKV_BIAS, swin.APE))
+    return tuple(
+        swin_units(
+            configured_layers(config),
+            swin.PATCH_SIZE,
+            swin.IN_CHANS,
+            configured_classes(config),
+            swin.MLP_RATIO,
+            swin.PATCH_NORM,
+            swin.QKV_BIAS,
+            swin.APE,
+        )
+    )
 
 
 def _embedding_unit(layer: LayerShape, patch_size: Size, in_chans: int, patch_norm: bool, ape: bool) -> Unit:
@@ -75,8 +103,15 @@ def _embedding_unit(layer: LayerShape, patch_size: Size, in_chans: int, patch_no
     pixels = in_chans * patch[0] * patch[1]  # numbers in a patch
     elements = layer.tokens * layer.channels
     parameters = (pixels + 1) * layer.channels + 2 * layer.channels * patch_norm + elements * ape
-    return Unit("patch_embed", elements * pixels, elements * patch_norm, parameters,
-                layer.tokens * pixels + elements * patch_norm, elements, elements)
+    return Unit(
+        "patch_embed",
+        elements * pixels,
+        elements * patch_norm,
+        parameters,
+        layer.tokens * pixels + elements * patch_norm,
+        elements,
+        elements,
+    )
 
 
 def _block_units(name: str, layer: LayerShape, mlp_ratio: float, qkv_bias: bool) -> List[Unit]:
@@ -88,12 +123,16 @@ def _block_units(name: str, layer: LayerShape, mlp_ratio: float, qkv_bias: bool)
         macs=4 * elements * channels  # query, key, value and output
         + 2 * elements * layer.window_tokens,  # scores, and their products with the values
         normalised=elements,
-        parameters=2 * channels + 4 * channels * channels + channels + 3 * channels * qkv_bias
+        parameters=2 * channels
+        + 4 * channels * channels
+        + channels
+        + 3 * channels * qkv_bias
         + positions * layer.heads,
         # what enters the norm, the first product and the last one; queries, keys, values; probabilities
         kept=6 * elements + scores,
         widest=max(3 * elements, scores),
-        output=elements)
+        output=elements,
+    )
     mlp = Unit(
         f"{name}.norm2",
         macs=2 * layer.tokens * channels * hidden,
@@ -101,14 +140,20 @@ def _block_units(name: str, layer: LayerShape, mlp_ratio: float, qkv_bias: bool)
         parameters=2 * channels + 2 * channels * hidden + hidden + channels,
         kept=2 * elements + 2 * layer.tokens * hidden,  # what enters the norm, the first product, the GELU, the last
         widest=layer.tokens * hidden,
-        output=elements)
+        output=elements,
+    )
     return [attention, mlp]
 
 
 def _merging_unit(name: str, layer: LayerShape) -> Unit:
     """Four neighbours become one token of twice the width."""
     elements = layer.tokens * layer.channels
-    return Unit(name, macs=elements * 2 * layer.channels, normalised=elements,
-                parameters=8 * layer.channels + 8 * layer.channels**2,
-                kept=2 * elements,  # what enters the norm and the product
-                widest=elements, output=elements // 2)
+    return Unit(
+        name,
+        macs=elements * 2 * layer.channels,
+        normalised=elements,
+        parameters=8 * layer.channels + 8 * layer.channels**2,
+        kept=2 * elements,  # what enters the norm and the product
+        widest=elements,
+        output=elements // 2,
+    )

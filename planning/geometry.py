@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Sizes of a Swin Transformer: its feature maps, windows and classes, from its hyper-parameters alone."""
+
 from typing import List, NamedTuple, Sequence, Tuple, Union
 
 from yacs.config import CfgNode
@@ -71,8 +72,9 @@ def fit_window(grid: Pair, window: Size) -> Tuple[Pair, Pair]:
     return fitted, pair([0 if side <= extent else extent // 2 for side, extent in zip(grid, fitted)])
 
 
-def layer_shapes(img_size: Size, patch_size: Size, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int],
-                 window_size: Size) -> List[LayerShape]:
+def layer_shapes(
+    img_size: Size, patch_size: Size, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], window_size: Size
+) -> List[LayerShape]:
     """The layers of a Swin Transformer: each halves the resolution of the one before and doubles its width.
 
     Raises:
@@ -91,8 +93,9 @@ def layer_shapes(img_size: Size, patch_size: Size, embed_dim: int, depths: Seque
             raise ValueError(f"layer {index}: {heads} heads do not divide the width {channels}")
         window, shift = fit_window(grid, window_size)
         if grid[0] % window[0] or grid[1] % window[1]:
-            raise ValueError(f"layer {index} has {grid[0]}x{grid[1]} tokens, "
-                             f"which windows of {window[0]}x{window[1]} do not tile")
+            raise ValueError(
+                f"layer {index} has {grid[0]}x{grid[1]} tokens, which windows of {window[0]}x{window[1]} do not tile"
+            )
         layers.append(LayerShape(grid, channels, depth, heads, window, shift))
     return layers
 
@@ -100,8 +103,9 @@ def layer_shapes(img_size: Size, patch_size: Size, embed_dim: int, depths: Seque
 def configured_layers(config: CfgNode) -> List[LayerShape]:
     """The layers of the configured model; ValueError as `layer_shapes`."""
     swin = config.MODEL.SWIN
-    return layer_shapes(config.DATA.IMG_SIZE, swin.PATCH_SIZE, swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS,
-                        swin.WINDOW_SIZE)
+    return layer_shapes(
+        config.DATA.IMG_SIZE, swin.PATCH_SIZE, swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE
+    )
 
 
 def configured_classes(config: CfgNode) -> int:

@@ -16,6 +16,7 @@ gradients that enter and leave the largest value inside.
 All of this is an estimate. Not counted are code, exchange buffers, temporaries of products, constant tables and
 rounding to tiles; ROOM is left for them. Nor are masks of dropout: an IPU draws them again.
 """
+
 from typing import Iterable, NamedTuple, Sequence
 
 from yacs.config import CfgNode
@@ -86,9 +87,14 @@ def configured_footprint(config: CfgNode) -> Footprint:
     half_weights, half_activations = config.MODEL.PRECISION == "16.16", config.MODEL.PRECISION.startswith("16.")
     weight = 2 if half_weights else 4  # accumulators and first moments are as wide, second moments always float32
     return Footprint(
-        weight=weight, gradient=weight, optimizer=weight + (4 if config.TRAIN.OPTIMIZER.NAME == "adamw" else 0),
-        activation=2 if half_activations else 4, micro_batch=config.DATA.BATCH_SIZE, recompute=config.IPU.RECOMPUTATION,
-        sharding_replicas=config.IPU.REPLICAS if config.IPU.REPLICATED_TENSOR_SHARDING else 1)
+        weight=weight,
+        gradient=weight,
+        optimizer=weight + (4 if config.TRAIN.OPTIMIZER.NAME == "adamw" else 0),
+        activation=2 if half_activations else 4,
+        micro_batch=config.DATA.BATCH_SIZE,
+        recompute=config.IPU.RECOMPUTATION,
+        sharding_replicas=config.IPU.REPLICAS if config.IPU.REPLICATED_TENSOR_SHARDING else 1,
+    )
 
 
 def measure(units: Sequence[Unit], begin: int, end: int) -> Part:
@@ -102,8 +108,14 @@ def measure(units: Sequence[Unit], begin: int, end: int) -> Part:
         if unit.ends_block and unit is not row[-1]:
             stashed += unit.output
             segment = 0
-    return Part(sum(unit.macs for unit in row), sum(unit.parameters for unit in row), stashed, most,
-                max(unit.widest for unit in row), sum(unit.kept for unit in row))
+    return Part(
+        sum(unit.macs for unit in row),
+        sum(unit.parameters for unit in row),
+        stashed,
+        most,
+        max(unit.widest for unit in row),
+        sum(unit.kept for unit in row),
+    )
 
 
 def in_flight(stage: int, stages: int) -> int:
@@ -120,7 +132,8 @@ def stage_memory(part: Part, stage: int, stages: int, ipus: int, footprint: Foot
         gradients=part.parameters * footprint.gradient,
         optimizer=-(-part.parameters * footprint.optimizer // footprint.shards(ipus)),
         stash=element * in_flight(stage, stages) * (part.stashed if recompute else part.kept),
-        working=element * (part.recomputed * recompute + 2 * part.widest))
+        working=element * (part.recomputed * recompute + 2 * part.widest),
+    )
 
 
 def together(stages: Iterable[Memory]) -> Memory:

@@ -5,6 +5,7 @@
 IPU.LAYERS_PER_IPU counts Swin blocks, all layers in a row. Patch embedding runs with the first block, patch merging
 with the block before it, and the final norm, the head and the loss with the last block or in a stage of their own.
 """
+
 from typing import List, NamedTuple, Sequence
 
 from yacs.config import CfgNode
@@ -33,8 +34,10 @@ def pipeline_stages(config: CfgNode) -> List[Stage]:
     depths, layers = list(config.MODEL.SWIN.DEPTHS), config.IPU.LAYERS_PER_IPU
     if layers == "auto":
         if config.IPU.MAPPING:
-            raise ValueError(f"IPU.MAPPING {list(config.IPU.MAPPING)} needs IPU.LAYERS_PER_IPU as a list: "
-                             "auto puts every stage on an IPU of its own")
+            raise ValueError(
+                f"IPU.MAPPING {list(config.IPU.MAPPING)} needs IPU.LAYERS_PER_IPU as a list: "
+                "auto puts every stage on an IPU of its own"
+            )
         return automatic_stages(config, config.IPU.IPUS_PER_REPLICA)
     _check_layers(layers, depths)
     begins = [_module_at(sum(layers[:index]), depths) for index in range(len(layers))]
@@ -65,8 +68,11 @@ def automatic_stages(config: CfgNode, ipus: int) -> List[Stage]:
         ValueError: where the model has fewer places to begin a stage.
     """
     units, footprint = configured_units(config), configured_footprint(config)
-    begins = balanced_split(units, footprint, ipus) if ipus else fewest_ipus_split(units, footprint,
-                                                                                  config.TRAIN.ACCUMULATION_STEPS)
+    begins = (
+        balanced_split(units, footprint, ipus)
+        if ipus
+        else fewest_ipus_split(units, footprint, config.TRAIN.ACCUMULATION_STEPS)
+    )
     return [Stage(f"stage{index}", index, units[begin].module) for index, begin in enumerate(begins)]
 
 
@@ -76,17 +82,23 @@ def _check_layers(layers: Sequence[float], depths: Sequence[int]) -> None:
     if any(count <= 0 or 2 * count != int(2 * count) for count in layers):
         raise ValueError(f"IPU.LAYERS_PER_IPU {list(layers)}: whole or half blocks above 0 are wanted")
     if sum(layers) != sum(depths):
-        raise ValueError(f"IPU.LAYERS_PER_IPU {list(layers)} adds up to {sum(layers):g} blocks, "
-                         f"but MODEL.SWIN.DEPTHS {list(depths)} has {sum(depths)}")
+        raise ValueError(
+            f"IPU.LAYERS_PER_IPU {list(layers)} adds up to {sum(layers):g} blocks, "
+            f"but MODEL.SWIN.DEPTHS {list(depths)} has {sum(depths)}"
+        )
 
 
 def _check_mapping(mapping: Sequence[int], begins: Sequence[str]) -> None:
     if len(mapping) != len(begins):
-        raise ValueError(f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries: {len(begins)} are wanted for the "
-                         f"stages of IPU.LAYERS_PER_IPU, or {len(begins) + 1} for a last stage with the head alone")
+        raise ValueError(
+            f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries: {len(begins)} are wanted for the "
+            f"stages of IPU.LAYERS_PER_IPU, or {len(begins) + 1} for a last stage with the head alone"
+        )
     if mapping[0] != 0:
-        raise ValueError(f"IPU.MAPPING {list(mapping)} begins with IPU {mapping[0]}: the first stage is on IPU 0, "
-                         "where PopTorch runs whatever comes before it")
+        raise ValueError(
+            f"IPU.MAPPING {list(mapping)} begins with IPU {mapping[0]}: the first stage is on IPU 0, "
+            "where PopTorch runs whatever comes before it"
+        )
 
 
 def _module_at(blocks: float, depths: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ replica work at once, on different micro-batches, so a micro-batch takes as long
 fill and to empty a pipeline of F stages takes the time of F-1 micro-batches in each update: F-1 forward steps before
 the first backward step, and F-1 backward steps after the last forward step.
 """
+
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from yacs.config import CfgNode
@@ -107,23 +108,39 @@ def make_plan(config: CfgNode, stages: Optional[Sequence[Stage]] = None) -> Plan
     ipus = [_ipu_plan(config, units, edges, stages, ipu) for ipu in range(ipus_of(stages))]
     layers = [sum(unit.begins_block + unit.ends_block for unit in row) / 2 for row in rows]
     half = config.MODEL.PRECISION.startswith("16.")
-    return Plan(stages, [count for count in layers if count], ipus, config.DATA.BATCH_SIZE,
-                config.TRAIN.ACCUMULATION_STEPS, config.IPU.REPLICAS, PEAK_HALF if half else PEAK_FLOAT)
+    return Plan(
+        stages,
+        [count for count in layers if count],
+        ipus,
+        config.DATA.BATCH_SIZE,
+        config.TRAIN.ACCUMULATION_STEPS,
+        config.IPU.REPLICAS,
+        PEAK_HALF if half else PEAK_FLOAT,
+    )
 
 
-def _ipu_plan(config: CfgNode, units: Sequence[Unit], edges: Sequence[int], stages: Sequence[Stage], ipu: int
-              ) -> IpuPlan:
+def _ipu_plan(
+    config: CfgNode, units: Sequence[Unit], edges: Sequence[int], stages: Sequence[Stage], ipu: int
+) -> IpuPlan:
     """The stages of one IPU, of those that begin at `edges`, summed up."""
     footprint, ipus = configured_footprint(config), ipus_of(stages)
     mine = [index for index, stage in enumerate(stages) if stage.ipu == ipu]
     parts = [measure(units, edges[index], edges[index + 1]) for index in mine]
     memory = [stage_memory(part, index, len(stages), ipus, footprint) for index, part in zip(mine, parts)]
-    training = [part.macs * (4 if config.IPU.RECOMPUTATION and index < len(stages) - 1 else 3)
-                for index, part in zip(mine, parts)]
-    content = "; ".join(describe(units[edges[index]:edges[index + 1]]) for index in mine)
-    return IpuPlan(ipu, content or "nothing", in_flight(mine[0], len(stages)) if mine else 0,
-                   sum(part.parameters for part in parts), sum(part.macs for part in parts), sum(training),
-                   together(memory))
+    training = [
+        part.macs * (4 if config.IPU.RECOMPUTATION and index < len(stages) - 1 else 3)
+        for index, part in zip(mine, parts)
+    ]
+    content = "; ".join(describe(units[edges[index] : edges[index + 1]]) for index in mine)
+    return IpuPlan(
+        ipu,
+        content or "nothing",
+        in_flight(mine[0], len(stages)) if mine else 0,
+        sum(part.parameters for part in parts),
+        sum(part.macs for part in parts),
+        sum(training),
+        together(memory),
+    )
 
 
 def describe(units: Sequence[Unit]) -> str:

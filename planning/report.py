@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The plan of a configuration for people: a text of 100 columns, and a picture of the stages."""
+
 import textwrap
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
@@ -27,8 +28,15 @@ ALARM = "#c00000"
 def text(config: CfgNode) -> str:
     """The whole report, without a last newline."""
     plan = make_plan(config)
-    sections = [_header(config, plan), _work_table(plan), _memory_table(plan), _pipeline(plan), _splits(config, plan),
-                _notes(), _warnings(config, plan)]
+    sections = [
+        _header(config, plan),
+        _work_table(plan),
+        _memory_table(plan),
+        _pipeline(plan),
+        _splits(config, plan),
+        _notes(),
+        _warnings(config, plan),
+    ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
@@ -51,13 +59,16 @@ def draw(config: CfgNode, path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise Refusal("--plan-output draws with matplotlib, which is not installed: pip install matplotlib, or use "
-                      "--plan alone") from error
+        raise Refusal(
+            "--plan-output draws with matplotlib, which is not installed: pip install matplotlib, or use --plan alone"
+        ) from error
     plan = make_plan(config)
     figure = Figure(figsize=(max(10.0, 3.0 + 0.85 * len(plan.ipus)), 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{config.MODEL.NAME}, {config.MODEL.PRECISION}, micro-batch {plan.micro_batch}, stages: "
-                    f"{len(plan.stages)}, IPUs a replica: {len(plan.ipus)}")
+    figure.suptitle(
+        f"{config.MODEL.NAME}, {config.MODEL.PRECISION}, micro-batch {plan.micro_batch}, stages: "
+        f"{len(plan.stages)}, IPUs a replica: {len(plan.ipus)}"
+    )
     work, memory = figure.subplots(2, 1, sharex=True)
     _draw_work(work, plan)
     _draw_memory(memory, plan)
@@ -73,15 +84,26 @@ def _header(config: CfgNode, plan: Plan) -> List[str]:
     assumed = "" if config.MODEL.NUM_CLASSES else " assumed"
     reserved = 1 << (ipus - 1).bit_length()
     rounded = f", of {reserved} reserved" if ipu.ROUND_UP_IPUS and reserved > ipus else ""
-    return ["Plan without hardware: memory and throughput are estimates."] + _labelled([
-        ("model", f"{config.MODEL.NAME}, {height} x {width} pixels, {configured_classes(config):,} classes{assumed}"),
-        ("", f"{plan.parameters:,} parameters, {plan.macs / 1e9:.2f} GMACs in the forward pass of an image"),
-        ("precision", f"{config.MODEL.PRECISION}; recomputation {_switch(ipu.RECOMPUTATION)}; replicated tensor "
-                      f"sharding {_switch(ipu.REPLICATED_TENSOR_SHARDING)}"),
-        ("update", f"micro-batch {plan.micro_batch} x accumulation {plan.accumulation} x {plan.replicas} replicas = "
-                   f"{plan.samples:,} samples"),
-        ("IPUs", f"{len(plan.ipus)} a replica x {plan.replicas} replicas = {ipus}{rounded}"),
-    ])
+    return ["Plan without hardware: memory and throughput are estimates."] + _labelled(
+        [
+            (
+                "model",
+                f"{config.MODEL.NAME}, {height} x {width} pixels, {configured_classes(config):,} classes{assumed}",
+            ),
+            ("", f"{plan.parameters:,} parameters, {plan.macs / 1e9:.2f} GMACs in the forward pass of an image"),
+            (
+                "precision",
+                f"{config.MODEL.PRECISION}; recomputation {_switch(ipu.RECOMPUTATION)}; replicated tensor "
+                f"sharding {_switch(ipu.REPLICATED_TENSOR_SHARDING)}",
+            ),
+            (
+                "update",
+                f"micro-batch {plan.micro_batch} x accumulation {plan.accumulation} x {plan.replicas} replicas = "
+                f"{plan.samples:,} samples",
+            ),
+            ("IPUs", f"{len(plan.ipus)} a replica x {plan.replicas} replicas = {ipus}{rounded}"),
+        ]
+    )
 
 
 def _work_table(plan: Plan) -> List[str]:
@@ -89,49 +111,67 @@ def _work_table(plan: Plan) -> List[str]:
     lines = [f"{'IPU':>3}  {'runs (blocks as layer.block)':<57}{'parameters':>13}{'GMACs':>12}{'share':>10}"]
     for ipu in plan.ipus:
         first, *more = textwrap.wrap(ipu.content, 55)
-        lines.append(f"{ipu.ipu:>3}  {first:<57}{ipu.parameters:>13,}{ipu.macs / 1e9:>12.3f}"
-                     f"{ipu.macs / plan.macs:>10.1%}")
+        lines.append(
+            f"{ipu.ipu:>3}  {first:<57}{ipu.parameters:>13,}{ipu.macs / 1e9:>12.3f}{ipu.macs / plan.macs:>10.1%}"
+        )
         lines += [f"     {line}" for line in more]
     return lines
 
 
 def _memory_table(plan: Plan) -> List[str]:
     tiles = f"{TILES:,} tiles x {TILE_BYTES // 1024} KiB"
-    lines = [f"Memory in MiB, estimated, of the {IPU_BYTES // MIB} MiB of a Mk2 IPU ({tiles}):",
-             f"IPU {'in flight':>10}" + "".join(f"{kind:>11}" for kind in KINDS) + f"{'total':>9}{'used':>8}  verdict"]
+    lines = [
+        f"Memory in MiB, estimated, of the {IPU_BYTES // MIB} MiB of a Mk2 IPU ({tiles}):",
+        f"IPU {'in flight':>10}" + "".join(f"{kind:>11}" for kind in KINDS) + f"{'total':>9}{'used':>8}  verdict",
+    ]
     for ipu in plan.ipus:
         sizes = "".join(f"{size / MIB:>11.1f}" for size in ipu.memory)
         total = ipu.memory.total
-        lines.append(f"{ipu.ipu:>3} {ipu.in_flight:>10}{sizes}{total / MIB:>9.1f}{total / IPU_BYTES:>8.0%}  "
-                     f"{ipu.memory.verdict}")
+        lines.append(
+            f"{ipu.ipu:>3} {ipu.in_flight:>10}{sizes}{total / MIB:>9.1f}{total / IPU_BYTES:>8.0%}  {ipu.memory.verdict}"
+        )
     return lines
 
 
 def _pipeline(plan: Plan) -> List[str]:
     forward, extra = len(plan.stages), len(plan.stages) - 1
     mean = plan.macs / len(plan.ipus)
-    return _labelled([
-        ("balance", f"{plan.balance:.2f} = slowest {plan.slowest / 1e9:.3f} / mean {mean / 1e9:.3f} GMACs"),
-        ("bubble", f"{plan.bubble:.1%} = (F-1) / accumulation = {extra} / {plan.accumulation}, for F = {forward} "
-                   "forward stages"),
-        ("throughput", f"at most {plan.throughput:,.0f} samples/s at {plan.peak / 1e12:g} TMAC/s an IPU, the peak for "
-                       "this precision"),
-        ("", f"about {plan.throughput * UTILISATION:,.0f} samples/s at {UTILISATION:.0%} of it, an assumption"),
-    ])
+    return _labelled(
+        [
+            ("balance", f"{plan.balance:.2f} = slowest {plan.slowest / 1e9:.3f} / mean {mean / 1e9:.3f} GMACs"),
+            (
+                "bubble",
+                f"{plan.bubble:.1%} = (F-1) / accumulation = {extra} / {plan.accumulation}, for F = {forward} "
+                "forward stages",
+            ),
+            (
+                "throughput",
+                f"at most {plan.throughput:,.0f} samples/s at {plan.peak / 1e12:g} TMAC/s an IPU, the peak for "
+                "this precision",
+            ),
+            ("", f"about {plan.throughput * UTILISATION:,.0f} samples/s at {UTILISATION:.0%} of it, an assumption"),
+        ]
+    )
 
 
 def _splits(config: CfgNode, plan: Plan) -> List[str]:
     """The configured split beside those that IPU.LAYERS_PER_IPU auto makes."""
     used = len(set(plan.mapping))  # MAPPING may leave IPUs out
-    rows = [("as configured", plan), ("auto, as many IPUs", _automatic(config, used)),
-            ("auto, fewest IPUs", _automatic(config, 0))]
-    lines = [f"{'split':<19}{'IPUs':>5}{'slowest':>16}{'balance':>9}{'fullest':>12}{'samples/s':>12}{'an IPU':>9}"
-             "  verdict"]
+    rows = [
+        ("as configured", plan),
+        ("auto, as many IPUs", _automatic(config, used)),
+        ("auto, fewest IPUs", _automatic(config, 0)),
+    ]
+    lines = [
+        f"{'split':<19}{'IPUs':>5}{'slowest':>16}{'balance':>9}{'fullest':>12}{'samples/s':>12}{'an IPU':>9}  verdict"
+    ]
     for name, other in rows:
         memory, ipus = other.fullest.memory, len(other.ipus)
-        lines.append(f"{name:<19}{ipus:>5}{other.slowest / 1e9:>10.3f} GMACs{other.balance:>9.2f}"
-                     f"{memory.total / MIB:>8.0f} MiB{other.throughput:>12,.0f}"
-                     f"{other.throughput / ipus / other.replicas:>9,.0f}  {memory.verdict}")
+        lines.append(
+            f"{name:<19}{ipus:>5}{other.slowest / 1e9:>10.3f} GMACs{other.balance:>9.2f}"
+            f"{memory.total / MIB:>8.0f} MiB{other.throughput:>12,.0f}"
+            f"{other.throughput / ipus / other.replicas:>9,.0f}  {memory.verdict}"
+        )
         lines += textwrap.wrap(_keys(other), WIDTH, initial_indent="    ", subsequent_indent="    ")
     return lines
 
@@ -153,7 +193,9 @@ def _notes() -> List[str]:
         "recomputation the input of the stage and the outputs of its blocks, in the last stage and without it all that "
         "the backward pass reads. working: the block in its backward pass. fits: at most "
         f"{USABLE_BYTES / MIB:.0f} MiB, so that {ROOM:.0%} are left for code, exchange and temporaries; tight: less is "
-        "left. models/memory.py and models/plan.py have the arithmetic.", WIDTH)
+        "left. models/memory.py and models/plan.py have the arithmetic.",
+        WIDTH,
+    )
 
 
 def _warnings(config: CfgNode, plan: Plan) -> List[str]:
@@ -162,7 +204,9 @@ def _warnings(config: CfgNode, plan: Plan) -> List[str]:
     if bad and any(ipu.memory.verdict != "fits" for ipu in _automatic(config, 0).ipus):
         lines += textwrap.wrap(
             f"warning: no split into {', '.join(map(str, IPU_COUNTS))} IPUs fits, as far as TRAIN.ACCUMULATION_STEPS "
-            f"{plan.accumulation} allows it (2F-1 for F stages): {_advice(config)}", WIDTH)
+            f"{plan.accumulation} allows it (2F-1 for F stages): {_advice(config)}",
+            WIDTH,
+        )
     if config.MODEL.PRECISION == "mix":
         lines.append("warning: MODEL.PRECISION mix is for hosts alone; IPUs have 16.16, 16.32 and 32.32")
     return lines
@@ -170,10 +214,12 @@ def _warnings(config: CfgNode, plan: Plan) -> List[str]:
 
 def _advice(config: CfgNode) -> str:
     """What makes a micro-batch or its model smaller, of that which is not done yet."""
-    measures = (("lower DATA.BATCH_SIZE and raise the accumulation", config.DATA.BATCH_SIZE > 1),
-                ("use --precision 16.16", config.MODEL.PRECISION != "16.16"),
-                ("use --rts", config.IPU.REPLICAS > 1 and not config.IPU.REPLICATED_TENSOR_SHARDING),
-                ("turn IPU.RECOMPUTATION on", not config.IPU.RECOMPUTATION))
+    measures = (
+        ("lower DATA.BATCH_SIZE and raise the accumulation", config.DATA.BATCH_SIZE > 1),
+        ("use --precision 16.16", config.MODEL.PRECISION != "16.16"),
+        ("use --rts", config.IPU.REPLICAS > 1 and not config.IPU.REPLICATED_TENSOR_SHARDING),
+        ("turn IPU.RECOMPUTATION on", not config.IPU.RECOMPUTATION),
+    )
     return ", or ".join(words for words, helps in measures if helps) or "take a smaller model"
 
 
@@ -202,8 +248,10 @@ def _draw_work(axes: Any, plan: Plan) -> None:
         _label(axes, place, share, f"{share:.1f}")
     axes.set_ylim(0, 1.15 * max(shares))
     axes.set_ylabel("share of forward MACs (%)")
-    axes.set_title(f"slowest over mean {plan.balance:.2f}, bubble {plan.bubble:.1%}, {plan.macs / 1e9:.2f} GMACs an "
-                   "image", fontsize=10)
+    axes.set_title(
+        f"slowest over mean {plan.balance:.2f}, bubble {plan.bubble:.1%}, {plan.macs / 1e9:.2f} GMACs an image",
+        fontsize=10,
+    )
     _legend(axes)
 
 
@@ -211,8 +259,9 @@ def _draw_memory(axes: Any, plan: Plan) -> None:
     """Stacked bars of each IPU's memory, with the limit."""
     places = range(len(plan.ipus))
     for limit, style, meaning in ((IPU_BYTES, "-", "all of a Mk2 IPU"), (USABLE_BYTES, "--", "fits below")):
-        axes.axhline(limit / MIB, color=ALARM, linestyle=style, linewidth=1, zorder=3,
-                     label=f"{limit / MIB:.0f}: {meaning}")
+        axes.axhline(
+            limit / MIB, color=ALARM, linestyle=style, linewidth=1, zorder=3, label=f"{limit / MIB:.0f}: {meaning}"
+        )
     for index in reversed(range(len(KINDS))):  # from the top, so that the legend has the order of the bars
         sizes = [ipu.memory[index] / MIB for ipu in plan.ipus]
         below = [sum(ipu.memory[:index]) / MIB for ipu in plan.ipus]
@@ -222,8 +271,11 @@ def _draw_memory(axes: Any, plan: Plan) -> None:
         _label(axes, place, totals[place], f"{totals[place]:,.0f}", ALARM if ipu.memory.verdict != "fits" else "black")
     axes.set_ylim(0, 1.1 * max(IPU_BYTES / MIB, *totals))
     width = max(12, 60 // len(plan.ipus))  # characters below a bar
-    axes.set_xticks(list(places), ["\n".join([f"IPU {ipu.ipu}", *textwrap.wrap(ipu.content, width)])
-                                   for ipu in plan.ipus], fontsize=8)
+    axes.set_xticks(
+        list(places),
+        ["\n".join([f"IPU {ipu.ipu}", *textwrap.wrap(ipu.content, width)]) for ipu in plan.ipus],
+        fontsize=8,
+    )
     spare = max(0.6, 2 - len(plan.ipus) / 2)  # so that one or two bars do not fill the picture
     axes.set_xlim(-spare, len(plan.ipus) - 1 + spare)
     axes.set_ylabel("memory (MiB), estimated")
@@ -232,8 +284,17 @@ def _draw_memory(axes: Any, plan: Plan) -> None:
 
 def _label(axes: Any, place: int, height: float, words: str, colour: str = "black") -> None:
     """Words above a bar, which no line strikes through."""
-    axes.annotate(words, (place, height), (0, 3), textcoords="offset points", ha="center", fontsize=9, color=colour,
-                  zorder=4, bbox=dict(facecolor="white", edgecolor="none", pad=0.5))
+    axes.annotate(
+        words,
+        (place, height),
+        (0, 3),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+        color=colour,
+        zorder=4,
+        bbox=dict(facecolor="white", edgecolor="none", pad=0.5),
+    )
 
 
 def _legend(axes: Any) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The best split of a model into pipeline stages: exact, by dynamic programming."""
+
 import functools
 import math
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
@@ -46,8 +47,10 @@ def balanced_split(units: Tuple[Unit, ...], footprint: Footprint, stages: int) -
     """
     most = len(_starts(units))
     if not 1 <= stages <= most:
-        raise ValueError(f"IPU.IPUS_PER_REPLICA {stages} does not suit a model of {most // 2} blocks: {most} stages "
-                         "are the most, of half a block each and the head")
+        raise ValueError(
+            f"IPU.IPUS_PER_REPLICA {stages} does not suit a model of {most // 2} blocks: {most} stages "
+            "are the most, of half a block each and the head"
+        )
     begins = _split_within(units, footprint, stages, USABLE_BYTES) or _split_within(units, footprint, stages, math.inf)
     return tuple(begins)
 
@@ -91,8 +94,8 @@ def _split_within(units: Sequence[Unit], footprint: Footprint, stages: int, limi
     starts = _starts(units)
     edges = starts + [len(units)]
     parts: Dict[Tuple[int, int], Part] = {
-        (begin, end): measure(units, edges[begin], edges[end])
-        for end in range(1, len(edges)) for begin in range(end)}
+        (begin, end): measure(units, edges[begin], edges[end]) for end in range(1, len(edges)) for begin in range(end)
+    }
 
     def size(begin: int, end: int, stage: int) -> float:
         total = stage_memory(parts[begin, end], stage, stages, stages, footprint).total
@@ -105,8 +108,11 @@ def _split_within(units: Sequence[Unit], footprint: Footprint, stages: int, limi
     if found is None:
         return None
     slowest = max(parts[begin, end].macs for begin, end in zip(found, found[1:] + [len(starts)]))
-    found = minimax_split(len(starts), stages, lambda begin, end, stage: (
-        size(begin, end, stage) if parts[begin, end].macs <= slowest else math.inf))
+    found = minimax_split(
+        len(starts),
+        stages,
+        lambda begin, end, stage: size(begin, end, stage) if parts[begin, end].macs <= slowest else math.inf,
+    )
     return [starts[index] for index in found]
 
 

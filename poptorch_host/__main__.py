@@ -6,6 +6,7 @@ The program gets an interpreter of its own in the place of this one, so that arg
 tracebacks are those of `python program.py ARGS`. All that differs is a folder on PYTHONPATH, which child
 processes inherit.
 """
+
 import os
 import subprocess
 import sys
@@ -24,8 +25,10 @@ def main(arguments: List[str]) -> int:
     search = [_SHIM, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(search)
     if sys.flags.ignore_environment:
-        print("poptorch_host: the program would not find it, which -I and -E keep from doing: leave these flags out",
-              file=sys.stderr)
+        print(
+            "poptorch_host: the program would not find it, which -I and -E keep from doing: leave these flags out",
+            file=sys.stderr,
+        )
         return 2
     flags = subprocess._args_from_interpreter_flags()  # as multiprocessing takes them for its own interpreters
     flags += ["-u"] if sys.stdout.write_through else []  # which are not all: torchrun passes this one

@@ -6,6 +6,7 @@ Whoever puts a module of this package into sys.modules under a second name, as `
 name too. Without this, `import poptorch.optim` would load optim a second time, and its classes would be strangers to
 the first.
 """
+
 import importlib
 import importlib.util
 import sys

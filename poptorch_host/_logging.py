@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The logger of the package, with PopTorch's name, levels, form of a line and environment variable."""
+
 import copy
 import logging
 import os
@@ -8,8 +9,16 @@ import sys
 from typing import TextIO, Union
 
 _OFF = logging.CRITICAL + 10
-_LEVELS = {"TRACE": logging.DEBUG, "TRACE_ALL": logging.DEBUG, "DEBUG": logging.DEBUG, "DEBUG_IR": logging.DEBUG,
-           "INFO": logging.INFO, "WARN": logging.WARNING, "ERR": logging.ERROR, "OFF": _OFF}
+_LEVELS = {
+    "TRACE": logging.DEBUG,
+    "TRACE_ALL": logging.DEBUG,
+    "DEBUG": logging.DEBUG,
+    "DEBUG_IR": logging.DEBUG,
+    "INFO": logging.INFO,
+    "WARN": logging.WARNING,
+    "ERR": logging.ERROR,
+    "OFF": _OFF,
+}
 _BY_INTEGER = {0: "TRACE", 1: "DEBUG", 2: "INFO", 3: "WARN", 4: "ERR", 6: "OFF"}
 
 logger = logging.getLogger("poptorch::python")

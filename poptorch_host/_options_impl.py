@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What every object that holds options has in common: a fixed set of typed values that can be frozen."""
+
 import copy
 from typing import Any, Dict, Optional
 
@@ -30,8 +31,10 @@ class OptionsDict:
         for option, value in kwargs.items():
             self.checkIsFrozen(option)
             expected = type(self(option))
-            check(isinstance(value, expected),
-                  f"Unexpected type {type(value).__name__} for option {option}: expected {expected.__name__}")
+            check(
+                isinstance(value, expected),
+                f"Unexpected type {type(value).__name__} for option {option}: expected {expected.__name__}",
+            )
             self._values[option] = value
 
     def createOrSet(self, **kwargs: Any) -> None:
@@ -53,8 +56,10 @@ class OptionsDict:
         """Raises AttributeError when these options may not change any more."""
         if self._is_frozen:
             of = f" (option {option})" if option else ""
-            raise AttributeError(f"Can't modify frozen Options{of}: change them before they are given to a model or a "
-                                 "DataLoader, or change a clone()")
+            raise AttributeError(
+                f"Can't modify frozen Options{of}: change them before they are given to a model or a "
+                "DataLoader, or change a clone()"
+            )
 
     def update(self, other: Dict[str, Any]) -> Dict[str, Any]:
         """Adds the options to the dictionary `other` and returns it.

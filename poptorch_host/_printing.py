@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Modules as text, with the blocks they begin."""
+
 import builtins
 from typing import Any
 

@@ -5,6 +5,7 @@
 The compiler and the engine each run a model's forward under an `Execution` of their own. The operations of `ops` call
 its hooks; outside any execution (the same module on the CPU) they do the plain computation and nothing else.
 """
+
 import contextlib
 import threading
 from typing import Any, ContextManager, Iterator, NoReturn, Optional, Sequence

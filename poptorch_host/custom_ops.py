@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Operations that a program brings along as device code, and what stands for them on a host."""
+
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple, Union
 
 import torch
@@ -26,9 +27,14 @@ def implement(name: str, domain: str) -> Callable[[Implementation], Implementati
     return register
 
 
-def custom_op(inputs: Tuple[torch.Tensor], name: str, domain: str, domain_version: int,
-              example_outputs: Tuple[torch.Tensor],
-              attributes: Optional[Dict[str, Union[float, int, str, list, tuple]]] = None) -> List[torch.Tensor]:
+def custom_op(
+    inputs: Tuple[torch.Tensor],
+    name: str,
+    domain: str,
+    domain_version: int,
+    example_outputs: Tuple[torch.Tensor],
+    attributes: Optional[Dict[str, Union[float, int, str, list, tuple]]] = None,
+) -> List[torch.Tensor]:
     """Runs an operation that is written in device code.
 
     A host has no such code. Outside a compiled model the result is zeros, as with PopTorch; inside one it is what the
@@ -55,8 +61,10 @@ def custom_op(inputs: Tuple[torch.Tensor], name: str, domain: str, domain_versio
         return [torch.zeros_like(example) for example in example_outputs]
     implementation = _implementations.get((domain, name))
     if implementation is None:
-        raise createPoptorchError(f"custom_op {domain}.{name} (version {domain_version}) is device code, which a host "
-                                  "cannot run: register a function for it with poptorch_host.custom_ops.implement")
+        raise createPoptorchError(
+            f"custom_op {domain}.{name} (version {domain_version}) is device code, which a host "
+            "cannot run: register a function for it with poptorch_host.custom_ops.implement"
+        )
     with own_op("custom_op", op=name, domain=domain):
         return list(implementation(inputs, attributes))
 
@@ -72,7 +80,8 @@ def _check_attributes(attributes: Dict[str, Any]) -> None:
             raise ValueError(f"the name of an attribute must be an ASCII string, not {key!r}")
         members = list(value) if isinstance(value, (list, tuple)) else [value]
         if not any(all(isinstance(member, kind) for member in members) for kind in (int, float, str)):
-            raise ValueError(f"attribute {key} must be a float, an int, a string, or a list of one of these kinds, not "
-                             f"{value!r}")
+            raise ValueError(
+                f"attribute {key} must be a float, an int, a string, or a list of one of these kinds, not {value!r}"
+            )
         if not all(member.isascii() for member in members if isinstance(member, str)):
             raise ValueError(f"attribute {key} must be ASCII text, not {value!r}")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """PopTorch's data loader: every batch holds all the micro-batches of one call of a model."""
+
 import itertools
 from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Union
 
@@ -51,12 +52,22 @@ class DataLoader(torch.utils.data.DataLoader):
         ZeroDivisionError: for a data set that does not give every process a combined batch.
     """
 
-    def __init__(self, options: "Options", dataset: "torch.utils.data.Dataset", batch_size: int = 1,
-                 shuffle: bool = None, num_workers: int = 0, drop_last: bool = True,
-                 persistent_workers: Optional[bool] = None, auto_distributed_partitioning: bool = True,
-                 mode: "DataLoaderMode" = DataLoaderMode.Sync, async_options: Optional[Dict[str, Any]] = None,
-                 rebatched_worker_size: Optional[int] = None,
-                 batch_sampler: Optional[Union[torch.utils.data.Sampler, Iterable[Sequence]]] = None, **kwargs):
+    def __init__(
+        self,
+        options: "Options",
+        dataset: "torch.utils.data.Dataset",
+        batch_size: int = 1,
+        shuffle: bool = None,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        persistent_workers: Optional[bool] = None,
+        auto_distributed_partitioning: bool = True,
+        mode: "DataLoaderMode" = DataLoaderMode.Sync,
+        async_options: Optional[Dict[str, Any]] = None,
+        rebatched_worker_size: Optional[int] = None,
+        batch_sampler: Optional[Union[torch.utils.data.Sampler, Iterable[Sequence]]] = None,
+        **kwargs,
+    ):
         check(isinstance(options, Options), f"options must be a poptorch.Options, not {options!r}")
         check(isinstance(mode, DataLoaderMode), f"mode must be a poptorch.DataLoaderMode, not {mode!r}")
         options._freeze()
@@ -71,9 +82,14 @@ class DataLoader(torch.utils.data.DataLoader):
         self._rebatched = self._is_rebatched(mode, drop_last)
         sampling = self._sampling(drop_last, rebatched_worker_size, batch_sampler)
         _leave_out_unused(mode, self._rebatched, async_options, rebatched_worker_size, kwargs)
-        super().__init__(dataset, shuffle=bool(shuffle), num_workers=num_workers,
-                         persistent_workers=num_workers > 0 if persistent_workers is None else persistent_workers,
-                         **sampling, **kwargs)
+        super().__init__(
+            dataset,
+            shuffle=bool(shuffle),
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0 if persistent_workers is None else persistent_workers,
+            **sampling,
+            **kwargs,
+        )
         self._warn_of_duplicates()
         self._warn_of_short_batch(drop_last)
         if mode != DataLoaderMode.Sync:
@@ -128,12 +144,15 @@ class DataLoader(torch.utils.data.DataLoader):
         check(not isinstance(dataset, IterableDataset), f"processes cannot share an IterableDataset: {advice}")
         check(self._combined_batch_size is not None, f"processes cannot share a data set without batch_size: {advice}")
         distributed = self._options.Distributed
-        share = share_of(len(dataset), distributed.processId, distributed.numProcesses, self._combined_batch_size,
-                         drop_last)
+        share = share_of(
+            len(dataset), distributed.processId, distributed.numProcesses, self._combined_batch_size, drop_last
+        )
         if not shuffle or kwargs.get("sampler") is not None:
             return Subset(dataset, range(share[0], sum(share))), shuffle
-        check(self._options.exists("random_seed"),
-              "To shuffle a data set that processes share, you must set options.randomSeed, to the same in all of them")
+        check(
+            self._options.exists("random_seed"),
+            "To shuffle a data set that processes share, you must set options.randomSeed, to the same in all of them",
+        )
         kwargs["sampler"] = GlobalShuffle(len(dataset), share, self._options.random_seed, leaves_out=drop_last)
         return dataset, False
 
@@ -153,15 +172,20 @@ class DataLoader(torch.utils.data.DataLoader):
         if not self._rebatched:
             return {"batch_size": self._combined_batch_size, "drop_last": drop_last}
         size = self._combined_batch_size if rebatched_worker_size is None else rebatched_worker_size
-        check(0 < size <= self._combined_batch_size,
-              f"rebatched_worker_size must be from 1 to the combined batch size, {self._combined_batch_size}: {size}")
+        check(
+            0 < size <= self._combined_batch_size,
+            f"rebatched_worker_size must be from 1 to the combined batch size, {self._combined_batch_size}: {size}",
+        )
         return {"batch_size": size, "drop_last": False}
 
     def _read_ahead(self, async_options: Dict[str, Any]) -> AsynchronousDataAccessor:
-        check("rebatched_size" not in async_options,
-              "async_options cannot contain rebatched_size: DataLoaderMode.AsyncRebatched sets it")
-        return AsynchronousDataAccessor(self, rebatched_size=self._combined_batch_size if self._rebatched else None,
-                                        **async_options)
+        check(
+            "rebatched_size" not in async_options,
+            "async_options cannot contain rebatched_size: DataLoaderMode.AsyncRebatched sets it",
+        )
+        return AsynchronousDataAccessor(
+            self, rebatched_size=self._combined_batch_size if self._rebatched else None, **async_options
+        )
 
     def _combine(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Concatenates the batches of the batch_sampler, as many at a time as a call of the model takes."""
@@ -183,8 +207,11 @@ class DataLoader(torch.utils.data.DataLoader):
 
     def _warn_of_duplicates(self) -> None:
         if isinstance(self.dataset, IterableDataset) and self.num_workers > 1 and self.worker_init_fn is None:
-            logger.warning("The IterableDataset goes to %d workers without a worker_init_fn that divides it: its data "
-                           "is duplicated, unless it looks at get_worker_info()", self.num_workers)
+            logger.warning(
+                "The IterableDataset goes to %d workers without a worker_init_fn that divides it: its data "
+                "is duplicated, unless it looks at get_worker_info()",
+                self.num_workers,
+            )
 
     def _warn_of_short_batch(self, drop_last: bool) -> None:
         if drop_last or self._has_batch_sampler or self._combined_batch_size is None:
@@ -195,9 +222,14 @@ class DataLoader(torch.utils.data.DataLoader):
             return
         rest = samples % self._combined_batch_size
         if rest:
-            logger.warning("The number of elements in the dataset (%d) is not divisible by the number of elements "
-                           "processed per step (%d) and drop_last=False: the last tensor will have a batch size of %d, "
-                           "which a compiled model refuses", samples, self._combined_batch_size, rest)
+            logger.warning(
+                "The number of elements in the dataset (%d) is not divisible by the number of elements "
+                "processed per step (%d) and drop_last=False: the last tensor will have a batch size of %d, "
+                "which a compiled model refuses",
+                samples,
+                self._combined_batch_size,
+                rest,
+            )
 
 
 def _micro_batches(options: Options) -> int:
@@ -210,12 +242,15 @@ def _check_batch_sampler(batch_size: Optional[int], shuffle: Optional[bool], par
     if batch_size != 1 or shuffle:
         raise createPoptorchError("batch_sampler is mutually exclusive with batch_size and shuffle: it decides both")
     if partitioned:
-        raise createPoptorchError("processes cannot share a batch_sampler: let it sample the part of this process, and "
-                                  "pass auto_distributed_partitioning=False")
+        raise createPoptorchError(
+            "processes cannot share a batch_sampler: let it sample the part of this process, and "
+            "pass auto_distributed_partitioning=False"
+        )
 
 
-def _leave_out_unused(mode: DataLoaderMode, rebatched: bool, async_options: Any, rebatched_worker_size: Any,
-                      kwargs: Dict[str, Any]) -> None:
+def _leave_out_unused(
+    mode: DataLoaderMode, rebatched: bool, async_options: Any, rebatched_worker_size: Any, kwargs: Dict[str, Any]
+) -> None:
     """Reports arguments that the mode has no use for. Takes `pin_memory` from `kwargs`: pages that another process has
     locked are of no use to this one."""
     unused = []

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The enumerations that options, loaders and operations take. Names and values are PopTorch 3.4's."""
+
 import enum
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Models as they run on a device: `trainingModel`, `inferenceModel` and the executor that they return."""
+
 import contextlib
 import os
 import time
@@ -45,9 +46,15 @@ class PoplarExecutor(Inspection):
         compiled: what was compiled (see `compiler.Compiled`); None before. Of this package, not of PopTorch.
     """
 
-    def __init__(self, model: torch.nn.Module, options: Optional[Options], training: bool, poptorch_version: str,
-                 optimizer: Optional[torch.optim.Optimizer] = None,
-                 user_model: Optional[torch.nn.Module] = None) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        options: Optional[Options],
+        training: bool,
+        poptorch_version: str,
+        optimizer: Optional[torch.optim.Optimizer] = None,
+        user_model: Optional[torch.nn.Module] = None,
+    ) -> None:
         if options is not None and not isinstance(options, Options):
             raise createPoptorchError(f"Invalid type {type(options).__name__} of options: use poptorch.Options()")
         self._user_model = user_model or model
@@ -207,8 +214,11 @@ class PoplarExecutor(Inspection):
             Error: for arguments unlike those it was compiled for.
             AssertionError: with ConnectionType.Never, too many or unknown arguments, or a batch that cannot be cut.
         """
-        check(self._can_run, "Trying to run a model on an offline device (ConnectionType.Never, or meta): use "
-                             "model.compile(inputs) instead of model(inputs)")
+        check(
+            self._can_run,
+            "Trying to run a model on an offline device (ConnectionType.Never, or meta): use "
+            "model.compile(inputs) instead of model(inputs)",
+        )
         bound = self._forward_parameters.bind(args, kwargs)
         if self.compiled is None:
             self._compile(bound)
@@ -255,16 +265,21 @@ class PoplarExecutor(Inspection):
         trained = set()
         if self._training:
             with untouched():
-                trained = {id(parameter) for members in self._latch.latched.members for parameter in members
-                           if parameter.requires_grad}
+                trained = {
+                    id(parameter)
+                    for members in self._latch.latched.members
+                    for parameter in members
+                    if parameter.requires_grad
+                }
         device, blank = host.device(), None
         if device.type == "meta":
             device, blank, self._can_run = torch.device("cpu"), BlankTensors(), False
         self._weights = DeviceWeights(self._model, device, trained, self.per_replica_params, self._options, blank)
         unknown = set(self._updatable_buffers()) - {name for name, _, _ in self._weights.buffers}
         if unknown:
-            raise createPoptorchError("Options.updatableNamedBuffers: the model has no buffer "
-                                      f"{', '.join(sorted(unknown))}")
+            raise createPoptorchError(
+                f"Options.updatableNamedBuffers: the model has no buffer {', '.join(sorted(unknown))}"
+            )
         seed = self._options.random_seed if self._options.exists("random_seed") else None
         process = self._options.Distributed.processId
         self._randomness = DeviceRandomness(device, None if seed is None else seed + process)
@@ -283,8 +298,9 @@ class PoplarExecutor(Inspection):
             if group is not None:
                 self._weights.broadcast(group)
                 self._weights.download()
-            self._update = WeightUpdate(self._latch, self._weights.parameters, self._options,
-                                        seed=self._randomness.seed)
+            self._update = WeightUpdate(
+                self._latch, self._weights.parameters, self._options, seed=self._randomness.seed
+            )
         self._engine = Engine(self._model, compiled, self._weights, self._options, self._update)
         self._attached = self._options.connection_type == ConnectionType.Always.value
 
@@ -363,15 +379,20 @@ class PoplarExecutor(Inspection):
         self.copyWeightsToHostIfNeeded()
         model = None
         if export_model:
-            model = {"model": self._user_model, "options": self._options, "training": self._training,
-                     "optimizer": self._latch.optimizer if self._latch else None,
-                     "per_replica_params": self.per_replica_params}
+            model = {
+                "model": self._user_model,
+                "options": self._options,
+                "training": self._training,
+                "optimizer": self._latch.optimizer if self._latch else None,
+                "per_replica_params": self.per_replica_params,
+            }
             if self._update is not None:
                 self._update.download()
         program_file.write(filename, self._version, self.compiled, self.rng_state if save_rng_state else None, model)
 
-    def compileAndExport(self, filename: str, *args: List["torch.Tensor"], export_model: bool = True,
-                         **kwargs: Dict[str, "torch.Tensor"]):
+    def compileAndExport(
+        self, filename: str, *args: List["torch.Tensor"], export_model: bool = True, **kwargs: Dict[str, "torch.Tensor"]
+    ):
         """Compiles the model for arguments like these and saves it (see `save`)."""
         if not self.isCompiled():
             self.compile(*args, **kwargs)
@@ -386,11 +407,14 @@ class PoplarExecutor(Inspection):
         """
         loaded = program_file.read(filename, self._version)
         if loaded.compiled.training != self._training:
-            raise createPoptorchError(f"{filename} is for {'training' if loaded.compiled.training else 'inference'}, "
-                                      "not for this executor")
+            raise createPoptorchError(
+                f"{filename} is for {'training' if loaded.compiled.training else 'inference'}, not for this executor"
+            )
         if loaded.compiled.inputs.pieces != pieces_of(self._options):
-            raise createPoptorchError(f"{filename} takes {loaded.compiled.inputs.pieces} micro-batches a call, the "
-                                      f"options of this executor say {pieces_of(self._options)}")
+            raise createPoptorchError(
+                f"{filename} takes {loaded.compiled.inputs.pieces} micro-batches a call, the "
+                f"options of this executor say {pieces_of(self._options)}"
+            )
         if self.isCompiled():
             logger.warning("loadExecutable: replaces the program that is there")
             self.destroy()
@@ -402,8 +426,11 @@ class PoplarExecutor(Inspection):
             self.rng_state = loaded.rng_state
 
 
-def trainingModel(model: Union[torch.nn.Module, PoplarExecutor], options: Optional[Options] = None,
-                  optimizer: Optional[torch.optim.Optimizer] = None) -> PoplarExecutor:
+def trainingModel(
+    model: Union[torch.nn.Module, PoplarExecutor],
+    options: Optional[Options] = None,
+    optimizer: Optional[torch.optim.Optimizer] = None,
+) -> PoplarExecutor:
     """Wraps a model for training: each call runs forward, backward and weight updates.
 
     Args:
@@ -437,8 +464,10 @@ def inferenceModel(model: Union[torch.nn.Module, PoplarExecutor], options: Optio
         hint = ""
         if isinstance(options._execution_strategy, PipelinedExecution):
             hint = ". A pipeline without training is filled by Options.deviceIterations"
-        raise createPoptorchError("You must set Options.Training.gradientAccumulation to 1 for inference, not "
-                                  f"{options.Training.gradient_accumulation}{hint}")
+        raise createPoptorchError(
+            "You must set Options.Training.gradientAccumulation to 1 for inference, not "
+            f"{options.Training.gradient_accumulation}{hint}"
+        )
     return PoplarExecutor(_unwrapped(model), options, training=False, poptorch_version=_version())
 
 
@@ -459,8 +488,10 @@ def load(filename: str, edit_opts_fn: Optional[Callable[[Options], None]] = None
         loaded = program_file.read(filename, _version())
     except Error as error:
         raise AssertionError(error.message) from error
-    check(loaded.has_model, f"{filename} has no model: it was exported with export_model=False; build the model and "
-                            "use loadExecutable")
+    check(
+        loaded.has_model,
+        f"{filename} has no model: it was exported with export_model=False; build the model and use loadExecutable",
+    )
     saved = program_file.read_model(filename)
     options = saved["options"].clone()
     options.deleteIfExists("ipu_version")
@@ -488,11 +519,14 @@ def _unwrapped(model: Union[torch.nn.Module, PoplarExecutor]) -> torch.nn.Module
         raise createPoptorchError(f"a model must be a torch.nn.Module, but is of type {type(model).__name__}")
     for name, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
-            raise createPoptorchError(f"{name or 'the model'} is compiled by torch.jit to a {type(part).__name__}: use "
-                                      "the torch.nn.Module that it was made of")
+            raise createPoptorchError(
+                f"{name or 'the model'} is compiled by torch.jit to a {type(part).__name__}: use "
+                "the torch.nn.Module that it was made of"
+            )
     return model
 
 
 def _version() -> str:
     from . import __version__  # the package imports this module
+
     return __version__

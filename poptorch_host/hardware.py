@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What a program asks about devices: a host has none."""
+
 from .errors import check
 
 

@@ -7,6 +7,7 @@ The environment gives the defaults, read at each use: POPTORCH_HOST_DEVICE names
 may cover: "auto" (unless set), or a number; 0 and 1 mean one by one. POPTORCH_HOST_TIMEOUT is how many seconds a
 process waits for the others of its run, PyTorch's default unless set.
 """
+
 import datetime
 import os
 from typing import Optional, Union
@@ -20,8 +21,11 @@ AUTO = "auto"
 _settings = {"device": None, "fold": None, "timeout": None}
 
 
-def configure(device: Optional[Union[str, torch.device]] = None, fold: Optional[Union[int, bool, str]] = None,
-              timeout: Optional[float] = None) -> None:
+def configure(
+    device: Optional[Union[str, torch.device]] = None,
+    fold: Optional[Union[int, bool, str]] = None,
+    timeout: Optional[float] = None,
+) -> None:
     """Sets where and how models run from their next compilation on. What is not given stays as it is.
 
     Args:

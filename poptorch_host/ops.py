@@ -5,6 +5,7 @@
 On a host each is the plain computation; inside the forward of a compiled model it also tells the execution what a
 compiler has to know (see `context`). Hints about placement and memory are told there too and change nothing.
 """
+
 from typing import Any, Callable, Dict, List, Tuple, Union
 
 import torch
@@ -18,13 +19,39 @@ from .operators import tensor_text as _tensor_text
 from .operators.blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
 from .operators.searches import ctc_beam_search_decoder, fps, nearest
 
-__all__ = ["CPU", "Attribute", "BeginBlock", "Block", "BlockFunction", "LegacyBeginBlockFn", "MultiConv", "NameScope",
-           "cond", "ctc_beam_search_decoder", "custom_op", "dynamic_slice", "dynamic_update", "for_loop", "fps",
-           "identity_loss", "ipu_print_tensor", "nearest", "nop", "recomputationCheckpoint", "removeBlocks",
-           "serializedMatMul", "set_available_memory", "set_overlap_for_input", "set_overlap_for_output"]
+__all__ = [
+    "CPU",
+    "Attribute",
+    "BeginBlock",
+    "Block",
+    "BlockFunction",
+    "LegacyBeginBlockFn",
+    "MultiConv",
+    "NameScope",
+    "cond",
+    "ctc_beam_search_decoder",
+    "custom_op",
+    "dynamic_slice",
+    "dynamic_update",
+    "for_loop",
+    "fps",
+    "identity_loss",
+    "ipu_print_tensor",
+    "nearest",
+    "nop",
+    "recomputationCheckpoint",
+    "removeBlocks",
+    "serializedMatMul",
+    "set_available_memory",
+    "set_overlap_for_input",
+    "set_overlap_for_output",
+]
 
 _REDUCTIONS: Dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "sum": torch.Tensor.sum, "mean": torch.Tensor.mean, "none": torch.Tensor.clone}
+    "sum": torch.Tensor.sum,
+    "mean": torch.Tensor.mean,
+    "none": torch.Tensor.clone,
+}
 
 
 # The loss and what is kept for its gradient.
@@ -37,8 +64,10 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
         x: any shape.
         reduction: 'sum', 'mean' or 'none'; AssertionError for another.
     """
-    check(reduction in _REDUCTIONS, f"Unsupported reduction type! identity_loss takes 'sum', 'mean' or 'none', not "
-                                    f"{reduction!r}")
+    check(
+        reduction in _REDUCTIONS,
+        f"Unsupported reduction type! identity_loss takes 'sum', 'mean' or 'none', not {reduction!r}",
+    )
     loss = _REDUCTIONS[reduction](x)
     execution = current()
     if execution is not None:
@@ -100,10 +129,19 @@ def set_overlap_for_output(output_tensors: Any, mode: OverlapMode) -> Any:
     return _overlap("set_overlap_for_output", output_tensors, mode)
 
 
-def ipu_print_tensor(tensor: torch.Tensor, title: str = "", print_gradient: bool = True,
-                     summarise_threshold: int = 1000, edge_items: int = 3, max_line_width: int = 80, digits: int = 4,
-                     float_format: str = "auto", separator: str = ", ", open_bracket: str = "(",
-                     close_bracket: str = ")") -> torch.Tensor:
+def ipu_print_tensor(
+    tensor: torch.Tensor,
+    title: str = "",
+    print_gradient: bool = True,
+    summarise_threshold: int = 1000,
+    edge_items: int = 3,
+    max_line_width: int = 80,
+    digits: int = 4,
+    float_format: str = "auto",
+    separator: str = ", ",
+    open_bracket: str = "(",
+    close_bracket: str = ")",
+) -> torch.Tensor:
     """Prints `tensor` to standard error whenever it is computed, and its gradient when that is.
 
     Args:
@@ -122,8 +160,9 @@ def ipu_print_tensor(tensor: torch.Tensor, title: str = "", print_gradient: bool
     Raises:
         Error: when `tensor` is none.
     """
-    style = _tensor_text.Style(summarise_threshold, edge_items, max_line_width, digits, float_format, separator,
-                               open_bracket, close_bracket)
+    style = _tensor_text.Style(
+        summarise_threshold, edge_items, max_line_width, digits, float_format, separator, open_bracket, close_bracket
+    )
     printed = _annotate("ipu_print_tensor", tensor)
     execution = current()
     if execution is None or not execution.compiling:
@@ -209,8 +248,10 @@ class MultiConv:
 
     def _set(self, option: str, value: Any, kind: type, several: bool = False) -> "MultiConv":
         values = value if several and isinstance(value, (list, tuple)) else [value]
-        check(len(values) > 0 and all(isinstance(item, kind) for item in values),
-              f"{option} takes values of type {kind.__name__}, not {value!r}")
+        check(
+            len(values) > 0 and all(isinstance(item, kind) for item in values),
+            f"{option} takes values of type {kind.__name__}, not {value!r}",
+        )
         self.options[option] = value
         return self
 
@@ -226,8 +267,9 @@ class MultiConv:
 # Computations.
 
 
-def serializedMatMul(lhs: torch.Tensor, rhs: torch.Tensor, mode: MatMulSerializationMode, factor: int = 0,
-                     keep_precision: bool = False) -> torch.Tensor:
+def serializedMatMul(
+    lhs: torch.Tensor, rhs: torch.Tensor, mode: MatMulSerializationMode, factor: int = 0, keep_precision: bool = False
+) -> torch.Tensor:
     """The product of two matrices (..., m, n) and (..., n, p), computed in parts on a device to save memory.
 
     Args:
@@ -245,9 +287,11 @@ def serializedMatMul(lhs: torch.Tensor, rhs: torch.Tensor, mode: MatMulSerializa
     check(isinstance(mode, MatMulSerializationMode), f"expected a poptorch.MatMulSerializationMode, not {mode!r}")
     check(isinstance(factor, int), f"the number of parts must be an int, not {factor!r}")
     check(isinstance(keep_precision, bool), f"keep_precision must be a bool, not {keep_precision!r}")
-    size = {MatMulSerializationMode.InputChannels: lhs.shape[-2:][0],
-            MatMulSerializationMode.ReducingDim: lhs.shape[-1],
-            MatMulSerializationMode.OutputChannels: rhs.shape[-1]}.get(mode)
+    size = {
+        MatMulSerializationMode.InputChannels: lhs.shape[-2:][0],
+        MatMulSerializationMode.ReducingDim: lhs.shape[-1],
+        MatMulSerializationMode.OutputChannels: rhs.shape[-1],
+    }.get(mode)
     if current() is not None and size is not None and (factor < 1 or size % factor):
         raise createPoptorchError(f"serializedMatMul cannot cut {size} {mode.value} into {factor} equal parts")
     return torch.matmul(lhs, rhs)
@@ -316,15 +360,22 @@ def for_loop(count: int, body: Callable[..., Any], inputs: List[torch.Tensor]) -
     values = [value.clone() for value in inputs]
     for _ in range(count):
         results = _as_list(body(*values))
-        _require([_kind(value) for value in results] == [_kind(value) for value in values],
-                 f"for_loop: the body turns {[_kind(value) for value in values]} into "
-                 f"{[_kind(value) for value in results]}: shapes and dtypes must stay")
+        _require(
+            [_kind(value) for value in results] == [_kind(value) for value in values],
+            f"for_loop: the body turns {[_kind(value) for value in values]} into "
+            f"{[_kind(value) for value in results]}: shapes and dtypes must stay",
+        )
         values = results
     return values
 
 
-def cond(condition: torch.Tensor, then_body: Callable[..., Any], then_inps: List[torch.Tensor],
-         else_body: Callable[..., Any], else_inps: List[torch.Tensor]) -> List[torch.Tensor]:
+def cond(
+    condition: torch.Tensor,
+    then_body: Callable[..., Any],
+    then_inps: List[torch.Tensor],
+    else_body: Callable[..., Any],
+    else_inps: List[torch.Tensor],
+) -> List[torch.Tensor]:
     """What `then_body` makes of its inputs where `condition` holds, else what the other makes of its own.
 
     Both are computed, for inference only.
@@ -344,9 +395,11 @@ def cond(condition: torch.Tensor, then_body: Callable[..., Any], then_inps: List
     _check_tensor_list("cond", else_inps)
     _note("cond")
     then_results, else_results = _as_list(then_body(*then_inps)), _as_list(else_body(*else_inps))
-    _require([_kind(value) for value in then_results] == [_kind(value) for value in else_results],
-             f"cond: the branches return {[_kind(value) for value in then_results]} and "
-             f"{[_kind(value) for value in else_results]}: shapes and dtypes must agree")
+    _require(
+        [_kind(value) for value in then_results] == [_kind(value) for value in else_results],
+        f"cond: the branches return {[_kind(value) for value in then_results]} and "
+        f"{[_kind(value) for value in else_results]}: shapes and dtypes must agree",
+    )
     chosen = condition.reshape(()).bool()
     return [torch.where(chosen, yes, no) for yes, no in zip(then_results, else_results)]
 
@@ -408,8 +461,10 @@ def _check_slice(name: str, tensor: Any, dim: Any, start: Any, size: Any) -> Non
     _require(torch.is_tensor(tensor), f"{name}: expected a tensor, not {type(tensor).__name__}")
     _require(isinstance(dim, int), f"{name}: dim must be an int, not {dim!r}")
     _require(torch.is_tensor(start), f"{name}: start must be a tensor, not {type(start).__name__}")
-    _require(not start.is_floating_point() and start.dtype != torch.bool, f"{name}: start must be of an integer dtype, "
-                                                                          f"not {start.dtype}")
+    _require(
+        not start.is_floating_point() and start.dtype != torch.bool,
+        f"{name}: start must be of an integer dtype, not {start.dtype}",
+    )
     _require(start.numel() == 1, f"{name}: start must have one element, not shape {tuple(start.shape)}")
     _require(isinstance(size, int) and size > 0, f"{name}: size must be a positive int, not {size!r}")
 

@@ -6,6 +6,7 @@ Every argument defaults to None, "not given": torch's default is used and the at
 program. A given attribute is variable: it may change after compilation, through `setOptimizer`. The device does the
 update; `step()` of these classes is for the same program run as plain PyTorch.
 """
+
 import math
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
@@ -112,8 +113,10 @@ class Optimizer:
             raise RuntimeError("Cannot load optimizer state dictionary because it is empty.")
         missing = [key for key in STATE_KEYS if key not in state]
         if missing:
-            raise RuntimeError(f"Only IPU optimizer states can be loaded onto the IPU. {', '.join(missing)} missing: "
-                               "use a state_dict() of a poptorch.optim optimizer")
+            raise RuntimeError(
+                f"Only IPU optimizer states can be loaded onto the IPU. {', '.join(missing)} missing: "
+                "use a state_dict() of a poptorch.optim optimizer"
+            )
         self._state_dict = {key: state[key] for key in STATE_KEYS}
         self.ipu_state_is_dirty = False
         self.host_state_is_dirty = self.has_state()
@@ -137,8 +140,9 @@ class Optimizer:
         for name, dtype in types.items():
             dtype = _or(dtype, torch.float32)
             if dtype not in _ACCUMULATION_TYPES:
-                raise AssertionError("Accumulation types must be either torch.float32 or torch.float16, but "
-                                     f"{name} is {dtype}")
+                raise AssertionError(
+                    f"Accumulation types must be either torch.float32 or torch.float16, but {name} is {dtype}"
+                )
             setattr(self, name, dtype)
 
     def _keep_betas(self, betas: Optional[Tuple[float, float]]) -> None:
@@ -196,22 +200,43 @@ class SGD(Optimizer, torch.optim.SGD):
 
     _kept = Optimizer._kept + ("use_combined_accum", "velocity_accum_type", "max_grad_norm")
 
-    def __init__(self, params: Iterable, lr: float, momentum: Optional[float] = None,
-                 dampening: Optional[float] = None, weight_decay: Optional[float] = None,
-                 nesterov: Optional[bool] = None, maximize: Optional[bool] = None, foreach: Optional[bool] = None,
-                 differentiable: Optional[bool] = None, loss_scaling: Optional[float] = None,
-                 velocity_scaling: Optional[float] = None, use_combined_accum: Optional[bool] = None,
-                 accum_type: Optional[torch.dtype] = None, velocity_accum_type: Optional[torch.dtype] = None,
-                 max_grad_norm: Optional[float] = None) -> None:
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        momentum: Optional[float] = None,
+        dampening: Optional[float] = None,
+        weight_decay: Optional[float] = None,
+        nesterov: Optional[bool] = None,
+        maximize: Optional[bool] = None,
+        foreach: Optional[bool] = None,
+        differentiable: Optional[bool] = None,
+        loss_scaling: Optional[float] = None,
+        velocity_scaling: Optional[float] = None,
+        use_combined_accum: Optional[bool] = None,
+        accum_type: Optional[torch.dtype] = None,
+        velocity_accum_type: Optional[torch.dtype] = None,
+        max_grad_norm: Optional[float] = None,
+    ) -> None:
         Optimizer.__init__(self)
-        given = _given(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
-                       maximize=maximize, foreach=foreach, differentiable=differentiable)
+        given = _given(
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+        )
         torch.optim.SGD.__init__(self, params, **given)
         self.use_combined_accum = _or(use_combined_accum, False)
         self._set_types(loss_scaling, accum_type=accum_type, velocity_accum_type=velocity_accum_type)
         self.max_grad_norm = _or(max_grad_norm, math.inf)
-        self._declare({**given, **_given(loss_scaling=loss_scaling, velocity_scaling=velocity_scaling)},
-                      ["velocity_scaling"] if self.use_combined_accum else [])
+        self._declare(
+            {**given, **_given(loss_scaling=loss_scaling, velocity_scaling=velocity_scaling)},
+            ["velocity_scaling"] if self.use_combined_accum else [],
+        )
         self._scale_velocity(velocity_scaling)
 
     def _scale_velocity(self, velocity_scaling: Optional[float]) -> None:
@@ -243,22 +268,46 @@ class Adam(Optimizer, torch.optim.Adam):
 
     _kept = Optimizer._kept + _MOMENT_TYPES + ("max_grad_norm",)
 
-    def __init__(self, params: Iterable, lr: Optional[float] = None, betas: Optional[Tuple[float, float]] = None,
-                 eps: Optional[float] = None, weight_decay: Optional[float] = None, amsgrad: Optional[bool] = None,
-                 foreach: Optional[bool] = None, maximize: Optional[bool] = None, capturable: Optional[bool] = None,
-                 differentiable: Optional[bool] = None, fused: Optional[bool] = None,
-                 loss_scaling: Optional[float] = None, accum_type: Optional[torch.dtype] = None,
-                 first_order_momentum_accum_type: Optional[torch.dtype] = None,
-                 second_order_momentum_accum_type: Optional[torch.dtype] = None,
-                 max_grad_norm: Optional[float] = None) -> None:
+    def __init__(
+        self,
+        params: Iterable,
+        lr: Optional[float] = None,
+        betas: Optional[Tuple[float, float]] = None,
+        eps: Optional[float] = None,
+        weight_decay: Optional[float] = None,
+        amsgrad: Optional[bool] = None,
+        foreach: Optional[bool] = None,
+        maximize: Optional[bool] = None,
+        capturable: Optional[bool] = None,
+        differentiable: Optional[bool] = None,
+        fused: Optional[bool] = None,
+        loss_scaling: Optional[float] = None,
+        accum_type: Optional[torch.dtype] = None,
+        first_order_momentum_accum_type: Optional[torch.dtype] = None,
+        second_order_momentum_accum_type: Optional[torch.dtype] = None,
+        max_grad_norm: Optional[float] = None,
+    ) -> None:
         Optimizer.__init__(self)
-        given = _given(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, foreach=foreach,
-                       maximize=maximize, capturable=capturable, differentiable=differentiable, fused=fused)
+        given = _given(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )
         torch.optim.Adam.__init__(self, params, **given)
         self._keep_betas(betas)
-        self._set_types(loss_scaling, accum_type=accum_type,
-                        first_order_momentum_accum_type=first_order_momentum_accum_type,
-                        second_order_momentum_accum_type=second_order_momentum_accum_type)
+        self._set_types(
+            loss_scaling,
+            accum_type=accum_type,
+            first_order_momentum_accum_type=first_order_momentum_accum_type,
+            second_order_momentum_accum_type=second_order_momentum_accum_type,
+        )
         self.max_grad_norm = _or(max_grad_norm, math.inf)
         self._declare({**given, **_given(loss_scaling=loss_scaling)})
 
@@ -283,23 +332,47 @@ class AdamW(Optimizer, torch.optim.AdamW):
 
     _kept = Optimizer._kept + _MOMENT_TYPES + ("bias_correction", "max_grad_norm")
 
-    def __init__(self, params: Iterable, lr: Optional[float] = None, betas: Optional[Tuple[float, float]] = None,
-                 eps: Optional[float] = None, weight_decay: Optional[float] = None, amsgrad: Optional[bool] = None,
-                 maximize: Optional[bool] = None, foreach: Optional[bool] = None, capturable: Optional[bool] = None,
-                 differentiable: Optional[bool] = None, fused: Optional[bool] = None,
-                 loss_scaling: Optional[float] = None, bias_correction: Optional[bool] = None,
-                 accum_type: Optional[torch.dtype] = None,
-                 first_order_momentum_accum_type: Optional[torch.dtype] = None,
-                 second_order_momentum_accum_type: Optional[torch.dtype] = None,
-                 max_grad_norm: Optional[float] = None) -> None:
+    def __init__(
+        self,
+        params: Iterable,
+        lr: Optional[float] = None,
+        betas: Optional[Tuple[float, float]] = None,
+        eps: Optional[float] = None,
+        weight_decay: Optional[float] = None,
+        amsgrad: Optional[bool] = None,
+        maximize: Optional[bool] = None,
+        foreach: Optional[bool] = None,
+        capturable: Optional[bool] = None,
+        differentiable: Optional[bool] = None,
+        fused: Optional[bool] = None,
+        loss_scaling: Optional[float] = None,
+        bias_correction: Optional[bool] = None,
+        accum_type: Optional[torch.dtype] = None,
+        first_order_momentum_accum_type: Optional[torch.dtype] = None,
+        second_order_momentum_accum_type: Optional[torch.dtype] = None,
+        max_grad_norm: Optional[float] = None,
+    ) -> None:
         Optimizer.__init__(self)
-        given = _given(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
-                       foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused)
+        given = _given(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )
         torch.optim.AdamW.__init__(self, params, **given)
         self._keep_betas(betas)
-        self._set_types(loss_scaling, accum_type=accum_type,
-                        first_order_momentum_accum_type=first_order_momentum_accum_type,
-                        second_order_momentum_accum_type=second_order_momentum_accum_type)
+        self._set_types(
+            loss_scaling,
+            accum_type=accum_type,
+            first_order_momentum_accum_type=first_order_momentum_accum_type,
+            second_order_momentum_accum_type=second_order_momentum_accum_type,
+        )
         self.bias_correction = _or(bias_correction, True)
         self.max_grad_norm = _or(max_grad_norm, math.inf)
         self._declare({**given, **_given(loss_scaling=loss_scaling)})
@@ -324,21 +397,43 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
 
     _kept = Optimizer._kept + _MOMENT_TYPES + ("use_tf_variant",)
 
-    def __init__(self, params: Iterable, lr: Optional[float] = None, alpha: Optional[float] = None,
-                 eps: Optional[float] = None, weight_decay: Optional[float] = None, momentum: Optional[float] = None,
-                 centered: Optional[bool] = None, foreach: Optional[bool] = None, maximize: Optional[bool] = None,
-                 differentiable: Optional[bool] = None, loss_scaling: Optional[float] = None,
-                 accum_type: Optional[torch.dtype] = None,
-                 first_order_momentum_accum_type: Optional[torch.dtype] = None,
-                 second_order_momentum_accum_type: Optional[torch.dtype] = None,
-                 use_tf_variant: Optional[bool] = None) -> None:
+    def __init__(
+        self,
+        params: Iterable,
+        lr: Optional[float] = None,
+        alpha: Optional[float] = None,
+        eps: Optional[float] = None,
+        weight_decay: Optional[float] = None,
+        momentum: Optional[float] = None,
+        centered: Optional[bool] = None,
+        foreach: Optional[bool] = None,
+        maximize: Optional[bool] = None,
+        differentiable: Optional[bool] = None,
+        loss_scaling: Optional[float] = None,
+        accum_type: Optional[torch.dtype] = None,
+        first_order_momentum_accum_type: Optional[torch.dtype] = None,
+        second_order_momentum_accum_type: Optional[torch.dtype] = None,
+        use_tf_variant: Optional[bool] = None,
+    ) -> None:
         Optimizer.__init__(self)
-        given = _given(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum, centered=centered,
-                       foreach=foreach, maximize=maximize, differentiable=differentiable)
+        given = _given(
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+        )
         torch.optim.RMSprop.__init__(self, params, **given)
-        self._set_types(loss_scaling, accum_type=accum_type,
-                        first_order_momentum_accum_type=first_order_momentum_accum_type,
-                        second_order_momentum_accum_type=second_order_momentum_accum_type)
+        self._set_types(
+            loss_scaling,
+            accum_type=accum_type,
+            first_order_momentum_accum_type=first_order_momentum_accum_type,
+            second_order_momentum_accum_type=second_order_momentum_accum_type,
+        )
         self.use_tf_variant = _or(use_tf_variant, False)
         self._declare({**given, **_given(loss_scaling=loss_scaling)})
 
@@ -365,12 +460,20 @@ class LAMB(Optimizer, torch.optim.Optimizer):
 
     _kept = Optimizer._kept + _MOMENT_TYPES + ("bias_correction", "max_weight_norm")
 
-    def __init__(self, params: Iterable, lr: Optional[float] = None, betas: Optional[Tuple[float, float]] = None,
-                 eps: Optional[float] = None, weight_decay: Optional[float] = None,
-                 bias_correction: Optional[bool] = None, loss_scaling: Optional[float] = None,
-                 max_weight_norm: Optional[float] = None, accum_type: Optional[torch.dtype] = None,
-                 first_order_momentum_accum_type: Optional[torch.dtype] = None,
-                 second_order_momentum_accum_type: Optional[torch.dtype] = None) -> None:
+    def __init__(
+        self,
+        params: Iterable,
+        lr: Optional[float] = None,
+        betas: Optional[Tuple[float, float]] = None,
+        eps: Optional[float] = None,
+        weight_decay: Optional[float] = None,
+        bias_correction: Optional[bool] = None,
+        loss_scaling: Optional[float] = None,
+        max_weight_norm: Optional[float] = None,
+        accum_type: Optional[torch.dtype] = None,
+        first_order_momentum_accum_type: Optional[torch.dtype] = None,
+        second_order_momentum_accum_type: Optional[torch.dtype] = None,
+    ) -> None:
         Optimizer.__init__(self)
         given = _given(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, **given}
@@ -378,11 +481,15 @@ class LAMB(Optimizer, torch.optim.Optimizer):
         torch.optim.Optimizer.__init__(self, params, defaults)
         self.bias_correction = _or(bias_correction, True)
         self.max_weight_norm = _or(max_weight_norm, 65500.0)
-        self._set_types(loss_scaling, accum_type=accum_type,
-                        first_order_momentum_accum_type=first_order_momentum_accum_type,
-                        second_order_momentum_accum_type=second_order_momentum_accum_type)
-        self._declare({**given, **_given(loss_scaling=loss_scaling, max_weight_norm=max_weight_norm)},
-                      ["max_weight_norm"])
+        self._set_types(
+            loss_scaling,
+            accum_type=accum_type,
+            first_order_momentum_accum_type=first_order_momentum_accum_type,
+            second_order_momentum_accum_type=second_order_momentum_accum_type,
+        )
+        self._declare(
+            {**given, **_given(loss_scaling=loss_scaling, max_weight_norm=max_weight_norm)}, ["max_weight_norm"]
+        )
 
     @torch.no_grad()
     def step(self, closure: Optional[Callable] = None) -> Optional[float]:

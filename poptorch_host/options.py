@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The options of a model: what a program says about devices, batches, precision and placement."""
+
 import json
 import os
 import sys
@@ -34,10 +35,26 @@ from .settings.suboptions import (
     _TrainingOptions,
 )
 
-__all__ = ["BlockId", "ConfigFileError", "Options", "ParallelPhasedExecution", "Phase", "PipelinedExecution",
-           "SerialPhasedExecution", "ShardedExecution", "Stage", "TensorLocationSettings", "_DistributedOptions",
-           "_IExecutionStrategy", "_IPhasedExecution", "_JitOptions", "_PopartOptions", "_PrecisionOptions",
-           "_TensorLocationOptions", "_TrainingOptions"]
+__all__ = [
+    "BlockId",
+    "ConfigFileError",
+    "Options",
+    "ParallelPhasedExecution",
+    "Phase",
+    "PipelinedExecution",
+    "SerialPhasedExecution",
+    "ShardedExecution",
+    "Stage",
+    "TensorLocationSettings",
+    "_DistributedOptions",
+    "_IExecutionStrategy",
+    "_IPhasedExecution",
+    "_JitOptions",
+    "_PopartOptions",
+    "_PrecisionOptions",
+    "_TensorLocationOptions",
+    "_TrainingOptions",
+]
 
 # What PopTorch stores for an unlimited number of repeated log lines.
 _UNLIMITED = 2**64 - 1
@@ -69,11 +86,22 @@ class Options(OptionsDict):
         self._relax_optimizer_checks = False
         self._module_namescope_enabled = True
         self._source_location_excludes: List[str] = []
-        super().__init__(replication_factor=1, input_group_size=1, input_cgt=enums.CommGroupType.Consecutive,
-                         broadcast_buffers=True, device_iterations=1, log_dir=".", max_repeat_logs=4,
-                         auto_round_num_ipus=False, anchored_tensors={}, output_mode=enums.OutputMode.Default.value,
-                         output_return_period=1, connection_type=enums.ConnectionType.Always.value,
-                         sync_pattern=enums.SyncPattern.Full.value, available_memory_proportion={})
+        super().__init__(
+            replication_factor=1,
+            input_group_size=1,
+            input_cgt=enums.CommGroupType.Consecutive,
+            broadcast_buffers=True,
+            device_iterations=1,
+            log_dir=".",
+            max_repeat_logs=4,
+            auto_round_num_ipus=False,
+            anchored_tensors={},
+            output_mode=enums.OutputMode.Default.value,
+            output_return_period=1,
+            connection_type=enums.ConnectionType.Always.value,
+            sync_pattern=enums.SyncPattern.Full.value,
+            available_memory_proportion={},
+        )
         if os.environ.get("POPTORCH_CACHE_DIR"):
             self.enableExecutableCaching(os.environ["POPTORCH_CACHE_DIR"])
         if os.environ.get("POPTORCH_DEFAULT_OPTIONS"):
@@ -141,7 +169,7 @@ class Options(OptionsDict):
             code = compile("\n".join(calls), filepath, "exec")
         except SyntaxError as error:
             number = error.lineno
-            wrong = "".join(calls[number - 1:number])  # the file's own line of that number may be another
+            wrong = "".join(calls[number - 1 : number])  # the file's own line of that number may be another
             raise ConfigFileError(f"SyntaxError at line {number} of {filepath}: {error.msg}\n> {wrong}") from error
         exec(code, {"poptorch": sys.modules[__package__], "options": self})
         return self
@@ -187,12 +215,19 @@ class Options(OptionsDict):
 
     def enableProfiling(self, profile_dir: Optional[str] = None) -> "Options":
         """Asks the engine for reports, in `profile_dir` or the current folder."""
-        wanted = {"debug.allowOutOfMemory": "true", "autoReport.directory": profile_dir or ".",
-                  "autoReport.all": "true"}
+        wanted = {
+            "debug.allowOutOfMemory": "true",
+            "autoReport.directory": profile_dir or ".",
+            "autoReport.all": "true",
+        }
         present = environment_engine_options()
         for option in sorted(set(wanted) & set(present)):
-            logger.warning("POPLAR_ENGINE_OPTIONS sets %s to %s: enableProfiling() replaces it by %s", option,
-                           present[option], wanted[option])
+            logger.warning(
+                "POPLAR_ENGINE_OPTIONS sets %s to %s: enableProfiling() replaces it by %s",
+                option,
+                present[option],
+                wanted[option],
+            )
         self._popart.setEngineOptions({**self._popart.options.get("engineOptions", {}), **wanted})
         return self
 
@@ -201,8 +236,13 @@ class Options(OptionsDict):
         self._popart.set("instrumentWithHardwareCycleCounter", log_cycle_count)
         return self
 
-    def anchorTensor(self, short_name: str, long_name: str, output_mode: Optional[enums.OutputMode] = None,
-                     output_return_period: Optional[int] = 1) -> None:
+    def anchorTensor(
+        self,
+        short_name: str,
+        long_name: str,
+        output_mode: Optional[enums.OutputMode] = None,
+        output_return_period: Optional[int] = 1,
+    ) -> None:
         """Makes an inner tensor readable through `getAnchoredTensor(short_name)`.
 
         Args:
@@ -240,16 +280,21 @@ class Options(OptionsDict):
         """
         self.checkIsFrozen("inputReplicaGrouping")
         if input_group_type == enums.CommGroupType.All:
-            raise ValueError("inputReplicaGrouping cannot use CommGroupType.All: use a group of replication_factor "
-                             "replicas instead")
+            raise ValueError(
+                "inputReplicaGrouping cannot use CommGroupType.All: use a group of replication_factor replicas instead"
+            )
         if input_group_type == enums.CommGroupType.NoGrouping:
             input_group_size, input_group_type = 1, enums.CommGroupType.Consecutive
         if input_group_size > self.replication_factor:
-            raise ValueError(f"an input group of {input_group_size} replicas is larger than the replication factor "
-                             f"{self.replication_factor}")
+            raise ValueError(
+                f"an input group of {input_group_size} replicas is larger than the replication factor "
+                f"{self.replication_factor}"
+            )
         if self.replication_factor % input_group_size:
-            raise ValueError(f"an input group of {input_group_size} replicas does not divide the replication factor "
-                             f"{self.replication_factor}")
+            raise ValueError(
+                f"an input group of {input_group_size} replicas does not divide the replication factor "
+                f"{self.replication_factor}"
+            )
         self.set(input_group_size=input_group_size, input_cgt=input_group_type)
         return self
 
@@ -263,8 +308,10 @@ class Options(OptionsDict):
         _check_output_mode(output_mode, output_return_period)
         if output_mode != enums.OutputMode.EveryN and output_return_period is not None:
             logger.info("output_return_period has no effect with OutputMode.%s", output_mode.name)
-        self.set(output_mode=output_mode.value,
-                 output_return_period=1 if output_return_period is None else output_return_period)
+        self.set(
+            output_mode=output_mode.value,
+            output_return_period=1 if output_return_period is None else output_return_period,
+        )
         return self
 
     def defaultOutputMode(self) -> bool:
@@ -318,7 +365,7 @@ class Options(OptionsDict):
         proportions = {}
         for name, proportion in available_memory_proportion.items():
             check(name.startswith("IPU"), f"memory proportions are given to 'IPU0', 'IPU1', ..., not to {name!r}")
-            proportions[int(name[len("IPU"):])] = float(proportion)
+            proportions[int(name[len("IPU") :])] = float(proportion)
         self.createOrSet(available_memory_proportion=proportions)
         return self
 
@@ -348,8 +395,10 @@ class Options(OptionsDict):
 
     def connectionType(self, connection_type: enums.ConnectionType) -> "Options":
         """When the device is attached."""
-        check(isinstance(connection_type, enums.ConnectionType),
-              f"expected a poptorch.ConnectionType, not {connection_type!r}")
+        check(
+            isinstance(connection_type, enums.ConnectionType),
+            f"expected a poptorch.ConnectionType, not {connection_type!r}",
+        )
         self.set(connection_type=connection_type.value)
         return self
 
@@ -372,8 +421,10 @@ class Options(OptionsDict):
         Raises:
             AssertionError: while the output mode is left to the kind of model.
         """
-        check(not self.defaultOutputMode(), "the output mode is still OutputMode.Default: a model resolves it, or "
-                                            "call outputMode() first")
+        check(
+            not self.defaultOutputMode(),
+            "the output mode is still OutputMode.Default: a model resolves it, or call outputMode() first",
+        )
         values = dict(self._execution_strategy.backendOptions())
         values.update(self._popart.options)
         for part in (super(), self._training, self._distributed, self._tensor_locations):
@@ -405,8 +456,10 @@ def environment_engine_options() -> Dict[str, str]:
 def _check_output_mode(output_mode: enums.OutputMode, period: Optional[int]) -> None:
     check(isinstance(output_mode, enums.OutputMode), f"expected a poptorch.OutputMode, not {output_mode!r}")
     if output_mode == enums.OutputMode.EveryN:
-        check(isinstance(period, int) and period > 0,
-              f"OutputMode.EveryN needs an output_return_period of at least 1, not {period!r}")
+        check(
+            isinstance(period, int) and period > 0,
+            f"OutputMode.EveryN needs an output_return_period of at least 1, not {period!r}",
+        )
 
 
 def _enum_member(value: Any) -> Any:

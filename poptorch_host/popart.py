@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The enumerations of the popart package. `Options._Popart` takes their members as int(member) only, as PopTorch's."""
+
 import enum
 from typing import List
 
@@ -20,10 +21,12 @@ def _enumeration(name: str, members: str) -> enum.EnumMeta:
     return _Enumeration(name, [(member, value) for value, member in enumerate(named)], module=__name__)
 
 
-AccumulateOuterFragmentSchedule = _enumeration("AccumulateOuterFragmentSchedule",
-                                               "Scheduler Serial OverlapCycleOptimized OverlapMemoryOptimized")
-BatchSerializationBatchSchedule = _enumeration("BatchSerializationBatchSchedule",
-                                               "Scheduler Isomorphic OverlapOnIo OverlapOnCompute")
+AccumulateOuterFragmentSchedule = _enumeration(
+    "AccumulateOuterFragmentSchedule", "Scheduler Serial OverlapCycleOptimized OverlapMemoryOptimized"
+)
+BatchSerializationBatchSchedule = _enumeration(
+    "BatchSerializationBatchSchedule", "Scheduler Isomorphic OverlapOnIo OverlapOnCompute"
+)
 BatchSerializationMethod = _enumeration("BatchSerializationMethod", "UnrollDynamic UnrollStatic Loop")
 BatchSerializationTransformContext = _enumeration("BatchSerializationTransformContext", "Fwd Bwd")
 DeviceConnectionType = _enumeration("DeviceConnectionType", "Always OnDemand Never")
@@ -32,7 +35,8 @@ ExecutionPhaseIOSchedule = _enumeration("ExecutionPhaseIOSchedule", "Preload OnD
 ExecutionPhaseSchedule = _enumeration("ExecutionPhaseSchedule", "Interleaving Batch BatchClusteredIO")
 GradientTensorTrackingMethod = _enumeration(
     "GradientTensorTrackingMethod",
-    "AllNonViewChangingGradientTensors ConvAndMatmulGradients GradientsOfUserSpecifiedTensors")
+    "AllNonViewChangingGradientTensors ConvAndMatmulGradients GradientsOfUserSpecifiedTensors",
+)
 Instrumentation = _enumeration("Instrumentation", "Outer Inner")
 MeanReductionStrategy = _enumeration("MeanReductionStrategy", "Running Post")
 MergeVarUpdateType = _enumeration("MergeVarUpdateType", "Off All AutoLoose AutoTight")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Marks on the time line of a profiler."""
+
 import functools
 from typing import Any, Callable, ContextManager
 
@@ -35,4 +36,5 @@ class Channel:
         def call(*args: Any, **kwargs: Any) -> Any:
             with self.tracepoint(name):
                 return function(*args, **kwargs)
+
         return call

@@ -6,6 +6,7 @@ Every public name of PopTorch (data/poptorch-api.json) is implemented; or record
 stored as by PopTorch, and without effect on a host; or refused with an Error. The tables below name the last two kinds
 and what there is to say about the first. An entry holds for the members of its name too, unless they have their own.
 """
+
 import json
 from pathlib import Path
 from typing import Dict, List, NamedTuple
@@ -60,8 +61,7 @@ _REFUSED = {
 }
 
 _REMARKS = {
-    "poptorch.AsynchronousDataAccessor.__init__":
-        "miss_sleep_time_in_ms is only checked: who waits sleeps until there is something",
+    "poptorch.AsynchronousDataAccessor.__init__": "miss_sleep_time_in_ms is checked and unused: the loader never polls",
     "poptorch.CPU": "the function is called where it stands",
     "poptorch.Options.anchorTensor": "names are those of getTensorNames, not PopART's",
     "poptorch.Options.enableProfiling": "summary.txt in the folder of the reports; for times use torch.profiler",
@@ -76,8 +76,7 @@ _REMARKS = {
     "poptorch.PoplarExecutor.save": "files are of this package's own format",
     "poptorch.RecoverableError": "never raised: a host has no such failures",
     "poptorch.UnrecoverableError": "never raised: a host has no such failures",
-    "poptorch.options._PrecisionOptions.enableFloatingPointExceptions":
-        "looks at the results of every operation, which takes time",
+    "poptorch.options._PrecisionOptions.enableFloatingPointExceptions": "checks every operation's result, which is slow",
     "poptorch.options._TrainingOptions.setAutomaticLossScaling": "by a rule of its own, in README.md",
     "poptorch.custom_op": "by a function given to custom_ops.implement; refused in a compiled model without one",
     "poptorch.fps": "in plain PyTorch",
@@ -130,13 +129,17 @@ def render() -> str:
     """The text of SUPPORTED.md."""
     names = recorded_names()
     counts = {kind: sum(support_of(name).kind == kind for name in names) for kind in (IMPLEMENTED, RECORDED, REFUSED)}
-    lines = [_HEAD, "| implemented | recorded | refused |", "|---|---|---|",
-             "| {implemented} | {recorded} | {refused} |".format(**counts)]
+    lines = [
+        _HEAD,
+        "| implemented | recorded | refused |",
+        "|---|---|---|",
+        "| {implemented} | {recorded} | {refused} |".format(**counts),
+    ]
     for owner, members in _by_owner(names).items():
         lines += ["", f"## {owner}", ""]
         for kind in counts:
             names_of_kind = [name for name in members if support_of(name).kind == kind]
-            texts = [_text(name[len(owner) + 1:], support_of(name)) for name in names_of_kind]
+            texts = [_text(name[len(owner) + 1 :], support_of(name)) for name in names_of_kind]
             lines += [f"- {kind}: {', '.join(texts)}"] if texts else []
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Comparison of results, for tests."""
+
 from typing import Any
 
 import torch

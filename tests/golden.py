@@ -12,6 +12,7 @@ gradients, so they are taken from the weights before and after a step of plain S
 
 Exit code 0: everything agrees; 1: something does not; others as those of train_swin.py.
 """
+
 import argparse
 import json
 import os
@@ -45,11 +46,40 @@ LEARNING_RATE = 16.0  # so large that rounding the weights is small against the 
 
 # The configuration of the records: every layer there is, nothing random, two stages, bytes as input.
 BASE = "SWIN_TINY"
-SIZES = ("SEED", 7, "DATA.IMG_SIZE", 16, "DATA.BATCH_SIZE", 2, "DATA.INPUT_DTYPE", "uint8", "MODEL.NUM_CLASSES", 5,
-         "MODEL.DROP_PATH_RATE", 0.0, "MODEL.SWIN.PATCH_SIZE", 2, "MODEL.SWIN.EMBED_DIM", 8,
-         "MODEL.SWIN.DEPTHS", [2, 2], "MODEL.SWIN.NUM_HEADS", [2, 4], "MODEL.SWIN.WINDOW_SIZE", 4,
-         "TRAIN.ACCUMULATION_STEPS", MICRO_BATCHES, "IPU.INFERENCE_DEVICE_ITERATIONS", MICRO_BATCHES,
-         "IPU.LAYERS_PER_IPU", [2, 2], "IPU.REPLICAS", 1, "IPU.STOCHASTIC_ROUNDING", False)
+SIZES = (
+    "SEED",
+    7,
+    "DATA.IMG_SIZE",
+    16,
+    "DATA.BATCH_SIZE",
+    2,
+    "DATA.INPUT_DTYPE",
+    "uint8",
+    "MODEL.NUM_CLASSES",
+    5,
+    "MODEL.DROP_PATH_RATE",
+    0.0,
+    "MODEL.SWIN.PATCH_SIZE",
+    2,
+    "MODEL.SWIN.EMBED_DIM",
+    8,
+    "MODEL.SWIN.DEPTHS",
+    [2, 2],
+    "MODEL.SWIN.NUM_HEADS",
+    [2, 4],
+    "MODEL.SWIN.WINDOW_SIZE",
+    4,
+    "TRAIN.ACCUMULATION_STEPS",
+    MICRO_BATCHES,
+    "IPU.INFERENCE_DEVICE_ITERATIONS",
+    MICRO_BATCHES,
+    "IPU.LAYERS_PER_IPU",
+    [2, 2],
+    "IPU.REPLICAS",
+    1,
+    "IPU.STOCHASTIC_ROUNDING",
+    False,
+)
 LOSS_SCALING = {"32.32": 1.0, "16.16": 128.0}
 
 # Largest difference that passes, as a share of the tensor's largest value. float32: PyTorch 2.0.1 and 2.14 differ by
@@ -87,8 +117,9 @@ def record(folder: Path, force: bool) -> None:
     paths = {precision: folder / f"swin_{precision}.safetensors" for precision in TOLERANCE}
     existing = [str(path) for path in paths.values() if path.exists()]
     if existing and not force:
-        raise Refusal(f"{existing[0]} is there already: choose another --folder, or replace it with --force",
-                      EXIT_USAGE)
+        raise Refusal(
+            f"{existing[0]} is there already: choose another --folder, or replace it with --force", EXIT_USAGE
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for precision, path in paths.items():
         made = new_record(precision)
@@ -115,8 +146,10 @@ def check(folder: Path) -> bool:
             difference, where = largest_difference(actual[kind], expected.results[kind])
             passes = difference <= tolerance
             agree &= passes
-            print(f"{expected.name} {kind}: largest difference {difference:.2e} of {tolerance:g} allowed, in {where}: "
-                  f"{'ok' if passes else 'DIFFERENT'}")
+            print(
+                f"{expected.name} {kind}: largest difference {difference:.2e} of {tolerance:g} allowed, in {where}: "
+                f"{'ok' if passes else 'DIFFERENT'}"
+            )
     return agree
 
 
@@ -143,16 +176,22 @@ def _train(given: Record) -> Dict[str, Dict[str, Tensor]]:
     config, inputs = given.config, (given.inputs["images"], given.inputs["targets"])
     poptorch = accelerator.poptorch()
     model = _model(given, training=True).train()
-    optimizer = poptorch.optim.SGD(model.parameters(), lr=LEARNING_RATE, loss_scaling=config.TRAIN.LOSS_SCALING,
-                                   accum_type=torch.float16 if half_weights(config) else torch.float32)
+    optimizer = poptorch.optim.SGD(
+        model.parameters(),
+        lr=LEARNING_RATE,
+        loss_scaling=config.TRAIN.LOSS_SCALING,
+        accum_type=torch.float16 if half_weights(config) else torch.float32,
+    )
     trainer = poptorch.trainingModel(model, training_options(config, ALONE), optimizer)
     compile_program(trainer, "training", inputs)
     _, loss = trainer(*inputs)  # the sum over the micro-batches, as the options ask for
     trainer.copyWeightsToHost()
     after = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     trainer.destroy()
-    gradients = {name: ((before.double() - after[name].double()) / LEARNING_RATE).float()
-                 for name, before in given.weights.items()}
+    gradients = {
+        name: ((before.double() - after[name].double()) / LEARNING_RATE).float()
+        for name, before in given.weights.items()
+    }
     return {"loss": {"loss": loss.float().mean() / MICRO_BATCHES}, "gradients": gradients}
 
 
@@ -190,13 +229,19 @@ def new_record(precision: str) -> Record:
     generator = torch.Generator().manual_seed(config.SEED)
     weights = {name: _spread(weight, generator) for name, weight in build_pipeline(config).state_dict().items()}
     rows, classes = config.DATA.BATCH_SIZE * MICRO_BATCHES, config.MODEL.NUM_CLASSES
-    images = torch.randint(256, (rows, 3, config.DATA.IMG_SIZE, config.DATA.IMG_SIZE), dtype=torch.uint8,
-                           generator=generator)
+    images = torch.randint(
+        256, (rows, 3, config.DATA.IMG_SIZE, config.DATA.IMG_SIZE), dtype=torch.uint8, generator=generator
+    )
     targets = torch.randint(classes, (rows,), generator=generator)
     if half_weights(config):  # as mixup makes them; the other record has classes, and so its loss smooths labels
         targets = torch.softmax(2 * torch.randn(rows, classes, generator=generator), -1)
-    return Record(f"swin_{precision}", {**provenance(), "cfg": BASE, "opts": json.dumps(opts),
-                                        "seed": str(config.SEED)}, weights, {"images": images, "targets": targets}, {})
+    return Record(
+        f"swin_{precision}",
+        {**provenance(), "cfg": BASE, "opts": json.dumps(opts), "seed": str(config.SEED)},
+        weights,
+        {"images": images, "targets": targets},
+        {},
+    )
 
 
 def _spread(weight: Tensor, generator: torch.Generator) -> Tensor:
@@ -208,15 +253,24 @@ def _spread(weight: Tensor, generator: torch.Generator) -> Tensor:
 def provenance() -> Dict[str, str]:
     """Where numbers come from: device, platform and versions."""
     chosen = accelerator.selected()
-    return {"device": chosen.device, "poptorch": f"{chosen.poptorch.__name__} {chosen.poptorch.__version__}",
-            "torch": str(torch.__version__), "platform": f"{platform.system()} {platform.machine()}",
-            "commit": _commit()}
+    return {
+        "device": chosen.device,
+        "poptorch": f"{chosen.poptorch.__name__} {chosen.poptorch.__version__}",
+        "torch": str(torch.__version__),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "commit": _commit(),
+    }
 
 
 def _commit() -> str:
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-                              cwd=str(RECORDS.parent), capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=str(RECORDS.parent),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):  # no git here, or no repository: a release that was unpacked
         return "unknown"
     return done.stdout.strip()
@@ -250,7 +304,7 @@ def read(path: Path) -> Record:
         raise Refusal(f"{path} is no golden record: its metadata lacks {', '.join(sorted(missing))}", EXIT_DATA)
 
     def part(kind: str) -> Dict[str, Tensor]:
-        return {name[len(kind) + 1:]: tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
+        return {name[len(kind) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
 
     return Record(path.stem, metadata, part("weights"), part("inputs"), {kind: part(kind) for kind in KINDS})
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Which operations a forward pass is made of."""
+
 from typing import Any, Set
 
 from poptorch_host.compiling.supported_ops import selects_by_mask, takes_operation

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The choice of PopTorch, with packages of the SDK's names in its place: installed, broken, under poprun."""
+
 import sys
 
 import pytest
@@ -43,6 +44,7 @@ def init(): pass
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
     """Writes modules (path -> source) into a folder that is imported from, and forgets them and the choice again."""
+
     def write(sources):
         for path, source in sources.items():
             (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -68,11 +70,14 @@ def test_installed_sdk_is_taken(environment):
     assert accelerator.select("cpu").poptorch.__name__ == "poptorch_host"
 
 
-@pytest.mark.parametrize("source, said", [
-    ("raise ImportError('libpopart.so: cannot open shared object file')", "libpopart.so: cannot open"),
-    ("assert False, 'built for torch 2.0.1,\\nnot this one'", "built for torch 2.0.1, not this one"),
-    ("import a_package_that_is_not_there", "No module named 'a_package_that_is_not_there'"),
-])
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("raise ImportError('libpopart.so: cannot open shared object file')", "libpopart.so: cannot open"),
+        ("assert False, 'built for torch 2.0.1,\\nnot this one'", "built for torch 2.0.1, not this one"),
+        ("import a_package_that_is_not_there", "No module named 'a_package_that_is_not_there'"),
+    ],
+)
 @pytest.mark.parametrize("device", ["auto", "ipu"])
 def test_sdk_that_cannot_be_imported_is_refused_in_a_line(source, said, device, environment):
     environment({"poptorch/__init__.py": source})
@@ -93,17 +98,48 @@ def test_run_and_validation_find_all_that_they_use_in_poptorch(environment, tmp_
     names = {name.split(".")[1] for name in NAMES if name.startswith("poptorch.")}
     environment({"poptorch/__init__.py": f"from poptorch_host import {', '.join(sorted(names))}"})
     small = ["--device", "ipu", "--synthetic", "--opts", "DATA.LOADER", "sync"]
-    train_swin.main(["--cfg", "SWIN_DEMO", "--epochs", "1", "--batch-size", "1", "--ga", "4", "--output",
-                     str(tmp_path / "run"), *small, "TRAIN.WARMUP_EPOCHS", "0", "MODEL.SWIN.EMBED_DIM", "8",
-                     "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]", "IPU.LAYERS_PER_IPU", "[1, 1]",
-                     "AUG.MIXUP", "0.5", "MODEL.PRECISION", "16.16"])
+    train_swin.main(
+        [
+            "--cfg",
+            "SWIN_DEMO",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "1",
+            "--ga",
+            "4",
+            "--output",
+            str(tmp_path / "run"),
+            *small,
+            "TRAIN.WARMUP_EPOCHS",
+            "0",
+            "MODEL.SWIN.EMBED_DIM",
+            "8",
+            "MODEL.SWIN.DEPTHS",
+            "[1, 1]",
+            "MODEL.SWIN.NUM_HEADS",
+            "[1, 2]",
+            "IPU.LAYERS_PER_IPU",
+            "[1, 1]",
+            "AUG.MIXUP",
+            "0.5",
+            "MODEL.PRECISION",
+            "16.16",
+        ]
+    )
     assert accelerator.selected().poptorch.__name__ == "poptorch"
     validate.main(["--checkpoint", str(tmp_path / "run" / "last.pth"), *small])
 
 
 def poprun(environment, **more):
-    environment({"poptorch/__init__.py": "from poptorch_host import *", "popdist/__init__.py": POPDIST,
-                 "popdist/poptorch.py": POPDIST_OPTIONS, **more})
+    environment(
+        {
+            "poptorch/__init__.py": "from poptorch_host import *",
+            "popdist/__init__.py": POPDIST,
+            "popdist/poptorch.py": POPDIST_OPTIONS,
+            **more,
+        }
+    )
     accelerator.select("ipu")
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The configuration tree: order of precedence, what is refused, and what every named configuration holds."""
+
 import ast
 from pathlib import Path
 
@@ -53,28 +54,45 @@ def test_recipe_for_1k_has_global_batch_1024(name):
     assert config.DATA.BATCH_SIZE * config.TRAIN.ACCUMULATION_STEPS * config.IPU.REPLICAS == 1024
 
 
-@pytest.mark.parametrize("name, drop_path", [
-    ("SWIN_TINY", 0.2), ("SWIN_SMALL", 0.3), ("SWIN_BASE", 0.5), ("SWIN_BASE_384", 0.5),
-    ("SWIN_LARGE_224_22K_FINETUNE_1K_FP16_POD16", 0.2), ("SWIN_LARGE_384_22K_FINETUNE_1K", 0.2),
-    ("SWIN_TINY_22K_PRETRAIN", 0.1), ("SWIN_SMALL_22K_PRETRAIN", 0.2), ("SWIN_BASE_22K_PRETRAIN", 0.2),
-    ("SWIN_LARGE_22K_PRETRAIN", 0.2),
-])
+@pytest.mark.parametrize(
+    "name, drop_path",
+    [
+        ("SWIN_TINY", 0.2),
+        ("SWIN_SMALL", 0.3),
+        ("SWIN_BASE", 0.5),
+        ("SWIN_BASE_384", 0.5),
+        ("SWIN_LARGE_224_22K_FINETUNE_1K_FP16_POD16", 0.2),
+        ("SWIN_LARGE_384_22K_FINETUNE_1K", 0.2),
+        ("SWIN_TINY_22K_PRETRAIN", 0.1),
+        ("SWIN_SMALL_22K_PRETRAIN", 0.2),
+        ("SWIN_BASE_22K_PRETRAIN", 0.2),
+        ("SWIN_LARGE_22K_PRETRAIN", 0.2),
+    ],
+)
 def test_drop_path_is_the_papers(name, drop_path):
     assert get_config(name).MODEL.DROP_PATH_RATE == drop_path
 
 
-@pytest.mark.parametrize("name, width, depths, heads, window, size", [
-    ("SWIN_TINY", 96, [2, 2, 6, 2], [3, 6, 12, 24], 7, 224),
-    ("SWIN_SMALL", 96, [2, 2, 18, 2], [3, 6, 12, 24], 7, 224),
-    ("SWIN_BASE", 128, [2, 2, 18, 2], [4, 8, 16, 32], 7, 224),
-    ("SWIN_BASE_384", 128, [2, 2, 18, 2], [4, 8, 16, 32], 12, 384),
-    ("SWIN_LARGE_384_22K_FINETUNE_1K", 192, [2, 2, 18, 2], [6, 12, 24, 48], 12, 384),
-])
+@pytest.mark.parametrize(
+    "name, width, depths, heads, window, size",
+    [
+        ("SWIN_TINY", 96, [2, 2, 6, 2], [3, 6, 12, 24], 7, 224),
+        ("SWIN_SMALL", 96, [2, 2, 18, 2], [3, 6, 12, 24], 7, 224),
+        ("SWIN_BASE", 128, [2, 2, 18, 2], [4, 8, 16, 32], 7, 224),
+        ("SWIN_BASE_384", 128, [2, 2, 18, 2], [4, 8, 16, 32], 12, 384),
+        ("SWIN_LARGE_384_22K_FINETUNE_1K", 192, [2, 2, 18, 2], [6, 12, 24, 48], 12, 384),
+    ],
+)
 def test_architecture_is_the_papers(name, width, depths, heads, window, size):
     config = get_config(name)
     swin = config.MODEL.SWIN
     assert (swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE, config.DATA.IMG_SIZE) == (
-        width, depths, heads, window, size)
+        width,
+        depths,
+        heads,
+        window,
+        size,
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in named_configs() if "FINETUNE" in name or name.endswith("384")])
@@ -132,33 +150,36 @@ def test_empty_name_is_not_the_defaults():
     assert "neither a .yaml file nor a name" in refusal("")
 
 
-@pytest.mark.parametrize("opts, said", [
-    (["TRAIN.EPOCHS"], "no value"),
-    (["TRAIN.EPOCHS", "3.5"], "int"),
-    (["TRAIN.EPOCHS", "-5"], "out of range"),
-    (["DATA.BATCH_SIZE", "0"], "out of range"),
-    (["TRAIN.BASE_LR", "1e400"], "out of range"),
-    (["TRAIN.WARMUP_EPOCHS", "300"], "WARMUP_EPOCHS"),
-    (["AUG.SCALE", "[0.9, 0.1]"], "smaller value comes first"),
-    (["DATA.IMG_SIZE", "223"], "223"),
-    (["DATA.IMG_SIZE", "[224, 224, 3]"], "DATA.IMG_SIZE"),
-    (["MODEL.SWIN.WINDOW_SIZE", "9"], "window"),
-    (["MODEL.SWIN.NUM_HEADS", "[3, 6, 12, 25]"], "25"),
-    (["MODEL.SWIN.DEPTHS", "[2, 2, 6]"], "differ in length"),
-    (["MODEL.PRECISION", "16.33"], "16.33"),
-    (["IPU.LAYERS_PER_IPU", "[2, 3, 5, 3]"], "13"),
-    (["IPU.MAPPING", "[0, 1]"], "MAPPING"),
-    (["TRAIN.ACCUMULATION_STEPS", "6"], "at least 7"),
-    (["TRAIN.OPTIMIZER.NAME", "adam"], "adamw"),
-    (["TRAIN.OPTIMIZER.BETAS", "[0.9]"], "1 values"),
-    (["DATA.MEAN", "[a, b, c]"], "DATA.MEAN"),
-    (["DATA.IMG_SIZE", "[224.0, 224]"], "DATA.IMG_SIZE holds 224.0: whole numbers"),
-    (["MODEL.SWIN.DEPTHS", "[2, 2, 6, 2.5]"], "MODEL.SWIN.DEPTHS holds 2.5: whole numbers"),
-    (["MODEL.SWIN.DEPTHS", "[]"], "MODEL.SWIN.DEPTHS is empty"),
-    (["AUG.SCALE", "[1.0, 0.08]"], "AUG.SCALE [1.0, 0.08]: the smaller"),
-    (["AUG.CUTMIX_MINMAX", "[0.8, 0.2]"], "the smaller"),
-    (["MODEL", "swin"], "MODEL is a section of keys"),
-])
+@pytest.mark.parametrize(
+    "opts, said",
+    [
+        (["TRAIN.EPOCHS"], "no value"),
+        (["TRAIN.EPOCHS", "3.5"], "int"),
+        (["TRAIN.EPOCHS", "-5"], "out of range"),
+        (["DATA.BATCH_SIZE", "0"], "out of range"),
+        (["TRAIN.BASE_LR", "1e400"], "out of range"),
+        (["TRAIN.WARMUP_EPOCHS", "300"], "WARMUP_EPOCHS"),
+        (["AUG.SCALE", "[0.9, 0.1]"], "smaller value comes first"),
+        (["DATA.IMG_SIZE", "223"], "223"),
+        (["DATA.IMG_SIZE", "[224, 224, 3]"], "DATA.IMG_SIZE"),
+        (["MODEL.SWIN.WINDOW_SIZE", "9"], "window"),
+        (["MODEL.SWIN.NUM_HEADS", "[3, 6, 12, 25]"], "25"),
+        (["MODEL.SWIN.DEPTHS", "[2, 2, 6]"], "differ in length"),
+        (["MODEL.PRECISION", "16.33"], "16.33"),
+        (["IPU.LAYERS_PER_IPU", "[2, 3, 5, 3]"], "13"),
+        (["IPU.MAPPING", "[0, 1]"], "MAPPING"),
+        (["TRAIN.ACCUMULATION_STEPS", "6"], "at least 7"),
+        (["TRAIN.OPTIMIZER.NAME", "adam"], "adamw"),
+        (["TRAIN.OPTIMIZER.BETAS", "[0.9]"], "1 values"),
+        (["DATA.MEAN", "[a, b, c]"], "DATA.MEAN"),
+        (["DATA.IMG_SIZE", "[224.0, 224]"], "DATA.IMG_SIZE holds 224.0: whole numbers"),
+        (["MODEL.SWIN.DEPTHS", "[2, 2, 6, 2.5]"], "MODEL.SWIN.DEPTHS holds 2.5: whole numbers"),
+        (["MODEL.SWIN.DEPTHS", "[]"], "MODEL.SWIN.DEPTHS is empty"),
+        (["AUG.SCALE", "[1.0, 0.08]"], "AUG.SCALE [1.0, 0.08]: the smaller"),
+        (["AUG.CUTMIX_MINMAX", "[0.8, 0.2]"], "the smaller"),
+        (["MODEL", "swin"], "MODEL is a section of keys"),
+    ],
+)
 def test_contradiction_or_value_out_of_range_is_refused(opts, said):
     assert said in refusal("SWIN_TINY", opts)
 
@@ -177,7 +198,10 @@ def test_numbers_of_yaml_that_look_like_text_are_numbers(tmp_path):
 
 
 def test_file_in_the_form_of_the_official_repository_loads(tmp_path):
-    path = write(tmp_path, "swin_large_patch4_window12_384_22kto1k_finetune.yaml", """
+    path = write(
+        tmp_path,
+        "swin_large_patch4_window12_384_22kto1k_finetune.yaml",
+        """
 DATA:
   IMG_SIZE: 384
   DATASET: imagenet22K
@@ -198,7 +222,8 @@ TRAIN:
   MIN_LR: 2e-07
 TEST:
   CROP: False
-""")
+""",
+    )
     config = get_config(path)
     assert config.MODEL.SWIN.WINDOW_SIZE == 12 and config.TRAIN.MIN_LR == 2e-7 and config.TEST.CROP is False
 
@@ -209,20 +234,23 @@ def test_base_file_is_merged_first_and_deeply(tmp_path):
     assert (config.TRAIN.EPOCHS, config.TRAIN.BASE_LR) == (100, 0.1)
 
 
-@pytest.mark.parametrize("text, said", [
-    ("", "not a configuration"),
-    ("- 1", "not a configuration"),
-    ("TRAIN: 3", "TRAIN"),
-    ("TRAIN: {EPOCHS: 3", "not a configuration"),
-    ("TRAIN: {EPOCHS: 30, EPOCHS: 40}", "twice"),
-    ("a: &x [1]\nb: *x", "aliases"),
-    ("TRAIN: !!python/object/apply:os.system ['true']", "not a configuration"),
-    ("TRAIN: {EPOCHS: !!python/name:os.system }", "not a configuration"),
-    ("BASE: ['a.yaml']", "back to itself"),
-    ("BASE: ['../b.yaml']", "inside"),
-    ("BASE: ['evil.py']", ".yaml file"),
-    ("[" * 3000, "not a configuration"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "not a configuration"),
+        ("- 1", "not a configuration"),
+        ("TRAIN: 3", "TRAIN"),
+        ("TRAIN: {EPOCHS: 3", "not a configuration"),
+        ("TRAIN: {EPOCHS: 30, EPOCHS: 40}", "twice"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("TRAIN: !!python/object/apply:os.system ['true']", "not a configuration"),
+        ("TRAIN: {EPOCHS: !!python/name:os.system }", "not a configuration"),
+        ("BASE: ['a.yaml']", "back to itself"),
+        ("BASE: ['../b.yaml']", "inside"),
+        ("BASE: ['evil.py']", ".yaml file"),
+        ("[" * 3000, "not a configuration"),
+    ],
+)
 def test_bad_yaml_is_refused_as_data(tmp_path, text, said):
     assert said in refusal(write(tmp_path, "a.yaml", text))
 

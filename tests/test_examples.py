@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The example programs, run as a user runs them: in an interpreter of their own, from another folder."""
+
 import csv
 import importlib.util
 import os
@@ -25,8 +26,9 @@ pytest.importorskip("sklearn", reason="the examples learn scikit-learn's digits"
 def run(folder: Path, *command: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
     """Runs python with `command` in `folder`, where the repository's packages can be imported."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": OF_TORCH}
-    result = subprocess.run([sys.executable, *command], cwd=str(folder), env=environment, text=True,
-                            capture_output=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, *command], cwd=str(folder), env=environment, text=True, capture_output=True, timeout=120
+    )
     assert result.returncode == code, result.stderr
     return result
 
@@ -93,9 +95,11 @@ class TestFineTuning:
         one, other = fine_tuning.saved["unbroken"], fine_tuning.saved["resumed"]
         for part in ("epoch", "random", "scheduler"):
             assert one[part] == other[part]
-        for ours, theirs in ((one["model"], other["model"]),
-                             (one["optimizer"]["ipu_state"], other["optimizer"]["ipu_state"]),
-                             (one["optimizer"]["ipu_param"], other["optimizer"]["ipu_param"])):
+        for ours, theirs in (
+            (one["model"], other["model"]),
+            (one["optimizer"]["ipu_state"], other["optimizer"]["ipu_state"]),
+            (one["optimizer"]["ipu_param"], other["optimizer"]["ipu_param"]),
+        ):
             assert list(ours) == list(theirs) != []
             assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
@@ -113,6 +117,7 @@ def test_server_answers_every_request_once_and_in_order(tmp_path, requests):
         answers = [(int(number), int(digit), float(score)) for number, digit, score in csv.reader(file)]
     assert [number for number, _, _ in answers] == list(range(requests))
     from sklearn.datasets import load_digits
+
     right = sum(load_digits().target[number] == digit for number, digit, _ in answers)
     assert right >= 0.95 * requests
     assert f"answered {requests} requests, {right / requests:.1%} of them correctly" in printed
@@ -133,6 +138,8 @@ def test_example_without_poptorch_is_told_that_it_is_missing(tmp_path, name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_knows_nothing_but_poptorch(name):
     text = (ROOT / "examples" / name).read_text(encoding="utf-8")
-    imported = {(first or second).split(".")[0] for first, second in
-                re.findall(r"^(?:import (\S+)|from (\S+) import .*)$", text, re.MULTILINE)}
+    imported = {
+        (first or second).split(".")[0]
+        for first, second in re.findall(r"^(?:import (\S+)|from (\S+) import .*)$", text, re.MULTILINE)
+    }
     assert imported <= {"argparse", "csv", "os", "warnings", "typing", "poptorch", "torch", "sklearn"}

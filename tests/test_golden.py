@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The golden records: this host agrees with them, and a device that computes something else would not."""
+
 import json
 import re
 import shutil
@@ -47,11 +48,19 @@ def test_this_host_agrees_with_the_records_of_the_repository(capsys):
 
 
 def test_command_ends_with_0_and_names_the_largest_differences():
-    ended = subprocess.run([sys.executable, "-m", "tests.golden", "check", "--device", "cpu"], cwd=str(ROOT),
-                           capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.golden", "check", "--device", "cpu"],
+        cwd=str(ROOT),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert re.search(r"^swin_32\.32 gradients: largest difference \d\.\d\de[-+]\d\d of 0\.0001 allowed, in [\w.]+: ok$",
-                     ended.stdout, re.MULTILINE)
+    assert re.search(
+        r"^swin_32\.32 gradients: largest difference \d\.\d\de[-+]\d\d of 0\.0001 allowed, in [\w.]+: ok$",
+        ended.stdout,
+        re.MULTILINE,
+    )
 
 
 def test_records_are_small_and_say_where_they_come_from():
@@ -66,11 +75,18 @@ def test_records_are_small_and_say_where_they_come_from():
 def test_records_cover_two_stages_and_every_kind_of_layer(path):
     given = golden.read(path)
     assert len(pipeline_stages(given.config)) == 2
-    for part in ("patch_embed.norm", "blocks.1.attn.relative_position_bias_table", "layers.0.downsample.reduction",
-                 "mlp.fc2", "norm.weight", "head"):
+    for part in (
+        "patch_embed.norm",
+        "blocks.1.attn.relative_position_bias_table",
+        "layers.0.downsample.reduction",
+        "mlp.fc2",
+        "norm.weight",
+        "head",
+    ):
         assert any(part in name for name in given.weights)
-    assert any(buffer is not None for name, buffer in build_pipeline(given.config).named_buffers()
-               if "attn_mask" in name)  # a shifted window
+    assert any(
+        buffer is not None for name, buffer in build_pipeline(given.config).named_buffers() if "attn_mask" in name
+    )  # a shifted window
     for name, gradient in given.results["gradients"].items():
         assert gradient.shape == given.weights[name].shape and gradient.abs().max() > 0
 
@@ -93,8 +109,10 @@ def test_gradients_are_those_of_autograd(targets):
 
 
 @pytest.mark.parametrize("name, share", [("swin_32.32", 1.01), ("swin_16.16", 1.5)])
-@pytest.mark.parametrize("weight", ["patch_embed.proj.weight", "layers.0.blocks.1.attn.qkv.weight",
-                                    "layers.1.blocks.1.mlp.fc2.weight", "head.weight"])
+@pytest.mark.parametrize(
+    "weight",
+    ["patch_embed.proj.weight", "layers.0.blocks.1.attn.qkv.weight", "layers.1.blocks.1.mlp.fc2.weight", "head.weight"],
+)
 def test_perturbed_weight_is_found(tmp_path, capsys, name, share, weight):
     def perturb(given):
         given.weights[weight] *= share
@@ -104,8 +122,9 @@ def test_perturbed_weight_is_found(tmp_path, capsys, name, share, weight):
     assert code == golden.EXIT_DIFFERENT and verdicts[f"{name} gradients"] == "DIFFERENT"
 
 
-@pytest.mark.parametrize("kind, name", [("logits", "logits"), ("loss", "loss"),
-                                        ("gradients", "layers.1.blocks.0.norm1.bias")])
+@pytest.mark.parametrize(
+    "kind, name", [("logits", "logits"), ("loss", "loss"), ("gradients", "layers.1.blocks.0.norm1.bias")]
+)
 def test_difference_is_told_with_its_kind_and_tensor(tmp_path, capsys, kind, name):
     def change(given):
         given.results[kind][name].view(-1)[0] += 0.002 * given.results[kind][name].abs().max()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The learning rate of every update, against the formulas worked out by hand."""
+
 import math
 
 import pytest
@@ -16,9 +17,24 @@ BASE, WARMUP_LR, MIN_LR = 1e-3, 1e-6, 1e-5  # after scaling: the global batch be
 
 
 def rates(*opts):
-    config = get_config("SWIN_DEMO", ["DATA.BATCH_SIZE", "1024", "TRAIN.EPOCHS", str(EPOCHS), "TRAIN.WARMUP_EPOCHS",
-                                      str(WARMUP), "TRAIN.BASE_LR", str(BASE / 2), "TRAIN.WARMUP_LR",
-                                      str(WARMUP_LR / 2), "TRAIN.MIN_LR", str(MIN_LR / 2), *opts])
+    config = get_config(
+        "SWIN_DEMO",
+        [
+            "DATA.BATCH_SIZE",
+            "1024",
+            "TRAIN.EPOCHS",
+            str(EPOCHS),
+            "TRAIN.WARMUP_EPOCHS",
+            str(WARMUP),
+            "TRAIN.BASE_LR",
+            str(BASE / 2),
+            "TRAIN.WARMUP_LR",
+            str(WARMUP_LR / 2),
+            "TRAIN.MIN_LR",
+            str(MIN_LR / 2),
+            *opts,
+        ],
+    )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=BASE)
     schedule = build_scheduler(config, optimizer, UPDATES, Launch(0, 1, 1, 1))
     found = []

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The optimizer: which parameters decay, at which rate, and what is kept in half."""
+
 import math
 
 import pytest
@@ -43,7 +44,12 @@ def test_only_matrices_decay():
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert [names[id(parameter)] for parameter in decayed["params"]] == ["proj.weight"]
     assert sorted(names[id(parameter)] for parameter in plain["params"]) == [
-        "absolute_pos_embed", "norm.bias", "norm.weight", "proj.bias", "relative_position_bias_table"]
+        "absolute_pos_embed",
+        "norm.bias",
+        "norm.weight",
+        "proj.bias",
+        "relative_position_bias_table",
+    ]
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
 
 
@@ -57,8 +63,10 @@ def test_adamw_has_the_papers_settings_and_a_scaled_variable_rate():
     assert not optimizer.variable_attrs.isConstant("lr")
 
 
-@pytest.mark.parametrize("precision, accumulators", [("16.16", torch.float16), ("16.32", torch.float32),
-                                                     ("32.32", torch.float32), ("mix", torch.float32)])
+@pytest.mark.parametrize(
+    "precision, accumulators",
+    [("16.16", torch.float16), ("16.32", torch.float32), ("32.32", torch.float32), ("mix", torch.float32)],
+)
 def test_half_weights_have_half_accumulators_and_float_second_moments(precision, accumulators):
     config = get_config("SWIN_TINY", ["MODEL.PRECISION", precision, "TRAIN.LOSS_SCALING", "128"])
     optimizer = build_optimizer(config, Model(), LAUNCH)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What the device is told: every named configuration, in training and in inference."""
+
 import pytest
 
 import accelerator
@@ -35,8 +36,10 @@ def test_training_options_follow_the_configuration(name):
     assert options.available_memory_proportion == dict.fromkeys(range(ipus), config.IPU.AVAILABLE_MEMORY_PROPORTION)
 
 
-@pytest.mark.parametrize("precision, strategy, rounding", [("16.16", "Running", True), ("16.32", "Post", False),
-                                                           ("32.32", "Post", False), ("mix", "Post", False)])
+@pytest.mark.parametrize(
+    "precision, strategy, rounding",
+    [("16.16", "Running", True), ("16.32", "Post", False), ("32.32", "Post", False), ("mix", "Post", False)],
+)
 def test_half_weights_get_running_means_and_stochastic_rounding(precision, strategy, rounding):
     options = training_options(get_config("SWIN_TINY", ["MODEL.PRECISION", precision]), ALONE)
     found = options.Training.meanAccumulationAndReplicationReductionStrategy
@@ -63,8 +66,11 @@ def test_optimizer_state_is_sharded_over_replicas_only(local_replicas, sharded, 
     options = training_options(config, Launch(0, 1, local_replicas, local_replicas))
     assert ("IPU.REPLICATED_TENSOR_SHARDING has no effect" in caplog.text) is not sharded
     location = options.toDict().get("location_optimizer")
-    assert location == ({"useReplicatedTensorSharding": 1, "onChip": 1,
-                         "minElementsForReplicatedTensorSharding": local_replicas} if sharded else None)
+    assert location == (
+        {"useReplicatedTensorSharding": 1, "onChip": 1, "minElementsForReplicatedTensorSharding": local_replicas}
+        if sharded
+        else None
+    )
 
 
 def test_executables_are_cached_in_a_folder_of_the_configuration(tmp_path):
@@ -88,14 +94,20 @@ def test_processes_are_told_their_place():
 
 def test_large_fine_tuning_sets_what_popart_needs():
     popart = training_options(get_config("SWIN_LARGE_224_22K_FINETUNE_1K_FP16_POD16"), ALONE)._Popart.options
-    for key in ("disableGradAccumulationTensorStreams", "replicatedCollectivesSettings.mergeAllReduceCollectives",
-                "accumulateOuterFragmentSettings.schedule", "subgraphCopyingStrategy"):
+    for key in (
+        "disableGradAccumulationTensorStreams",
+        "replicatedCollectivesSettings.mergeAllReduceCollectives",
+        "accumulateOuterFragmentSettings.schedule",
+        "subgraphCopyingStrategy",
+    ):
         assert popart[key]
 
 
 def test_partials_recomputation_and_generated_data_have_their_keys():
-    config = get_config("SWIN_TINY", ["IPU.PARTIALS", "half", "IPU.RECOMPUTATION", "False", "DATA.DATASET", "generated",
-                                      "DATA.GENERATED", "device"])
+    config = get_config(
+        "SWIN_TINY",
+        ["IPU.PARTIALS", "half", "IPU.RECOMPUTATION", "False", "DATA.DATASET", "generated", "DATA.GENERATED", "device"],
+    )
     popart = training_options(config, ALONE)._Popart.options
     assert popart["partialsTypeMatMuls"] == "half"
     assert popart["autoRecomputation"] == 0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The README is true: its commands parse, its links lead somewhere, its tables hold what the configurations hold."""
+
 import re
 import shlex
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_table_of_configurations_is_what_they_hold(name, ipus, replicas, precisi
 
 
 def test_every_named_configuration_is_in_the_table():
-    table = TEXT[TEXT.index("| configuration |"):]
+    table = TEXT[TEXT.index("| configuration |") :]
     families = {re.sub(r"_POD\d+$", "", name) for name in named_configs() if "PRETRAIN" not in name}
     assert [name for name in families if name not in table] == []
 

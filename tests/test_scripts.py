@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Shell scripts and benchmarks.yml run what the programs take, and linters find nothing in scripts and programs."""
+
 import os
 import re
 import shlex
@@ -22,8 +23,9 @@ RUNS = {name: spec for name, spec in BENCHMARKS.items() if "cmd" in spec}
 
 def dry_run(script, *argv, **variables):
     environment = dict(os.environ, PYTHON=sys.executable, **variables)
-    ended = subprocess.run([str(ROOT / script), "--dry-run", *argv], capture_output=True, text=True, check=False,
-                           env=environment)
+    ended = subprocess.run(
+        [str(ROOT / script), "--dry-run", *argv], capture_output=True, text=True, check=False, env=environment
+    )
     assert ended.returncode == 0, ended.stderr
     return shlex.split(ended.stdout)
 
@@ -35,7 +37,7 @@ def value(command, flag):
 def config_of(command):
     """The configuration that the command's train_swin.py would run."""
     script = next(index for index, word in enumerate(command) if word.endswith("train_swin.py"))
-    return build_config(parse_training(command[script + 1:]))
+    return build_config(parse_training(command[script + 1 :]))
 
 
 def pod_script(pod):
@@ -57,8 +59,18 @@ def test_pod_script_fills_its_pod_with_the_recipes_global_batch(pod):
 
 
 def test_pod_script_takes_its_settings_from_variables_and_arguments():
-    command = dry_run(pod_script(64), "--epochs", "40", REPLICAS="4", INSTANCES="2", HOSTS="a,b", PARTITION="p",
-                      SUBNET="10.1.0.0/16", DATA_PATH="images and more", CACHE_DIR="cache")
+    command = dry_run(
+        pod_script(64),
+        "--epochs",
+        "40",
+        REPLICAS="4",
+        INSTANCES="2",
+        HOSTS="a,b",
+        PARTITION="p",
+        SUBNET="10.1.0.0/16",
+        DATA_PATH="images and more",
+        CACHE_DIR="cache",
+    )
     assert (value(command, "--num-replicas"), value(command, "--num-instances")) == ("4", "2")
     assert (value(command, "--host"), value(command, "--vipu-partition")) == ("a,b", "p")
     assert "10.1.0.0/16" in value(command, "--mpi-global-args")
@@ -68,8 +80,13 @@ def test_pod_script_takes_its_settings_from_variables_and_arguments():
 
 
 def test_pod_script_refuses_replicas_that_instances_cannot_share():
-    ended = subprocess.run([str(ROOT / pod_script(16)), "--dry-run"], capture_output=True, text=True, check=False,
-                           env=dict(os.environ, REPLICAS="3", INSTANCES="2"))
+    ended = subprocess.run(
+        [str(ROOT / pod_script(16)), "--dry-run"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ, REPLICAS="3", INSTANCES="2"),
+    )
     assert ended.returncode == 2 and "REPLICAS=3" in ended.stderr
 
 
@@ -79,7 +96,11 @@ def test_torchrun_script_starts_one_machine_or_several():
     assert config_of(command).MODEL.NAME == "swin_tiny_patch4_window7_224"
     command = dry_run("torchrun.sh", "--cfg", "SWIN_TINY", PROCESSES="8", NODES="2", NODE="1", MASTER="first:29500")
     assert [value(command, flag) for flag in ("--nnodes", "--node-rank", "--master-addr", "--master-port")] == [
-        "2", "1", "first", "29500"]
+        "2",
+        "1",
+        "first",
+        "29500",
+    ]
 
 
 def test_shell_scripts_pass_shellcheck():
@@ -90,8 +111,13 @@ def test_shell_scripts_pass_shellcheck():
 
 
 def test_python_files_pass_ruff_for_python_3_8():
-    ended = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=ROOT, capture_output=True,
-                           text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert 'target-version = "py38"' in (ROOT / "pyproject.toml").read_text()
 
@@ -120,8 +146,13 @@ def test_benchmark_has_the_fields_of_its_runner(name):
 def test_expressions_of_the_benchmarks_read_a_real_log(tmp_path):
     words = shlex.split(RUNS["pytorch_swin_demo_train_gen_host"]["cmd"])
     small = ["--training-steps", "3", "--opts", "LOG_INTERVAL", "1", "MODEL.SWIN.EMBED_DIM", "8"]
-    log = subprocess.run([sys.executable, str(ROOT / words[1]), *words[2:], *small], capture_output=True, text=True,
-                         check=True, cwd=tmp_path).stdout
+    log = subprocess.run(
+        [sys.executable, str(ROOT / words[1]), *words[2:], *small],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    ).stdout
     for metric, spec in BENCHMARKS["common_options"]["data"].items():
         found = [float(text) for text in re.findall(spec["regexp"], log)]
         assert len(found) == 3 and all(number > 0 for number in found), metric

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The flags of the command lines. Each names a configuration key or what the command is to do."""
+
 import argparse
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -30,8 +31,9 @@ class KeyFlag(NamedTuple):
 
 KEY_FLAGS = (
     KeyFlag(("--data-path",), "DATA.DATA_PATH", str, "FOLDER", "folder of the data set", EVALUATION),
-    KeyFlag(("--output", "--checkpoint-output-dir"), "OUTPUT", str, "FOLDER",
-            "folder for checkpoints, log and metrics"),
+    KeyFlag(
+        ("--output", "--checkpoint-output-dir"), "OUTPUT", str, "FOLDER", "folder for checkpoints, log and metrics"
+    ),
     KeyFlag(("--tag",), "TAG", str, "NAME", "sub-folder of --output for this run"),
     KeyFlag(("--pretrained-model", "--pretrained"), "MODEL.PRETRAINED", str, "FILE", "weights to start from"),
     KeyFlag(("--resume",), "MODEL.RESUME", str, "FILE", "checkpoint to go on from"),
@@ -39,16 +41,22 @@ KEY_FLAGS = (
     KeyFlag(("--ga", "--accumulation-steps"), "TRAIN.ACCUMULATION_STEPS", int, "N", "micro-batches in a weight update"),
     KeyFlag(("--replicas",), "IPU.REPLICAS", int, "N", "data-parallel copies in all processes together", ANY),
     KeyFlag(("--num-workers",), "DATA.NUM_WORKERS", int, "N", "processes that read images", ANY),
-    KeyFlag(("--precision",), "MODEL.PRECISION", str, "INPUT.WEIGHTS",
-            "16.16 (half), 16.32, 32.32 (float); mix: autocast, on hosts only", ANY),
-    KeyFlag(("--amp",), "IPU.AVAILABLE_MEMORY_PROPORTION", float, "SHARE",
-            "share of tile memory for temporaries", ANY),
+    KeyFlag(
+        ("--precision",),
+        "MODEL.PRECISION",
+        str,
+        "INPUT.WEIGHTS",
+        "16.16 (half), 16.32, 32.32 (float); mix: autocast, on hosts only",
+        ANY,
+    ),
+    KeyFlag(("--amp",), "IPU.AVAILABLE_MEMORY_PROPORTION", float, "SHARE", "share of tile memory for temporaries", ANY),
     KeyFlag(("--rts",), "IPU.REPLICATED_TENSOR_SHARDING", bool, "", "shard optimizer state over replicas"),
     KeyFlag(("--epochs",), "TRAIN.EPOCHS", int, "N", "epochs to train"),
     KeyFlag(("--training-steps",), "TRAIN.TRAINING_STEPS", int, "N", "stop after so many weight updates"),
     KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "", "read train.zip and validation.zip instead of folders", EVALUATION),
-    KeyFlag(("--cache-mode",), "DATA.CACHE_MODE", str, "MODE", "what zip mode keeps in memory: no, full, part",
-            EVALUATION),
+    KeyFlag(
+        ("--cache-mode",), "DATA.CACHE_MODE", str, "MODE", "what zip mode keeps in memory: no, full, part", EVALUATION
+    ),
     KeyFlag(("--seed",), "SEED", int, "N", "seed of everything random", EVALUATION),
     KeyFlag(("--wandb",), "WANDB", bool, "", "also log to Weights & Biases"),
 )
@@ -99,8 +107,12 @@ def parse_prediction(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
 
 def _check_one_command(args: argparse.Namespace) -> None:
     """Refuses flags of which each is a command of its own; --plan-output implies --plan."""
-    commands = {"--compile-only": args.compile_only, "--eval": args.eval, "--throughput": args.throughput,
-                "--plan": args.plan or args.plan_output is not None}
+    commands = {
+        "--compile-only": args.compile_only,
+        "--eval": args.eval,
+        "--throughput": args.throughput,
+        "--plan": args.plan or args.plan_output is not None,
+    }
     given = [flag for flag, wanted in commands.items() if wanted]
     if len(given) > 1:
         raise Refusal(f"{' and '.join(given)}: only one of them at a time")
@@ -135,8 +147,11 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
         raise Refusal("--cache-mode is of images in zip files: give --zip, too, or leave it out")
     if not args.synthetic:
         return config
-    generated = [("DATA.DATASET", "generated"), ("DATA.GENERATED", args.synthetic),
-                 ("MODEL.NUM_CLASSES", config.MODEL.NUM_CLASSES or classes or configured_classes(config))]
+    generated = [
+        ("DATA.DATASET", "generated"),
+        ("DATA.GENERATED", args.synthetic),
+        ("MODEL.NUM_CLASSES", config.MODEL.NUM_CLASSES or classes or configured_classes(config)),
+    ]
     return configuration.get_config(args.cfg, args.opts, overrides(args) + generated, saved)
 
 
@@ -146,12 +161,20 @@ def _common_parser(command: str, description: str) -> CommandLine:
     parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY VALUE", help="keys to set")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: IPU with the SDK, else GPU, else CPU")
     if command in EVALUATION:
-        parser.add_argument("--synthetic", nargs="?", const="host", choices=("host", "device"),
-                            help="generated images, made by the host (default) or on the device, not a data set's")
+        parser.add_argument(
+            "--synthetic",
+            nargs="?",
+            const="host",
+            choices=("host", "device"),
+            help="generated images, made by the host (default) or on the device, not a data set's",
+        )
     for flag in KEY_FLAGS:
         if command not in flag.commands:
             continue
-        how = ({"action": "store_true", "default": None} if flag.kind is bool
-               else {"type": flag.kind, "metavar": flag.metavar})
+        how = (
+            {"action": "store_true", "default": None}
+            if flag.kind is bool
+            else {"type": flag.kind, "metavar": flag.metavar}
+        )
         parser.add_argument(*flag.names, dest=flag.key, help=f"{flag.help} ({flag.key})", **how)
     return parser

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Everything a training run uses, built once from its configuration and, when it goes on, from a checkpoint."""
+
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -101,12 +102,36 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     validator = poptorch.inferenceModel(model, validation_options)
     logger.info("device: %s; processes: %d", accelerator.description(), launch.processes)
     parameters, macs = sum(unit.parameters for unit in model.units), sum(unit.macs for unit in model.units)
-    logger.info("model: %s, %.1f million parameters, %.2f GMACs an image, %d classes", config.MODEL.NAME,
-                parameters / 1e6, macs / 1e9, classes)
-    logger.info("data: %d training images, %d validation images; global batch %d, %d updates an epoch",
-                len(train_data), len(validation_data), launch.global_batch(config), updates_per_epoch)
-    run = Run(config, launch, folder, train_data.classes, model, trainer, validator, optimizer, schedule, loader,
-              validation_loader, len(train_data), len(validation_data), updates_per_epoch)
+    logger.info(
+        "model: %s, %.1f million parameters, %.2f GMACs an image, %d classes",
+        config.MODEL.NAME,
+        parameters / 1e6,
+        macs / 1e9,
+        classes,
+    )
+    logger.info(
+        "data: %d training images, %d validation images; global batch %d, %d updates an epoch",
+        len(train_data),
+        len(validation_data),
+        launch.global_batch(config),
+        updates_per_epoch,
+    )
+    run = Run(
+        config,
+        launch,
+        folder,
+        train_data.classes,
+        model,
+        trainer,
+        validator,
+        optimizer,
+        schedule,
+        loader,
+        validation_loader,
+        len(train_data),
+        len(validation_data),
+        updates_per_epoch,
+    )
     compile_program(trainer, "training", example_batch(config, options, classes, training=True))
     if state:
         _restore_randomness(run, state["rng_states"])
@@ -129,8 +154,9 @@ def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]],
 
 def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
     """Takes the moments and rates of a checkpoint; what else its groups have stays as the configuration says."""
-    configured = [{key: value for key, value in group.items() if key not in ("params", "lr")}
-                  for group in optimizer.param_groups]
+    configured = [
+        {key: value for key, value in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups
+    ]
     optimizer.load_state_dict(saved)
     for group, settings in zip(optimizer.param_groups, configured):
         group.update(settings)
@@ -141,5 +167,8 @@ def _restore_randomness(run: Run, states: List[Any]) -> None:
     if len(states) == run.launch.processes:
         run.trainer.rng_state = states[run.launch.process]
     else:
-        logger.warning("the checkpoint is of %d processes, not %d: dropout masks differ from an unbroken run's",
-                       len(states), run.launch.processes)
+        logger.warning(
+            "the checkpoint is of %d processes, not %d: dropout masks differ from an unbroken run's",
+            len(states),
+            run.launch.processes,
+        )

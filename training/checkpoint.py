@@ -9,6 +9,7 @@ with weights-only unpickling and its CRCs tell a damaged file from a good one. A
     previous.pth  the one before, should the newest be damaged
     best.pth      the state with the best validation accuracy
 """
+
 import os
 import shutil
 from pathlib import Path
@@ -97,8 +98,11 @@ def save(folder: Path, state: Mapping[str, Any], is_best: bool) -> None:
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise Refusal(f"checkpoint {path} of {_megabytes(state)} cannot be saved: {_system_error(error)}; free some "
-                      "space and run the same command again", EXIT_RESOURCE) from error
+        raise Refusal(
+            f"checkpoint {path} of {_megabytes(state)} cannot be saved: {_system_error(error)}; free some "
+            "space and run the same command again",
+            EXIT_RESOURCE,
+        ) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -116,8 +120,11 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], pa
     own = model.state_dict()
     problems = [f"{key} is missing" for key in own if key not in weights]
     problems += [f"{key} is not in the model" for key in weights if key not in own]
-    problems += [f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
-                 for key in own if key in weights and weights[key].shape != own[key].shape]
+    problems += [
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
     if problems:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         raise Refusal(f"checkpoint {path} is of another architecture: {shown}", EXIT_CHECKPOINT)
@@ -130,8 +137,9 @@ def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> N
         raise Refusal(f"the data set has {len(found)} classes, checkpoint {path} knows {len(trained)}", EXIT_DATA)
     for index, names in enumerate(zip(found, trained)):
         if names[0] != names[1]:
-            raise Refusal(f"class {index} of the data set is {names[0]}, but {names[1]} in checkpoint {path}",
-                          EXIT_DATA)
+            raise Refusal(
+                f"class {index} of the data set is {names[0]}, but {names[1]} in checkpoint {path}", EXIT_DATA
+            )
 
 
 def _load(path: Path) -> Dict[str, Any]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """--compile-only: everything up to the first step. On IPUs it fills the executable cache; a host checks and reports."""
+
 from yacs.config import CfgNode
 
 import accelerator

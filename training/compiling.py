@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Compiling what PopTorch runs, and its errors as one line with an exit code."""
+
 import contextlib
 import time
 from typing import Any, Iterator, Sequence
@@ -26,13 +27,15 @@ def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
     try:
         yield
     except accelerator.poptorch().Error as error:
-        raise Refusal(f"{what}: {_shortened(_message(error))}",
-                      EXIT_RESOURCE if _is_resource(error) else code) from error
+        raise Refusal(
+            f"{what}: {_shortened(_message(error))}", EXIT_RESOURCE if _is_resource(error) else code
+        ) from error
     except (MemoryError, RuntimeError) as error:
         if not _wants_memory(error):
             raise
-        raise Refusal(f"{what}: {_shortened(str(error) or 'out of memory')}; lower --batch-size and raise --ga",
-                      EXIT_RESOURCE) from error
+        raise Refusal(
+            f"{what}: {_shortened(str(error) or 'out of memory')}; lower --batch-size and raise --ga", EXIT_RESOURCE
+        ) from error
 
 
 def compile_program(program: Any, name: str, inputs: Sequence[torch.Tensor]) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The evaluation program: built from the weights of a file, compiled, and timed."""
+
 import argparse
 import time
 from pathlib import Path
@@ -135,8 +136,9 @@ def measure_throughput(config: CfgNode, launch: Launch) -> None:
     logger.info("throughput: %.1f samples/sec", throughput.read())
 
 
-def validate_weights(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], launch: Launch,
-                     per_class: bool = False) -> Accuracy:
+def validate_weights(
+    config: CfgNode, path: Path, state: Optional[Dict[str, Any]], launch: Launch, per_class: bool = False
+) -> Accuracy:
     """Validates the weights of a file on the validation split.
 
     Args:

@@ -9,6 +9,7 @@ stage r % stages. The weights are those of the unstaged model to rounding where 
 ATTN_DROP_RATE and DROP_PATH_RATE 0); each stage draws its own masks. Every process reads its instance's whole batch;
 validation is data-parallel, with the whole model in every process, as without HOST_PIPELINE.
 """
+
 import os
 from typing import Any
 
@@ -39,8 +40,10 @@ def stages(config: CfgNode) -> int:
         return 1
     accelerator.pipelining()
     if config.MODEL.PRECISION not in PRECISIONS:
-        raise Refusal(f"{VARIABLE}=1 does not go with MODEL.PRECISION {config.MODEL.PRECISION}, which a host emulates: "
-                      f"use {' or '.join(PRECISIONS)}")
+        raise Refusal(
+            f"{VARIABLE}=1 does not go with MODEL.PRECISION {config.MODEL.PRECISION}, which a host emulates: "
+            f"use {' or '.join(PRECISIONS)}"
+        )
     return len(pipeline_stages(config))
 
 
@@ -55,7 +58,13 @@ def build_trainer(config: CfgNode, model: SwinClassifier, options: Any, optimize
     place = pipelining.take_place(launch.stages)
     units = units_of_stages(model, pipeline_stages(config))[place.stage]
     stage = SwinStage(model, units)
-    logger.info("pipeline: %d stages in %d processes; stage 0 runs %s to %s", launch.stages, launch.processes, units[0],
-                units[-1])
-    return pipelining.StageExecutor(model, stage, dict(stage.part.named_parameters()), model.loss, options, optimizer,
-                                    place)
+    logger.info(
+        "pipeline: %d stages in %d processes; stage 0 runs %s to %s",
+        launch.stages,
+        launch.processes,
+        units[0],
+        units[-1],
+    )
+    return pipelining.StageExecutor(
+        model, stage, dict(stage.part.named_parameters()), model.loss, options, optimizer, place
+    )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The training loop: epochs, weight updates, validation and checkpoints."""
+
 import dataclasses
 import datetime
 import math
@@ -46,8 +47,13 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
         stop.check()
         if progress.step < run.updates_per_epoch:  # --training-steps ended the run inside an epoch
             return
-        row = {"epoch": progress.epoch, "update": progress.update, "lr": run.optimizer.param_groups[0]["lr"],
-               "loss": progress.loss_sum / run.updates_per_epoch, "throughput": round(throughput, 1)}
+        row = {
+            "epoch": progress.epoch,
+            "update": progress.update,
+            "lr": run.optimizer.param_groups[0]["lr"],
+            "loss": progress.loss_sum / run.updates_per_epoch,
+            "throughput": round(throughput, 1),
+        }
         accuracy = validate_epoch(run, progress)
         row.update(top1=accuracy and round(accuracy.top1, 4), top5=accuracy and round(accuracy.top5, 4))
         with stop.deferred():
@@ -107,18 +113,29 @@ def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torc
         stop.agreed = True
     loss = total / run.launch.processes
     if not math.isfinite(loss) and not device_generates_data(run.config):
-        raise Refusal(f"the loss is {loss} at update {progress.update} (epoch {progress.epoch}, step {progress.step}); "
-                      "checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, or use "
-                      "--precision 32.32", EXIT_NONFINITE)
+        raise Refusal(
+            f"the loss is {loss} at update {progress.update} (epoch {progress.epoch}, step {progress.step}); "
+            "checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, or use "
+            "--precision 32.32",
+            EXIT_NONFINITE,
+        )
     return loss
 
 
 def report(run: Run, progress: Progress, loss: float, rate: float) -> None:
     """Logs a line that people and benchmarks.yml read."""
     left = (run.config.TRAIN.EPOCHS * run.updates_per_epoch - progress.update) * run.launch.global_batch(run.config)
-    logger.info("epoch: %d/%d step: %d/%d loss: %.4f lr: %.4g throughput: %.1f samples/sec eta: %s",
-                progress.epoch + 1, run.config.TRAIN.EPOCHS, progress.step, run.updates_per_epoch, loss,
-                run.optimizer.param_groups[0]["lr"], rate, datetime.timedelta(seconds=int(left / rate)))
+    logger.info(
+        "epoch: %d/%d step: %d/%d loss: %.4f lr: %.4g throughput: %.1f samples/sec eta: %s",
+        progress.epoch + 1,
+        run.config.TRAIN.EPOCHS,
+        progress.step,
+        run.updates_per_epoch,
+        loss,
+        run.optimizer.param_groups[0]["lr"],
+        rate,
+        datetime.timedelta(seconds=int(left / rate)),
+    )
 
 
 def validate_epoch(run: Run, progress: Progress) -> Optional[Accuracy]:
@@ -153,12 +170,21 @@ def _write(run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -
     trained = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
     broken = checkpoint.first_non_finite(trained)
     if broken is not None:
-        raise Refusal(f"{broken} is not finite after update {progress.update}; checkpoints are as they were",
-                      EXIT_NONFINITE)
-    checkpoint.save(run.folder, {
-        **trained, "rng_states": rng_states, "progress": dataclasses.asdict(progress), "config": run.config.dump(),
-        "classes": list(run.classes), "training_images": run.training_images,
-    }, is_best)
+        raise Refusal(
+            f"{broken} is not finite after update {progress.update}; checkpoints are as they were", EXIT_NONFINITE
+        )
+    checkpoint.save(
+        run.folder,
+        {
+            **trained,
+            "rng_states": rng_states,
+            "progress": dataclasses.asdict(progress),
+            "config": run.config.dump(),
+            "classes": list(run.classes),
+            "training_images": run.training_images,
+        },
+        is_best,
+    )
     if progress.epochs:
         output_folder.write_metrics(run.folder, progress.epochs)
 

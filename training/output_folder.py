@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The output folder of a training run: one run at a time, its log, metrics and status."""
+
 import contextlib
 import csv
 import fcntl
@@ -46,11 +47,14 @@ def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Refusal(f"--output {folder} is in use by another run; choose another folder or wait",
-                          EXIT_BUSY) from error
+            raise Refusal(
+                f"--output {folder} is in use by another run; choose another folder or wait", EXIT_BUSY
+            ) from error
         except OSError as error:
-            raise Refusal(f"--output {folder} cannot be locked against other runs: {reason(error)}; choose a "
-                          "folder on a file system that has locks") from error
+            raise Refusal(
+                f"--output {folder} cannot be locked against other runs: {reason(error)}; choose a "
+                "folder on a file system that has locks"
+            ) from error
         checkpoint.remove_leftovers(folder)
         yield folder
 
@@ -76,10 +80,20 @@ def recorded(folder: Optional[Path], launch: Launch, last_update: Callable[[], i
         raise
     finally:
         last = folder / checkpoint.LAST
-        _note(folder / "status.json", json.dumps({
-            "state": "done" if code == EXIT_OK else "stopped", "exit_code": code, "cause": cause,
-            "last_update": last_update(), "checkpoint": str(last) if last.exists() else None,
-        }, indent=2) + "\n")
+        _note(
+            folder / "status.json",
+            json.dumps(
+                {
+                    "state": "done" if code == EXIT_OK else "stopped",
+                    "exit_code": code,
+                    "cause": cause,
+                    "last_update": last_update(),
+                    "checkpoint": str(last) if last.exists() else None,
+                },
+                indent=2,
+            )
+            + "\n",
+        )
 
 
 def open_tracker(config: CfgNode, launch: Launch) -> Callable[[Dict[str, Any]], None]:
@@ -122,5 +136,4 @@ def _make(folder: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise Refusal(f"--output {folder} cannot be written: {reason(error)}; "
-                      "choose another folder") from error
+        raise Refusal(f"--output {folder} cannot be written: {reason(error)}; choose another folder") from error

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Predictions: the likeliest classes of single images."""
+
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -39,8 +40,9 @@ def find_images(names: Sequence[str]) -> List[str]:
     return files
 
 
-def predict(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], files: Sequence[str], top: int,
-            launch: Launch) -> Iterator[Tuple[str, Prediction]]:
+def predict(
+    config: CfgNode, path: Path, state: Optional[Dict[str, Any]], files: Sequence[str], top: int, launch: Launch
+) -> Iterator[Tuple[str, Prediction]]:
     """Each of this process's files with its `top` likeliest classes, as soon as its batch is computed.
 
     Args:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The processes of one run: started alone, by poprun on IPUs, or by torchrun on CPUs and GPUs."""
+
 import contextlib
 import ctypes
 import datetime
@@ -115,8 +116,10 @@ def _find_word(launch: Launch) -> Refusal:
         store.set(_KNOWN.format(launch.process), "")
         return refusal
     except RuntimeError:  # no word within the time: it was killed, hangs, or failed with a traceback of its own
-        return Refusal(f"{_silent(store, launch)} of the run ended or hangs: look for its own messages; the same "
-                       "command resumes", EXIT_RESOURCE)
+        return Refusal(
+            f"{_silent(store, launch)} of the run ended or hangs: look for its own messages; the same command resumes",
+            EXIT_RESOURCE,
+        )
 
 
 def _silent(store: torch.distributed.Store, launch: Launch) -> str:
@@ -147,22 +150,30 @@ def _join(config: CfgNode, stages: int) -> Launch:
             _horovod().init()
         replicas = popdist.getNumTotalReplicas()
         if replicas != config.IPU.REPLICAS:
-            logger.warning("poprun started %d replicas, not IPU.REPLICAS %d: the global batch is %s times the recipe's",
-                           replicas, config.IPU.REPLICAS, replicas / config.IPU.REPLICAS)
+            logger.warning(
+                "poprun started %d replicas, not IPU.REPLICAS %d: the global batch is %s times the recipe's",
+                replicas,
+                config.IPU.REPLICAS,
+                replicas / config.IPU.REPLICAS,
+            )
         return Launch(process, processes, replicas, popdist.getNumLocalReplicas())
     _check_stages(processes, stages)
     instances = processes // stages
     if config.IPU.REPLICAS % instances:
         whose = f"{instances} processes" if stages == 1 else f"{instances} pipelines of {stages} processes"
-        raise Refusal(f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be shared by {whose}: "
-                      f"pass --replicas {instances} or a multiple of it")
+        raise Refusal(
+            f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be shared by {whose}: "
+            f"pass --replicas {instances} or a multiple of it"
+        )
     return Launch(process, processes, config.IPU.REPLICAS, config.IPU.REPLICAS // instances, stages)
 
 
 def _check_stages(processes: int, stages: int) -> None:
     if processes % stages:
-        raise Refusal(f"HOST_PIPELINE=1: {processes} {'process' if processes == 1 else 'processes'} cannot run the "
-                      f"{stages} stages of IPU.LAYERS_PER_IPU: start {stages} or a multiple with torchrun.sh")
+        raise Refusal(
+            f"HOST_PIPELINE=1: {processes} {'process' if processes == 1 else 'processes'} cannot run the "
+            f"{stages} stages of IPU.LAYERS_PER_IPU: start {stages} or a multiple with torchrun.sh"
+        )
 
 
 def sum_over_processes(values: torch.Tensor, launch: Launch) -> torch.Tensor:
@@ -203,5 +214,7 @@ def _horovod() -> ModuleType:
     try:
         return importlib.import_module("horovod.torch")
     except ModuleNotFoundError as error:
-        raise Refusal(f"several instances under poprun need the package {error.name}: install the SDK's horovod wheel, "
-                      "or start one instance") from error
+        raise Refusal(
+            f"several instances under poprun need the package {error.name}: install the SDK's horovod wheel, "
+            "or start one instance"
+        ) from error

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Where a training run stands, and what a resumed run may change."""
+
 import dataclasses
 from typing import Any, Dict, List, Tuple
 
@@ -42,9 +43,24 @@ FIXED = ("MODEL.TYPE", "MODEL.SWIN", "MODEL.PRECISION", "DATA.IMG_SIZE", "TRAIN.
 # These decide which samples an update sees: they may change only between two epochs.
 SAMPLE_ORDER = ("SEED", "DATA.BATCH_SIZE", "TRAIN.ACCUMULATION_STEPS", "IPU.REPLICAS", "IPU.DEVICE_ITERATIONS")
 # These say where things are and how fast, not what is computed.
-FREE = ("OUTPUT", "TAG", "LOG_INTERVAL", "WANDB", "DATA.DATA_PATH", "DATA.NUM_WORKERS", "DATA.LOADER",
-        "DATA.CACHE_MODE", "DATA.ZIP_MODE", "MODEL.RESUME", "MODEL.PRETRAINED", "TRAIN.TRAINING_STEPS",
-        "TRAIN.CHECKPOINT_STEPS", "TRAIN.AUTO_RESUME", "TEST", "IPU")
+FREE = (
+    "OUTPUT",
+    "TAG",
+    "LOG_INTERVAL",
+    "WANDB",
+    "DATA.DATA_PATH",
+    "DATA.NUM_WORKERS",
+    "DATA.LOADER",
+    "DATA.CACHE_MODE",
+    "DATA.ZIP_MODE",
+    "MODEL.RESUME",
+    "MODEL.PRETRAINED",
+    "TRAIN.TRAINING_STEPS",
+    "TRAIN.CHECKPOINT_STEPS",
+    "TRAIN.AUTO_RESUME",
+    "TEST",
+    "IPU",
+)
 
 
 def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
@@ -60,11 +76,13 @@ def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
             continue
         told = f"{key} was {change[0]} when the checkpoint was saved and is {change[1]} now"
         if _within(key, FIXED):
-            raise Refusal(f"{told}: give the old value, or start anew from its weights by --pretrained-model",
-                          EXIT_CHECKPOINT)
+            raise Refusal(
+                f"{told}: give the old value, or start anew from its weights by --pretrained-model", EXIT_CHECKPOINT
+            )
         if _within(key, SAMPLE_ORDER) and progress.step:
-            raise Refusal(f"{told}: it may change between epochs, not after update {progress.step} of one",
-                          EXIT_CHECKPOINT)
+            raise Refusal(
+                f"{told}: it may change between epochs, not after update {progress.step} of one", EXIT_CHECKPOINT
+            )
         if _within(key, SAMPLE_ORDER) or not _within(key, FREE):
             logger.warning("%s", told)
 
@@ -72,8 +90,11 @@ def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
 def check_same_data(progress: Progress, before: int, now: int) -> None:
     """Refuses another number of training images in the middle of an epoch, whose order it would change."""
     if progress.step and before != now:
-        raise Refusal(f"the data set had {before} training images when the checkpoint was saved and has {now} now: it "
-                      f"may change between epochs, not after update {progress.step} of one", EXIT_CHECKPOINT)
+        raise Refusal(
+            f"the data set had {before} training images when the checkpoint was saved and has {now} now: it "
+            f"may change between epochs, not after update {progress.step} of one",
+            EXIT_CHECKPOINT,
+        )
 
 
 def _within(key: str, sections: Tuple[str, ...]) -> bool:

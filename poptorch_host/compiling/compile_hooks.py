@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Functions that are called before and after every compilation of any model."""
+
 import collections
 from typing import Callable
 

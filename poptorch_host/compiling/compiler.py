@@ -4,6 +4,7 @@
 
 Nothing of the model changes by it: buffers and inputs are put back, weights are only read.
 """
+
 import contextlib
 import os
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
@@ -114,8 +115,11 @@ def check_options(options: Options) -> None:
         Error: names the option.
         AssertionError: for an option that was set in two ways.
     """
-    counts = {"deviceIterations": options.device_iterations, "replicationFactor": options.replication_factor,
-              "Training.gradientAccumulation": options.Training.gradient_accumulation}
+    counts = {
+        "deviceIterations": options.device_iterations,
+        "replicationFactor": options.replication_factor,
+        "Training.gradientAccumulation": options.Training.gradient_accumulation,
+    }
     for name, count in counts.items():
         if count < 1:
             raise createPoptorchError(f"Options.{name} is {count}: it must be at least 1")
@@ -131,8 +135,10 @@ def _check_periods(options: Options, steps: int) -> None:
     periods += [anchor[3] for anchor in options.anchored_tensors.values() if len(anchor) > 3]
     for period in periods:
         if period > steps:
-            raise createPoptorchError(f"OutputMode.EveryN with period {period} returns nothing: a replica runs {steps} "
-                                      "micro-batches in a call")
+            raise createPoptorchError(
+                f"OutputMode.EveryN with period {period} returns nothing: a replica runs {steps} "
+                "micro-batches in a call"
+            )
 
 
 def _log_options(options: Options) -> None:
@@ -147,30 +153,39 @@ def _check_target(options: Options) -> None:
     if options._Popart.options.get("instrumentWithHardwareCycleCounter") and (offline or simulated):
         raise createPoptorchError("logCycleCount needs a device: it works neither with the IPU model nor offline")
     if offline and options.ipu_version not in _IPU_VERSIONS:
-        raise createPoptorchError(f"useOfflineIpuTarget: there are no IPUs of version {options.ipu_version!r}: use one "
-                                  f"of {_IPU_VERSIONS}")
+        raise createPoptorchError(
+            f"useOfflineIpuTarget: there are no IPUs of version {options.ipu_version!r}: use one of {_IPU_VERSIONS}"
+        )
     if offline and simulated:
         raise createPoptorchError("useOfflineIpuTarget cannot be combined with the IPU model: use one of them")
     if offline and options.exists("ipu_id"):
         raise createPoptorchError("useOfflineIpuTarget cannot be combined with useIpuId: offline there is no device")
 
 
-def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, weights: DeviceWeights, options: Options,
-                  training: bool) -> Compiled:
+def compile_model(
+    model: torch.nn.Module,
+    bound: Bound,
+    inputs: InputContract,
+    weights: DeviceWeights,
+    options: Options,
+    training: bool,
+) -> Compiled:
     """Compiles `model`, whose device weights are `weights`, for arguments like `bound`.
 
     Raises:
         Error, AssertionError: for everything that sections 4, 6 and 8 of PopTorch's guide call a compile-time error.
     """
     arguments = _first_micro_batch(bound, inputs, weights)
-    tracer = Tracer(options, [tensor for _, tensor in weights.named_tensors() if tensor.is_floating_point()],
-                    [tensor for _, tensor in weights.named_tensors() if not tensor.is_floating_point()],
-                    tensors_of(arguments))
+    tracer = Tracer(
+        options,
+        [tensor for _, tensor in weights.named_tensors() if tensor.is_floating_point()],
+        [tensor for _, tensor in weights.named_tensors() if not tensor.is_floating_point()],
+        tensors_of(arguments),
+    )
     half, ipu = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device)
     overwrites_saved = False
     with _unchanged_buffers(weights) as changes, weights.installed():
-        with torch.set_grad_enabled(training), weights.tracing(), activate(tracer), half, \
-                tracer.listening(model), ipu:
+        with torch.set_grad_enabled(training), weights.tracing(), activate(tracer), half, tracer.listening(model), ipu:
             outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
         weights.plain_attributes.note_changes()
@@ -188,18 +203,29 @@ def compile_model(model: torch.nn.Module, bound: Bound, inputs: InputContract, w
         if not tracer.is_known(leaf):
             logger.warning("Output expected to be on the IPU but is on %s: it is the same for every input", leaf.device)
     return Compiled(
-        training=training, inputs=inputs, outputs=map_tensors(_shape_only, outputs),
+        training=training,
+        inputs=inputs,
+        outputs=map_tensors(_shape_only, outputs),
         constant_outputs=tuple(tracer.is_constant(leaf) or not tracer.is_known(leaf) for leaf in leaves),
-        stages=tracer.stage_records(), ipus=_count_ipus(tracer, options), loss=loss,
-        updated_buffers=tuple(changes.updated), touched_constants=tuple(changes.touched_constants),
-        writes_inputs=tracer.writes_inputs, half_arithmetic=half.needed, makes_tensors=tracer.makes_tensors,
-        names_ipu=ipu.met, draws_random_numbers=tracer.draws_random_numbers, activation_bytes=tracer.activation_bytes,
+        stages=tracer.stage_records(),
+        ipus=_count_ipus(tracer, options),
+        loss=loss,
+        updated_buffers=tuple(changes.updated),
+        touched_constants=tuple(changes.touched_constants),
+        writes_inputs=tracer.writes_inputs,
+        half_arithmetic=half.needed,
+        makes_tensors=tracer.makes_tensors,
+        names_ipu=ipu.met,
+        draws_random_numbers=tracer.draws_random_numbers,
+        activation_bytes=tracer.activation_bytes,
         training_flags={name: part.training for name, part in model.named_modules()},
-        overwrites_saved=overwrites_saved)
+        overwrites_saved=overwrites_saved,
+    )
 
 
 def _first_micro_batch(bound: Bound, inputs: InputContract, weights: DeviceWeights) -> Bound:
     """The arguments of the first micro-batch, copied: forward may write to them."""
+
     def copied(tensor: torch.Tensor) -> torch.Tensor:
         if weights.blank:
             return weights.blank.like(tensor, DEVICE_DTYPES.get(tensor.dtype, tensor.dtype))
@@ -207,6 +233,7 @@ def _first_micro_batch(bound: Bound, inputs: InputContract, weights: DeviceWeigh
 
     def first(value: Any) -> Any:
         return map_tensors(copied, cut(value, 0, inputs.pieces))
+
     return Bound(tuple(map(first, bound.positional)), {name: first(value) for name, value in bound.keywords.items()})
 
 
@@ -217,8 +244,10 @@ def _run_forward(model: torch.nn.Module, arguments: Bound, tracer: Tracer) -> An
         outputs = model(*arguments.positional, **arguments.keywords)
     except NEEDS_VALUES as error:  # only without values: forward ends here
         if not tracer.unsupported:
-            raise createPoptorchError(f"{str(error).splitlines()[0]} depends on values, which there are none of on the "
-                                      "device meta: compile on cpu, or take it out of forward") from error
+            raise createPoptorchError(
+                f"{str(error).splitlines()[0]} depends on values, which there are none of on the "
+                "device meta: compile on cpu, or take it out of forward"
+            ) from error
     if tracer.unsupported:
         raise createPoptorchError(f"Unsupported ops found in compiled model: [{', '.join(tracer.unsupported)}]")
     return outputs
@@ -232,8 +261,9 @@ def _check_trainable(tracer: Tracer) -> None:
     """Raises Error for an operation of PopTorch's own that has no gradient."""
     for stage in tracer.stage_records():
         for name in _INFERENCE_ONLY & set(stage.ops):
-            raise createPoptorchError(f"{name.replace('::', '.')} has no gradient on a device: use it for inference "
-                                      "only")
+            raise createPoptorchError(
+                f"{name.replace('::', '.')} has no gradient on a device: use it for inference only"
+            )
 
 
 # Buffers.
@@ -274,7 +304,8 @@ def _check_buffers(changes: _BufferChanges, options: Options) -> None:
     if changes.in_place and groups > 1 and options.broadcast_buffers:
         raise createPoptorchError(
             f"PopTorch does not support broadcasting buffers: forward updates {', '.join(changes.in_place)} in place "
-            f"on {groups} replicas. Use Options.broadcastBuffers(False) to let each replica keep its own")
+            f"on {groups} replicas. Use Options.broadcastBuffers(False) to let each replica keep its own"
+        )
 
 
 # The loss.
@@ -283,11 +314,15 @@ def _check_buffers(changes: _BufferChanges, options: Options) -> None:
 def _find_loss(tracer: Tracer, leaves: List[torch.Tensor]) -> Loss:
     final = tracer.final_losses()
     if not final:
-        raise createPoptorchError("Couldn't find a loss in graph! A trained model must compute a loss of torch.nn, or "
-                                  "mark its own with poptorch.identity_loss")
+        raise createPoptorchError(
+            "Couldn't find a loss in graph! A trained model must compute a loss of torch.nn, or "
+            "mark its own with poptorch.identity_loss"
+        )
     if len(final) > 1:
-        raise createPoptorchError(f"Multiple independent losses found in graph ({len(final)}): combine them and mark "
-                                  "the result with poptorch.identity_loss")
+        raise createPoptorchError(
+            f"Multiple independent losses found in graph ({len(final)}): combine them and mark "
+            "the result with poptorch.identity_loss"
+        )
     return _locate_loss(final[0], leaves)
 
 
@@ -330,11 +365,13 @@ def _check_stages(stages: Tuple[StageRecord, ...], options: Options, training: b
             raise createPoptorchError(
                 f"poptorch.Options().Training.gradientAccumulation must be greater than or equal to the number of "
                 f"pipeline stages ({needed}) when using poptorch.PipelinedExecution, but is {given}: the forward has "
-                f"{forward} stages, and training adds {forward - 1} for the backward")
+                f"{forward} stages, and training adds {forward - 1} for the backward"
+            )
     elif options.device_iterations < forward:
         raise createPoptorchError(
             f"poptorch.Options().deviceIterations must be greater than or equal to the number of pipeline stages "
-            f"({forward}) when using poptorch.PipelinedExecution, but is {options.device_iterations}")
+            f"({forward}) when using poptorch.PipelinedExecution, but is {options.device_iterations}"
+        )
 
 
 def _count_ipus(tracer: Tracer, options: Options) -> int:
@@ -354,17 +391,29 @@ def _check_overlap(tracer: Tracer, leaves: List[torch.Tensor], options: Options)
     overlaps = [(name, info) for name, info in tracer.overlaps if info["mode"] != OverlapMode.NoOverlap]
     rules: List[Tuple[Callable[[str, Dict[str, Any]], bool], str]] = [
         (lambda *_: isinstance(options._execution_strategy, ShardedExecution), "needs poptorch.ShardedExecution"),
-        (lambda *_: _io_tiles(options) >= _MIN_OVERLAP_TILES,
-         f"needs at least {_MIN_OVERLAP_TILES} I/O tiles: set Options.TensorLocations.numIOTiles"),
-        (lambda name, info: name != "set_overlap_for_input" or _is_among(info["tensor"], tracer.inputs),
-         "takes inputs of the model only"),
-        (lambda name, info: name != "set_overlap_for_input" or (tracer.uses_of_input(info["tensor"]) == 1
-                                                                and not _is_among(info["tensor"], leaves)),
-         "must be the only use of the input: use what it returns"),
-        (lambda name, info: name != "set_overlap_for_output" or _is_among(info["result"], leaves),
-         "takes outputs of the model only: return what it returns"),
-        (lambda name, _: name != "set_overlap_for_output" or options.output_mode in (OutputMode.All, OutputMode.Sum),
-         "needs the output mode All or Sum"),
+        (
+            lambda *_: _io_tiles(options) >= _MIN_OVERLAP_TILES,
+            f"needs at least {_MIN_OVERLAP_TILES} I/O tiles: set Options.TensorLocations.numIOTiles",
+        ),
+        (
+            lambda name, info: name != "set_overlap_for_input" or _is_among(info["tensor"], tracer.inputs),
+            "takes inputs of the model only",
+        ),
+        (
+            lambda name, info: (
+                name != "set_overlap_for_input"
+                or (tracer.uses_of_input(info["tensor"]) == 1 and not _is_among(info["tensor"], leaves))
+            ),
+            "must be the only use of the input: use what it returns",
+        ),
+        (
+            lambda name, info: name != "set_overlap_for_output" or _is_among(info["result"], leaves),
+            "takes outputs of the model only: return what it returns",
+        ),
+        (
+            lambda name, _: name != "set_overlap_for_output" or options.output_mode in (OutputMode.All, OutputMode.Sum),
+            "needs the output mode All or Sum",
+        ),
     ]
     for name, info in overlaps:
         for holds, message in rules:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Programs that call the device of their tensors "ipu": here it is the one that stands for it."""
+
 from typing import Any, Dict, Optional, Tuple
 
 import torch

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """PyTorch's own losses, which mark themselves as the point where back-propagation starts."""
+
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
@@ -11,11 +12,13 @@ from ..errors import createPoptorchError
 
 Mark = Callable[[torch.Tensor], None]
 
-BUILT_IN = frozenset("""
+BUILT_IN = frozenset(
+    """
     binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy cross_entropy_loss
     ctc_loss hinge_embedding_loss kl_div l1_loss margin_ranking_loss mse_loss nll_loss nll_loss2d nll_loss_nd
     poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss
-    """.split())
+    """.split()
+)
 _CROSS_ENTROPY = ("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing")
 
 
@@ -30,10 +33,12 @@ def compute(func: Callable, args: Tuple, kwargs: Dict[str, Any], mark: Mark) -> 
         Error: for class weights.
     """
     name = func.__name__
-    if name in ("nll_loss", "cross_entropy") and (kwargs.get("weight") is not None
-                                                  or (len(args) > 2 and args[2] is not None)):
-        raise createPoptorchError(f"{name}: class weights are not supported on a device; weigh the samples' losses and "
-                                  "use identity_loss")
+    if name in ("nll_loss", "cross_entropy") and (
+        kwargs.get("weight") is not None or (len(args) > 2 and args[2] is not None)
+    ):
+        raise createPoptorchError(
+            f"{name}: class weights are not supported on a device; weigh the samples' losses and use identity_loss"
+        )
     if name == "cross_entropy":
         return _cross_entropy(func, args, kwargs, mark)
     if name == "kl_div" and func is F.kl_div and kwargs.get("reduction") == "batchmean":
@@ -67,8 +72,11 @@ def smooths_mean_of_indices(name: str, args: Tuple, kwargs: Dict[str, Any]) -> b
     if name != "cross_entropy":
         return False
     values = {**dict(zip(_CROSS_ENTROPY, args)), **kwargs}
-    return (values.get("label_smoothing", 0.0) > 0.0 and not is_soft(values["target"])
-            and values.get("reduction", "mean") == "mean")
+    return (
+        values.get("label_smoothing", 0.0) > 0.0
+        and not is_soft(values["target"])
+        and values.get("reduction", "mean") == "mean"
+    )
 
 
 class LossMode(TorchFunctionMode):

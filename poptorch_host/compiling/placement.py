@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Where each operation of a program runs, as a compiler logs it: by PopART's names of operations and their results."""
+
 import collections
 from typing import Dict, Iterator, Tuple
 
@@ -9,22 +10,34 @@ from .compiler import Compiled
 from .tracing import is_pipelined
 
 # PopART's names where they are not PyTorch's in other letters.
-_NAMES = {"_softmax": "Softmax", "_log_softmax": "LogSoftmax", "addmm": "Gemm", "linear": "Gemm",
-          **dict.fromkeys(("mm", "bmm", "mv", "dot", "matmul"), "MatMul"),
-          **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "_convolution"), "Conv"),
-          **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices"), "MaxPool"),
-          **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), "AveragePool"),
-          **dict.fromkeys(("batch_norm", "native_batch_norm"), "BatchNormalization"),
-          **dict.fromkeys(("view", "reshape", "flatten", "_unsafe_view", "_reshape_alias"), "Reshape"),
-          **dict.fromkeys(("t", "transpose", "permute"), "Transpose"), "cat": "Concat", "silu": "Swish"}
+_NAMES = {
+    "_softmax": "Softmax",
+    "_log_softmax": "LogSoftmax",
+    "addmm": "Gemm",
+    "linear": "Gemm",
+    **dict.fromkeys(("mm", "bmm", "mv", "dot", "matmul"), "MatMul"),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "_convolution"), "Conv"),
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices"), "MaxPool"),
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), "AveragePool"),
+    **dict.fromkeys(("batch_norm", "native_batch_norm"), "BatchNormalization"),
+    **dict.fromkeys(("view", "reshape", "flatten", "_unsafe_view", "_reshape_alias"), "Reshape"),
+    **dict.fromkeys(("t", "transpose", "permute"), "Transpose"),
+    "cat": "Concat",
+    "silu": "Swish",
+}
 
 
 def placement(compiled: Compiled, options: Options) -> Iterator[str]:
     """Yields a line on the pipeline, and one for each operation of the forward: its result's name, IPU and stage."""
     strategy = options._execution_strategy
     yield f"enable_pipelining set to value {int(is_pipelined(strategy) and len(compiled.stages) > 1)}"
-    mode = ("Sharded" if isinstance(strategy, ShardedExecution) else
-            "Pipelined" if isinstance(strategy, PipelinedExecution) else "Phased")
+    mode = (
+        "Sharded"
+        if isinstance(strategy, ShardedExecution)
+        else "Pipelined"
+        if isinstance(strategy, PipelinedExecution)
+        else "Phased"
+    )
     seen: Dict[str, int] = collections.defaultdict(int)
     for index, stage in enumerate(compiled.stages):
         for operation in stage.run:

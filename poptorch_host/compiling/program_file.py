@@ -7,6 +7,7 @@ but tensors and containers. `model.pkl`, there when the model was exported, is a
 it runs what its writer wanted. So `poptorch.load` is for files from people you trust, while `loadExecutable` only reads
 plain data and is safe with any file.
 """
+
 import io
 import json
 import os
@@ -40,8 +41,9 @@ class ProgramFile(NamedTuple):
     has_model: bool
 
 
-def write(filename: str, version: str, compiled: Compiled, rng_state: Optional[List[int]],
-          model: Optional[Any]) -> None:
+def write(
+    filename: str, version: str, compiled: Compiled, rng_state: Optional[List[int]], model: Optional[Any]
+) -> None:
     """Writes a program, atomically; `model` is pickled beside it unless None.
 
     Raises:
@@ -51,13 +53,16 @@ def write(filename: str, version: str, compiled: Compiled, rng_state: Optional[L
     try:
         _read_plain(program)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        raise createPoptorchError("The model was compiled for an argument that is neither a tensor nor plain data, so "
-                                  f"the program cannot be saved: {error}") from error
+        raise createPoptorchError(
+            "The model was compiled for an argument that is neither a tensor nor plain data, so "
+            f"the program cannot be saved: {error}"
+        ) from error
     try:
         pickled = None if model is None else _to_bytes(model)
     except (pickle.PicklingError, AttributeError, TypeError) as error:  # as of a class that a function defines
-        raise createPoptorchError(f"The model cannot be saved: {error}. Use export_model=False to save the program "
-                                  "alone") from error
+        raise createPoptorchError(
+            f"The model cannot be saved: {error}. Use export_model=False to save the program alone"
+        ) from error
     header = {"format": FORMAT, "version": version, "model": model is not None}
     temporary = f"{filename}.{os.getpid()}.part"
     with zipfile.ZipFile(temporary, "w") as archive:
@@ -81,8 +86,10 @@ def read(filename: str, version: str) -> ProgramFile:
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise createPoptorchError(f"{filename} is not a valid PopTorch file of {FORMAT}: {error}") from error
     if header.get("format") != FORMAT or header.get("version") != version:
-        raise createPoptorchError(f"{filename} was exported by version {header.get('version')} of "
-                                  f"{header.get('format')}, this is version {version} of {FORMAT}: export it again")
+        raise createPoptorchError(
+            f"{filename} was exported by version {header.get('version')} of "
+            f"{header.get('format')}, this is version {version} of {FORMAT}: export it again"
+        )
     return ProgramFile(_from_plain(plain["compiled"]), plain["rng_state"], header["model"])
 
 
@@ -131,5 +138,11 @@ def _to_plain(compiled: Compiled) -> Dict[str, Any]:
 def _from_plain(plain: Dict[str, Any]) -> Compiled:
     inputs = InputContract.__new__(InputContract)
     inputs.__setstate__(plain["inputs"])
-    return Compiled(**{**plain, "inputs": inputs, "stages": tuple(StageRecord(*stage) for stage in plain["stages"]),
-                       "loss": None if plain["loss"] is None else Loss(*plain["loss"])})
+    return Compiled(
+        **{
+            **plain,
+            "inputs": inputs,
+            "stages": tuple(StageRecord(*stage) for stage in plain["stages"]),
+            "loss": None if plain["loss"] is None else Loss(*plain["loss"]),
+        }
+    )

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Values that autograd keeps for the backward pass. A device keeps the values as they were, PyTorch the memory, which
 forward may write to later."""
+
 import functools
 from typing import Any, Tuple
 

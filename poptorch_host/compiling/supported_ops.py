@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Which of PyTorch's operations a device's compiler takes: the list in data/supported_ops.txt and the rules with it."""
+
 import functools
 from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Optional, Tuple
@@ -15,20 +16,26 @@ _DEPENDS_ON_FORM = {"where", "index", "__getitem__", "pad"}
 _RECURRENCES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 # Not listed, but expanded by PyTorch into listed ones on a device that has no kernel of its own for them.
-_EXPANDED = frozenset(f"aten::{name}" for name in """
+_EXPANDED = frozenset(
+    f"aten::{name}"
+    for name in """
     addr block_diag deg2rad dist pixel_unshuffle rad2deg rot90 select_scatter slice_scatter unsafe_split
     unsafe_split_with_sizes vdot
-    """.split())
+    """.split()
+)
 
 # Kernels that PyTorch chooses on hosts, or has got since 2.0.1, for operations that a device is given in parts.
-_HOST_KERNELS = frozenset(f"aten::{name}" for name in """
+_HOST_KERNELS = frozenset(
+    f"aten::{name}"
+    for name in """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _batch_norm_no_update _batch_norm_with_update _cudnn_rnn
     _fused_dropout _fused_sdp_choice _native_batch_norm_legit _native_batch_norm_legit_no_training _safe_softmax
     _scaled_dot_product_cudnn_attention _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
     _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_fused_attention_overrideable
     _thnn_fused_gru_cell _thnn_fused_lstm_cell cudnn_batch_norm cudnn_convolution cudnn_convolution_transpose ldexp
     miopen_batch_norm mkldnn_linear mkldnn_rnn_layer
-    """.split())
+    """.split()
+)
 
 
 @functools.lru_cache(maxsize=None)
@@ -51,8 +58,9 @@ def takes_operation(name: str) -> bool:
 
 def selects_by_mask(name: str, args: Tuple) -> bool:
     """Whether an operation reads by a boolean mask, so that the shape of its result depends on data."""
-    return name == "aten::index" and any(isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
-                                         for index in args[1])
+    return name == "aten::index" and any(
+        isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+    )
 
 
 def one_hot_without_classes(name: str, args: Tuple, kwargs: Dict[str, Any]) -> bool:
@@ -66,10 +74,12 @@ def unsupported_recurrence(name: str, args: Tuple) -> Optional[str]:
     if len(settings) < 5:
         return None
     biased, layers, dropout, _, bidirectional = settings[:5]
-    rules = [(layers == 1, f"{layers} layers: stack networks of one layer"),
-             (dropout == 0 or name.startswith("rnn"), "dropout: apply it outside"),
-             (not bidirectional or name.startswith("rnn"), "two directions: use two networks"),
-             (biased or name == "gru", "no bias: leave bias=True")]
+    rules = [
+        (layers == 1, f"{layers} layers: stack networks of one layer"),
+        (dropout == 0 or name.startswith("rnn"), "dropout: apply it outside"),
+        (not bidirectional or name.startswith("rnn"), "two directions: use two networks"),
+        (biased or name == "gru", "no bias: leave bias=True"),
+    ]
     return next((words for holds, words in rules if not holds), None)
 
 
@@ -87,7 +97,7 @@ def unsupported_form(name: str, args: Tuple) -> Optional[str]:
 
 def _uneven_pooling(args: Tuple) -> Optional[str]:
     data, size = args[0], tuple(args[1])
-    given = tuple(data.shape[-len(size):])
+    given = tuple(data.shape[-len(size) :])
     if any(before % after for before, after in zip(given, size)):
         return f"an output of {list(size)} that does not divide the input's {list(given)}"
     return None
@@ -105,5 +115,8 @@ def _aligned_corners(args: Tuple) -> Optional[str]:
 
 
 _FORMS: Dict[str, Callable[[Tuple], Optional[str]]] = {
-    "aten::_adaptive_avg_pool2d": _uneven_pooling, "aten::_adaptive_avg_pool3d": _uneven_pooling,
-    "aten::upsample_bilinear2d": _uneven_interpolation, "aten::upsample_bicubic2d": _aligned_corners}
+    "aten::_adaptive_avg_pool2d": _uneven_pooling,
+    "aten::_adaptive_avg_pool3d": _uneven_pooling,
+    "aten::upsample_bilinear2d": _uneven_interpolation,
+    "aten::upsample_bicubic2d": _aligned_corners,
+}

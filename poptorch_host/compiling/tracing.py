@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Listens to one forward as a device's compiler would: what is computed where, from what, and what is not possible."""
+
 import collections
 import contextlib
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
@@ -31,14 +32,36 @@ _TRANSFERS = {"to", "tensor", "as_tensor", "asarray", "new_tensor", "cuda", "typ
 # Operations that no block has to hold: they compute nothing.
 _BOOKKEEPING = {"aten::detach", "aten::alias", "aten::lift_fresh", "aten::lift"}
 # Operations for which PyTorch makes a tensor of a Python number without telling anybody.
-_FROM_NUMBERS = {"aten::index_put_", "aten::index_put", "aten::_index_put_impl_", "aten::fill_", "aten::masked_fill_",
-                 "aten::masked_fill", "aten::where", "aten::copy_"}
+_FROM_NUMBERS = {
+    "aten::index_put_",
+    "aten::index_put",
+    "aten::_index_put_impl_",
+    "aten::fill_",
+    "aten::masked_fill_",
+    "aten::masked_fill",
+    "aten::where",
+    "aten::copy_",
+}
 # Functions that bring an index to the device of what is indexed.
 _INDEXING = {"__getitem__", "__setitem__"}
 # Functions by which a program reads values without an operation.
 _READS = {"tolist", "numpy", "__array__"}
-_FACTORIES = {"tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint",
-              "randperm", "as_tensor", "scalar_tensor"}
+_FACTORIES = {
+    "tensor",
+    "zeros",
+    "ones",
+    "full",
+    "empty",
+    "arange",
+    "linspace",
+    "eye",
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "as_tensor",
+    "scalar_tensor",
+}
 
 _CONVOLUTIONS = {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose2d", "aten::convolution"}
 
@@ -97,8 +120,13 @@ class Tracer(Execution):
 
     compiling = True
 
-    def __init__(self, options: Options, device_tensors: Iterable[torch.Tensor], constants: Iterable[torch.Tensor],
-                 inputs: List[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        device_tensors: Iterable[torch.Tensor],
+        constants: Iterable[torch.Tensor],
+        inputs: List[torch.Tensor],
+    ) -> None:
         super().__init__()
         self._strategy = options._execution_strategy
         self._pipelined = is_pipelined(self._strategy)
@@ -147,6 +175,7 @@ class Tracer(Execution):
         def leave(part: torch.nn.Module, *_: Any) -> None:
             if part in names:
                 del self._name_scopes[-1:]  # there is none for a call that began before, in another thread
+
         handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
         try:
             yield
@@ -309,13 +338,16 @@ class Tracer(Execution):
         if constant:
             return 0
         latest = max([value.stage for value in read], default=0)
-        if any(returned.alias_info is not None and not returned.alias_info.is_write
-               for returned in func._schema.returns):
+        if any(
+            returned.alias_info is not None and not returned.alias_info.is_write for returned in func._schema.returns
+        ):
             return latest  # a view may be made anywhere
         if self._pipelined and latest > self._stage_index:
-            raise createPoptorchError(f"{func._schema.name} in block {self.stages[-1][1][-1]} of stage "
-                                      f"{self._stage_index} reads what stage {latest} makes: the stages of a pipeline "
-                                      "must not go backwards")
+            raise createPoptorchError(
+                f"{func._schema.name} in block {self.stages[-1][1][-1]} of stage "
+                f"{self._stage_index} reads what stage {latest} makes: the stages of a pipeline "
+                "must not go backwards"
+            )
         return self._stage_index
 
     def _count_uses(self, name: str, inputs: List[torch.Tensor]) -> None:
@@ -325,8 +357,10 @@ class Tracer(Execution):
 
     def _check_place(self, name: str) -> None:
         if self._in_block is False and name not in _BOOKKEEPING:
-            raise createPoptorchError(f"No active Block: {name} runs after a poptorch.Block has ended and before the "
-                                      "next begins; put it into a block")
+            raise createPoptorchError(
+                f"No active Block: {name} runs after a poptorch.Block has ended and before the "
+                "next begins; put it into a block"
+            )
 
     def _check_inputs(self, name: str, inputs: List[torch.Tensor]) -> None:
         if name == "aten::copy_":  # may read from the host
@@ -336,7 +370,8 @@ class Tracer(Execution):
             if not made_inside and not self.is_known(tensor):
                 raise createPoptorchError(
                     f"Expected an IPU tensor but got a tensor of the host, of shape {list(tensor.shape)}, in {name}: "
-                    "register it as a buffer or parameter, make it inside forward, or pass it as an input")
+                    "register it as a buffer or parameter, make it inside forward, or pass it as an input"
+                )
 
     def _check_form(self, name: str, args: Tuple) -> None:
         lacking = unsupported_form(name, args)
@@ -406,7 +441,8 @@ class _OperationListener(TorchDispatchMode):
 def _names_device(args: Tuple, kwargs: Dict[str, Any]) -> bool:
     """Whether a call of Tensor.to names a device, by itself or by a tensor on it."""
     return kwargs.get("device") is not None or any(
-        isinstance(arg, (torch.device, torch.Tensor, str)) for arg in list(args) + [kwargs.get("other")])
+        isinstance(arg, (torch.device, torch.Tensor, str)) for arg in list(args) + [kwargs.get("other")]
+    )
 
 
 def _storage(tensor: torch.Tensor) -> int:
@@ -415,7 +451,9 @@ def _storage(tensor: torch.Tensor) -> int:
 
 def _written(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> List[torch.Tensor]:
     """The tensors that an operation writes, by its schema."""
-    written = [args[index] if index < len(args) else kwargs.get(argument.name)
-               for index, argument in enumerate(func._schema.arguments)
-               if argument.alias_info is not None and argument.alias_info.is_write]
+    written = [
+        args[index] if index < len(args) else kwargs.get(argument.name)
+        for index, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
     return tensors_in(written)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """A call's arguments: bound to forward's parameters, checked against the compiled program, cut into micro-batches."""
+
 import inspect
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -16,8 +17,20 @@ _POSITIONAL = (_Parameter.POSITIONAL_ONLY, _Parameter.POSITIONAL_OR_KEYWORD)
 # What a device computes with instead of a dtype that it does not have.
 DEVICE_DTYPES = {torch.float64: torch.float32, torch.bfloat16: torch.float32}
 
-_INPUT_DTYPES = frozenset([torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32,
-                           torch.float64, torch.bfloat16, torch.bool])
+_INPUT_DTYPES = frozenset(
+    [
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.float16,
+        torch.float32,
+        torch.float64,
+        torch.bfloat16,
+        torch.bool,
+    ]
+)
 
 
 _AS_THEY_ARE = _INPUT_DTYPES - set(DEVICE_DTYPES) - {torch.int64}
@@ -59,15 +72,18 @@ class ForwardParameters:
         """
         if not kwargs and len(args) == len(self.positional) and not self._keyword_only:
             return Bound(args, {})
-        check(self._any_positional or len(args) <= len(self.positional),
-              f"Too many arguments provided: forward takes {len(self.positional)}, got {len(args)}")
+        check(
+            self._any_positional or len(args) <= len(self.positional),
+            f"Too many arguments provided: forward takes {len(self.positional)}, got {len(args)}",
+        )
         keywords = dict(kwargs)
-        given_twice = [name for name in self.names[:len(args)] if name in keywords]
+        given_twice = [name for name in self.names[: len(args)] if name in keywords]
         check(not given_twice, f"Parameter {', '.join(given_twice)} was passed more than once: by position and by name")
-        positional = list(args) + [self._value(parameter, keywords) for parameter in self.positional[len(args):]]
+        positional = list(args) + [self._value(parameter, keywords) for parameter in self.positional[len(args) :]]
         keyword_only = {p.name: self._value(p, keywords) for p in self._keyword_only}
-        check(self._any_keyword or not keywords,
-              f"Invalid parameter {', '.join(keywords)}, expected one of {self.names}")
+        check(
+            self._any_keyword or not keywords, f"Invalid parameter {', '.join(keywords)}, expected one of {self.names}"
+        )
         return Bound(tuple(positional), {**keyword_only, **dict(sorted(keywords.items()))})
 
     @staticmethod
@@ -107,7 +123,8 @@ class InputContract:
         self.signatures = signatures
         plain = all(signature[0] == "tensor" for _, signature in signatures)
         self._plain: Optional[List[Tuple[torch.dtype, torch.Size]]] = (
-            [(signature[1], torch.Size(signature[2])) for _, signature in signatures] if plain else None)
+            [(signature[1], torch.Size(signature[2])) for _, signature in signatures] if plain else None
+        )
 
     def __getstate__(self) -> Dict[str, Any]:
         return {"pieces": self.pieces, "signatures": self.signatures}
@@ -131,8 +148,10 @@ class InputContract:
                 return
         named = bound.named(names)
         if [name for name, _ in named] != [name for name, _ in self.signatures]:
-            raise createPoptorchError(f"arguments: expected {len(self.signatures)} but got {len(named)}; call "
-                                      "destroy() to compile for other inputs")
+            raise createPoptorchError(
+                f"arguments: expected {len(self.signatures)} but got {len(named)}; call "
+                "destroy() to compile for other inputs"
+            )
         for (name, value), (_, signature) in zip(named, self.signatures):
             check_signature(name, signature, value)
 
@@ -143,27 +162,38 @@ def _check_tensor(name: str, tensor: torch.Tensor, pieces: int) -> None:
     if tensor.dtype not in _INPUT_DTYPES:
         raise createPoptorchError(f"input {name} has dtype {tensor.dtype}, which no device takes: convert it")
     rows = tensor.shape[0] if tensor.dim() else 1
-    check(rows % pieces == 0,
-          f"Invalid batch dimension: In the input {tensor.shape} ({name}), the batch dimension ({rows}) must be a "
-          f"multiple of {pieces}: Options.deviceIterations * groups of Options.replicationFactor * "
-          "Options.Training.gradientAccumulation")
+    check(
+        rows % pieces == 0,
+        f"Invalid batch dimension: In the input {tensor.shape} ({name}), the batch dimension ({rows}) must be a "
+        f"multiple of {pieces}: Options.deviceIterations * groups of Options.replicationFactor * "
+        "Options.Training.gradientAccumulation",
+    )
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """`tensor` as the device has it: dense, without gradient, floating point in 16 or 32 bits, and integers of 64 bits
     wrapped to 32 (kept in 64 here, where PyTorch indexes with them)."""
-    if (tensor.dtype in _AS_THEY_ARE and tensor.device == device and tensor.is_contiguous()
-            and not tensor.requires_grad and not tensor.is_inference()):
+    if (
+        tensor.dtype in _AS_THEY_ARE
+        and tensor.device == device
+        and tensor.is_contiguous()
+        and not tensor.requires_grad
+        and not tensor.is_inference()
+    ):
         return tensor
     if tensor.is_inference():
         tensor = tensor.clone()  # which autograd may keep
     if tensor.requires_grad:
-        _warn_once("requires_grad", "Input tensor has requires_grad=True set. This tensor will be detached because "
-                   "backward pass via inputs is not supported.")
+        _warn_once(
+            "requires_grad",
+            "Input tensor has requires_grad=True set. This tensor will be detached because "
+            "backward pass via inputs is not supported.",
+        )
         tensor = tensor.detach()
     if not tensor.is_contiguous():
-        _warn_once("contiguous", "At least one input tensor is not contiguous: non-contiguous tensors will be "
-                   "converted.")
+        _warn_once(
+            "contiguous", "At least one input tensor is not contiguous: non-contiguous tensors will be converted."
+        )
         tensor = tensor.contiguous()
     if tensor.dtype is torch.int64:
         tensor = tensor.int().long()

@@ -6,6 +6,7 @@ A compiler looks at nothing else, so every check is made and the record of the p
 takes seconds and next to no memory. What comes out cannot be run. The tensors are PyTorch's fake tensors, which say
 that they are on the CPU, so that functions choose the same operations as there.
 """
+
 from typing import Optional
 
 import torch

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Parsers for arguments and batches of types that are neither tensors nor containers of them."""
+
 import abc
 import copy
 from typing import Any, Dict, Iterator, Optional, Type
@@ -35,8 +36,10 @@ def registerCustomArgParser(arg_data_type: Type, arg_parser: Optional[ICustomArg
         _parsers.pop(arg_data_type, None)
         return
     if not isinstance(arg_parser, ICustomArgParser):
-        raise createPoptorchError(f"the parser of {arg_data_type.__name__} must derive from poptorch.ICustomArgParser, "
-                                  f"not {type(arg_parser).__name__}")
+        raise createPoptorchError(
+            f"the parser of {arg_data_type.__name__} must derive from poptorch.ICustomArgParser, "
+            f"not {type(arg_parser).__name__}"
+        )
     _parsers[arg_data_type] = arg_parser
 
 
@@ -74,7 +77,8 @@ def registerGeometricCustomArgParsers() -> None:
     try:
         from torch_geometric.data import Data, HeteroData
     except ImportError as error:
-        raise createPoptorchError("registerGeometricCustomArgParsers needs PyTorch Geometric: pip install "
-                                  f"torch_geometric ({error})") from error
+        raise createPoptorchError(
+            f"registerGeometricCustomArgParsers needs PyTorch Geometric: pip install torch_geometric ({error})"
+        ) from error
     for kind in (Data, HeteroData):
         registerCustomArgParser(kind, _GeometricParser())

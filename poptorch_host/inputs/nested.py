@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Nested arguments and results: tuples, named tuples, lists, dictionaries and registered types that hold tensors."""
+
 import collections
 from typing import Any, Callable, Iterable, Iterator, List, Tuple
 
@@ -142,4 +143,5 @@ def _require_equal(what: str, compiled: Any, actual: Any) -> None:
 def _refuse(what: str, compiled: str, actual: str) -> None:
     raise createPoptorchError(
         f"{what}: expected {compiled} but got {actual}. A compiled model takes only inputs like those it was compiled "
-        "for: call destroy() on it to compile again, or make a new inferenceModel or trainingModel")
+        "for: call destroy() on it to compile again, or make a new inferenceModel or trainingModel"
+    )

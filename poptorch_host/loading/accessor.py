@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Reading a data set ahead, in a process of its own."""
+
 import multiprocessing
 from typing import Any, Optional, Union
 
@@ -40,26 +41,42 @@ class AsynchronousDataAccessor:
         AssertionError: for arguments out of range; for a DataLoader whose last batch may be smaller than the others.
     """
 
-    def __init__(self, dataset: Union[Dataset, DataLoader], buffer_size: int = 3, miss_sleep_time_in_ms: float = 0.1,
-                 load_indefinitely: bool = True, early_preload: bool = False,
-                 sharing_strategy: SharingStrategy = SharingStrategy.ForkServer, rebatched_size: Optional[int] = None):
+    def __init__(
+        self,
+        dataset: Union[Dataset, DataLoader],
+        buffer_size: int = 3,
+        miss_sleep_time_in_ms: float = 0.1,
+        load_indefinitely: bool = True,
+        early_preload: bool = False,
+        sharing_strategy: SharingStrategy = SharingStrategy.ForkServer,
+        rebatched_size: Optional[int] = None,
+    ):
         check(isinstance(buffer_size, int) and buffer_size > 0, f"buffer_size must be at least 1, not {buffer_size!r}")
         check(miss_sleep_time_in_ms >= 0, f"miss_sleep_time_in_ms must not be negative: {miss_sleep_time_in_ms!r}")
         check(isinstance(sharing_strategy, SharingStrategy), f"not a poptorch.SharingStrategy: {sharing_strategy!r}")
         check(rebatched_size is None or rebatched_size > 1, f"rebatched_size must exceed 1; it is {rebatched_size!r}")
         loader = dataset if isinstance(dataset, DataLoader) else None
         if getattr(loader, "_accessor", None) is not None:
-            raise createPoptorchError("the mode of this DataLoader has given it an accessor already: iterate over it, "
-                                      "or make it with DataLoaderMode.Sync")
-        check(rebatched_size is not None or not getattr(loader, "_may_end_short", False),
-              "the last batch of this DataLoader may be smaller than the others: give it drop_last=True or "
-              "DataLoaderMode.AsyncRebatched")
+            raise createPoptorchError(
+                "the mode of this DataLoader has given it an accessor already: iterate over it, "
+                "or make it with DataLoaderMode.Sync"
+            )
+        check(
+            rebatched_size is not None or not getattr(loader, "_may_end_short", False),
+            "the last batch of this DataLoader may be smaller than the others: give it drop_last=True or "
+            "DataLoaderMode.AsyncRebatched",
+        )
         self.rebatched_size = rebatched_size
         self._process: Optional[FetcherProcess] = None
-        settings = Settings(slots=buffer_size, load_indefinitely=load_indefinitely, early_preload=early_preload,
-                            rebatched_size=rebatched_size, drop_last=getattr(loader, "rebatched_drop_last", True),
-                            seed=int(torch.empty((), dtype=torch.int64).random_()),
-                            start_method=multiprocessing.get_start_method(allow_none=True))
+        settings = Settings(
+            slots=buffer_size,
+            load_indefinitely=load_indefinitely,
+            early_preload=early_preload,
+            rebatched_size=rebatched_size,
+            drop_last=getattr(loader, "rebatched_drop_last", True),
+            seed=int(torch.empty((), dtype=torch.int64).random_()),
+            start_method=multiprocessing.get_start_method(allow_none=True),
+        )
         self._process = FetcherProcess(dataset, sharing_strategy, settings)
         self._length = _length(dataset, rebatched_size)
         self._epoch = -1  # the one that is iterated over, from 0

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """How the elements of a data set are made up: what an asynchronous accessor takes apart in one process and puts
 together again in another."""
+
 from typing import Any, Hashable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -74,14 +75,17 @@ class ElementLayout:
     def _check_tensor(self, index: int, actual: TensorSpec, expected: TensorSpec) -> None:
         compared = slice(0 if self.rebatched_size is None else 1, None)
         if actual.dtype != expected.dtype or actual.shape[compared] != expected.shape[compared]:
-            raise createPoptorchError(f"every element must be like the first one: tensor {index} is {actual}, and was "
-                                      f"{expected}" + ("" if self.rebatched_size is None else " (rows may differ)"))
+            raise createPoptorchError(
+                f"every element must be like the first one: tensor {index} is {actual}, and was "
+                f"{expected}" + ("" if self.rebatched_size is None else " (rows may differ)")
+            )
 
     def _check_rows(self, tensors: Sequence[torch.Tensor]) -> None:
         if len({tensor.shape[:1] for tensor in tensors}) != 1 or not tensors[0].dim():
             shapes = [list(tensor.shape) for tensor in tensors]
-            raise createPoptorchError("rebatching needs elements whose tensors have one batch dimension in common, not "
-                                      f"shapes {shapes}")
+            raise createPoptorchError(
+                f"rebatching needs elements whose tensors have one batch dimension in common, not shapes {shapes}"
+            )
 
 
 def concatenate(batches: Sequence[Any]) -> Any:
@@ -99,8 +103,10 @@ def concatenate(batches: Sequence[Any]) -> Any:
         return [concatenate(parts) for parts in zip(*batches)]
     parser = parser_of(first)
     if parser is None:
-        raise createPoptorchError(f"the batches of a batch_sampler hold {_kind(first)}, and only tensors can be "
-                                  "concatenated: register a parser of that type with poptorch.registerCustomArgParser")
+        raise createPoptorchError(
+            f"the batches of a batch_sampler hold {_kind(first)}, and only tensors can be "
+            "concatenated: register a parser of that type with poptorch.registerCustomArgParser"
+        )
     columns = zip(*(parser.yieldTensors(batch) for batch in batches))
     return parser.reconstruct(first, iter([torch.cat(column) for column in columns]))
 
@@ -111,11 +117,15 @@ def _tensors_of(element: Any) -> List[torch.Tensor]:
         raise createPoptorchError("an element of the data set holds no tensor")
     for tensor in tensors:
         if not isinstance(tensor, torch.Tensor):
-            raise createPoptorchError(f"an element holds {_kind(tensor)}: an asynchronous accessor takes tensors, flat "
-                                      "lists, tuples and dictionaries of tensors, and types with a registered parser")
+            raise createPoptorchError(
+                f"an element holds {_kind(tensor)}: an asynchronous accessor takes tensors, flat "
+                "lists, tuples and dictionaries of tensors, and types with a registered parser"
+            )
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            raise createPoptorchError("an asynchronous accessor takes dense tensors on the CPU, not a tensor of layout "
-                                      f"{tensor.layout} on {tensor.device}")
+            raise createPoptorchError(
+                "an asynchronous accessor takes dense tensors on the CPU, not a tensor of layout "
+                f"{tensor.layout} on {tensor.device}"
+            )
     return tensors
 
 

@@ -7,6 +7,7 @@ to the accessor READY with the layout, which it answers with the descriptor of t
 rows, END with the epoch, FAILED with a text; from it WANT with an epoch and FREE with a slot. All is over when the
 accessor hangs up, by itself or because its program has ended.
 """
+
 import collections
 import enum
 import multiprocessing
@@ -314,5 +315,7 @@ def _advice(trace: str) -> str:
     if "shared memory" not in trace and "No space left on device" not in trace or not os.path.isdir("/dev/shm"):
         return ""
     total, _, free = shutil.disk_usage("/dev/shm")
-    return (f"; the loader's workers hand over batches through /dev/shm, of which {free / 2**20:,.1f} of "
-            f"{total / 2**20:,.1f} MiB are free: enlarge it (docker run --shm-size), or lower num_workers")
+    return (
+        f"; the loader's workers hand over batches through /dev/shm, of which {free / 2**20:,.1f} of "
+        f"{total / 2**20:,.1f} MiB are free: enlarge it (docker run --shm-size), or lower num_workers"
+    )

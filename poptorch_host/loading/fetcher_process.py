@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The accessor's side of its process: starting it, hearing from it, noticing its end, and ending it."""
+
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
@@ -21,11 +22,17 @@ from .fetcher import Message, Settings
 from .parcel import Parcel
 
 _SECONDS_TO_STOP = 10
-_START_METHODS = {SharingStrategy.SharedMemory: "spawn", SharingStrategy.FileSystem: "spawn",
-                  SharingStrategy.Fork: "fork", SharingStrategy.ForkServer: "forkserver"}
+_START_METHODS = {
+    SharingStrategy.SharedMemory: "spawn",
+    SharingStrategy.FileSystem: "spawn",
+    SharingStrategy.Fork: "fork",
+    SharingStrategy.ForkServer: "forkserver",
+}
 _FAILED_TO_START = "AsynchronousDataAccessor worker thread failed to start: "
-_GUARD = ("a new process imports the main program again, so what makes data loaders must stand under "
-          "`if __name__ == \"__main__\":`")
+_GUARD = (
+    "a new process imports the main program again, so what makes data loaders must stand under "
+    '`if __name__ == "__main__":`'
+)
 
 
 class WorkerFailed(Exception):
@@ -117,11 +124,14 @@ def _start(dataset: Any, strategy: SharingStrategy, settings: Settings, ours: An
     except ChildProcessError:  # this process was forked off one that has a fork server, which serves only that one
         return _start_with("spawn", (parcel, settings, theirs, inherited))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise createPoptorchError(f"{_FAILED_TO_START}the data set cannot be pickled ({error}): define its classes and "
-                                  "functions at the top of a module, or use SharingStrategy.Fork") from error
+        raise createPoptorchError(
+            f"{_FAILED_TO_START}the data set cannot be pickled ({error}): define its classes and "
+            "functions at the top of a module, or use SharingStrategy.Fork"
+        ) from error
     except (EOFError, ConnectionError) as error:
-        raise createPoptorchError(f"{_FAILED_TO_START}the fork server has ended; its standard error output may tell "
-                                  f"why ({_GUARD})") from error
+        raise createPoptorchError(
+            f"{_FAILED_TO_START}the fork server has ended; its standard error output may tell why ({_GUARD})"
+        ) from error
 
 
 def _start_with(method: str, arguments: Tuple[Any, ...]) -> Any:

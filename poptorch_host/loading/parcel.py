@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """How a data set reaches the process of an asynchronous accessor."""
+
 import ctypes
 import io
 import pickle

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Which samples of a data set belong to one of several processes."""
+
 from typing import Iterator, Tuple
 
 import torch
@@ -19,8 +20,10 @@ def share_of(samples: int, process: int, processes: int, combined_batch: int, dr
     if drop_last:
         count = combined_batch * (samples // (combined_batch * processes))
         if count == 0:
-            raise ZeroDivisionError(f"the data set has {samples} samples, less than a combined batch of "
-                                    f"{combined_batch} for each of {processes} processes")
+            raise ZeroDivisionError(
+                f"the data set has {samples} samples, less than a combined batch of "
+                f"{combined_batch} for each of {processes} processes"
+            )
         return process * count, count
     count, longer = divmod(samples, processes)
     return process * count + min(process, longer), count + (process < longer)
@@ -53,7 +56,7 @@ class GlobalShuffle(Sampler):
         # A generator: PyTorch makes iterators that it never starts, and they must not use up a permutation.
         first = self._first + (self._shift if self._shifted else 0)
         self._shifted = not self._shifted
-        yield from self._permutation()[first:first + self._count].tolist()
+        yield from self._permutation()[first : first + self._count].tolist()
 
     def _permutation(self) -> torch.Tensor:
         generator = torch.Generator()

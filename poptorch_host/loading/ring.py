@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Buffers that two processes share: memory without a name, which the system frees with the last process that maps it,
 however that process ends."""
+
 import mmap
 import os
 import tempfile
@@ -94,8 +95,10 @@ def _available_bytes() -> Optional[int]:
 
 
 def _too_large(size: int, slots: int, reason: str) -> Exception:
-    return createPoptorchError(f"no shared memory for {slots} buffers of {_megabytes(size // slots)}: {reason}; lower "
-                               "buffer_size or the combined batch size")
+    return createPoptorchError(
+        f"no shared memory for {slots} buffers of {_megabytes(size // slots)}: {reason}; lower "
+        "buffer_size or the combined batch size"
+    )
 
 
 def _megabytes(size: int) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Blocks: which part of a forward runs on which device."""
+
 import functools
 from typing import Any, Callable, Optional
 
@@ -97,8 +98,9 @@ def BeginBlock(layer_to_call: torch.nn.Module, user_id: str = None, ipu_id: int 
     """
     if isinstance(layer_to_call, torch.nn.Module):
         if block_of(layer_to_call) is not None:
-            raise createPoptorchError(f"this {type(layer_to_call).__name__} has already been assigned to a block: "
-                                      f"{block_of(layer_to_call)}")
+            raise createPoptorchError(
+                f"this {type(layer_to_call).__name__} has already been assigned to a block: {block_of(layer_to_call)}"
+            )
         layer_to_call.register_forward_pre_hook(BeginBlockHook(user_id, ipu_id))
         return layer_to_call
     if not callable(layer_to_call):
@@ -114,6 +116,7 @@ def BlockFunction(user_id: Optional[str] = None, ipu_id: Optional[int] = None) -
         def in_block(*args: Any, **kwargs: Any) -> Any:
             with Block(user_id, ipu_id):
                 return function(*args, **kwargs)
+
         return in_block
 
     return decorate

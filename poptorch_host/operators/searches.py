@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Operations that search: points far from each other, nearest points, and the likeliest texts of a CTC model."""
+
 import math
 from collections import defaultdict
 from typing import Dict, List, Optional, Tuple, Union
@@ -38,8 +39,11 @@ def fps(src: torch.Tensor, ptr: List[int], ratio: float = 0.5, random_start: boo
 
 
 def _farthest(points: torch.Tensor, count: int, random_start: bool) -> torch.Tensor:
-    first = torch.randint(len(points), (1,), device=points.device) if random_start else \
-        torch.zeros(1, dtype=torch.long, device=points.device)
+    first = (
+        torch.randint(len(points), (1,), device=points.device)
+        if random_start
+        else torch.zeros(1, dtype=torch.long, device=points.device)
+    )
     chosen = [first][:count]
     distance = torch.full((len(points),), math.inf, dtype=points.dtype, device=points.device)
     for _ in range(1, count):
@@ -84,8 +88,9 @@ def _groups(batch: Groups, points: torch.Tensor) -> torch.Tensor:
     return groups
 
 
-def ctc_beam_search_decoder(probs: torch.Tensor, lengths: torch.Tensor, blank: int = 0, beam_width: int = 100,
-                            top_paths: int = 1) -> List[torch.Tensor]:
+def ctc_beam_search_decoder(
+    probs: torch.Tensor, lengths: torch.Tensor, blank: int = 0, beam_width: int = 100, top_paths: int = 1
+) -> List[torch.Tensor]:
     """The likeliest label sequences of a connectionist temporal classification, by prefix beam search.
 
     Graves (2012), Supervised Sequence Labelling, section 7.5.3; Hannun et al. (2014), algorithm 1, without its language
@@ -106,11 +111,15 @@ def ctc_beam_search_decoder(probs: torch.Tensor, lengths: torch.Tensor, blank: i
         Error: for other shapes, and for more paths than the beam is wide.
     """
     if probs.dim() != 3 or lengths.shape != probs.shape[1:2]:
-        raise createPoptorchError(f"ctc_beam_search_decoder takes (time, batch, classes) and (batch,), not "
-                                  f"{tuple(probs.shape)} and {tuple(lengths.shape)}")
+        raise createPoptorchError(
+            f"ctc_beam_search_decoder takes (time, batch, classes) and (batch,), not "
+            f"{tuple(probs.shape)} and {tuple(lengths.shape)}"
+        )
     if not 0 <= blank < probs.shape[2] or not 0 < top_paths <= beam_width:
-        raise createPoptorchError(f"ctc_beam_search_decoder cannot find {top_paths} paths in a beam of {beam_width}, "
-                                  f"with blank {blank} of {probs.shape[2]} classes")
+        raise createPoptorchError(
+            f"ctc_beam_search_decoder cannot find {top_paths} paths in a beam of {beam_width}, "
+            f"with blank {blank} of {probs.shape[2]} classes"
+        )
     time, batch = probs.shape[:2]
     with own_op("ctc_beam_search_decoder"):
         scores = torch.full((batch, top_paths), -math.inf)
@@ -120,7 +129,7 @@ def ctc_beam_search_decoder(probs: torch.Tensor, lengths: torch.Tensor, blank: i
             paths = _prefix_beam_search(probs[:length, sample].tolist(), blank, beam_width)
             for rank, (prefix, score) in enumerate(paths[:top_paths]):
                 scores[sample, rank], sizes[sample, rank] = score, len(prefix)
-                labels[sample, rank, :len(prefix)] = torch.tensor(prefix, dtype=torch.int32)
+                labels[sample, rank, : len(prefix)] = torch.tensor(prefix, dtype=torch.int32)
         return [scores.to(probs), sizes.to(probs.device), labels.to(probs.device)]
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """How a printed tensor looks: nested brackets, long rows summarised, in the manner of the device's print operation."""
+
 import sys
 from typing import Any, List, NamedTuple
 
@@ -40,7 +41,7 @@ def _rows(values: Any, style: Style, summarise: bool) -> str:
     if not isinstance(values, list):
         return _number(values, style)
     if summarise and len(values) > 2 * style.edge_items:
-        head, tail = values[:style.edge_items], values[len(values) - style.edge_items:]
+        head, tail = values[: style.edge_items], values[len(values) - style.edge_items :]
         parts = [_rows(item, style, summarise) for item in head] + ["..."]
         parts += [_rows(item, style, summarise) for item in tail]
     else:

@@ -6,6 +6,7 @@ torchrun starts them here (RANK, WORLD_SIZE), as poprun does with IPUs (OMPI_COM
 POPDIST_NUM_LOCAL_REPLICAS says how many replicas each process has: poprun sets it; under torchrun set it yourself where
 it is not 1.
 """
+
 import os
 from typing import Any, Callable, Iterable, Tuple
 
@@ -32,6 +33,7 @@ def init() -> None:
         Error: when the address where the processes meet cannot be told from the environment.
     """
     from .poptorch import Options  # which needs this package
+
     process_group(Options(), host.device())
 
 
@@ -83,8 +85,9 @@ def _rank_and_size() -> Tuple[int, int]:
         if rank in os.environ and size in os.environ:
             index, count = _number(rank, 0), _number(size, 1)
             if index >= count:
-                raise createPoptorchError(f"environment variable {rank} is {index} and {size} {count}: processes are "
-                                          "counted from 0")
+                raise createPoptorchError(
+                    f"environment variable {rank} is {index} and {size} {count}: processes are counted from 0"
+                )
             return index, count
     return 0, 1
 

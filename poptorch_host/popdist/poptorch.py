@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Options of one process among several."""
+
 from typing import NoReturn, Optional
 
 from .. import options

@@ -8,6 +8,7 @@ operations are computed in float32 between float16 inputs and outputs, which is 
 sums amount to (`partials` has float16 ones). A device, whose integers have 32 bits, takes class labels and indices of
 int32 where PyTorch wants int64. And it differentiates a division that rounds down, where PyTorch refuses.
 """
+
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 import torch
@@ -17,13 +18,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..inputs.nested import tensors_in
 from .partials import HalfPartials
 
-_BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "_batch_norm_no_update",
-                "_native_batch_norm_legit_no_training")
+_BATCH_NORMS = (
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_batch_norm_with_update",
+    "_batch_norm_no_update",
+    "_native_batch_norm_legit_no_training",
+)
 # Functions whose weights a device casts to the dtype of their input, and the names and positions of those weights.
-_WEIGHTS = {**dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-                            {"weight": 1, "bias": 2}),
-            **dict.fromkeys(("layer_norm", "group_norm"), {"weight": 2, "bias": 3}),
-            **dict.fromkeys(("batch_norm", "instance_norm"), {"weight": 3, "bias": 4})}
+_WEIGHTS = {
+    **dict.fromkeys(
+        ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        {"weight": 1, "bias": 2},
+    ),
+    **dict.fromkeys(("layer_norm", "group_norm"), {"weight": 2, "bias": 3}),
+    **dict.fromkeys(("batch_norm", "instance_norm"), {"weight": 3, "bias": 4}),
+}
 # Positions of running statistics, which the operation updates although its schema does not say so.
 _RUNNING = dict.fromkeys(_BATCH_NORMS, (3, 4))
 # Of these, only the first result is an activation; the others are statistics for the backward pass.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The factor of the loss gradient: the optimizer's, times one that automatic loss scaling moves."""
+
 import math
 from typing import Any, Optional, Sequence
 

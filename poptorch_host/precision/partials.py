@@ -9,6 +9,7 @@ groups a device adds is its compiler's plan: the risk is the same, the digits ar
 
 Covered are matrix products and convolutions, forward and backward. Fused attention kernels add in float32.
 """
+
 import functools
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -50,8 +51,9 @@ def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return functools.reduce(torch.add, ((a.float() @ b.float()).half() for a, b in parts))
 
 
-def _biased_product(bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, beta: float = 1, alpha: float = 1
-                    ) -> torch.Tensor:
+def _biased_product(
+    bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, beta: float = 1, alpha: float = 1
+) -> torch.Tensor:
     return beta * bias + alpha * _product(left, right)
 
 
@@ -63,13 +65,27 @@ def _inner_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return _product(left.unsqueeze(0), right.unsqueeze(1)).view(())
 
 
-_PRODUCTS = {"mm": _product, "bmm": _product, "addmm": _biased_product, "baddbmm": _biased_product,
-             "mv": _product_with_vector, "dot": _inner_product}
+_PRODUCTS = {
+    "mm": _product,
+    "bmm": _product,
+    "addmm": _biased_product,
+    "baddbmm": _biased_product,
+    "mv": _product_with_vector,
+    "dot": _inner_product,
+}
 
 
-def _convolution(data: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor], stride: List[int],
-                 padding: List[int], dilation: List[int], transposed: bool, output_padding: List[int], groups: int
-                 ) -> torch.Tensor:
+def _convolution(
+    data: torch.Tensor,
+    weight: torch.Tensor,
+    bias: Optional[torch.Tensor],
+    stride: List[int],
+    padding: List[int],
+    dilation: List[int],
+    transposed: bool,
+    output_padding: List[int],
+    groups: int,
+) -> torch.Tensor:
     """A convolution, over a few input channels of each group at a time."""
     channels = data.shape[1] // groups
     step = max(TERMS // weight[0, 0].numel(), 1)
@@ -81,17 +97,27 @@ def _convolution(data: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.
             kernel = weight.unflatten(0, (groups, channels))[:, chosen].flatten(0, 1)
         else:
             kernel = weight[:, chosen]
-        return torch.ops.aten.convolution(some.float(), kernel.float(), None, stride, padding, dilation, transposed,
-                                          output_padding, groups).half()
+        return torch.ops.aten.convolution(
+            some.float(), kernel.float(), None, stride, padding, dilation, transposed, output_padding, groups
+        ).half()
 
     total = functools.reduce(torch.add, map(part, range(0, channels, step)))
     return total if bias is None else total + bias.view(-1, *[1] * (total.dim() - 2))
 
 
-def _convolution_gradients(gradient: torch.Tensor, data: torch.Tensor, weight: torch.Tensor, bias_sizes: List[int],
-                           stride: List[int], padding: List[int], dilation: List[int], transposed: bool,
-                           output_padding: List[int], groups: int, wanted: List[bool]
-                           ) -> Tuple[Optional[torch.Tensor], ...]:
+def _convolution_gradients(
+    gradient: torch.Tensor,
+    data: torch.Tensor,
+    weight: torch.Tensor,
+    bias_sizes: List[int],
+    stride: List[int],
+    padding: List[int],
+    dilation: List[int],
+    transposed: bool,
+    output_padding: List[int],
+    groups: int,
+    wanted: List[bool],
+) -> Tuple[Optional[torch.Tensor], ...]:
     """The gradients of a convolution's data, weight and bias; None for those that are not `wanted`."""
     for_data = for_weight = for_bias = None
     if wanted[0]:
@@ -104,20 +130,36 @@ def _convolution_gradients(gradient: torch.Tensor, data: torch.Tensor, weight: t
     return for_data, for_weight, for_bias
 
 
-def _data_gradient(gradient: torch.Tensor, data: torch.Tensor, weight: torch.Tensor, stride: List[int],
-                   padding: List[int], dilation: List[int], transposed: bool, groups: int) -> torch.Tensor:
+def _data_gradient(
+    gradient: torch.Tensor,
+    data: torch.Tensor,
+    weight: torch.Tensor,
+    stride: List[int],
+    padding: List[int],
+    dilation: List[int],
+    transposed: bool,
+    groups: int,
+) -> torch.Tensor:
     """A transposed convolution of the gradient, or for a transposed one a plain one, with the same weight."""
-    reached = [(size - 1) * step - 2 * around + spread * (kernel - 1) + 1
-               for size, step, around, spread, kernel
-               in zip(gradient.shape[2:], stride, padding, dilation, weight.shape[2:])]
+    reached = [
+        (size - 1) * step - 2 * around + spread * (kernel - 1) + 1
+        for size, step, around, spread, kernel in zip(gradient.shape[2:], stride, padding, dilation, weight.shape[2:])
+    ]
     # Data at the end that no step of the kernel reached.
     missing = [0 if transposed else size - end for size, end in zip(data.shape[2:], reached)]
     result = _convolution(gradient, weight, None, stride, padding, dilation, not transposed, missing, groups)
     return result[tuple(map(slice, data.shape))]
 
 
-def _weight_gradient(slid: torch.Tensor, fixed: torch.Tensor, weight: torch.Tensor, stride: List[int],
-                     padding: List[int], dilation: List[int], groups: int) -> torch.Tensor:
+def _weight_gradient(
+    slid: torch.Tensor,
+    fixed: torch.Tensor,
+    weight: torch.Tensor,
+    stride: List[int],
+    padding: List[int],
+    dilation: List[int],
+    groups: int,
+) -> torch.Tensor:
     """A product over all positions of the batch: of what the kernel slid over, (N, C, ...), and the other side."""
     positions = fixed.dim() - 2
     patches = functional.pad(slid, [size for around in reversed(padding) for size in (around, around)])

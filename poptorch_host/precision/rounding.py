@@ -5,6 +5,7 @@
 Stochastic rounding goes up with the probability of the fraction that is cut off, so the expectation is the value itself
 (Croci et al. 2022, "Stochastic rounding: implementation, error analysis and applications").
 """
+
 from typing import Optional, Sequence
 
 import torch
@@ -27,7 +28,7 @@ def stochastic_half(values: torch.Tensor, generator: torch.Generator) -> torch.T
     result = torch.empty(flat.shape, dtype=torch.float16, device=flat.device)
     chunk = _CHUNK if flat.device.type == "cpu" else max(flat.numel(), 1)
     for start in range(0, flat.numel(), chunk):
-        result[start:start + chunk] = _round_chunk(flat[start:start + chunk], generator)
+        result[start : start + chunk] = _round_chunk(flat[start : start + chunk], generator)
     return result.view(values.shape)
 
 
@@ -54,8 +55,9 @@ def _uniform_bits(count: int, device: torch.device, generator: torch.Generator) 
     return draws.view(torch.int16)[:count].to(torch.int32).bitwise_and_(_DROPPED)
 
 
-def store(targets: Sequence[torch.Tensor], values: Sequence[torch.Tensor],
-          generator: Optional[torch.Generator]) -> None:
+def store(
+    targets: Sequence[torch.Tensor], values: Sequence[torch.Tensor], generator: Optional[torch.Generator]
+) -> None:
     """Writes float32 `values` to `targets` of any type: float16 ones rounded stochastically where there is a generator.
 
     All float16 targets are rounded as one flat tensor, so that many small ones cost no more than a large one. To be
@@ -70,8 +72,10 @@ def store(targets: Sequence[torch.Tensor], values: Sequence[torch.Tensor],
     if halves:
         flat = stochastic_half(torch.cat([values[index].reshape(-1) for index in halves]), generator)
         pieces = flat.split([targets[index].numel() for index in halves])
-        copy_all([targets[index] for index in halves],
-                 [piece.view(targets[index].shape) for index, piece in zip(halves, pieces)])
+        copy_all(
+            [targets[index] for index in halves],
+            [piece.view(targets[index].shape) for index, piece in zip(halves, pieces)],
+        )
 
 
 def copy_all(targets: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What a program may ask an executor about its program and its last call."""
+
 import datetime
 import json
 from typing import Any, List, Optional
@@ -42,8 +43,9 @@ class Inspection:
 
     def _require_compiled(self, what: str) -> None:
         if not self.isCompiled():
-            raise createPoptorchError(f"Model has not been compiled or has been destroyed: {what} needs a call, or "
-                                      "compile(), first")
+            raise createPoptorchError(
+                f"Model has not been compiled or has been destroyed: {what} needs a call, or compile(), first"
+            )
 
     def _debugGetPopartIR(self) -> str:
         """The program as JSON: a list of operations under the name of the graph, by PopART's names for them.
@@ -51,12 +53,20 @@ class Inspection:
         Those of the forward are as coarse as PyTorch's, and have their name scopes, their IPU and their stage.
         """
         self._require_compiled("_debugGetPopartIR")
-        operations = [{"type": kind, "name": scopes + kind, "inputs": [], "outputs": [],
-                       "attributes": {"__ipu_number": stage.ipu, "__pipeline_stage": index}}
-                      for index, stage in enumerate(self.compiled.stages)
-                      for scopes, kind in map(popart_name, stage.run)]
-        return json.dumps({"maingraph": operations + (self._update.operations() if self._update else [])},
-                          separators=(",", ":"))
+        operations = [
+            {
+                "type": kind,
+                "name": scopes + kind,
+                "inputs": [],
+                "outputs": [],
+                "attributes": {"__ipu_number": stage.ipu, "__pipeline_stage": index},
+            }
+            for index, stage in enumerate(self.compiled.stages)
+            for scopes, kind in map(popart_name, stage.run)
+        ]
+        return json.dumps(
+            {"maingraph": operations + (self._update.operations() if self._update else [])}, separators=(",", ":")
+        )
 
     def getTensorNames(self) -> List[str]:
         """The names that `Options.anchorTensor` takes. AssertionError before compilation."""

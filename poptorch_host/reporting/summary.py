@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What was compiled, in a few lines for people. Of this package, not of PopTorch."""
+
 import logging
 from pathlib import Path
 from typing import List, Sequence, Tuple
@@ -27,10 +28,17 @@ def summary(program: Inspection) -> List[str]:
     """
     program._require_compiled("summary")
     compiled, options, training = program.compiled, program.options, program.compiled.training
-    lines = ["stages: " + ", ".join(f"{'+'.join(stage.blocks) or 'no block'} on IPU {stage.ipu} "
-                                    f"({sum(stage.ops.values())} operations)" for stage in compiled.stages)]
-    lines.append(f"IPUs: {compiled.ipus * options.replication_factor} in all, {compiled.ipus} in each of "
-                 f"{options.replication_factor} replicas")
+    lines = [
+        "stages: "
+        + ", ".join(
+            f"{'+'.join(stage.blocks) or 'no block'} on IPU {stage.ipu} ({sum(stage.ops.values())} operations)"
+            for stage in compiled.stages
+        )
+    ]
+    lines.append(
+        f"IPUs: {compiled.ipus * options.replication_factor} in all, {compiled.ipus} in each of "
+        f"{options.replication_factor} replicas"
+    )
     if is_pipelined(options._execution_strategy):
         lines.append(_pipeline(len(compiled.stages), training, options))
     lines.append("inputs of a call: " + ", ".join(_input(name, signature) for name, signature in compiled.input_shapes))
@@ -39,8 +47,10 @@ def summary(program: Inspection) -> List[str]:
     if compiled.loss is not None:
         lines.append(f"loss: {_LOSSES[compiled.loss.source]}")
     lines.append(_operations(compiled.ops))
-    lines.append(f"checked: options, shapes and types of inputs, blocks and stages, {'one loss, ' if training else ''}"
-                 "operations and their static shapes, tensors left on the host, buffers, IPUs, overlapped transfers")
+    lines.append(
+        f"checked: options, shapes and types of inputs, blocks and stages, {'one loss, ' if training else ''}"
+        "operations and their static shapes, tensors left on the host, buffers, IPUs, overlapped transfers"
+    )
     return lines
 
 
@@ -75,8 +85,10 @@ def report_compilation(program: Inspection) -> None:
 
 def _pipeline(stages: int, training: bool, options: Options) -> str:
     if training:
-        return (f"pipeline: gradient accumulation {options.Training.gradient_accumulation}, at least {2 * stages - 1} "
-                f"for {stages} stages")
+        return (
+            f"pipeline: gradient accumulation {options.Training.gradient_accumulation}, at least {2 * stages - 1} "
+            f"for {stages} stages"
+        )
     return f"pipeline: device iterations {options.device_iterations}, at least {stages} for {stages} stages"
 
 
@@ -94,5 +106,6 @@ def _operations(names: Sequence[str]) -> str:
     plain = {name[:-1] if name.endswith("_") else name for name in names}
     listed = supported().intersection(plain)
     rest = sorted(plain - listed)
-    return (f"operations: {len(listed)} of the {len(supported())} that PopTorch compiles"
-            + (f"; on constants or of its own: {', '.join(rest)}" if rest else ""))
+    return f"operations: {len(listed)} of the {len(supported())} that PopTorch compiles" + (
+        f"; on constants or of its own: {', '.join(rest)}" if rest else ""
+    )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Inner tensors that a program asks for by name: weights, their gradients, the loss, the values of the update."""
+
 from typing import Dict, List, Optional, Tuple
 
 import torch
@@ -45,17 +46,23 @@ class Anchors:
         self._results: Dict[str, torch.Tensor] = {}
         for short_name, (long_name, *_) in self._wanted.items():
             if long_name not in self.names():
-                raise createPoptorchError(f"anchorTensor {short_name}: no tensor is called {long_name}; "
-                                          "getTensorNames() of a compiled model lists them")
+                raise createPoptorchError(
+                    f"anchorTensor {short_name}: no tensor is called {long_name}; "
+                    "getTensorNames() of a compiled model lists them"
+                )
         for name in {anchor[0] for anchor in self._wanted.values() if anchor[0].startswith(GRADIENT)}:
-            self._tensors[name[len(GRADIENT):]].register_hook(lambda gradient, name=name: self._keep(name, gradient))
+            self._tensors[name[len(GRADIENT) :]].register_hook(lambda gradient, name=name: self._keep(name, gradient))
 
     def names(self) -> List[str]:
         """Every name that can be anchored."""
         names = list(self._tensors)
         if self._update is not None:
-            names += [prefix + name for prefix in (GRADIENT, UPDATED) for name, tensor in self._tensors.items()
-                      if tensor.requires_grad]
+            names += [
+                prefix + name
+                for prefix in (GRADIENT, UPDATED)
+                for name, tensor in self._tensors.items()
+                if tensor.requires_grad
+            ]
             state, values = self._update.read_state()
             names += [LOSS, LOSS_SCALE, *state, *values]
         return names
@@ -66,8 +73,10 @@ class Anchors:
     def begin_call(self) -> None:
         """A call begins."""
         self._before_update = []
-        self._collectors = {short_name: Collector(selection, False, lambda _: True)
-                            for short_name, selection in self._selections.items()}
+        self._collectors = {
+            short_name: Collector(selection, False, lambda _: True)
+            for short_name, selection in self._selections.items()
+        }
 
     def collect(self, index: int, loss: Optional[torch.Tensor]) -> None:
         """Micro-batch `index` has run."""
@@ -75,7 +84,7 @@ class Anchors:
             if not self._selections[short_name].keeps[index]:
                 continue
             if long_name.startswith(UPDATED):
-                self._before_update.append((short_name, long_name[len(UPDATED):], index))
+                self._before_update.append((short_name, long_name[len(UPDATED) :], index))
             else:
                 self._collectors[short_name].add(self._value(long_name, loss), index)
 
@@ -108,7 +117,7 @@ class Anchors:
         if name in self._tensors:
             return self._tensors[name]
         if name.startswith(GRADIENT):
-            return self._gradients.get(name, torch.zeros_like(self._tensors[name[len(GRADIENT):]]))
+            return self._gradients.get(name, torch.zeros_like(self._tensors[name[len(GRADIENT) :]]))
         if name == LOSS:
             return loss
         if name == LOSS_SCALE:

@@ -6,6 +6,7 @@ Micro-batches run in the order of a device's program: device iterations outermos
 replicas. Several may be folded into one forward and backward over a new axis (`torch.func.vmap`), where each still sees
 its own rows only; so results differ by rounding alone.
 """
+
 import contextlib
 import time
 from typing import Any, ContextManager, Iterator, List, Optional, Tuple
@@ -87,8 +88,14 @@ class Engine:
         update: the weight update of a training program; None for inference.
     """
 
-    def __init__(self, model: torch.nn.Module, compiled: Compiled, weights: DeviceWeights, options: Options,
-                 update: Optional[WeightUpdate]) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        compiled: Compiled,
+        weights: DeviceWeights,
+        options: Options,
+        update: Optional[WeightUpdate],
+    ) -> None:
         self._model = model
         self._compiled = compiled
         self._weights = weights
@@ -98,34 +105,43 @@ class Engine:
         self._replicas = options.replication_factor
         self._per_update = options.Training.gradient_accumulation * self._replicas
         self._total = options.device_iterations * self._per_update
-        self._selection = Selection(OutputMode(options.output_mode), options.output_return_period,
-                                    self._total // self._replicas, self._replicas)
+        self._selection = Selection(
+            OutputMode(options.output_mode), options.output_return_period, self._total // self._replicas, self._replicas
+        )
         loss = compiled.loss
         self._execution = RunExecution(loss is not None and loss.source == "identity", loss.index if loss else 0)
         self._loss_leaf = loss.index if loss is not None and loss.source == "output" else None
         self._installed, self._active = weights.installed(), activate(self._execution)
         self._plain_attributes = weights.plain_attributes if weights.plain_attributes else None
-        self._needs_modes = (compiled.half_arithmetic or compiled.names_ipu or self._waits_for_built_in()
-                             or compiled.overwrites_saved or self._plain_attributes is not None
-                             or (compiled.makes_tensors and self._device.type != "cpu"))
+        self._needs_modes = (
+            compiled.half_arithmetic
+            or compiled.names_ipu
+            or self._waits_for_built_in()
+            or compiled.overwrites_saved
+            or self._plain_attributes is not None
+            or (compiled.makes_tensors and self._device.type != "cpu")
+        )
         self._faults = bool(options._Popart.options.get("enableFloatingPointChecks", False))
         # one for all calls: it remembers what PyTorch lacks, which is slow to find out
         self._half = HalfArithmetic(HalfPartials(options))
         self._factor, self._last_root = 1.0, None
-        self._constants = [(device, device.clone()) for name, _, device in weights.buffers
-                           if name in compiled.touched_constants]
+        self._constants = [
+            (device, device.clone()) for name, _, device in weights.buffers if name in compiled.touched_constants
+        ]
         self._detaches_inputs = compiled.writes_inputs and update is not None
         self._states = weights.states(set(compiled.updated_buffers)) if update is not None else []
         self._per_replica = weights.has_values_per_replica()
-        self._prepares = (self._per_replica or self._detaches_inputs or bool(self._states)
-                          or self._plain_attributes is not None)
+        self._prepares = (
+            self._per_replica or self._detaches_inputs or bool(self._states) or self._plain_attributes is not None
+        )
         self._own_memory = weights.storages()
         self._pieces = compiled.inputs.pieces
         self._group_size = options.input_group_size
         self._orthogonal = options.input_cgt == CommGroupType.Orthogonal
         self.template = compiled.outputs
-        self._collectors = [Collector(self._selection, constant, self._is_shared)
-                            for constant in compiled.constant_outputs]
+        self._collectors = [
+            Collector(self._selection, constant, self._is_shared) for constant in compiled.constant_outputs
+        ]
         self.anchors = Anchors(options, weights, update, self._total // self._replicas)
         self.fold = self._choose_fold()
         self.times: List[latency.Times] = []
@@ -143,8 +159,10 @@ class Engine:
             self.anchors.begin_call()
         start = time.perf_counter()
         with self._installed, self._active, self._grad_mode(), self._modes():
-            arguments = Bound(tuple([self._send(value) for value in bound.positional]),
-                              {name: self._send(value) for name, value in bound.keywords.items()})
+            arguments = Bound(
+                tuple([self._send(value) for value in bound.positional]),
+                {name: self._send(value) for name, value in bound.keywords.items()},
+            )
             self._arguments, self._taken_memory, self._rows = arguments, None, None
             for first in range(0, self._total, self._per_update if self._update is not None else self._total):
                 start = self._run_update(arguments, first, start)
@@ -233,8 +251,10 @@ class Engine:
 
     def _back_propagate(self, loss: Optional[torch.Tensor], count: int) -> None:
         if loss is None:
-            raise createPoptorchError("The forward did not compute the loss that it computed when it was compiled: it "
-                                      "must do the same at every call")
+            raise createPoptorchError(
+                "The forward did not compute the loss that it computed when it was compiled: it "
+                "must do the same at every call"
+            )
         self._update.before_backward(count)
         if loss.requires_grad:
             torch.autograd.backward(loss, self._root(loss))
@@ -308,10 +328,20 @@ class Engine:
         if self._update is not None and not self._update.can_fold:
             return 1
         compiled, limit = self._compiled, host.fold_limit()
-        if (self._total == 1 or compiled.updated_buffers or compiled.touched_constants or compiled.writes_inputs
-                or compiled.overwrites_saved or compiled.half_arithmetic or self._per_replica or self.anchors
-                or self._waits_for_built_in() or self._faults or self._group_size > 1
-                or _ONE_BY_ONE.intersection(compiled.ops)):
+        if (
+            self._total == 1
+            or compiled.updated_buffers
+            or compiled.touched_constants
+            or compiled.writes_inputs
+            or compiled.overwrites_saved
+            or compiled.half_arithmetic
+            or self._per_replica
+            or self.anchors
+            or self._waits_for_built_in()
+            or self._faults
+            or self._group_size > 1
+            or _ONE_BY_ONE.intersection(compiled.ops)
+        ):
             return 1
         together = self._per_update if compiled.training else self._total
         if limit is not None:
@@ -345,8 +375,10 @@ class Engine:
         """Forward over `count` micro-batches: what one of them returned, the stacked outputs, and the losses."""
         pieces = self._compiled.inputs.pieces
         tensors = tensors_of(tuple(arguments))
-        stacked = [tensor.view(pieces, tensor.shape[0] // pieces, *tensor.shape[1:])[first:first + count]
-                   for tensor in tensors]
+        stacked = [
+            tensor.view(pieces, tensor.shape[0] // pieces, *tensor.shape[1:])[first : first + count]
+            for tensor in tensors
+        ]
         returned: List[Any] = []
 
         def forward(*micro_batch: torch.Tensor) -> Tuple[torch.Tensor, ...]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Floating-point exceptions, as a device raises them with Precision.enableFloatingPointExceptions."""
+
 import math
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -40,7 +41,8 @@ class FloatingPointFaults(TorchDispatchMode):
         if tensors and name not in _UNWRITTEN and before != _NAN and _worst(results) > before:
             raise createPoptorchError(
                 f"Floating point exception: {name} of {_describe(tensors)} gave {_WORDS[_worst(results)]}. Lower the "
-                "loss scaling, or look into what goes in; Precision.enableFloatingPointExceptions(False) lets it pass")
+                "loss scaling, or look into what goes in; Precision.enableFloatingPointExceptions(False) lets it pass"
+            )
         return result
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What a device's performance counters tell, from the times that the engine noted."""
+
 from typing import Dict, List, Sequence, Tuple
 
 Latency = Tuple[float, float, float]
@@ -25,8 +26,10 @@ def counters(times: Sequence[Times], inputs: int, outputs: int, returned: Sequen
     """
     sent = {event: [time[position] for time in times] for position, event in enumerate(EVENTS[:2])}
     received = {event: [times[index][position] for index in returned] for position, event in enumerate(EVENTS[2:], 2)}
-    return {**{event: [list(values) for _ in range(inputs)] for event, values in sent.items()},
-            **{event: [list(values) for _ in range(outputs)] for event, values in received.items()}}
+    return {
+        **{event: [list(values) for _ in range(inputs)] for event, values in sent.items()},
+        **{event: [list(values) for _ in range(outputs)] for event, values in received.items()},
+    }
 
 
 def latency(times: Sequence[Times], returned: Sequence[int], begin: str, end: str) -> Latency:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Which micro-batches' results a call returns, and in which shape."""
+
 from typing import Any, Callable, List, Optional, Sequence
 
 import torch
@@ -25,8 +26,12 @@ class Selection:
     def __init__(self, mode: OutputMode, period: int, steps: int, replicas: int) -> None:
         self.sums = mode == OutputMode.Sum
         self.replicas = replicas
-        kept = {OutputMode.All: range(steps), OutputMode.Sum: range(steps), OutputMode.Final: range(steps - 1, steps),
-                OutputMode.EveryN: range(period - 1, steps, period)}[mode]
+        kept = {
+            OutputMode.All: range(steps),
+            OutputMode.Sum: range(steps),
+            OutputMode.Final: range(steps - 1, steps),
+            OutputMode.EveryN: range(period - 1, steps, period),
+        }[mode]
         self.keeps = [step in kept for step in range(steps) for _ in range(replicas)]
         self.count = replicas if self.sums else len(kept) * replicas
         self._all = all(self.keeps)
@@ -35,7 +40,7 @@ class Selection:
     def transfers(self) -> List[int]:
         """The micro-batches after which something is returned: of a sum, those that complete it."""
         returned = [index for index, kept in enumerate(self.keeps) if kept]
-        return returned[-self.replicas:] if self.sums else returned
+        return returned[-self.replicas :] if self.sums else returned
 
     def within(self, first: int, count: int) -> Optional[Sequence[int]]:
         """Positions that are kept among the `count` micro-batches from `first` on; None when all are."""
@@ -80,7 +85,7 @@ class Collector:
             for replica in range(selection.replicas):
                 start = (replica - first) % selection.replicas
                 if start < count:
-                    self._add_to_sum(values[start::selection.replicas].sum(0, dtype=values.dtype), replica)
+                    self._add_to_sum(values[start :: selection.replicas].sum(0, dtype=values.dtype), replica)
         else:
             kept = _at(values, selection.within(first, count))
             if len(kept):
@@ -116,7 +121,7 @@ def _at(values: torch.Tensor, positions: Optional[Sequence[int]]) -> torch.Tenso
     if positions is None:
         return values
     if positions and positions[-1] - positions[0] + 1 == len(positions):
-        return values[positions[0]:positions[-1] + 1].clone()
+        return values[positions[0] : positions[-1] + 1].clone()
     return values[positions]
 
 
@@ -134,10 +139,11 @@ def seal(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _refuse_backward(*args: Any, **kwargs: Any) -> None:
-    raise createPoptorchError("backward() cannot be called explicitly on outputs of a compiled model: a trainingModel "
-                              "runs the backward pass and the weight update itself, at each call")
+    raise createPoptorchError(
+        "backward() cannot be called explicitly on outputs of a compiled model: a trainingModel "
+        "runs the backward pass and the weight update itself, at each call"
+    )
 
 
 def _plain_state() -> None:
     """Pickles of an output hold a plain tensor."""
-

@@ -7,6 +7,7 @@ to run, and torch.distributed.pipelining moves activations and their gradients (
 2019, "PipeDream", with a flush before each weight update, as PopTorch has it). Processes come in rows: those of one row
 are the stages of one data-parallel instance. All must make the same calls in the same order.
 """
+
 import inspect
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -74,9 +75,16 @@ class StageExecutor:
         options, parameters: as they were given.
     """
 
-    def __init__(self, model: torch.nn.Module, stage: torch.nn.Module, parameters: Dict[str, torch.nn.Parameter],
-                 loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], options: Options,
-                 optimizer: torch.optim.Optimizer, place: Place) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        stage: torch.nn.Module,
+        parameters: Dict[str, torch.nn.Parameter],
+        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        options: Options,
+        optimizer: torch.optim.Optimizer,
+        place: Place,
+    ) -> None:
         self.options, self.parameters = options, parameters
         self._model, self._loss, self._place = model, loss, place
         self._device = host.device()
@@ -85,9 +93,14 @@ class StageExecutor:
         self._latch = OptimizerLatch(options)
         self._latch.set(optimizer)
         whole = dict(model.named_parameters())
-        self._update = _StageUpdate(self._latch, [(name, whole[name], parameter) for name, parameter
-                                                  in parameters.items()], options, self._randomness.seed,
-                                    place.column, place.row)
+        self._update = _StageUpdate(
+            self._latch,
+            [(name, whole[name], parameter) for name, parameter in parameters.items()],
+            options,
+            self._randomness.seed,
+            place.column,
+            place.row,
+        )
         self._replicas = options.replication_factor
         self._micro_batches = options.Training.gradient_accumulation * self._replicas  # of a weight update
         self._schedule: Optional[Schedule1F1B] = None
@@ -97,8 +110,15 @@ class StageExecutor:
     def compile(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         """Agrees with the other stages on the shapes of activations, for combined batches like these."""
         received, sent = self._shapes(self._micro_batch(inputs))
-        stage = PipelineStage(self._stage, self._place.stage, self._place.stages, self._device, input_args=(received,),
-                              output_args=(sent,), group=self._place.row)
+        stage = PipelineStage(
+            self._stage,
+            self._place.stage,
+            self._place.stages,
+            self._device,
+            input_args=(received,),
+            output_args=(sent,),
+            group=self._place.row,
+        )
         # gradients are averaged by the weight update; versions of torch that would do it themselves are told not to
         known = inspect.signature(Schedule1F1B).parameters
         extra = {"scale_grads": False} if "scale_grads" in known else {}
@@ -175,7 +195,7 @@ class StageExecutor:
         """The first micro-batch of a combined one."""
         pieces = self.options.device_iterations * self._micro_batches
         check(len(batch) % pieces == 0, f"a combined batch of {len(batch)} cannot be cut into {pieces} micro-batches")
-        return batch[:len(batch) // pieces]
+        return batch[: len(batch) // pieces]
 
     def _shapes(self, inputs: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Tensors like those that the stage takes and returns. Each stage tries itself with what the last one told."""
@@ -216,8 +236,9 @@ class _StageUpdate(WeightUpdate):
         parts: Optional[List[Any]] = [None] * place.stages if place.stage == 0 else None
         dist.gather_object(super().read_state(), parts, dst=place.global_rank(0), group=place.row)
         if parts is not None:
-            self._gathered = tuple({name: tensor for part in parts for name, tensor in part[index].items()}
-                                   for index in range(2))
+            self._gathered = tuple(
+                {name: tensor for part in parts for name, tensor in part[index].items()} for index in range(2)
+            )
 
     def read_state(self) -> Tuple[State, State]:
         """See `WeightUpdate`: of all stages in the first, as they were gathered last; elsewhere of this stage."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The device's random numbers: a generator state of its own, so that what the host draws in between changes nothing."""
+
 import contextlib
 import secrets
 from typing import Iterator, List, Optional
@@ -60,7 +61,7 @@ class DeviceRandomness:
         if len(words) != expected:
             raise createPoptorchError(f"rng_state must have {expected} numbers on this device, not {len(words)}")
         self.seed = words[0]
-        self._state = torch.tensor(words[1:], dtype=_WORD).view(torch.uint8)[:self._state.numel()].clone()
+        self._state = torch.tensor(words[1:], dtype=_WORD).view(torch.uint8)[: self._state.numel()].clone()
 
 
 def _default_generator(device: torch.device) -> torch.Generator:

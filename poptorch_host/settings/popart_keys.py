@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The options that the compiler behind PopTorch knows, by the kind of their values."""
+
 from typing import Any, Dict
 
 from ..errors import createPoptorchError
@@ -75,8 +76,14 @@ def check_popart_options(options: Dict[str, Any]) -> None:
 
 
 def _kind(key: str, value: Any) -> str:
-    for kind, types in (("bool", bool), ("double", float), ("uint64", int), ("string", str),
-                        ("container", (list, set, tuple)), ("map", dict)):
+    for kind, types in (
+        ("bool", bool),
+        ("double", float),
+        ("uint64", int),
+        ("string", str),
+        ("container", (list, set, tuple)),
+        ("map", dict),
+    ):
         if isinstance(value, types):
             return kind
     hint = f": use int({value})" if hasattr(value, "__int__") else ""

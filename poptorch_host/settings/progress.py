@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What a compilation shows of its progress."""
+
 import sys
 
 _WIDTH = 10
@@ -17,5 +18,8 @@ def show(done: int, total: int, seconds: float = 0.0) -> None:
     filled = _WIDTH * done // total
     bar = "#" * filled + " " * (_WIDTH - filled)
     minutes, rest = divmod(int(seconds), 60)
-    print(f"Graph compilation: {100 * done // total:3d}%|{bar}| {done}/{total} [{minutes:02d}:{rest:02d}]",
-          file=sys.stderr, flush=True)
+    print(
+        f"Graph compilation: {100 * done // total:3d}%|{bar}| {done}/{total} [{minutes:02d}:{rest:02d}]",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """How a model's blocks become stages and phases on devices. On a host they run one after the other all the same."""
+
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Union
 
 from ..enums import AutoStage, Liveness
@@ -93,8 +94,9 @@ class _NamedStages:
         """Named stages stay as they are from one tracing to the next."""
 
     def begin(self, block_id: BlockId, ipu_id: Optional[int], block_map: Dict[BlockId, Stage]) -> Placement:
-        check(block_id in self._entries, f"Unknown Block {block_id!r}: the execution strategy has "
-                                          f"{sorted(self._entries)}")
+        check(
+            block_id in self._entries, f"Unknown Block {block_id!r}: the execution strategy has {sorted(self._entries)}"
+        )
         stage, index, phase, default_ipu = self._entries[block_id]
         ipu = next(candidate for candidate in (stage._ipu, ipu_id, default_ipu) if candidate is not None)
         return Placement(index, phase, ipu)
@@ -135,8 +137,10 @@ class _IExecutionStrategy:
 
     def stage(self, block_id: BlockId) -> Stage:
         """The stage that has block `block_id`. AssertionError where there is none."""
-        check(block_id in self._block_map, f"Unknown Block {block_id!r}: the execution strategy has "
-                                            f"{sorted(self._block_map)}")
+        check(
+            block_id in self._block_map,
+            f"Unknown Block {block_id!r}: the execution strategy has {sorted(self._block_map)}",
+        )
         return self._block_map[block_id]
 
     def onStartTracing(self) -> None:
@@ -222,8 +226,10 @@ class _IPhasedExecution(_IExecutionStrategy):
 
     def phase(self, phase: int) -> Phase:
         """The phase at position `phase`."""
-        check(isinstance(phase, int) and 0 <= phase < len(self._phases),
-               f"there is no phase {phase!r} among {len(self._phases)}")
+        check(
+            isinstance(phase, int) and 0 <= phase < len(self._phases),
+            f"there is no phase {phase!r} among {len(self._phases)}",
+        )
         return self._phases[phase]
 
     def useSeparateBackwardPhase(self, use: bool = True) -> "_IPhasedExecution":
@@ -234,8 +240,11 @@ class _IPhasedExecution(_IExecutionStrategy):
 
     def backendOptions(self) -> Dict[str, Union[int, bool]]:
         """What the strategy adds to the options of a compilation."""
-        return {"execution_mode": 2, "separate_backward_phase": self._separate_backward_phase,
-                "tensors_liveness": int(self._liveness)}
+        return {
+            "execution_mode": 2,
+            "separate_backward_phase": self._separate_backward_phase,
+            "tensors_liveness": int(self._liveness),
+        }
 
 
 class ParallelPhasedExecution(_IPhasedExecution):
@@ -285,4 +294,3 @@ def _as_phase(item: Union[Phase, Stage, BlockId, Iterable[Union[Stage, BlockId]]
         return Phase(item)
     check(hasattr(item, "__iter__"), f"a phase must be a Phase, a block id, or a list of block ids or stages: {item!r}")
     return Phase(*item)
-

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The option objects inside `Options`: Jit, Precision, Training, _Popart, Distributed, TensorLocations."""
+
 import copy
 import os
 from typing import Any, Dict, List, Optional, Set, Union
@@ -60,8 +61,10 @@ class _TensorLocationOptions(OptionsDict):
         Raises:
             AssertionError: for any other number.
         """
-        check(isinstance(num_tiles, int) and 32 <= num_tiles <= 192 and num_tiles % 2 == 0,
-              f"numIOTiles must be an even number between 32 and 192, not {num_tiles!r}")
+        check(
+            isinstance(num_tiles, int) and 32 <= num_tiles <= 192 and num_tiles % 2 == 0,
+            f"numIOTiles must be an even number between 32 and 192, not {num_tiles!r}",
+        )
         self.createOrSet(numIOTiles=num_tiles)
         return self
 
@@ -82,8 +85,10 @@ class _TensorLocationOptions(OptionsDict):
         return self._locate("location_accumulator", location)
 
     def _locate(self, option: str, location: TensorLocationSettings) -> "_TensorLocationOptions":
-        check(isinstance(location, TensorLocationSettings),
-              f"{option} must be a poptorch.TensorLocationSettings, not {location!r}")
+        check(
+            isinstance(location, TensorLocationSettings),
+            f"{option} must be a poptorch.TensorLocationSettings, not {location!r}",
+        )
         self.createOrSet(**{option: location.toDict()})
         return self
 
@@ -207,9 +212,11 @@ class _TrainingOptions(OptionsDict):
 
     def __init__(self, popart_options: _PopartOptions) -> None:
         self._popart_options = popart_options
-        super().__init__(gradient_accumulation=1,
-                         accumulation_and_replication_reduction_type=ReductionType.Mean,
-                         meanAccumulationAndReplicationReductionStrategy=MeanReductionStrategy.Post)
+        super().__init__(
+            gradient_accumulation=1,
+            accumulation_and_replication_reduction_type=ReductionType.Mean,
+            meanAccumulationAndReplicationReductionStrategy=MeanReductionStrategy.Post,
+        )
 
     def gradientAccumulation(self, gradient_accumulation: int) -> "_TrainingOptions":
         """Micro-batches of a replica that go into one weight update."""
@@ -225,10 +232,13 @@ class _TrainingOptions(OptionsDict):
         return self
 
     def setMeanAccumulationAndReplicationReductionStrategy(
-            self, mean_reduction_strategy: MeanReductionStrategy) -> "_TrainingOptions":
+        self, mean_reduction_strategy: MeanReductionStrategy
+    ) -> "_TrainingOptions":
         """When the division of a mean over micro-batches and replicas is made."""
-        check(isinstance(mean_reduction_strategy, MeanReductionStrategy),
-              f"expected a poptorch.MeanReductionStrategy, not {mean_reduction_strategy!r}")
+        check(
+            isinstance(mean_reduction_strategy, MeanReductionStrategy),
+            f"expected a poptorch.MeanReductionStrategy, not {mean_reduction_strategy!r}",
+        )
         self.set(meanAccumulationAndReplicationReductionStrategy=mean_reduction_strategy)
         return self
 
@@ -253,8 +263,11 @@ class _DistributedOptions(OptionsDict):
     """Which of how many processes this one is. Open MPI's environment variables say so unless told otherwise."""
 
     def __init__(self) -> None:
-        super().__init__(num_distributed_processes=_environment_number("OMPI_COMM_WORLD_SIZE", 1),
-                         distributed_process_id=_environment_number("OMPI_COMM_WORLD_RANK", 0), ipuof_configs={})
+        super().__init__(
+            num_distributed_processes=_environment_number("OMPI_COMM_WORLD_SIZE", 1),
+            distributed_process_id=_environment_number("OMPI_COMM_WORLD_RANK", 0),
+            ipuof_configs={},
+        )
 
     def disable(self) -> "_DistributedOptions":
         """One process, whatever the environment says."""
@@ -262,8 +275,9 @@ class _DistributedOptions(OptionsDict):
 
     def setEnvVarNames(self, var_num_processes: str, var_process_id: str) -> "_DistributedOptions":
         """Reads count and id from these environment variables; 1 and 0 where they are not set."""
-        return self.configureProcessId(_environment_number(var_process_id, 0),
-                                       _environment_number(var_num_processes, 1))
+        return self.configureProcessId(
+            _environment_number(var_process_id, 0), _environment_number(var_num_processes, 1)
+        )
 
     def configureProcessId(self, process_id: int, num_processes: int) -> "_DistributedOptions":
         """Sets id and count."""

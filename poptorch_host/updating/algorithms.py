@@ -5,6 +5,7 @@
 torch's own where it has the rule, in its fused form where it has one for the device. Nothing of the user's optimizer
 is used but the values that were latched.
 """
+
 import inspect
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence
@@ -56,11 +57,23 @@ class FusedAdam(torch.optim.Optimizer):
             states = [self.state[parameter] for parameter in parameters]
             steps = [state["step"] for state in states]
             torch._foreach_add_(steps, 1)
-            self._kernel(parameters, [parameter.grad for parameter in parameters],
-                         [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states], [], steps,
-                         lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
-                         weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
-                         grad_scale=self.grad_scale, found_inf=None)
+            self._kernel(
+                parameters,
+                [parameter.grad for parameter in parameters],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+                grad_scale=self.grad_scale,
+                found_inf=None,
+            )
 
 
 class TensorFlowRMSprop(torch.optim.Optimizer):
@@ -108,8 +121,9 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
 def state_tensors(latched: Latched) -> List[StateTensor]:
     """The states of a latched optimizer, beside the count of its steps."""
     structure, groups = latched.structure, latched.groups
-    may_have_momentum = any(group["momentum"].value != 0 or not group["momentum"].constant
-                            for group in groups if "momentum" in group)
+    may_have_momentum = any(
+        group["momentum"].value != 0 or not group["momentum"].constant for group in groups if "momentum" in group
+    )
     if latched.algorithm == "SGD":
         velocity = StateTensor("momentum_buffer", "Accl1___", structure["velocity_accum_type"])
         return [velocity] if may_have_momentum else []

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Weights as an update sees them, and the gradients of its micro-batches, added up in the accumulators' type."""
+
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
@@ -51,8 +52,15 @@ def make_slots(latched: Latched, parameters: Parameters, micro_batches: int) -> 
         updated = id(parameter) in group_of and parameter.requires_grad
         weight.requires_grad_(updated)
         if updated:
-            slots.append(Slot(name, weight, _master(weight), group_of[id(parameter)],
-                              _accumulator_type(latched, weight, micro_batches)))
+            slots.append(
+                Slot(
+                    name,
+                    weight,
+                    _master(weight),
+                    group_of[id(parameter)],
+                    _accumulator_type(latched, weight, micro_batches),
+                )
+            )
     if not slots:
         logger.warning("The optimizer holds no parameter of the model that wants a gradient: nothing will be trained")
     return slots
@@ -104,8 +112,9 @@ class Reduction:
 
 
 @torch.no_grad()
-def accumulate(slots: Sequence[Slot], covered: int, count: int, running: bool,
-               generator: Optional[torch.Generator]) -> None:
+def accumulate(
+    slots: Sequence[Slot], covered: int, count: int, running: bool, generator: Optional[torch.Generator]
+) -> None:
     """Moves `.grad` of typed slots, the sum over `count` micro-batches, into their accumulators.
 
     The running mean over n micro-batches becomes that over n + k by m <- m * n / (n + k) + (sum of k) / (n + k), which

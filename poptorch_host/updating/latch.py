@@ -4,6 +4,7 @@
 
 A value is compiled into the program (constant) or an input of it (variable). Only variable ones may change later.
 """
+
 import functools
 import inspect
 import logging
@@ -22,10 +23,25 @@ from ..options import Options
 # What schedulers and torch keep in parameter groups beside hyper-parameters.
 _SCHEDULER_KEYS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"}
 _GROUP_KEYS = {"params", "param_names", "velocity_scaling"} | _SCHEDULER_KEYS
-_EXTRA_ATTRIBUTES = {"defaults", "state", "param_groups", "loss_scaling", "velocity_scaling", "accum_type",
-                     "velocity_accum_type", "first_order_momentum_accum_type", "second_order_momentum_accum_type",
-                     "use_combined_accum", "max_grad_norm", "max_weight_norm", "bias_correction", "use_tf_variant",
-                     "variable_attrs", "ipu_state_is_dirty", "host_state_is_dirty"}
+_EXTRA_ATTRIBUTES = {
+    "defaults",
+    "state",
+    "param_groups",
+    "loss_scaling",
+    "velocity_scaling",
+    "accum_type",
+    "velocity_accum_type",
+    "first_order_momentum_accum_type",
+    "second_order_momentum_accum_type",
+    "use_combined_accum",
+    "max_grad_norm",
+    "max_weight_norm",
+    "bias_correction",
+    "use_tf_variant",
+    "variable_attrs",
+    "ipu_state_is_dirty",
+    "host_state_is_dirty",
+}
 # Compiled in for every optimizer of torch itself, whatever their values are.
 _TORCH_CONSTANTS = ("alpha", "nesterov", "betas")
 
@@ -44,12 +60,20 @@ _MOMENT_TYPES = ("first_order_momentum_accum_type", "second_order_momentum_accum
 _ADAM_ATTRIBUTES = ("lr", "betas", "eps", "weight_decay")
 # AdamW comes before Adam, from which recent versions of torch derive it.
 ALGORITHMS = (
-    Algorithm("SGD", (optim.SGD, torch.optim.SGD), ("lr", "momentum", "dampening", "weight_decay", "nesterov"),
-              ("velocity_accum_type",)),
+    Algorithm(
+        "SGD",
+        (optim.SGD, torch.optim.SGD),
+        ("lr", "momentum", "dampening", "weight_decay", "nesterov"),
+        ("velocity_accum_type",),
+    ),
     Algorithm("AdamW", (optim.AdamW, torch.optim.AdamW), _ADAM_ATTRIBUTES, _MOMENT_TYPES),
     Algorithm("Adam", (optim.Adam, torch.optim.Adam), _ADAM_ATTRIBUTES, _MOMENT_TYPES),
-    Algorithm("RMSprop", (optim.RMSprop, torch.optim.RMSprop),
-              ("lr", "alpha", "eps", "weight_decay", "momentum", "centered"), _MOMENT_TYPES),
+    Algorithm(
+        "RMSprop",
+        (optim.RMSprop, torch.optim.RMSprop),
+        ("lr", "alpha", "eps", "weight_decay", "momentum", "centered"),
+        _MOMENT_TYPES,
+    ),
     Algorithm("LAMB", (optim.LAMB,), _ADAM_ATTRIBUTES, _MOMENT_TYPES),
 )
 
@@ -89,13 +113,18 @@ class Latched:
 
     def with_values(self, shared: Dict[str, Any], groups: List[Dict[str, Any]]) -> "Latched":
         """The same with other values of some attributes; what is constant stays as it is."""
-        return replace(self, shared=_changed(self.shared, shared),
-                       groups=tuple(_changed(old, new) for old, new in zip(self.groups, groups)))
+        return replace(
+            self,
+            shared=_changed(self.shared, shared),
+            groups=tuple(_changed(old, new) for old, new in zip(self.groups, groups)),
+        )
 
 
 def _changed(attributes: Dict[str, Attribute], values: Dict[str, Any]) -> Dict[str, Attribute]:
-    return {name: attribute if attribute.constant or name not in values else Attribute(values[name], False)
-            for name, attribute in attributes.items()}
+    return {
+        name: attribute if attribute.constant or name not in values else Attribute(values[name], False)
+        for name, attribute in attributes.items()
+    }
 
 
 class OptimizerLatch:
@@ -152,8 +181,10 @@ class OptimizerLatch:
         if latched.structure["accum_type"] != torch.float16 or strategy == running:
             return
         if compiled:
-            raise ValueError("accum_type torch.float16 needs the mean reduction strategy Running, but the model is "
-                             f"already compiled with {strategy.name}: set the optimizer before compilation")
+            raise ValueError(
+                "accum_type torch.float16 needs the mean reduction strategy Running, but the model is "
+                f"already compiled with {strategy.name}: set the optimizer before compilation"
+            )
         # The executor's options are frozen for its user; this is the one value that the runtime itself sets.
         training._values["meanAccumulationAndReplicationReductionStrategy"] = running
 
@@ -161,8 +192,9 @@ class OptimizerLatch:
         """Warns, once, of Python code and settings that a device does not have: schedules set optimizers often."""
         name, lines = type(optimizer).__name__, []
         if not any(type(optimizer) in known.classes for known in ALGORITHMS):
-            lines.append(f"{name} derives from {algorithm}: the device runs the update of {algorithm}, none of its "
-                         "Python code")
+            lines.append(
+                f"{name} derives from {algorithm}: the device runs the update of {algorithm}, none of its Python code"
+            )
         if any(group.get("maximize") for group in optimizer.param_groups):
             lines.append("maximize=True has no effect on a device: negate the loss instead")
         for line in lines:
@@ -180,12 +212,21 @@ class OptimizerLatch:
         level = logging.DEBUG if self._options._relax_optimizer_checks else logging.WARNING
         name = type(optimizer).__name__
         if attributes - self._known_attributes:
-            logger.log(level, "Ignoring unexpected optimizer attribute in %s optimizer: %s", name,
-                       sorted(attributes - self._known_attributes))
+            logger.log(
+                level,
+                "Ignoring unexpected optimizer attribute in %s optimizer: %s",
+                name,
+                sorted(attributes - self._known_attributes),
+            )
         for index, keys in enumerate(group_keys):
             if keys - self._known_group_keys:
-                logger.log(level, "Ignoring unexpected group %d attribute in %s optimizer: %s", index, name,
-                           sorted(keys - self._known_group_keys))
+                logger.log(
+                    level,
+                    "Ignoring unexpected group %d attribute in %s optimizer: %s",
+                    index,
+                    name,
+                    sorted(keys - self._known_group_keys),
+                )
         self._known_attributes.update(attributes)
         self._known_group_keys.update(*group_keys)
 
@@ -194,8 +235,10 @@ def read(optimizer: torch.optim.Optimizer, automatic_loss_scaling: bool = False)
     """The values of an optimizer, checked. See `OptimizerLatch.set` for what is refused."""
     algorithm = _algorithm_of(optimizer)
     groups = tuple(_read_group(optimizer, group, algorithm) for group in optimizer.param_groups)
-    check(len({group["centered"].value for group in groups if "centered" in group}) <= 1,
-          "All parameter groups of RMSprop need the same value of centered")
+    check(
+        len({group["centered"].value for group in groups if "centered" in group}) <= 1,
+        "All parameter groups of RMSprop need the same value of centered",
+    )
     shared = {"loss_scaling": _shared(optimizer, "loss_scaling", 1.0)}
     if automatic_loss_scaling:
         shared["loss_scaling"] = Attribute(shared["loss_scaling"].value, constant=False)
@@ -211,16 +254,19 @@ def _algorithm_of(optimizer: Any) -> Algorithm:
         if isinstance(optimizer, algorithm.classes):
             return algorithm
     supported = ", ".join(algorithm.name for algorithm in ALGORITHMS)
-    raise AssertionError(f"Unsupported optimizer type {type(optimizer).__module__}.{type(optimizer).__qualname__}: "
-                         f"use {supported} of poptorch.optim, or those of torch.optim")
+    raise AssertionError(
+        f"Unsupported optimizer type {type(optimizer).__module__}.{type(optimizer).__qualname__}: "
+        f"use {supported} of poptorch.optim, or those of torch.optim"
+    )
 
 
 def _read_group(optimizer: Any, group: Dict[str, Any], algorithm: Algorithm) -> Dict[str, Attribute]:
     if group.get("amsgrad"):
         raise ValueError("Only non-amsgrad Adam/AdamW optimizers are supported: use amsgrad=False")
     values = {name: _value(name, group[name]) for name in algorithm.attributes}
-    attributes = {name: Attribute(value, _is_constant(optimizer, algorithm, name, value))
-                  for name, value in values.items()}
+    attributes = {
+        name: Attribute(value, _is_constant(optimizer, algorithm, name, value)) for name, value in values.items()
+    }
     if algorithm.name == "SGD" and getattr(optimizer, "use_combined_accum", False):
         scaling = _value("velocity_scaling", group.get("velocity_scaling", 1.0))
         constant = optimizer.variable_attrs.isConstant("velocity_scaling")
@@ -297,9 +343,11 @@ def _check_attribute(name: str, old: Attribute, new: Attribute) -> None:
 
 
 def _compiled_in(what: str, old: Any, new: Any) -> Exception:
-    return createPoptorchError(f"The optimizer's constant {what} cannot change from {old} to {new} after compilation: "
-                               "make it variable before (give it to the constructor of a poptorch.optim optimizer, or "
-                               "call variable_attrs.markAsVariable), or wrap the model again")
+    return createPoptorchError(
+        f"The optimizer's constant {what} cannot change from {old} to {new} after compilation: "
+        "make it variable before (give it to the constructor of a poptorch.optim optimizer, or "
+        "call variable_attrs.markAsVariable), or wrap the model again"
+    )
 
 
 def _unknown_attributes(optimizer: Any) -> set:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The operations of a weight update, as a device's program would list them: by PopART's names for them."""
+
 from typing import Any, Dict, List, Sequence
 
 import torch
@@ -10,9 +11,12 @@ from .gradients import GRADIENT_PREFIX, Slot
 from .latch import Latched
 
 _TYPES = {torch.float16: "FLOAT16", torch.float32: "FLOAT"}
-_UPDATES = {"Adam": ["AdamUpdater", "AdamVarUpdate"], "AdamW": ["AdamUpdater", "AdamVarUpdate"],
-            "LAMB": ["AdamUpdater", "LambSquare", "LambSquare", "AdamVarUpdate"],
-            "RMSprop": ["RMSPropUpdater", "ScaledVarUpdate"]}
+_UPDATES = {
+    "Adam": ["AdamUpdater", "AdamVarUpdate"],
+    "AdamW": ["AdamUpdater", "AdamVarUpdate"],
+    "LAMB": ["AdamUpdater", "LambSquare", "LambSquare", "AdamVarUpdate"],
+    "RMSprop": ["RMSPropUpdater", "ScaledVarUpdate"],
+}
 
 
 def update_operations(latched: Latched, slots: Sequence[Slot], micro_batches: int) -> List[Dict[str, Any]]:
@@ -42,8 +46,13 @@ def _operation(kind: str, slot: Slot, states: Sequence[StateTensor]) -> Dict[str
     weight = _tensor(slot.name, slot.weight, slot.weight.dtype)
     gradient = _tensor(GRADIENT_PREFIX + slot.name, slot.weight, slot.accumulator_type or slot.weight.dtype)
     kept = [_tensor(state.prefix + slot.name, slot.weight, state.dtype or slot.weight.dtype) for state in states]
-    return {"type": kind, "name": f"{kind}/{slot.name}", "inputs": [weight, gradient, *kept], "outputs": [weight],
-            "attributes": {}}
+    return {
+        "type": kind,
+        "name": f"{kind}/{slot.name}",
+        "inputs": [weight, gradient, *kept],
+        "outputs": [weight],
+        "attributes": {},
+    }
 
 
 def _tensor(name: str, weight: torch.Tensor, dtype: torch.dtype) -> Dict[str, Any]:

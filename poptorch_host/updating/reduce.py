@@ -5,6 +5,7 @@
 The method of Li et al. 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training": gradients are
 gathered in buckets in about the order in which they become ready, and buckets are sent in the same order by everybody.
 """
+
 import os
 from dataclasses import dataclass, field
 from typing import Any, Callable, List, Optional, Sequence
@@ -37,8 +38,10 @@ def process_group(options: Options, device: torch.device) -> "Optional[dist.Proc
     if not dist.is_initialized():
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
-            raise createPoptorchError(f"Options say {processes} processes, but {' and '.join(missing)} are not set: "
-                                      "start the program with torchrun, or call torch.distributed.init_process_group")
+            raise createPoptorchError(
+                f"Options say {processes} processes, but {' and '.join(missing)} are not set: "
+                "start the program with torchrun, or call torch.distributed.init_process_group"
+            )
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # programs reduce host tensors too
         limit = {} if host.timeout() is None else {"timeout": host.timeout()}  # PyTorch 2.0 takes no None
         dist.init_process_group(backend, rank=options.Distributed.processId, world_size=processes, **limit)
@@ -78,7 +81,7 @@ class _Bucket:
         self.work = None
 
     def flags(self) -> torch.Tensor:
-        return self.buffer[-len(self.members):]
+        return self.buffer[-len(self.members) :]
 
 
 class GradientReducer:
@@ -93,19 +96,26 @@ class GradientReducer:
         bucket_bytes: buckets are closed when they hold so much (default BUCKET_BYTES).
     """
 
-    def __init__(self, tensors: Sequence[torch.Tensor], group: "dist.ProcessGroup",
-                 collect: Callable[[int], Optional[torch.Tensor]], bucket_bytes: Optional[int] = None) -> None:
+    def __init__(
+        self,
+        tensors: Sequence[torch.Tensor],
+        group: "dist.ProcessGroup",
+        collect: Callable[[int], Optional[torch.Tensor]],
+        bucket_bytes: Optional[int] = None,
+    ) -> None:
         self._group = group
         self._collect = collect
         self._buckets = _make_buckets(tensors, bucket_bytes or BUCKET_BYTES)
-        self._place = {index: (bucket, position) for bucket in self._buckets
-                       for position, index in enumerate(bucket.members)}
+        self._place = {
+            index: (bucket, position) for bucket in self._buckets for position, index in enumerate(bucket.members)
+        }
         self._armed = False
         self._next = 0
         # A leaf keeps no reference to the node that accumulates its gradient: it must stay alive with its hook.
         self._nodes = [_accumulation_node(tensor) for tensor in tensors]
-        self._handles = [node.register_hook(lambda *_, index=index: self._ready(index))
-                         for index, node in enumerate(self._nodes)]
+        self._handles = [
+            node.register_hook(lambda *_, index=index: self._ready(index)) for index, node in enumerate(self._nodes)
+        ]
 
     def arm(self) -> None:
         """The next backward is the last of this update: gradients are sent as soon as they are complete."""
@@ -119,7 +129,7 @@ class GradientReducer:
         if not self._armed:
             self.arm()
         self._armed = False
-        for bucket in self._buckets[self._next:]:
+        for bucket in self._buckets[self._next :]:
             for position, index in enumerate(bucket.members):
                 self._fill(bucket, position, index)
             self._send(bucket)
@@ -142,8 +152,10 @@ class GradientReducer:
             return
         bucket, position = self._place[index]
         if bucket.seen[position]:
-            raise createPoptorchError(f"Gradient {index} was completed twice in one backward pass (re-entrant "
-                                      "checkpointing?): it cannot be summed over processes while backward runs")
+            raise createPoptorchError(
+                f"Gradient {index} was completed twice in one backward pass (re-entrant "
+                "checkpointing?): it cannot be summed over processes while backward runs"
+            )
         self._fill(bucket, position, index)
         while self._next < len(self._buckets) and self._buckets[self._next].waiting == 0:
             self._send(self._buckets[self._next])
@@ -182,7 +194,7 @@ def _make_buckets(tensors: Sequence[torch.Tensor], bucket_bytes: int) -> List[_B
 def _make_bucket(tensors: List[torch.Tensor], members: List[int]) -> _Bucket:
     sizes = [tensor.numel() for tensor in tensors]
     buffer = torch.empty(sum(sizes) + len(members), dtype=torch.float32, device=tensors[0].device)
-    pieces = buffer[:sum(sizes)].split(sizes)
+    pieces = buffer[: sum(sizes)].split(sizes)
     return _Bucket(members, buffer, [_like(piece, tensor) for piece, tensor in zip(pieces, tensors)])
 
 

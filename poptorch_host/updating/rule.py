@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The update rule with its states: computed in float32, weights and states kept in their own types in between."""
+
 import inspect
 import math
 from typing import Dict, Mapping, Optional, Sequence, Tuple
@@ -33,8 +34,10 @@ class UpdateRule:
         self._plain_step = inspect.unwrap(type(self._optimizer).step)
         self._tensors = algorithms.state_tensors(latched)
         self._counts_steps = algorithms.counts_steps(latched)
-        self._in_half = {slot.name: [tensor for tensor in self._tensors if _kept_type(tensor, slot) == torch.float16]
-                         for slot in slots}
+        self._in_half = {
+            slot.name: [tensor for tensor in self._tensors if _kept_type(tensor, slot) == torch.float16]
+            for slot in slots
+        }
         self._converted = {slot.name for slot in slots if slot.master is not slot.weight or self._in_half[slot.name]}
         self._velocity_scalings = _velocity_scalings(latched)
         for slot in slots:
@@ -42,8 +45,9 @@ class UpdateRule:
             if latched.algorithm != "SGD":
                 state["step"] = algorithms.new_step_count(self._optimizer, device)
             for tensor in self._tensors:
-                state[tensor.key] = torch.full_like(slot.weight, tensor.initial, dtype=_kept_type(tensor, slot),
-                                                    requires_grad=False)
+                state[tensor.key] = torch.full_like(
+                    slot.weight, tensor.initial, dtype=_kept_type(tensor, slot), requires_grad=False
+                )
 
     def set_values(self, latched: Latched) -> None:
         """Continues with other hyper-parameters."""
@@ -55,8 +59,13 @@ class UpdateRule:
                 self._optimizer.state[slot.master]["momentum_buffer"].mul_(ratio)
         self._velocity_scalings = scalings
 
-    def step(self, slots: Sequence[Slot], gradients: Sequence[torch.Tensor], factor: float,
-             generator: Optional[torch.Generator]) -> None:
+    def step(
+        self,
+        slots: Sequence[Slot],
+        gradients: Sequence[torch.Tensor],
+        factor: float,
+        generator: Optional[torch.Generator],
+    ) -> None:
         """Updates the weights of `slots`, all others stay as they are. To be called without gradient mode.
 
         Args:
@@ -131,14 +140,19 @@ class UpdateRule:
         named = self._named_state()
         missing = sorted(set(named) - set(tensors))
         if missing:
-            logger.warning("The optimizer state has no %s%s: kept as on the device", missing[0],
-                           f" and {len(missing) - 1} others" if missing[1:] else "")
+            logger.warning(
+                "The optimizer state has no %s%s: kept as on the device",
+                missing[0],
+                f" and {len(missing) - 1} others" if missing[1:] else "",
+            )
         for name, target in named.items():
             if name not in tensors:
                 continue
             if tensors[name].numel() != target.numel():
-                raise createPoptorchError(f"Optimizer state {name} has shape {tuple(tensors[name].shape)}, the model "
-                                          f"needs {tuple(target.shape)}: load the state of the same model")
+                raise createPoptorchError(
+                    f"Optimizer state {name} has shape {tuple(tensors[name].shape)}, the model "
+                    f"needs {tuple(target.shape)}: load the state of the same model"
+                )
             target.copy_(tensors[name].reshape(target.shape))
 
     def _named_state(self) -> Dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@
 Every weight has its own entries, "<attribute>___specific___<weight>", each a float32 scalar. SGD has, beside the plain
 attributes, the two products that its update is made of.
 """
+
 from typing import Any, Dict, Mapping, Sequence
 
 import torch
@@ -13,9 +14,18 @@ from .latch import Latched
 
 LOSS_SCALING = "lossScaling_FLOAT"
 _SPECIFIC = "___specific___"
-_NAMES = {"lr": "learningRate", "weight_decay": "weightDecay", "momentum": "momentum", "dampening": "dampening",
-          "velocity_scaling": "velocityScaling", "eps": "eps", "alpha": "alpha", "beta1": "beta1", "beta2": "beta2",
-          "max_weight_norm": "maxWeightNorm"}
+_NAMES = {
+    "lr": "learningRate",
+    "weight_decay": "weightDecay",
+    "momentum": "momentum",
+    "dampening": "dampening",
+    "velocity_scaling": "velocityScaling",
+    "eps": "eps",
+    "alpha": "alpha",
+    "beta1": "beta1",
+    "beta2": "beta2",
+    "max_weight_norm": "maxWeightNorm",
+}
 
 
 def parameter_tensors(latched: Latched, weights: Sequence[Sequence[str]]) -> Dict[str, torch.Tensor]:
@@ -27,8 +37,9 @@ def parameter_tensors(latched: Latched, weights: Sequence[Sequence[str]]) -> Dic
     return {name: torch.tensor(value, dtype=torch.float32) for name, value in entries.items()}
 
 
-def with_parameter_tensors(latched: Latched, weights: Sequence[Sequence[str]],
-                           tensors: Mapping[str, torch.Tensor]) -> Latched:
+def with_parameter_tensors(
+    latched: Latched, weights: Sequence[Sequence[str]], tensors: Mapping[str, torch.Tensor]
+) -> Latched:
     """`latched` with the variable values of `ipu_param`; a group has the values of its first weight.
 
     A value that is the present one to float32 precision is kept as it is.
@@ -36,8 +47,11 @@ def with_parameter_tensors(latched: Latched, weights: Sequence[Sequence[str]],
     groups = []
     for values, names in zip(latched.group_values(), weights):
         scalars = _plain_scalars(latched, values)
-        stored = {attribute: _stored(tensors, title + _SPECIFIC + names[0], scalars[attribute])
-                  for attribute, title in _NAMES.items() if names and attribute in scalars}
+        stored = {
+            attribute: _stored(tensors, title + _SPECIFIC + names[0], scalars[attribute])
+            for attribute, title in _NAMES.items()
+            if names and attribute in scalars
+        }
         if "beta1" in stored:
             stored["betas"] = (stored.pop("beta1"), stored.pop("beta2"))
         groups.append(stored)

@@ -5,6 +5,7 @@
 Mixed precision follows Micikevicius et al. 2018, "Mixed Precision Training" (loss scaling), with PopTorch's choices:
 weights in half have no float32 master, they are rounded when they are stored.
 """
+
 import contextlib
 import logging
 import math
@@ -60,8 +61,15 @@ class WeightUpdate:
         Error: for a max_grad_norm that is no number, or other processes that cannot be found.
     """
 
-    def __init__(self, latch: OptimizerLatch, parameters: Parameters, options: Options, seed: int = 0,
-                 group: Any = None, rest: Any = None) -> None:
+    def __init__(
+        self,
+        latch: OptimizerLatch,
+        parameters: Parameters,
+        options: Options,
+        seed: int = 0,
+        group: Any = None,
+        rest: Any = None,
+    ) -> None:
         latched, popart = latch.latched, options._Popart.options
         self._max_norm = latched.structure["max_grad_norm"]
         if math.isnan(self._max_norm):
@@ -72,14 +80,18 @@ class WeightUpdate:
         self._latch = latch
         self._reduction = Reduction(options)
         self._slots = make_slots(latched, parameters, self._reduction.micro_batches)
-        self._names = [[slot.name for slot in self._slots if slot.group == index]
-                       for index in range(len(latched.groups))]
+        self._names = [
+            [slot.name for slot in self._slots if slot.group == index] for index in range(len(latched.groups))
+        ]
         self._rule = UpdateRule(latched, self._slots, device)
         self._typed = [slot for slot in self._slots if slot.accumulator_type is not None]
         self._loss_scale = LossScale(bool(popart.get("automaticLossScalingSettings.enabled", False)), device, group)
         self._stop_at_overflow = bool(popart.get("enableFloatingPointChecks", False))
-        self._expects_overflow = (self._stop_at_overflow or self._loss_scale.automatic
-                                  or any(slot.weight.dtype == torch.float16 for slot in self._slots))
+        self._expects_overflow = (
+            self._stop_at_overflow
+            or self._loss_scale.automatic
+            or any(slot.weight.dtype == torch.float16 for slot in self._slots)
+        )
         rounds = bool(popart.get("enableStochasticRounding", False))
         self._generator = torch.Generator(device) if rounds else None
         self._reducer = None
@@ -218,8 +230,9 @@ class WeightUpdate:
             state[STATE_NAME] = torch.tensor(self._loss_scale.factor)
         return state, state_names.parameter_tensors(self._latch.latched, self._names)
 
-    def write_state(self, ipu_state: Optional[Mapping[str, torch.Tensor]],
-                    ipu_param: Optional[Mapping[str, torch.Tensor]]) -> None:
+    def write_state(
+        self, ipu_state: Optional[Mapping[str, torch.Tensor]], ipu_param: Optional[Mapping[str, torch.Tensor]]
+    ) -> None:
         """Takes over what `read_state` returned; what is missing stays as it is, with a warning.
 
         Raises:
@@ -259,11 +272,14 @@ class WeightUpdate:
         if self._reducer is not None:
             gradients = self._reducer.finish()
         else:
-            gradients = [slot.weight.grad if slot.accumulator_type is None else slot.accumulator
-                         for slot in self._slots]
+            gradients = [
+                slot.weight.grad if slot.accumulator_type is None else slot.accumulator for slot in self._slots
+            ]
         pairs = [(slot, gradient) for slot, gradient in zip(self._slots, gradients) if gradient is not None]
-        wide = [gradient if gradient.dtype == slot.master.dtype else gradient.to(slot.master.dtype)
-                for slot, gradient in pairs]
+        wide = [
+            gradient if gradient.dtype == slot.master.dtype else gradient.to(slot.master.dtype)
+            for slot, gradient in pairs
+        ]
         return [slot for slot, _ in pairs], wide
 
     def _forget_gradients(self) -> None:
@@ -281,14 +297,15 @@ class WeightUpdate:
         factors = [self._reduction.factor(slot) for slot in slots]
         common = factors[0] if factors else 1.0
         for other in set(factors) - {common}:
-            torch._foreach_mul_([gradient for gradient, factor in zip(gradients, factors) if factor == other],
-                                other / common)
+            torch._foreach_mul_(
+                [gradient for gradient, factor in zip(gradients, factors) if factor == other], other / common
+            )
         common /= scale
         if not self._expects_overflow and self._max_norm == math.inf and scale == 1.0:
             return common, True
         norm = common * global_norm(gradients) if gradients else 0.0
         if self._rest is not None:
-            norm = math.sqrt(add_up(norm ** 2, self._device, self._rest))
+            norm = math.sqrt(add_up(norm**2, self._device, self._rest))
         clip = self._max_norm / (norm + _CLIP_EPSILON) if self._max_norm != math.inf else 1.0
         # A norm that is no number spoils all gradients, as torch's clipping does.
         return common if clip > 1.0 else common * clip, math.isfinite(norm)
@@ -298,11 +315,19 @@ class WeightUpdate:
         self.overflows += 1
         what = f"Gradients of weight update {self.updates} are not finite at loss scale {scale:g}"
         if self._stop_at_overflow:
-            raise createPoptorchError(f"{what}: floating point exceptions are enabled. Lower the loss scaling, or look "
-                                      "for the operation that overflows")
+            raise createPoptorchError(
+                f"{what}: floating point exceptions are enabled. Lower the loss scaling, or look "
+                "for the operation that overflows"
+            )
         level = logging.WARNING if self.overflows == 1 else logging.DEBUG
-        logger.log(level, "%s: %s", what, "skipped, and the scale is halved" if self._loss_scale.automatic else
-                   "applied, as a device does; lower the optimizer's loss_scaling")
+        logger.log(
+            level,
+            "%s: %s",
+            what,
+            "skipped, and the scale is halved"
+            if self._loss_scale.automatic
+            else "applied, as a device does; lower the optimizer's loss_scaling",
+        )
 
     def _restart_rounding(self) -> None:
         """Draws from here on depend on the seed and the number of restarts alone.

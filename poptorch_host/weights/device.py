@@ -6,6 +6,7 @@ The user's module keeps its own tensors, the host's. A compiled program has copi
 tensors' places in the module for as long as a call runs. So weights that were not copied show, as they would on a
 device.
 """
+
 import contextlib
 from typing import Any, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
@@ -47,12 +48,15 @@ class ReplicaGrouping(NamedTuple):
     def check(self, name: str, shape: torch.Size, replicas: int) -> None:
         """Raises Error unless `replicas` divide into the groups and the host tensor has a row for each of them."""
         if self.kind != CommGroupType.All and (self._size() < 1 or replicas % self._size()):
-            raise createPoptorchError(f"replicaGrouping of {name}: {replicas} replicas do not divide into groups of "
-                                      f"{self.size}")
+            raise createPoptorchError(
+                f"replicaGrouping of {name}: {replicas} replicas do not divide into groups of {self.size}"
+            )
         groups = self.groups(replicas)
         if groups > 1 and (not shape or shape[0] not in (groups, replicas)):
-            raise createPoptorchError(f"replicaGrouping of {name}: its first dimension must be the number of groups, "
-                                      f"{groups}, but its shape is {list(shape)}")
+            raise createPoptorchError(
+                f"replicaGrouping of {name}: its first dimension must be the number of groups, "
+                f"{groups}, but its shape is {list(shape)}"
+            )
 
     def _size(self) -> int:
         return 1 if self.kind == CommGroupType.NoGrouping else self.size
@@ -91,8 +95,11 @@ class _Installed:
 
     def __enter__(self) -> None:
         self._saved = [holder.get(key, _ABSENT) for holder, key, _ in self._places]
-        self._changed = [(attributes, attributes["training"]) for attributes, flag in self._flags
-                         if attributes["training"] is not flag]
+        self._changed = [
+            (attributes, attributes["training"])
+            for attributes, flag in self._flags
+            if attributes["training"] is not flag
+        ]
         for holder, key, compiled in self._places:
             holder[key] = compiled
         if self._changed:
@@ -124,30 +131,44 @@ class DeviceWeights:
         plain_attributes: what forward changes in modules beside tensors.
     """
 
-    def __init__(self, module: torch.nn.Module, device: torch.device, trained: Set[int],
-                 groupings: Dict[str, ReplicaGrouping], options: Options,
-                 blank: Optional[BlankTensors] = None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        device: torch.device,
+        trained: Set[int],
+        groupings: Dict[str, ReplicaGrouping],
+        options: Options,
+        blank: Optional[BlankTensors] = None,
+    ) -> None:
         self.device = device
         self.blank = blank
         self._options = options
         self._by_host: Dict[int, torch.Tensor] = {}
         with untouched():
-            self.parameters = [(name, host, self._copy(host, id(host) in trained, groupings.get(name), name))
-                               for name, host in module.named_parameters()]
+            self.parameters = [
+                (name, host, self._copy(host, id(host) in trained, groupings.get(name), name))
+                for name, host in module.named_parameters()
+            ]
             self.buffers = [(name, host, self._copy(host, None, None, name)) for name, host in module.named_buffers()]
             self._slots = list(self._find_slots(module))
         self._module = module
         self._parts = [(part._modules, key, child) for part in module.modules() for key, child in part._modules.items()]
-        self._norm_statistics = {f"{path}.{key}" if path else key for path, part in module.named_modules()
-                                 if isinstance(part, torch.nn.modules.batchnorm._NormBase) for key in part._buffers}
+        self._norm_statistics = {
+            f"{path}.{key}" if path else key
+            for path, part in module.named_modules()
+            if isinstance(part, torch.nn.modules.batchnorm._NormBase)
+            for key in part._buffers
+        }
         self._training_flags = [(vars(part), part.training) for part in module.modules()]
-        self._groupings = {id(self._by_host[id(host)]): groupings[name]
-                           for name, host, _ in self.parameters if name in groupings}
+        self._groupings = {
+            id(self._by_host[id(host)]): groupings[name] for name, host, _ in self.parameters if name in groupings
+        }
         self.replica_buffers: List[Dict[int, torch.Tensor]] = []
         self.plain_attributes = PlainAttributes(module)
 
-    def _copy(self, host: torch.Tensor, trained: Optional[bool], grouping: Optional[ReplicaGrouping],
-              name: str) -> torch.Tensor:
+    def _copy(
+        self, host: torch.Tensor, trained: Optional[bool], grouping: Optional[ReplicaGrouping], name: str
+    ) -> torch.Tensor:
         if id(host) not in self._by_host:
             if grouping is not None:
                 grouping.check(name, host.shape, self._options.replication_factor)
@@ -219,8 +240,10 @@ class DeviceWeights:
         grouped = id(device) in self._groupings
         if host is None or (shapes[0][grouped:] != shapes[1][grouped:]):
             now = "gone" if host is None else f"one of shape {shapes[1]}"
-            raise createPoptorchError(f"{_kind(device)} {name} of shape {shapes[0]} is {now}, since the model was "
-                                      "compiled: call destroy() to compile it again")
+            raise createPoptorchError(
+                f"{_kind(device)} {name} of shape {shapes[0]} is {now}, since the model was "
+                "compiled: call destroy() to compile it again"
+            )
         return host
 
     def _download_one(self, host: torch.Tensor, device: torch.Tensor) -> None:
@@ -239,8 +262,9 @@ class DeviceWeights:
         """Gives each replica its own copy of the buffers that the forward updates."""
         originals = {id(device): device for name, _, device in self.buffers if name in updated}
         replicas = self._options.replication_factor
-        self.replica_buffers = [originals] + [{key: value.clone() for key, value in originals.items()}
-                                              for _ in range(replicas - 1)]
+        self.replica_buffers = [originals] + [
+            {key: value.clone() for key, value in originals.items()} for _ in range(replicas - 1)
+        ]
 
     def latch_training_flags(self, module: torch.nn.Module, flags: Dict[str, bool]) -> None:
         """From here on the parts of `module` run with these training flags, whatever theirs are."""
@@ -307,12 +331,15 @@ class DeviceWeights:
         """
         for holder, key, device, name in self._slots:
             if key not in holder:
-                raise createPoptorchError(f"{_kind(device)} {name} is removed from the model when calling the forward "
-                                          "method. This is not supported.")
+                raise createPoptorchError(
+                    f"{_kind(device)} {name} is removed from the model when calling the forward "
+                    "method. This is not supported."
+                )
             if holder[key] is not device and key != "num_batches_tracked":
                 raise createPoptorchError(
                     f"{_kind(device)} {name} is reassigned within the model when calling the forward method. This is "
-                    f"not supported. Consider using self.{name}.copy_(src), which updates it in place.")
+                    f"not supported. Consider using self.{name}.copy_(src), which updates it in place."
+                )
 
     def storages(self) -> Set[int]:
         """The memory that the device's tensors have."""

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Counters, flags and the like that a forward changes in its modules. A device's compiler runs forward once, so what it
 did depends on their values at that time; here forward runs for every micro-batch, and has to find them the same."""
+
 from typing import Any, Dict, List, NamedTuple
 
 import torch

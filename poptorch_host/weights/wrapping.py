@@ -5,6 +5,7 @@
 The model, its parameters and its buffers change class, to a subclass of their own whose name begins with "Poptorch".
 Copies, pickles and state dicts hold objects of the original classes, which load without this package.
 """
+
 import copy
 import weakref
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -39,8 +40,11 @@ def note_new_host_weights(model: torch.nn.Module) -> None:
 def fetch_trained_weights(model: torch.nn.Module) -> None:
     """Brings a module up to date that is, or is part of, or shares weights with a model in training."""
     with untouched():
-        owners = {id(owner): owner for tensor in [*model.parameters(), *model.buffers()]
-                  for owner in vars(tensor).get(_OWNERS, ())}
+        owners = {
+            id(owner): owner
+            for tensor in [*model.parameters(), *model.buffers()]
+            for owner in vars(tensor).get(_OWNERS, ())
+        }
     for owner in owners.values():
         owner.copyWeightsToHostIfNeeded()
 
@@ -105,8 +109,9 @@ class _WrappedModel:
     def __getattr__(self, name: str) -> Any:
         return super().__getattr__(name)
 
-    def state_dict(self, *args: Any, destination: Optional[Dict] = None, prefix: str = "",
-                   keep_vars: bool = False) -> Dict[str, Any]:
+    def state_dict(
+        self, *args: Any, destination: Optional[Dict] = None, prefix: str = "", keep_vars: bool = False
+    ) -> Dict[str, Any]:
         """The state dict of the original class, with the newest weights, as tensors of the original classes."""
         self.copyWeightsToHostIfNeeded()
         return super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
@@ -137,18 +142,23 @@ def wrap(model: torch.nn.Module, executor: Any) -> None:
         Error: for a buffer of another class than torch.Tensor.
     """
     if is_wrapped(model):
-        raise RuntimeError(f"{_original_class(model).__name__} has already been wrapped in 'poptorch.trainingModel'. "
-                           "Call model.destroy() on the model to unwrap before wrapping again.")
+        raise RuntimeError(
+            f"{_original_class(model).__name__} has already been wrapped in 'poptorch.trainingModel'. "
+            "Call model.destroy() on the model to unwrap before wrapping again."
+        )
     for name, buffer in model.named_buffers():
         if type(buffer) not in (torch.Tensor, PoptorchBuffer):
-            raise createPoptorchError(f"buffer {name} is a {type(buffer).__name__}: buffers of a trained model must be "
-                                      "plain torch.Tensor objects")
+            raise createPoptorchError(
+                f"buffer {name} is a {type(buffer).__name__}: buffers of a trained model must be "
+                "plain torch.Tensor objects"
+            )
     for tensor, kind in _tensors(model):
         vars(tensor).setdefault(_OWNERS, []).append(executor)
         tensor.__class__ = kind
     original = type(model)
-    model.__class__ = type(f"Poptorch{original.__name__}", (_WrappedModel, original),
-                           {"__module__": original.__module__})
+    model.__class__ = type(
+        f"Poptorch{original.__name__}", (_WrappedModel, original), {"__module__": original.__module__}
+    )
     vars(model)[_OWNER] = executor
 
 
@@ -231,12 +241,31 @@ class ParameterProxy:
 def _forward_operator(name: str) -> Callable:
     def operator(self: ParameterProxy, *args: Any) -> Any:
         return getattr(self._parameter, name)(*_bare(args))
+
     operator.__name__ = name
     return operator
 
 
-for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "pow", "neg",
-              "eq", "ne", "lt", "le", "gt", "ge"):
+for _name in (
+    "add",
+    "radd",
+    "sub",
+    "rsub",
+    "mul",
+    "rmul",
+    "truediv",
+    "rtruediv",
+    "matmul",
+    "rmatmul",
+    "pow",
+    "neg",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+):
     setattr(ParameterProxy, f"__{_name}__", _forward_operator(f"__{_name}__"))
 ParameterProxy.__hash__ = object.__hash__
 

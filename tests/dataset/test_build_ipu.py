@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Combined batches: their order, independence of workers, processes, modes and restarts, and what a failure says."""
+
 import multiprocessing
 import os
 import random
@@ -44,8 +45,9 @@ def root(tmp_path_factory) -> Path:
     return write_folders(tmp_path_factory.mktemp("images"), counts)
 
 
-def options_of(iterations: int = 1, accumulation: int = 1, replicas: int = 1, process: int = 0, processes: int = 1
-               ) -> Any:
+def options_of(
+    iterations: int = 1, accumulation: int = 1, replicas: int = 1, process: int = 0, processes: int = 1
+) -> Any:
     options = accelerator.poptorch().Options()
     options.deviceIterations(iterations)
     options.replicationFactor(replicas)
@@ -67,7 +69,8 @@ def read(config: Any, options: Any, training: bool = True, epochs: int = 1, **st
 def same(first: List[Batch], second: List[Batch]) -> bool:
     """Bit-equality of all tensors."""
     return len(first) == len(second) and all(
-        torch.equal(ours, theirs) for one, other in zip(first, second) for ours, theirs in zip(one, other))
+        torch.equal(ours, theirs) for one, other in zip(first, second) for ours, theirs in zip(one, other)
+    )
 
 
 class TestTraining:
@@ -102,8 +105,10 @@ class TestTraining:
     def test_two_processes_read_together_what_one_reads(self, root, micro_batch, replicas, accumulation):
         config = small_config(root, DATA__BATCH_SIZE=micro_batch)
         together = read(config, options_of(1, accumulation, replicas), epochs=2)
-        parts = [read(config, options_of(1, accumulation, replicas // 2, process, processes=2), epochs=2)
-                 for process in range(2)]
+        parts = [
+            read(config, options_of(1, accumulation, replicas // 2, process, processes=2), epochs=2)
+            for process in range(2)
+        ]
         for batch, *mine in zip(together, *parts):
             for whole, *halves in zip(batch, *mine):
                 shape = (accumulation, replicas // 2, micro_batch, *whole.shape[1:])
@@ -115,7 +120,7 @@ class TestTraining:
         config = small_config(root, DATA__NUM_WORKERS=count)
         unbroken = read(config, options_of(accumulation=4), epochs=3)
         rest = read(config, options_of(accumulation=4), epochs=3 - epoch, start_epoch=epoch, start_step=step)
-        assert same(rest, unbroken[3 * epoch + step:])
+        assert same(rest, unbroken[3 * epoch + step :])
 
     @pytest.mark.parametrize("mode", ["sync", "rebatched"])
     def test_length_is_the_steps_of_a_whole_epoch(self, root, mode):
@@ -134,8 +139,10 @@ class TestTraining:
         read(small_config(root, DATA__LOADER=mode), options)
         assert states() == before
 
-    @pytest.mark.parametrize("precision, dtype, kind", [
-        ("32.32", "float", torch.float32), ("16.16", "float", torch.float16), ("16.16", "uint8", torch.uint8)])
+    @pytest.mark.parametrize(
+        "precision, dtype, kind",
+        [("32.32", "float", torch.float32), ("16.16", "float", torch.float16), ("16.16", "uint8", torch.uint8)],
+    )
     def test_images_have_the_dtype_of_the_input(self, root, precision, dtype, kind):
         config = small_config(root, MODEL__PRECISION=precision, DATA__INPUT_DTYPE=dtype)
         images, targets = read(config, options_of())[0]
@@ -198,8 +205,9 @@ class TestGenerated:
         assert first[3][0].mean().abs() < 0.5 and 0.8 < first[3][0].std() < 1.6
 
     def test_an_epoch_fills_whole_steps_of_any_layout(self):
-        config = small_config("", DATA__DATASET="generated", TRAIN__ACCUMULATION_STEPS=4, IPU__REPLICAS=3,
-                              IPU__DEVICE_ITERATIONS=2)
+        config = small_config(
+            "", DATA__DATASET="generated", TRAIN__ACCUMULATION_STEPS=4, IPU__REPLICAS=3, IPU__DEVICE_ITERATIONS=2
+        )
         loader = build_loader(config, options_of(2, 4, 3), build_dataset(config, True), True)
         assert len(loader) == 100 and next(iter(loader))[1].shape == (48, 1000)
 
@@ -314,8 +322,13 @@ class TestFailures:
         process.join(10)
         assert process.exitcode == 0
 
-    @pytest.mark.parametrize("text", ["unable to write to file </torch_1_2_3>: No space left on device (28)",
-                                      "DataLoader worker (pid 5) is killed by signal: Bus error. It is possible that"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "unable to write to file </torch_1_2_3>: No space left on device (28)",
+            "DataLoader worker (pid 5) is killed by signal: Bus error. It is possible that",
+        ],
+    )
     def test_full_shared_memory_gives_advice(self, text):
         refusal = workers._explain(f"RuntimeError: {text}", "")
         assert refusal.code == EXIT_RESOURCE and "/dev/shm" in str(refusal) and "--shm-size" in str(refusal)
@@ -330,8 +343,10 @@ class TestFailures:
 
 
 class TestMemory:
-    @pytest.mark.parametrize("room, expected", [
-        (900, (4, 2)), (899, (4, 1)), (500, (4, 1)), (499, (3, 1)), (200, (1, 1)), (199, (0, 1)), (99, (0, 1))])
+    @pytest.mark.parametrize(
+        "room, expected",
+        [(900, (4, 2)), (899, (4, 1)), (500, (4, 1)), (499, (3, 1)), (200, (1, 1)), (199, (0, 1)), (99, (0, 1))],
+    )
     def test_prefetching_is_given_up_first_then_workers(self, monkeypatch, room, expected):
         monkeypatch.setattr(workers, "free_shared_memory", lambda: room)
         assert affordable_workers(4, 100) == expected
@@ -355,8 +370,15 @@ class TestMemory:
 
 
 def test_importing_the_data_package_does_nothing():
-    code = ("import threading, torch; threads = torch.get_num_threads(); import dataset.build_ipu, dataset.prepare; "
-            "assert torch.get_num_threads() == threads and threading.active_count() == 1")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
-                          cwd=str(Path(__file__).resolve().parents[2]))
+    code = (
+        "import threading, torch; threads = torch.get_num_threads(); import dataset.build_ipu, dataset.prepare; "
+        "assert torch.get_num_threads() == threads and threading.active_count() == 1"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=str(Path(__file__).resolve().parents[2]),
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Folder data sets, decoding of files that nobody vouches for, and the policy for bad images."""
+
 import errno
 import io
 import logging
@@ -126,7 +127,7 @@ def patched_jpeg(width: int, height: int) -> bytes:
     """A small JPEG whose frame header claims other dimensions."""
     data = bytearray(encoded(photo(0)))
     frame = data.index(b"\xff\xc0")
-    data[frame + 5:frame + 9] = struct.pack(">HH", height, width)
+    data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
     return bytes(data)
 
 
@@ -144,12 +145,18 @@ class TestDecoding:
     def test_truncated_file_is_bad(self, decoder, tenth, kind, options):
         data = encoded(photo(3, (200, 160)), kind, **options)
         with pytest.raises(BadImage):
-            decode.decode(data[:len(data) * tenth // 10])
+            decode.decode(data[: len(data) * tenth // 10])
 
     @pytest.mark.skipif(decode.fast_jpeg() is None, reason="Pillow alone takes it for sound")
-    @pytest.mark.parametrize("mended", [lambda head, tail: head + b"\xff\xd9", lambda head, tail: head + tail[50:],
-                                        lambda head, tail: head + bytes(len(tail) // 2) + tail[len(tail) // 2:]],
-                             ids=["cut and closed", "a part missing", "a part of zeros"])
+    @pytest.mark.parametrize(
+        "mended",
+        [
+            lambda head, tail: head + b"\xff\xd9",
+            lambda head, tail: head + tail[50:],
+            lambda head, tail: head + bytes(len(tail) // 2) + tail[len(tail) // 2 :],
+        ],
+        ids=["cut and closed", "a part missing", "a part of zeros"],
+    )
     def test_jpeg_whose_middle_is_lost_is_bad_rather_than_half_grey(self, mended):
         data = encoded(photo(3, (200, 160)))
         middle = len(data) // 2
@@ -167,8 +174,11 @@ class TestDecoding:
             decode.decode(data)
 
     @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-    @pytest.mark.parametrize("data", [patched_jpeg(12000, 12000), patched_jpeg(65500, 65500), png_bomb(60000)],
-                             ids=["jpeg", "large jpeg", "png"])
+    @pytest.mark.parametrize(
+        "data",
+        [patched_jpeg(12000, 12000), patched_jpeg(65500, 65500), png_bomb(60000)],
+        ids=["jpeg", "large jpeg", "png"],
+    )
     def test_bomb_is_refused_before_it_is_decoded(self, decoder, data):
         with pytest.raises(BadImage, match="pixels"):
             decode.decode(data)
@@ -178,9 +188,22 @@ class TestDecoding:
         with pytest.raises(BadImage):
             decode.decode(encoded(photo(1, (32, 32)), kind))
 
-    @pytest.mark.parametrize("mode, kind", [
-        ("L", "JPEG"), ("CMYK", "JPEG"), ("L", "PNG"), ("LA", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("1", "PNG"),
-        ("RGB", "BMP"), ("RGB", "WEBP"), ("P", "GIF"), ("RGB", "PPM")])
+    @pytest.mark.parametrize(
+        "mode, kind",
+        [
+            ("L", "JPEG"),
+            ("CMYK", "JPEG"),
+            ("L", "PNG"),
+            ("LA", "PNG"),
+            ("RGBA", "PNG"),
+            ("P", "PNG"),
+            ("1", "PNG"),
+            ("RGB", "BMP"),
+            ("RGB", "WEBP"),
+            ("P", "GIF"),
+            ("RGB", "PPM"),
+        ],
+    )
     def test_every_mode_becomes_the_same_rgb_colours(self, decoder, mode, kind):
         grey = Image.new("RGB", (16, 16), (255, 255, 255) if mode == "1" else (102, 102, 102))  # in the web palette
         pixels = np.asarray(decode.decode(encoded(grey.convert(mode), kind)))
@@ -212,9 +235,18 @@ class TestDecoding:
         for data in (turned, broken):
             assert np.array_equal(np.asarray(decode.decode(data)), np.asarray(decode.decode(plain)))
 
-    @pytest.mark.parametrize("options", [
-        {}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 20}, {"quality": 98},
-        {"restart_marker_blocks": 3}])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"progressive": True},
+            {"subsampling": 0},
+            {"subsampling": 1},
+            {"quality": 20},
+            {"quality": 98},
+            {"restart_marker_blocks": 3},
+        ],
+    )
     @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
     @pytest.mark.parametrize("size", [(1, 1), (7, 9), (123, 77)])
     def test_decoded_pixels_are_those_of_pillow(self, options, mode, size):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Preparation of real data sets: what is written, and that nothing half-written is taken for a data set."""
+
 import fcntl
 import gzip
 import hashlib
@@ -40,8 +41,11 @@ def refusal(call, *arguments) -> Refusal:
 
 def digest(folder: Path) -> str:
     """Hash of the names and contents of all files."""
-    sums = [f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
-            for path in sorted(folder.rglob("*")) if path.is_file()]
+    sums = [
+        f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
     return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
 
@@ -64,10 +68,13 @@ class TestDigits:
         from sklearn.datasets import load_digits
 
         data = load_digits()
-        written = sorted((path.parent.name, np.asarray(Image.open(str(path))).tobytes())
-                         for path in digits.rglob("*.png"))
-        assert written == sorted((str(label), np.rint(image * 255 / 16).astype(np.uint8).tobytes())
-                                 for image, label in zip(data.images, data.target))
+        written = sorted(
+            (path.parent.name, np.asarray(Image.open(str(path))).tobytes()) for path in digits.rglob("*.png")
+        )
+        assert written == sorted(
+            (str(label), np.rint(image * 255 / 16).astype(np.uint8).tobytes())
+            for image, label in zip(data.images, data.target)
+        )
 
     def test_split_is_fixed(self, digits, tmp_path):
         prepare("digits", tmp_path / "again")
@@ -180,8 +187,16 @@ class TestFashionMnist:
         prepare("fashion-mnist", tmp_path / "out")
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".prepared.json", "train", "validation"]
 
-    @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: b"\0\0\x0d" + data[3:],
-                                        lambda data: data + b"x", lambda data: data[:6]])
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda data: data[:-1],
+            lambda data: b"",
+            lambda data: b"\0\0\x0d" + data[3:],
+            lambda data: data + b"x",
+            lambda data: data[:6],
+        ],
+    )
     def test_damaged_file_is_refused_by_name(self, fashion, tmp_path, damage):
         path = fashion / "train-images-idx3-ubyte"
         path.write_bytes(damage(path.read_bytes()))
@@ -227,9 +242,15 @@ class TestDownloads:
 
     def test_imagenette_members_land_in_their_classes_and_nowhere_else(self, tmp_path):
         picture = encoded(photo(0))
-        members = {"imagenette2-320/train/n01440764/a.JPEG": picture, "imagenette2-320/val/n02102040/b.JPEG": picture,
-                   "imagenette2-320/noise.csv": b"x", "../../escape.JPEG": b"x", "/tmp/train/n01440764/abs.JPEG": b"x",
-                   "x/train/n01440764/../../../up.JPEG": b"x", "x/train/n01440764/..JPEG": b"x"}
+        members = {
+            "imagenette2-320/train/n01440764/a.JPEG": picture,
+            "imagenette2-320/val/n02102040/b.JPEG": picture,
+            "imagenette2-320/noise.csv": b"x",
+            "../../escape.JPEG": b"x",
+            "/tmp/train/n01440764/abs.JPEG": b"x",
+            "x/train/n01440764/../../../up.JPEG": b"x",
+            "x/train/n01440764/..JPEG": b"x",
+        }
         with tarfile.open(str(tmp_path / "a.tgz"), "w:gz") as archive:
             for name, data in members.items():
                 entry = tarfile.TarInfo(name)
@@ -243,8 +264,9 @@ class TestDownloads:
         files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
         assert files == ["a.tgz", "deep/out/train/n01440764/a.JPEG", "deep/out/validation/n02102040/b.JPEG"]
 
-    @pytest.mark.parametrize("data", [b"no archive", gzip.compress(b"no archive")[:20]],
-                             ids=["no archive", "cut off"])  # not the bytes: they hold the time
+    @pytest.mark.parametrize(
+        "data", [b"no archive", gzip.compress(b"no archive")[:20]], ids=["no archive", "cut off"]
+    )  # not the bytes: they hold the time
     def test_damaged_archive_is_refused(self, tmp_path, data):
         (tmp_path / "a.tgz").write_bytes(data)
         assert refusal(unpack_imagenette, tmp_path / "a.tgz", tmp_path / "out").code == EXIT_DATA
@@ -275,8 +297,9 @@ class TestZip:
 
 
 def run_module(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*COMMAND, *arguments], env=ENVIRONMENT, cwd=str(cwd), capture_output=True, text=True,
-                          check=False)
+    return subprocess.run(
+        [*COMMAND, *arguments], env=ENVIRONMENT, cwd=str(cwd), capture_output=True, text=True, check=False
+    )
 
 
 def test_command_prepares_and_says_where(tmp_path):
@@ -291,8 +314,14 @@ def test_command_refuses_in_one_line_with_its_exit_code(tmp_path):
     assert done.returncode == EXIT_USAGE and len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("argv, said", [(["digits"], "--out"), (["digit", "--out", "a"], "invalid choice: 'digit'"),
-                                        (["digits", "--outt", "a", "--out", "b"], "did you mean --out")])
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["digits"], "--out"),
+        (["digit", "--out", "a"], "invalid choice: 'digit'"),
+        (["digits", "--outt", "a", "--out", "b"], "did you mean --out"),
+    ],
+)
 def test_bad_command_line_is_refused(argv, said):
     with pytest.raises(Refusal, match=said) as caught:
         module.main(argv)

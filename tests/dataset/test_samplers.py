@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Sample order as a function of seed, epoch and position alone."""
+
 import pickle
 from typing import List
 
@@ -41,10 +42,15 @@ class TestTraining:
     def test_layout_is_iterations_then_accumulation_then_replicas_then_micro_batch(self):
         order = epoch_order(24, 7, 0)
         for process in range(2):
-            layout = Layout(device_iterations=2, accumulation=3, local_replicas=1, processes=2, process=process,
-                            micro_batch=2)
-            expected = [order[((iteration * 3 + step) * 2 + process) * 2 + row]
-                        for iteration in range(2) for step in range(3) for row in range(2)]
+            layout = Layout(
+                device_iterations=2, accumulation=3, local_replicas=1, processes=2, process=process, micro_batch=2
+            )
+            expected = [
+                order[((iteration * 3 + step) * 2 + process) * 2 + row]
+                for iteration in range(2)
+                for step in range(3)
+                for row in range(2)
+            ]
             assert indices(TrainingSampler(24, layout, seed=7)) == expected
 
     @given(layouts(), st.integers(0, 50), st.integers(0, 3))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The official augmentation and evaluation recipes, and mixup whose groups nothing moves."""
+
 import pickle
 import random
 from pathlib import Path
@@ -44,8 +45,17 @@ class TestTraining:
         assert {operation.magnitude for operation in parts[2].ops} == {9}
 
     def test_erasing_and_crop_are_those_of_the_configuration(self):
-        parts = build_transform(config_of(AUG__REPROB=0.5, AUG__REMODE="const", AUG__RECOUNT=3, AUG__SCALE=[0.5, 0.9],
-                                          AUG__RATIO=[1.0, 2.0], AUG__HFLIP=0.1), training=True).transforms
+        parts = build_transform(
+            config_of(
+                AUG__REPROB=0.5,
+                AUG__REMODE="const",
+                AUG__RECOUNT=3,
+                AUG__SCALE=[0.5, 0.9],
+                AUG__RATIO=[1.0, 2.0],
+                AUG__HFLIP=0.1,
+            ),
+            training=True,
+        ).transforms
         assert (parts[-1].probability, parts[-1].mode, parts[-1].max_count) == (0.5, "const", 3)
         assert (list(parts[0].scale), list(parts[0].ratio), parts[1].p) == ([0.5, 0.9], [1.0, 2.0], 0.1)
 
@@ -77,12 +87,20 @@ class TestTraining:
 
     def test_timm_itself_is_left_as_it_was(self):
         from timm.data import auto_augment
+
         build_transform(config_of(), training=True)
         assert auto_augment.NAME_TO_OP["PosterizeIncreasing"] is auto_augment.posterize
 
-    @pytest.mark.parametrize("precision, dtype, kind", [
-        ("32.32", "float", torch.float32), ("16.16", "float", torch.float16), ("16.32", "float", torch.float16),
-        ("mix", "float", torch.float32), ("16.16", "uint8", torch.uint8)])
+    @pytest.mark.parametrize(
+        "precision, dtype, kind",
+        [
+            ("32.32", "float", torch.float32),
+            ("16.16", "float", torch.float16),
+            ("16.32", "float", torch.float16),
+            ("mix", "float", torch.float32),
+            ("16.16", "uint8", torch.uint8),
+        ],
+    )
     @pytest.mark.parametrize("training", [True, False])
     def test_image_is_channels_first_in_the_dtype_of_the_input(self, precision, dtype, kind, training):
         config = config_of(MODEL__PRECISION=precision, DATA__INPUT_DTYPE=dtype, DATA__IMG_SIZE=[32, 64])
@@ -117,8 +135,11 @@ class TestFastResize:
         differences = []
         for seed in range(30):
             pictures = []
-            for crop, picture in ((fast, photo(seed, (120, 90))), (slow, photo(seed, (120, 90))),
-                                  (fast, np.array(photo(seed, (120, 90))))):
+            for crop, picture in (
+                (fast, photo(seed, (120, 90))),
+                (slow, photo(seed, (120, 90))),
+                (fast, np.array(photo(seed, (120, 90)))),
+            ):
                 with seeded(seed):
                     pictures.append(np.asarray(crop(picture)).astype(int))
             assert np.array_equal(pictures[0], pictures[2])
@@ -140,8 +161,9 @@ class TestFastResize:
 
 class TestBytes:
     def test_bytes_normalised_later_are_floats_normalised_now(self):
-        floats, as_bytes = (build_transform(config_of(DATA__INPUT_DTYPE=dtype), training=True)
-                            for dtype in ("float", "uint8"))
+        floats, as_bytes = (
+            build_transform(config_of(DATA__INPUT_DTYPE=dtype), training=True) for dtype in ("float", "uint8")
+        )
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         for seed in range(20):
             with seeded(seed):
@@ -176,7 +198,7 @@ class TestShift:
         picture = photo(0, (32, 32))
         pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
         padded = torch.nn.functional.pad(pixels, (1, 1, 1, 1))
-        moves = {(top, left): padded[:, top:top + 32, left:left + 32] for top in range(3) for left in range(3)}
+        moves = {(top, left): padded[:, top : top + 32, left : left + 32] for top in range(3) for left in range(3)}
         seen = set()
         for seed in range(60):
             with seeded(seed):
@@ -190,8 +212,10 @@ class TestShift:
         assert build_transform(config, training=True)(photo(0, (8, 8))).shape == (3, 32, 32)
 
     def test_evaluation_sees_the_whole_picture_as_training_does(self):
-        shifted, whole = (build_transform(config_of(**keys), training=False)(photo(2))
-                          for keys in ({"AUG__SHIFT": 1}, {"TEST__CROP": False}))
+        shifted, whole = (
+            build_transform(config_of(**keys), training=False)(photo(2))
+            for keys in ({"AUG__SHIFT": 1}, {"TEST__CROP": False})
+        )
         assert torch.equal(shifted, whole)
 
     def test_flips_stay_if_wanted(self):
@@ -203,9 +227,14 @@ class TestEvaluation:
     @pytest.mark.parametrize("size, resized", [(224, 256), (384, 438), (32, 36)])
     def test_shorter_side_is_resized_by_256_to_224_and_the_centre_kept(self, size, resized):
         picture = photo(1, (500, 400))
-        expected = transforms.Compose([
-            transforms.Resize(resized, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size),
-            transforms.ToTensor(), transforms.Normalize(MEAN, STD)])(picture)
+        expected = transforms.Compose(
+            [
+                transforms.Resize(resized, transforms.InterpolationMode.BICUBIC),
+                transforms.CenterCrop(size),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )(picture)
         config = config_of(DATA__IMG_SIZE=size, MODEL__SWIN__WINDOW_SIZE=size // 8)
         assert torch.allclose(build_transform(config, training=False)(picture), expected, atol=1e-6)
 
@@ -270,7 +299,7 @@ class TestMixup:
     def test_images_mix_within_their_micro_batch_only(self):
         images, _ = collate_of(Layout(1, 3, 1, 1, 0, 4))(samples(12))
         for start in (0, 4, 8):
-            values = images[start:start + 4, 0, 0, 0]
+            values = images[start : start + 4, 0, 0, 0]
             assert values.min() >= start and values.max() <= start + 3 and not torch.equal(values, values.round())
 
     def test_group_depends_on_seed_epoch_and_first_index_alone(self):
@@ -318,8 +347,9 @@ class TestMixup:
         assert caught.value.code == EXIT_USAGE and "micro-batch 1" in str(caught.value)
 
     @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
-    @pytest.mark.parametrize("kind", [{"AUG__CUTMIX": 1.0}, {"AUG__MIXUP": 0.0, "AUG__CUTMIX": 1.0},
-                                      {"AUG__CUTMIX_MINMAX": [0.2, 0.8]}])
+    @pytest.mark.parametrize(
+        "kind", [{"AUG__CUTMIX": 1.0}, {"AUG__MIXUP": 0.0, "AUG__CUTMIX": 1.0}, {"AUG__CUTMIX_MINMAX": [0.2, 0.8]}]
+    )
     def test_bytes_and_halves_are_mixed_as_floats_and_rounded(self, mode, kind):
         mixup = build_mixup(config_of(AUG__MIXUP_MODE=mode, **kind), classes=5)
         collate = MixingCollate(mixup, group(Layout(1, 1, 1, 1, 0, 8)), seed=3)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Zip archives and map files: the same samples as folders, from any process, and refusals with file and line."""
+
 import json
 import multiprocessing
 import os
@@ -183,9 +184,25 @@ class TestReader:
 
 
 class TestMaps:
-    @pytest.mark.parametrize("line", [
-        "no-label", "a.jpg\tcat", "a.jpg\t-1", "a.jpg\t1.5", "a.jpg\t1\t2", "\t1", "", "/etc/passwd\t0", "../a.jpg\t0",
-        "a/../../b.jpg\t0", '["a.jpg"]', '["a.jpg", null]', "[broken", "[3, 0]"])
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "no-label",
+            "a.jpg\tcat",
+            "a.jpg\t-1",
+            "a.jpg\t1.5",
+            "a.jpg\t1\t2",
+            "\t1",
+            "",
+            "/etc/passwd\t0",
+            "../a.jpg\t0",
+            "a/../../b.jpg\t0",
+            '["a.jpg"]',
+            '["a.jpg", null]',
+            "[broken",
+            "[3, 0]",
+        ],
+    )
     def test_bad_line_is_refused_with_its_number(self, tmp_path, line):
         path = tmp_path / "map.txt"
         path.write_text(f"ok.jpg\t0\n{line}\nalso.jpg\t0\n")
@@ -220,8 +237,11 @@ class Test22k:
 
     @pytest.mark.parametrize("form", ["json list", "json lines", "tabs"])
     def test_every_form_of_map_is_read(self, root, form):
-        lines = {"json list": json.dumps(self.PAIRS), "json lines": "\n".join(json.dumps(pair) for pair in self.PAIRS),
-                 "tabs": "\n".join(f"{path}\t{label}" for path, label in self.PAIRS)}
+        lines = {
+            "json list": json.dumps(self.PAIRS),
+            "json lines": "\n".join(json.dumps(pair) for pair in self.PAIRS),
+            "tabs": "\n".join(f"{path}\t{label}" for path, label in self.PAIRS),
+        }
         (root / MAP_22K.format("train")).write_text(lines[form])
         dataset = build_dataset(small_config(root, DATA__DATASET="imagenet22K"), training=True)
         assert len(dataset) == 3 and len(dataset.classes) == 21841

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The model that PopTorch compiles: its loss, precision, input and stages, for every named configuration."""
+
 from typing import Any, List
 
 import pytest
@@ -22,9 +23,30 @@ from optimizer import build_optimizer
 from options import inference_options, training_options
 from tests.operations import Recorder
 
-SMALL = ["DATA.IMG_SIZE", "16", "DATA.BATCH_SIZE", "2", "MODEL.SWIN.PATCH_SIZE", "2", "MODEL.SWIN.EMBED_DIM", "8",
-         "MODEL.SWIN.DEPTHS", "[2, 2]", "MODEL.SWIN.NUM_HEADS", "[2, 4]", "MODEL.SWIN.WINDOW_SIZE", "4",
-         "MODEL.DROP_PATH_RATE", "0", "TRAIN.ACCUMULATION_STEPS", "2", "IPU.LAYERS_PER_IPU", "[4]", "IPU.REPLICAS", "1"]
+SMALL = [
+    "DATA.IMG_SIZE",
+    "16",
+    "DATA.BATCH_SIZE",
+    "2",
+    "MODEL.SWIN.PATCH_SIZE",
+    "2",
+    "MODEL.SWIN.EMBED_DIM",
+    "8",
+    "MODEL.SWIN.DEPTHS",
+    "[2, 2]",
+    "MODEL.SWIN.NUM_HEADS",
+    "[2, 4]",
+    "MODEL.SWIN.WINDOW_SIZE",
+    "4",
+    "MODEL.DROP_PATH_RATE",
+    "0",
+    "TRAIN.ACCUMULATION_STEPS",
+    "2",
+    "IPU.LAYERS_PER_IPU",
+    "[4]",
+    "IPU.REPLICAS",
+    "1",
+]
 ALONE = Launch(0, 1, 1, 1)
 
 
@@ -60,20 +82,43 @@ def test_every_named_configuration_builds_with_its_stages(name):
     marked = repr(accelerator.poptorch().module_repr(model))
     assert marked.count("BeginBlock(") == len(config.IPU.LAYERS_PER_IPU)
     assert {parameter.dtype for parameter in model.parameters()} == {
-        torch.float16 if config.MODEL.PRECISION == "16.16" else torch.float32}
+        torch.float16 if config.MODEL.PRECISION == "16.16" else torch.float32
+    }
 
 
 def test_parameters_are_the_plain_models():
     model = built("MODEL.SWIN.APE", True, "MODEL.SWIN.QKV_BIAS", False)
-    plain = SwinTransformer(img_size=16, patch_size=2, num_classes=5, embed_dim=8, depths=(2, 2), num_heads=(2, 4),
-                            window_size=4, ape=True, qkv_bias=False)
+    plain = SwinTransformer(
+        img_size=16,
+        patch_size=2,
+        num_classes=5,
+        embed_dim=8,
+        depths=(2, 2),
+        num_heads=(2, 4),
+        window_size=4,
+        ape=True,
+        qkv_bias=False,
+    )
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {
-        name: tensor.shape for name, tensor in plain.state_dict().items()}
+        name: tensor.shape for name, tensor in plain.state_dict().items()
+    }
 
 
 def test_settings_of_the_configuration_reach_the_model():
-    model = built("MODEL.DROP_PATH_RATE", 0.3, "MODEL.DROP_RATE", 0.1, "MODEL.ATTN_DROP_RATE", 0.2,
-                  "MODEL.SWIN.MLP_RATIO", 3.0, "MODEL.SWIN.QK_SCALE", 0.7, "MODEL.SWIN.PATCH_NORM", False)
+    model = built(
+        "MODEL.DROP_PATH_RATE",
+        0.3,
+        "MODEL.DROP_RATE",
+        0.1,
+        "MODEL.ATTN_DROP_RATE",
+        0.2,
+        "MODEL.SWIN.MLP_RATIO",
+        3.0,
+        "MODEL.SWIN.QK_SCALE",
+        0.7,
+        "MODEL.SWIN.PATCH_NORM",
+        False,
+    )
     block = model.layers[1].blocks[1]
     assert block.drop_path.rate == pytest.approx(0.3)
     assert (model.pos_drop.p, block.mlp.drop.p, block.attn.proj_drop.p, block.attn.attn_drop.p) == (0.1, 0.1, 0.1, 0.2)
@@ -134,8 +179,10 @@ def train(model: build.SwinClassifier, config: CfgNode, inputs: List[torch.Tenso
     return losses
 
 
-@pytest.mark.parametrize("precision, dtype", [("16.16", torch.float16), ("16.32", torch.float32),
-                                              ("32.32", torch.float32), ("mix", torch.float32)])
+@pytest.mark.parametrize(
+    "precision, dtype",
+    [("16.16", torch.float16), ("16.32", torch.float32), ("32.32", torch.float32), ("mix", torch.float32)],
+)
 def test_every_precision_trains_and_keeps_its_weights_type(precision, dtype):
     opts = ["MODEL.PRECISION", precision, "TRAIN.BASE_LR", 1.0]
     model, config = built(*opts), configured(*opts)
@@ -159,8 +206,9 @@ def test_norms_cast_their_weights_where_those_are_wider_than_activations(precisi
 def test_evaluation_in_every_precision_is_close_to_float32(precision):
     config = configured("MODEL.PRECISION", precision)
     expected = built().eval()(images())
-    validator = accelerator.poptorch().inferenceModel(built("MODEL.PRECISION", precision).eval(),
-                                                      inference_options(config, ALONE))
+    validator = accelerator.poptorch().inferenceModel(
+        built("MODEL.PRECISION", precision).eval(), inference_options(config, ALONE)
+    )
     found = validator(images().half() if precision.startswith("16") else images())
     assert found.dtype == torch.float32
     assert (found - expected).norm() < 0.03 * expected.norm()

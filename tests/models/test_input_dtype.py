@@ -7,6 +7,7 @@ rounding of float32. Two augmentations work on normalised floats otherwise and a
 cutmix, which the loader's collate function does on the host: to half a level of 255. The noise of random erasing, drawn
 in the host's transform: to half a level, and cut off at black and white.
 """
+
 import pytest
 import torch
 
@@ -31,14 +32,24 @@ def host():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return write_folders(tmp_path_factory.mktemp("photos"), {"train": {"a": 12, "b": 12, "c": 8},
-                                                             "validation": {"a": 3, "b": 4, "c": 2}})
+    return write_folders(
+        tmp_path_factory.mktemp("photos"), {"train": {"a": 12, "b": 12, "c": 8}, "validation": {"a": 3, "b": 4, "c": 2}}
+    )
 
 
 def configured(root, dtype, **keys):
-    return small_config(root, **{"DATA__INPUT_DTYPE": dtype, "MODEL__SWIN__EMBED_DIM": 24,
-                                 "TRAIN__ACCUMULATION_STEPS": 2, "TRAIN__BASE_LR": 10.0, "TRAIN__CLIP_GRAD": 0.0,
-                                 "TRAIN__OPTIMIZER__NAME": "sgd", **keys})
+    return small_config(
+        root,
+        **{
+            "DATA__INPUT_DTYPE": dtype,
+            "MODEL__SWIN__EMBED_DIM": 24,
+            "TRAIN__ACCUMULATION_STEPS": 2,
+            "TRAIN__BASE_LR": 10.0,
+            "TRAIN__CLIP_GRAD": 0.0,
+            "TRAIN__OPTIMIZER__NAME": "sgd",
+            **keys,
+        },
+    )
 
 
 def trained(config):
@@ -46,8 +57,10 @@ def trained(config):
     torch.manual_seed(0)
     model, options = build_pipeline(config, 3), training_options(config, ALONE)
     trainer = accelerator.poptorch().trainingModel(model.train(), options, build_optimizer(config, model, ALONE))
-    steps = [(images, targets, trainer(images, targets)[1].item())
-             for images, targets in build_loader(config, options, build_dataset(config, True), training=True)]
+    steps = [
+        (images, targets, trainer(images, targets)[1].item())
+        for images, targets in build_loader(config, options, build_dataset(config, True), training=True)
+    ]
     assert len(steps) == 8
     trainer.destroy()
     images, targets, losses = zip(*steps)
@@ -89,8 +102,9 @@ def test_training_on_bytes_is_equal_to_rounding_under_every_augmentation_of_byte
         torch.testing.assert_close(same_weights[name], weights[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("keys, tolerance", [(UNERASED, 1e-3), (UNMIXED, 1e-2), ({}, 1e-2)],
-                         ids=["mixed", "erased", "both"])
+@pytest.mark.parametrize(
+    "keys, tolerance", [(UNERASED, 1e-3), (UNMIXED, 1e-2), ({}, 1e-2)], ids=["mixed", "erased", "both"]
+)
 def test_training_losses_are_close_where_mixing_or_erasing_is_rounded_to_bytes(root, keys, tolerance):
     images, targets, losses, _ = trained(configured(root, "float", **keys))
     as_bytes, same_targets, same_losses, _ = trained(configured(root, "uint8", **keys))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Stages: where they begin, what is refused, and their marks on a model."""
+
 import copy
 import pickle
 from typing import Any, List
@@ -35,15 +36,23 @@ def begins(config: CfgNode) -> List[str]:
 
 def test_stages_begin_where_the_blocks_before_them_end():
     stages = pipeline_stages(configured([2, 3, 5, 2]))
-    assert [stage.module for stage in stages] == ["patch_embed", "layers.1.blocks.0", "layers.2.blocks.1",
-                                                  "layers.3.blocks.0"]
+    assert [stage.module for stage in stages] == [
+        "patch_embed",
+        "layers.1.blocks.0",
+        "layers.2.blocks.1",
+        "layers.3.blocks.0",
+    ]
     assert [stage.ipu for stage in stages] == [0, 1, 2, 3]
     assert len({stage.block_id for stage in stages}) == 4
 
 
 def test_half_a_block_lets_the_next_stage_begin_at_its_mlp():
-    assert begins(configured([2.5, 3, 4.5, 2])) == ["patch_embed", "layers.1.blocks.0.norm2",
-                                                    "layers.2.blocks.1.norm2", "layers.3.blocks.0"]
+    assert begins(configured([2.5, 3, 4.5, 2])) == [
+        "patch_embed",
+        "layers.1.blocks.0.norm2",
+        "layers.2.blocks.1.norm2",
+        "layers.3.blocks.0",
+    ]
 
 
 def test_one_more_mapping_entry_puts_norm_and_head_in_a_stage_of_their_own():
@@ -61,17 +70,20 @@ def test_neighbouring_stages_on_one_ipu_are_one_stage():
     assert [(stage.module, stage.ipu) for stage in stages] == [("patch_embed", 0), ("layers.2.blocks.1", 1)]
 
 
-@pytest.mark.parametrize("layers, mapping, words", [
-    ([2, 3, 5], [], r"\[2, 3, 5\] adds up to 10 blocks.*has 12"),
-    ([2, 3, 5, 1.5], [], "adds up to 11.5"),
-    ([2, 3, 5.25, 1.75], [], "whole or half"),
-    ([2, 3, 7, 0], [], "above 0"),
-    ([], [], "'auto' or a list"),
-    ("balanced", [], "'balanced'"),
-    ([6, 6], [0], "1 entries: 2 are wanted.*or 3"),
-    ([6, 6], [0, 1, 2, 3], "4 entries"),
-    ([6, 6], [1, 2], "begins with IPU 1"),
-])
+@pytest.mark.parametrize(
+    "layers, mapping, words",
+    [
+        ([2, 3, 5], [], r"\[2, 3, 5\] adds up to 10 blocks.*has 12"),
+        ([2, 3, 5, 1.5], [], "adds up to 11.5"),
+        ([2, 3, 5.25, 1.75], [], "whole or half"),
+        ([2, 3, 7, 0], [], "above 0"),
+        ([], [], "'auto' or a list"),
+        ("balanced", [], "'balanced'"),
+        ([6, 6], [0], "1 entries: 2 are wanted.*or 3"),
+        ([6, 6], [0, 1, 2, 3], "4 entries"),
+        ([6, 6], [1, 2], "begins with IPU 1"),
+    ],
+)
 def test_placement_that_contradicts_itself_is_refused_with_the_numbers(layers, mapping, words):
     with pytest.raises(ValueError, match=words):
         pipeline_stages(configured(layers, mapping))
@@ -107,8 +119,9 @@ def test_number_of_ipus_for_auto_leaves_a_list_alone():
     assert len(stages) == 4 and begins(configured([2, 3, 5, 2], IPUS_PER_REPLICA=8)) == stages
 
 
-@pytest.mark.parametrize("dataset, number, expected", [("imagenet", 0, 1000), ("imagenet22K", 0, 21841),
-                                                       ("imagenet22K", 7, 7)])
+@pytest.mark.parametrize(
+    "dataset, number, expected", [("imagenet", 0, 1000), ("imagenet22K", 0, 21841), ("imagenet22K", 7, 7)]
+)
 def test_classes_are_the_data_sets_unless_configured(dataset, number, expected):
     config = get_config("SWIN_TINY", ["DATA.DATASET", dataset, "MODEL.NUM_CLASSES", str(number)])
     assert configured_classes(config) == expected
@@ -129,8 +142,15 @@ class Recording(context.Execution):
 
 
 def small_model() -> SwinTransformer:
-    return SwinTransformer(img_size=16, patch_size=2, num_classes=3, embed_dim=8, depths=[2, 2, 6, 2],
-                           num_heads=[1, 1, 1, 1], window_size=2)
+    return SwinTransformer(
+        img_size=16,
+        patch_size=2,
+        num_classes=3,
+        embed_dim=8,
+        depths=[2, 2, 6, 2],
+        num_heads=[1, 1, 1, 1],
+        window_size=2,
+    )
 
 
 def run(model: SwinTransformer) -> Recording:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Weights from elsewhere: what is fitted, what is refused, and that a refusal changes nothing."""
+
 import hashlib
 import io
 import logging
@@ -188,15 +189,18 @@ def test_extra_tensors_that_are_no_part_of_the_model_are_reported(tmp_path):
     assert load_pretrained(small(1), tmp_path / "weights.pth").unexpected == ["norm0.weight"]
 
 
-@pytest.mark.parametrize("other, words", [
-    (dict(embed_dim=16), r"patch_embed.proj.weight is 16x3x2x2, not 8x3x2x2"),
-    (dict(depths=(2, 3)), r"layers.1.blocks.2.norm1.weight 16 is not in the model"),
-    (dict(depths=(2, 1)), r"layers.1.blocks.1.norm1.weight is missing"),
-    (dict(num_heads=(4, 8)), r"bias_table is 49x4, not 49x2"),
-    (dict(qkv_bias=False), r"qkv.bias is missing"),
-    (dict(ape=True), r"absolute_pos_embed 1x256x8 is not in the model"),
-    (dict(patch_size=4, img_size=64), r"patch_embed.proj.weight is 8x3x4x4, not 8x3x2x2"),
-])
+@pytest.mark.parametrize(
+    "other, words",
+    [
+        (dict(embed_dim=16), r"patch_embed.proj.weight is 16x3x2x2, not 8x3x2x2"),
+        (dict(depths=(2, 3)), r"layers.1.blocks.2.norm1.weight 16 is not in the model"),
+        (dict(depths=(2, 1)), r"layers.1.blocks.1.norm1.weight is missing"),
+        (dict(num_heads=(4, 8)), r"bias_table is 49x4, not 49x2"),
+        (dict(qkv_bias=False), r"qkv.bias is missing"),
+        (dict(ape=True), r"absolute_pos_embed 1x256x8 is not in the model"),
+        (dict(patch_size=4, img_size=64), r"patch_embed.proj.weight is 8x3x4x4, not 8x3x2x2"),
+    ],
+)
 def test_another_architecture_is_refused_with_keys_and_shapes(other, words, tmp_path):
     torch.save({"model": official(small(**other))}, tmp_path / "weights.pth")
     message = refusal(small(1), tmp_path / "weights.pth")
@@ -225,8 +229,17 @@ def test_weights_that_are_not_finite_are_refused(value, tmp_path):
     assert "layers.1.blocks.0.mlp.fc1.weight is not finite" in refusal(small(1), tmp_path / "weights.pth")
 
 
-@pytest.mark.parametrize("contents", [[1, 2], {}, {"model": {}}, {"model": {"norm.weight": 3}}, {3: torch.ones(1)},
-                                      {"norm.weight": torch.eye(3).to_sparse()}])
+@pytest.mark.parametrize(
+    "contents",
+    [
+        [1, 2],
+        {},
+        {"model": {}},
+        {"model": {"norm.weight": 3}},
+        {3: torch.ones(1)},
+        {"norm.weight": torch.eye(3).to_sparse()},
+    ],
+)
 def test_files_without_plain_tensors_by_name_are_refused(contents, tmp_path):
     torch.save(contents, tmp_path / "weights.pth")
     refusal(small(), tmp_path / "weights.pth")

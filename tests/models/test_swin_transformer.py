@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The model: timm's numbers with the same weights, the official names, sizes and rules, only operations of an IPU."""
+
 import re
 from typing import Any, Dict, List
 
@@ -17,8 +18,16 @@ from models.windows import relative_position_index, shift_mask
 from planning.geometry import fit_window
 from tests.operations import Recorder
 
-SMALL = dict(img_size=32, patch_size=2, num_classes=5, embed_dim=8, depths=(2, 2), num_heads=(2, 4), window_size=4,
-             drop_path_rate=0.0)
+SMALL = dict(
+    img_size=32,
+    patch_size=2,
+    num_classes=5,
+    embed_dim=8,
+    depths=(2, 2),
+    num_heads=(2, 4),
+    window_size=4,
+    drop_path_rate=0.0,
+)
 
 
 def small(**changes: Any) -> SwinTransformer:
@@ -55,27 +64,35 @@ def test_swin_tiny_gives_timms_logits_and_gradients_with_the_same_weights():
     for parameter in peer.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.02)
     model = SwinTransformer(drop_path_rate=0.0)
-    state = {name: tensor for name, tensor in official_names(peer.state_dict()).items()
-             if "relative_position_index" not in name and "attn_mask" not in name}
+    state = {
+        name: tensor
+        for name, tensor in official_names(peer.state_dict()).items()
+        if "relative_position_index" not in name and "attn_mask" not in name
+    }
     model.load_state_dict(state)
     batch = images(model)
     assert_same(gradients(peer, batch), gradients(model, batch))
 
 
-@pytest.mark.parametrize("sizes", [
-    dict(img_size=(32, 64), window_size=(4, 8)),
-    dict(img_size=(48, 16), window_size=(4, 2)),
-    dict(img_size=(16, 64), window_size=(8, 4)),  # the window is as high as the map: shifted sideways only
-    dict(img_size=(24, 48), patch_size=(2, 4), window_size=(3, 6), depths=(3, 1), qkv_bias=False),
-    dict(img_size=32, window_size=7, depths=(2,), num_heads=(2,), patch_size=8, mlp_ratio=2.5),
-])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(img_size=(32, 64), window_size=(4, 8)),
+        dict(img_size=(48, 16), window_size=(4, 2)),
+        dict(img_size=(16, 64), window_size=(8, 4)),  # the window is as high as the map: shifted sideways only
+        dict(img_size=(24, 48), patch_size=(2, 4), window_size=(3, 6), depths=(3, 1), qkv_bias=False),
+        dict(img_size=32, window_size=7, depths=(2,), num_heads=(2,), patch_size=8, mlp_ratio=2.5),
+    ],
+)
 def test_sizes_rectangular_and_square_give_timms_numbers(sizes):
     model = small(**sizes)
     settings = dict(SMALL, **sizes)
     peer = TimmSwin(**settings)
     names = {official: name for name in peer.state_dict() for official in official_names({name: torch.empty(0)})}
-    merged = {re.sub(r"layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) + 1}.downsample", name): value
-              for name, value in model.state_dict().items()}
+    merged = {
+        re.sub(r"layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) + 1}.downsample", name): value
+        for name, value in model.state_dict().items()
+    }
     missing = peer.load_state_dict({names.get(name, name): value for name, value in merged.items()}, strict=False)
     assert not missing.unexpected_keys
     assert all("relative_position_index" in name or "attn_mask" in name for name in missing.missing_keys)
@@ -83,23 +100,27 @@ def test_sizes_rectangular_and_square_give_timms_numbers(sizes):
     assert_same(gradients(peer, batch), gradients(model, batch))
 
 
-@pytest.mark.parametrize("grid, window, fitted, shift", [
-    ((56, 56), 7, (7, 7), (3, 3)),
-    ((7, 7), 7, (7, 7), (0, 0)),
-    ((4, 4), 7, (4, 4), (0, 0)),
-    ((4, 8), 4, (4, 4), (0, 0)),  # official: one short side is enough
-    ((2, 8), 4, (2, 2), (0, 0)),
-    ((4, 8), (4, 4), (4, 4), (0, 2)),  # a pair is fitted side by side
-    ((2, 8), (4, 4), (2, 4), (0, 2)),
-    ((12, 12), 12, (12, 12), (0, 0)),
-    ((24, 24), 12, (12, 12), (6, 6)),
-])
+@pytest.mark.parametrize(
+    "grid, window, fitted, shift",
+    [
+        ((56, 56), 7, (7, 7), (3, 3)),
+        ((7, 7), 7, (7, 7), (0, 0)),
+        ((4, 4), 7, (4, 4), (0, 0)),
+        ((4, 8), 4, (4, 4), (0, 0)),  # official: one short side is enough
+        ((2, 8), 4, (2, 2), (0, 0)),
+        ((4, 8), (4, 4), (4, 4), (0, 2)),  # a pair is fitted side by side
+        ((2, 8), (4, 4), (2, 4), (0, 2)),
+        ((12, 12), 12, (12, 12), (0, 0)),
+        ((24, 24), 12, (12, 12), (6, 6)),
+    ],
+)
 def test_window_shrinks_to_the_map_and_is_then_not_shifted(grid, window, fitted, shift):
     assert fit_window(grid, window) == (fitted, shift)
 
 
 def expected_names(depths: List[int], ape: bool, patch_norm: bool, qkv_bias: bool, head: bool) -> List[str]:
     """The official state dict, written out as a rule."""
+
     def affine(module: str, bias: bool = True) -> List[str]:
         return [f"{module}.weight"] + ([f"{module}.bias"] if bias else [])
 
@@ -119,8 +140,13 @@ def expected_names(depths: List[int], ape: bool, patch_norm: bool, qkv_bias: boo
 @pytest.mark.parametrize("changes", [{}, dict(ape=True, patch_norm=False), dict(qkv_bias=False, num_classes=0)])
 def test_state_dict_has_the_official_names_in_the_official_order(changes):
     names = list(small(**changes).state_dict())
-    assert names == expected_names([2, 2], changes.get("ape", False), changes.get("patch_norm", True),
-                                   changes.get("qkv_bias", True), changes.get("num_classes", 5) > 0)
+    assert names == expected_names(
+        [2, 2],
+        changes.get("ape", False),
+        changes.get("patch_norm", True),
+        changes.get("qkv_bias", True),
+        changes.get("num_classes", 5) > 0,
+    )
 
 
 def test_index_and_mask_buffers_exist_and_are_not_saved():
@@ -134,8 +160,10 @@ def test_index_and_mask_buffers_exist_and_are_not_saved():
 
 def test_official_state_dicts_load_with_the_tables_that_they_carry():
     model, weights = small(), small().state_dict()
-    tables = {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(16, 16, dtype=torch.int64),
-              "layers.0.blocks.1.attn_mask": torch.zeros(16, 16, 16)}
+    tables = {
+        "layers.0.blocks.0.attn.relative_position_index": torch.zeros(16, 16, dtype=torch.int64),
+        "layers.0.blocks.1.attn_mask": torch.zeros(16, 16, 16),
+    }
     before = model.layers[0].blocks[0].attn.relative_position_index.clone()
     model.load_state_dict({**weights, **tables})
     torch.testing.assert_close(model.state_dict(), weights)
@@ -180,7 +208,7 @@ def test_qk_scale_multiplies_the_scores():
 
 
 def test_default_scale_is_the_root_of_the_heads_width():
-    assert small().layers[0].blocks[0].attn.scale == pytest.approx(4 ** -0.5)
+    assert small().layers[0].blocks[0].attn.scale == pytest.approx(4**-0.5)
 
 
 def test_tokens_from_opposite_edges_do_not_see_each_other():
@@ -271,14 +299,17 @@ def test_flops_of_swin_tiny_are_the_papers():
         assert SwinTransformer().flops() == pytest.approx(4.49e9, rel=2e-3)
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(img_size=30, patch_size=4), "30x30 .* patch size 4x4"),
-    (dict(window_size=5), "16x16 tokens.* 5x5"),
-    (dict(img_size=(32, 24), window_size=(4, 5)), "16x12 tokens.* 4x5"),
-    (dict(img_size=18, window_size=3), "9x9 tokens.* even"),
-    (dict(num_heads=(2, 3)), "3 heads .* 16"),
-    (dict(num_heads=(2,)), "differ in length"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(img_size=30, patch_size=4), "30x30 .* patch size 4x4"),
+        (dict(window_size=5), "16x16 tokens.* 5x5"),
+        (dict(img_size=(32, 24), window_size=(4, 5)), "16x12 tokens.* 4x5"),
+        (dict(img_size=18, window_size=3), "9x9 tokens.* even"),
+        (dict(num_heads=(2, 3)), "3 heads .* 16"),
+        (dict(num_heads=(2,)), "differ in length"),
+    ],
+)
 def test_sizes_that_do_not_fit_are_refused_with_the_numbers(changes, words):
     with pytest.raises(ValueError, match=words):
         small(**changes)
@@ -302,12 +333,15 @@ def test_micro_batches_folded_by_vmap_give_the_gradients_of_a_loop():
     targets = torch.tensor([[0, 1], [2, 3], [4, 0]])
     loss = torch.stack([functional.cross_entropy(looped(batch), target) for batch, target in zip(batches, targets)])
     loss.sum().backward()
-    folded_loss = torch.func.vmap(lambda batch, target: functional.cross_entropy(folded(batch), target),
-                                  randomness="different")(batches, targets)
+    folded_loss = torch.func.vmap(
+        lambda batch, target: functional.cross_entropy(folded(batch), target), randomness="different"
+    )(batches, targets)
     folded_loss.sum().backward()
     torch.testing.assert_close(folded_loss, loss)
-    assert_same({name: parameter.grad for name, parameter in looped.named_parameters()},
-                {name: parameter.grad for name, parameter in folded.named_parameters()})
+    assert_same(
+        {name: parameter.grad for name, parameter in looped.named_parameters()},
+        {name: parameter.grad for name, parameter in folded.named_parameters()},
+    )
 
 
 def test_micro_batches_folded_by_vmap_draw_their_own_drop_paths():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Costs of the model's parts against counters of PyTorch's: products, parameters, and what autograd keeps."""
+
 from typing import Any, Dict
 
 import pytest
@@ -15,10 +16,19 @@ from planning.costs import Unit, configured_units, swin_units
 from planning.geometry import LayerShape, layer_shapes
 
 TINY = dict(img_size=224, patch_size=4, embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7)
-BASE_384 = dict(img_size=384, patch_size=4, embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32],
-                window_size=12)
-RECTANGLE = dict(img_size=(32, 64), patch_size=(2, 4), embed_dim=8, depths=[1, 2], num_heads=[1, 2], window_size=(4, 8),
-                 mlp_ratio=2.5, num_classes=0)
+BASE_384 = dict(
+    img_size=384, patch_size=4, embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32], window_size=12
+)
+RECTANGLE = dict(
+    img_size=(32, 64),
+    patch_size=(2, 4),
+    embed_dim=8,
+    depths=[1, 2],
+    num_heads=[1, 2],
+    window_size=(4, 8),
+    mlp_ratio=2.5,
+    num_classes=0,
+)
 SIZES = pytest.mark.parametrize("sizes", [TINY, BASE_384, RECTANGLE], ids=["tiny", "base_384", "rectangle"])
 
 
@@ -50,13 +60,19 @@ def test_macs_of_every_unit_are_half_the_flops_that_torch_counts(sizes):
     assert 2 * sum(unit.macs for unit in model.units) == counter.get_total_flops() > 0
 
 
-@pytest.mark.parametrize("sizes", [TINY, RECTANGLE, dict(TINY, ape=True, qkv_bias=False, patch_norm=False)],
-                         ids=["tiny", "rectangle", "variant"])
+@pytest.mark.parametrize(
+    "sizes",
+    [TINY, RECTANGLE, dict(TINY, ape=True, qkv_bias=False, patch_norm=False)],
+    ids=["tiny", "rectangle", "variant"],
+)
 def test_parameters_of_every_unit_are_the_models(sizes):
     model = on_meta(sizes)
     for unit in model.units:
-        found = sum(parameter.numel() for name in modules_of(unit).values()
-                    for parameter in model.get_submodule(name).parameters())
+        found = sum(
+            parameter.numel()
+            for name in modules_of(unit).values()
+            for parameter in model.get_submodule(name).parameters()
+        )
         if unit.module == "patch_embed" and model.absolute_pos_embed is not None:
             found += model.absolute_pos_embed.numel()
         assert unit.parameters == found, unit.module
@@ -74,8 +90,16 @@ def test_units_of_a_named_configuration_have_the_parameters_of_its_model(name):
     assert sum(unit.parameters for unit in units) == sum(value.numel() for value in model.parameters())
 
 
-@pytest.mark.parametrize("name, macs", [("SWIN_TINY", 4.5), ("SWIN_SMALL", 8.7), ("SWIN_BASE", 15.4),
-                                        ("SWIN_BASE_384", 47.0), ("SWIN_LARGE_384_22K_FINETUNE_1K", 103.9)])
+@pytest.mark.parametrize(
+    "name, macs",
+    [
+        ("SWIN_TINY", 4.5),
+        ("SWIN_SMALL", 8.7),
+        ("SWIN_BASE", 15.4),
+        ("SWIN_BASE_384", 47.0),
+        ("SWIN_LARGE_384_22K_FINETUNE_1K", 103.9),
+    ],
+)
 def test_macs_are_the_papers(name, macs):
     total = sum(unit.macs for unit in configured_units(get_config(name)))
     assert total / 1e9 == pytest.approx(macs, rel=0.005)
@@ -94,13 +118,28 @@ def test_units_of_a_small_model_are_as_computed_by_hand():
     layer = LayerShape(grid=(2, 2), channels=3, depth=1, heads=1, window=(2, 2), shift=(0, 0))
     units = swin_units([layer], patch_size=2, in_chans=1, num_classes=5, mlp_ratio=2.0)
     assert units == [
-        Unit("patch_embed", macs=4 * 4 * 3, normalised=12, parameters=4 * 3 + 3 + 6, kept=16 + 12, widest=12,
-             output=12),
+        Unit(
+            "patch_embed", macs=4 * 4 * 3, normalised=12, parameters=4 * 3 + 3 + 6, kept=16 + 12, widest=12, output=12
+        ),
         # four products of (4, 3) by (3, 3); scores (4, 3) by (3, 4) and their product with the values, alike
-        Unit("layers.0.blocks.0", macs=4 * 36 + 2 * 48, normalised=12, parameters=6 + 4 * 9 + 12 + 9,
-             kept=6 * 12 + 16, widest=36, output=12),
-        Unit("layers.0.blocks.0.norm2", macs=2 * 4 * 18, normalised=12, parameters=6 + 18 + 6 + 18 + 3,
-             kept=2 * 12 + 2 * 24, widest=24, output=12),
+        Unit(
+            "layers.0.blocks.0",
+            macs=4 * 36 + 2 * 48,
+            normalised=12,
+            parameters=6 + 4 * 9 + 12 + 9,
+            kept=6 * 12 + 16,
+            widest=36,
+            output=12,
+        ),
+        Unit(
+            "layers.0.blocks.0.norm2",
+            macs=2 * 4 * 18,
+            normalised=12,
+            parameters=6 + 18 + 6 + 18 + 3,
+            kept=2 * 12 + 2 * 24,
+            widest=24,
+            output=12,
+        ),
         Unit("norm", macs=0, normalised=12, parameters=6, kept=12, widest=12, output=3),
         Unit("head", macs=15, normalised=0, parameters=20, kept=3 + 10, widest=5, output=5),
     ]
@@ -123,11 +162,33 @@ def kept_by_autograd(model: SwinTransformer, images: torch.Tensor) -> int:
     return sum(saved.values()) if loss.requires_grad else 0
 
 
-@pytest.mark.parametrize("changes", [{}, dict(window_size=2), dict(window_size=8), dict(mlp_ratio=1.0),
-                                     dict(patch_norm=False), dict(depths=[1, 5]), dict(num_classes=2000)], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(window_size=2),
+        dict(window_size=8),
+        dict(mlp_ratio=1.0),
+        dict(patch_norm=False),
+        dict(depths=[1, 5]),
+        dict(num_classes=2000),
+    ],
+    ids=str,
+)
 def test_what_units_keep_is_what_autograd_saves_to_two_percent(changes):
-    sizes = dict(dict(img_size=64, patch_size=4, embed_dim=96, depths=[2, 2], num_heads=[3, 6], window_size=4,
-                      num_classes=10, drop_path_rate=0.2), **changes)
+    sizes = dict(
+        dict(
+            img_size=64,
+            patch_size=4,
+            embed_dim=96,
+            depths=[2, 2],
+            num_heads=[3, 6],
+            window_size=4,
+            num_classes=10,
+            drop_path_rate=0.2,
+        ),
+        **changes,
+    )
     model = SwinTransformer(**sizes).train()
     batch = 2
     found = kept_by_autograd(model, torch.randn(batch, 3, 64, 64))

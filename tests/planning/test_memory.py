@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What a stage occupies: micro-batches in flight, the types of what is held, sharding, and the verdict."""
+
 import pytest
 import torch
 
@@ -73,8 +74,9 @@ def test_stage_that_begins_inside_a_block_stashes_what_enters_there():
 
 def test_stage_with_recomputation_is_as_computed_by_hand():
     memory = stage_memory(measure(UNITS, 0, 4), 0, 3, 3, FLOAT)
-    assert memory == Memory(weights=6000, gradients=6000, optimizer=12000, stash=5 * 27 * 3 * 4,
-                            working=(827 + 2 * 80) * 3 * 4)
+    assert memory == Memory(
+        weights=6000, gradients=6000, optimizer=12000, stash=5 * 27 * 3 * 4, working=(827 + 2 * 80) * 3 * 4
+    )
     assert memory.total == 24000 + 1620 + 11844
 
 
@@ -89,19 +91,27 @@ def test_last_stage_keeps_everything_once(recompute):
     assert (memory.stash, memory.working) == (419 * 3 * 4, 2 * 40 * 3 * 4)
 
 
-@pytest.mark.parametrize("replicas, ipus, shards", [(1, 8, 1), (2, 8, 2), (8, 8, 2), (16, 8, 2), (4, 4, 4), (6, 4, 3),
-                                                    (2, 16, 1), (2, 32, 1)])
+@pytest.mark.parametrize(
+    "replicas, ipus, shards",
+    [(1, 8, 1), (2, 8, 2), (8, 8, 2), (16, 8, 2), (4, 4, 4), (6, 4, 3), (2, 16, 1), (2, 32, 1)],
+)
 def test_optimizer_state_is_shared_by_the_replicas_of_a_process_of_sixteen_ipus(replicas, ipus, shards):
     footprint = FLOAT._replace(sharding_replicas=replicas)
     assert footprint.shards(ipus) == shards
     assert stage_memory(measure(UNITS, 0, 1), 0, 1, ipus, footprint).optimizer == -(-800 // shards)
 
 
-@pytest.mark.parametrize("opts, weight, gradient, optimizer, activation", [
-    (["MODEL.PRECISION", "32.32"], 4, 4, 8, 4), (["MODEL.PRECISION", "16.32"], 4, 4, 8, 2),
-    (["MODEL.PRECISION", "16.16"], 2, 2, 6, 2), (["MODEL.PRECISION", "mix"], 4, 4, 8, 4),
-    (["MODEL.PRECISION", "16.16", "TRAIN.OPTIMIZER.NAME", "sgd"], 2, 2, 2, 2),
-    (["TRAIN.OPTIMIZER.NAME", "sgd"], 4, 4, 4, 4)])
+@pytest.mark.parametrize(
+    "opts, weight, gradient, optimizer, activation",
+    [
+        (["MODEL.PRECISION", "32.32"], 4, 4, 8, 4),
+        (["MODEL.PRECISION", "16.32"], 4, 4, 8, 2),
+        (["MODEL.PRECISION", "16.16"], 2, 2, 6, 2),
+        (["MODEL.PRECISION", "mix"], 4, 4, 8, 4),
+        (["MODEL.PRECISION", "16.16", "TRAIN.OPTIMIZER.NAME", "sgd"], 2, 2, 2, 2),
+        (["TRAIN.OPTIMIZER.NAME", "sgd"], 4, 4, 4, 4),
+    ],
+)
 def test_footprint_has_the_types_that_the_optimizer_is_given(opts, weight, gradient, optimizer, activation):
     accelerator.select("cpu")
     config = get_config("SWIN_TINY", opts)
@@ -110,16 +120,27 @@ def test_footprint_has_the_types_that_the_optimizer_is_given(opts, weight, gradi
     model = torch.nn.Linear(2, 2)
     model.no_weight_decay, model.no_weight_decay_keywords = set, set
     built = build_optimizer(config, model, Launch(0, 1, 1, 1))
-    names = ["velocity_accum_type"] if config.TRAIN.OPTIMIZER.NAME == "sgd" else [
-        "first_order_momentum_accum_type", "second_order_momentum_accum_type"]
+    names = (
+        ["velocity_accum_type"]
+        if config.TRAIN.OPTIMIZER.NAME == "sgd"
+        else ["first_order_momentum_accum_type", "second_order_momentum_accum_type"]
+    )
     size = {torch.float16: 2, torch.float32: 4}
     assert size[built.accum_type] == footprint.gradient
     assert sum(size[getattr(built, name)] for name in names) == footprint.optimizer
 
 
 def test_footprint_follows_the_configuration():
-    opts = ["DATA.BATCH_SIZE", "7", "IPU.RECOMPUTATION", "False", "IPU.REPLICAS", "6",
-            "IPU.REPLICATED_TENSOR_SHARDING", "True"]
+    opts = [
+        "DATA.BATCH_SIZE",
+        "7",
+        "IPU.RECOMPUTATION",
+        "False",
+        "IPU.REPLICAS",
+        "6",
+        "IPU.REPLICATED_TENSOR_SHARDING",
+        "True",
+    ]
     assert configured_footprint(get_config("SWIN_TINY", opts))[4:] == (7, False, 6)
     assert configured_footprint(get_config("SWIN_TINY", opts[:-2]))[4:] == (7, False, 1)
 
@@ -129,7 +150,9 @@ def test_stages_on_one_ipu_add_up_but_work_in_turn():
     assert together([]).total == 0
 
 
-@pytest.mark.parametrize("total, verdict", [(USABLE_BYTES, "fits"), (USABLE_BYTES + 1, "tight"), (IPU_BYTES, "tight"),
-                                            (IPU_BYTES + 1, "does not fit")])
+@pytest.mark.parametrize(
+    "total, verdict",
+    [(USABLE_BYTES, "fits"), (USABLE_BYTES + 1, "tight"), (IPU_BYTES, "tight"), (IPU_BYTES + 1, "does not fit")],
+)
 def test_verdict_leaves_room_for_what_is_not_counted(total, verdict):
     assert Memory(total - 4, 1, 1, 1, 1).verdict == verdict

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The numbers of the plan, against ones computed by hand."""
+
 from typing import Any
 
 import pytest
@@ -12,9 +13,28 @@ from planning.memory import configured_footprint, measure, stage_memory
 from planning.plan import PEAK_FLOAT, PEAK_HALF, describe, make_plan
 
 # Eight tokens' width, two layers of two and one blocks: 4 x 4 tokens of 8 channels, then 2 x 2 of 16; one window each.
-SMALL = ["DATA.IMG_SIZE", "8", "DATA.BATCH_SIZE", "3", "MODEL.NUM_CLASSES", "10", "MODEL.SWIN.PATCH_SIZE", "2",
-         "MODEL.SWIN.EMBED_DIM", "8", "MODEL.SWIN.DEPTHS", "[2, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]",
-         "MODEL.SWIN.WINDOW_SIZE", "4", "TRAIN.ACCUMULATION_STEPS", "10", "IPU.REPLICAS", "2"]
+SMALL = [
+    "DATA.IMG_SIZE",
+    "8",
+    "DATA.BATCH_SIZE",
+    "3",
+    "MODEL.NUM_CLASSES",
+    "10",
+    "MODEL.SWIN.PATCH_SIZE",
+    "2",
+    "MODEL.SWIN.EMBED_DIM",
+    "8",
+    "MODEL.SWIN.DEPTHS",
+    "[2, 1]",
+    "MODEL.SWIN.NUM_HEADS",
+    "[1, 2]",
+    "MODEL.SWIN.WINDOW_SIZE",
+    "4",
+    "TRAIN.ACCUMULATION_STEPS",
+    "10",
+    "IPU.REPLICAS",
+    "2",
+]
 EMBEDDING = 16 * 12 * 8
 ATTENTION, MLP = 16 * 8 * 4 * 8 + 2 * 16 * 16 * 8, 2 * 16 * 8 * 32
 MERGING = 4 * 32 * 16
@@ -49,8 +69,9 @@ def test_update_bubble_and_throughput_are_as_computed_by_hand():
     assert plan.throughput == pytest.approx(60 / (step * 12))
 
 
-@pytest.mark.parametrize("precision, peak", [("32.32", PEAK_FLOAT), ("16.16", PEAK_HALF), ("16.32", PEAK_HALF),
-                                             ("mix", PEAK_FLOAT)])
+@pytest.mark.parametrize(
+    "precision, peak", [("32.32", PEAK_FLOAT), ("16.16", PEAK_HALF), ("16.32", PEAK_HALF), ("mix", PEAK_FLOAT)]
+)
 def test_rate_is_that_of_the_activations_type(precision, peak):
     assert make_plan(configured("[3]", "MODEL.PRECISION", precision)).peak == peak
     assert PEAK_HALF == 4 * PEAK_FLOAT == 250e12 / 2
@@ -71,8 +92,10 @@ def test_memory_of_each_ipu_is_its_stages():
 def test_head_on_the_first_ipu_counts_there():
     plan = make_plan(configured("[2, 1]", "IPU.MAPPING", "[0, 1, 0]"))
     assert (plan.layers, plan.mapping, len(plan.ipus)) == ([2, 1], [0, 1, 0], 2)
-    assert [ipu.macs for ipu in plan.ipus] == [EMBEDDING + 2 * (ATTENTION + MLP) + MERGING + HEAD,
-                                               LAST_ATTENTION + LAST_MLP]
+    assert [ipu.macs for ipu in plan.ipus] == [
+        EMBEDDING + 2 * (ATTENTION + MLP) + MERGING + HEAD,
+        LAST_ATTENTION + LAST_MLP,
+    ]
     assert plan.ipus[0].training_macs == 4 * plan.ipus[0].macs - HEAD
     assert plan.ipus[0].parameters - make_plan(configured("[2, 1]")).ipus[0].parameters == 2 * 16 + 17 * 10
     assert [ipu.in_flight for ipu in plan.ipus] == [5, 3]
@@ -93,13 +116,28 @@ def test_ipu_without_a_stage_holds_nothing():
     assert plan.balance == pytest.approx(3 * plan.slowest / plan.macs)
 
 
-@pytest.mark.parametrize("layers, words", [
-    ("[12]", ["embedding, 0.0-0.1, merging, 1.0-1.1, merging, 2.0-2.5, merging, 3.0-3.1, norm, head"]),
-    ("[0.5, 1, 2.5, 8]", ["embedding, 0.0 attention", "0.0 MLP, 0.1 attention", "0.1 MLP, merging, 1.0-1.1, merging",
-                          "2.0-2.5, merging, 3.0-3.1, norm, head"]),
-    ("[11.5, 0.5]", ["embedding, 0.0-0.1, merging, 1.0-1.1, merging, 2.0-2.5, merging, 3.0, 3.1 attention",
-                     "3.1 MLP, norm, head"]),
-])
+@pytest.mark.parametrize(
+    "layers, words",
+    [
+        ("[12]", ["embedding, 0.0-0.1, merging, 1.0-1.1, merging, 2.0-2.5, merging, 3.0-3.1, norm, head"]),
+        (
+            "[0.5, 1, 2.5, 8]",
+            [
+                "embedding, 0.0 attention",
+                "0.0 MLP, 0.1 attention",
+                "0.1 MLP, merging, 1.0-1.1, merging",
+                "2.0-2.5, merging, 3.0-3.1, norm, head",
+            ],
+        ),
+        (
+            "[11.5, 0.5]",
+            [
+                "embedding, 0.0-0.1, merging, 1.0-1.1, merging, 2.0-2.5, merging, 3.0, 3.1 attention",
+                "3.1 MLP, norm, head",
+            ],
+        ),
+    ],
+)
 def test_stages_are_described_block_by_block(layers, words):
     config = get_config("SWIN_TINY", ["IPU.LAYERS_PER_IPU", layers])
     assert [ipu.content for ipu in make_plan(config).ipus] == words
@@ -107,4 +145,8 @@ def test_stages_are_described_block_by_block(layers, words):
 
 def test_a_single_unit_is_described():
     assert [describe([unit]) for unit in configured_units(configured("[3]"))[:4]] == [
-        "embedding", "0.0 attention", "0.0 MLP", "0.1 attention"]
+        "embedding",
+        "0.0 attention",
+        "0.0 MLP",
+        "0.1 attention",
+    ]

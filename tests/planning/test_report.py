@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The plan for people: its text, its picture, and the flags that ask for them."""
+
 import os
 import re
 import sys
@@ -21,10 +22,22 @@ from planning.plan import make_plan
 
 def test_report_of_a_named_configuration_has_its_numbers():
     text = report.text(get_config("SWIN_TINY"))
-    for words in ("28,288,354 parameters", "4.49 GMACs", "897 MiB", "1,472 tiles x 624 KiB", "recomputation on",
-                  "replicated tensor sharding off", "micro-batch 4 x accumulation 64 x 4 replicas = 1,024 samples",
-                  "4 a replica x 4 replicas = 16", "3 / 64, for F = 4", "estimate", "assumption",
-                  "LAYERS_PER_IPU: [2, 3, 5, 2]", "31.25 TMAC/s", "1,000 classes assumed"):
+    for words in (
+        "28,288,354 parameters",
+        "4.49 GMACs",
+        "897 MiB",
+        "1,472 tiles x 624 KiB",
+        "recomputation on",
+        "replicated tensor sharding off",
+        "micro-batch 4 x accumulation 64 x 4 replicas = 1,024 samples",
+        "4 a replica x 4 replicas = 16",
+        "3 / 64, for F = 4",
+        "estimate",
+        "assumption",
+        "LAYERS_PER_IPU: [2, 3, 5, 2]",
+        "31.25 TMAC/s",
+        "1,000 classes assumed",
+    ):
         assert words in text, words
     assert "warning" not in text and "reserved" not in text
 
@@ -81,8 +94,7 @@ def test_ipus_without_a_stage_are_not_filled_by_the_automatic_split():
 
 
 def test_ipus_that_are_too_small_are_warned_of():
-    tight = report.text(get_config("SWIN_BASE_22K_PRETRAIN",
-                                        ["IPU.LAYERS_PER_IPU", "[2, 2, 3, 3, 5, 5, 2, 2]"]))
+    tight = report.text(get_config("SWIN_BASE_22K_PRETRAIN", ["IPU.LAYERS_PER_IPU", "[2, 2, 3, 3, 5, 5, 2, 2]"]))
     assert re.search(r"warning: IPU 7 of a replica is tight: \d+ of 897 MiB", tight)
     assert "no split" not in tight
     opts = ["DATA.BATCH_SIZE", "128", "IPU.LAYERS_PER_IPU", "auto", "IPU.IPUS_PER_REPLICA", "0"]
@@ -92,16 +104,38 @@ def test_ipus_that_are_too_small_are_warned_of():
     assert max(map(len, heavy.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("opts, advice", [
-    (["DATA.BATCH_SIZE", "300"],
-     "lower DATA.BATCH_SIZE and raise the accumulation, or use --precision 16.16, or use --rts"),
-    (["DATA.BATCH_SIZE", "300", "MODEL.PRECISION", "16.16", "IPU.REPLICAS", "1"],
-     "lower DATA.BATCH_SIZE and raise the accumulation"),
-    (["DATA.BATCH_SIZE", "1", "MODEL.PRECISION", "16.16", "IPU.REPLICATED_TENSOR_SHARDING", "True", "IPU.RECOMPUTATION",
-      "False", "DATA.IMG_SIZE", "2240"], "turn IPU.RECOMPUTATION on"),
-    (["DATA.BATCH_SIZE", "1", "MODEL.PRECISION", "16.16", "IPU.REPLICAS", "1", "DATA.IMG_SIZE", "4480"],
-     "take a smaller model"),
-])
+@pytest.mark.parametrize(
+    "opts, advice",
+    [
+        (
+            ["DATA.BATCH_SIZE", "300"],
+            "lower DATA.BATCH_SIZE and raise the accumulation, or use --precision 16.16, or use --rts",
+        ),
+        (
+            ["DATA.BATCH_SIZE", "300", "MODEL.PRECISION", "16.16", "IPU.REPLICAS", "1"],
+            "lower DATA.BATCH_SIZE and raise the accumulation",
+        ),
+        (
+            [
+                "DATA.BATCH_SIZE",
+                "1",
+                "MODEL.PRECISION",
+                "16.16",
+                "IPU.REPLICATED_TENSOR_SHARDING",
+                "True",
+                "IPU.RECOMPUTATION",
+                "False",
+                "DATA.IMG_SIZE",
+                "2240",
+            ],
+            "turn IPU.RECOMPUTATION on",
+        ),
+        (
+            ["DATA.BATCH_SIZE", "1", "MODEL.PRECISION", "16.16", "IPU.REPLICAS", "1", "DATA.IMG_SIZE", "4480"],
+            "take a smaller model",
+        ),
+    ],
+)
 def test_advice_leaves_out_what_is_done_already(opts, advice):
     text = " ".join(report.text(get_config("SWIN_TINY", opts)).split())
     assert text.endswith(f"(2F-1 for F stages): {advice}")
@@ -145,15 +179,19 @@ def test_plan_is_drawn_as_png_with_a_bar_for_each_ipu(undisturbed, name, capsys,
     figure_module = pytest.importorskip("matplotlib.figure")
     drawn = []
     plain = figure_module.Figure.savefig
-    monkeypatch.setattr(figure_module.Figure, "savefig",
-                        lambda self, *args, **kwargs: (drawn.append(self), plain(self, *args, **kwargs)))
+    monkeypatch.setattr(
+        figure_module.Figure,
+        "savefig",
+        lambda self, *args, **kwargs: (drawn.append(self), plain(self, *args, **kwargs)),
+    )
     train_swin.main(["--cfg", name, "--plan-output", "plan.png"])
     assert (undisturbed / "plan.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "balance" in capsys.readouterr().out
     plan = make_plan(get_config(name))
     work, memory = drawn[0].axes
-    assert [bar.get_height() for bar in work.patches] == pytest.approx([100 * ipu.macs / plan.macs
-                                                                        for ipu in plan.ipus])
+    assert [bar.get_height() for bar in work.patches] == pytest.approx(
+        [100 * ipu.macs / plan.macs for ipu in plan.ipus]
+    )
     tops = [0.0] * len(plan.ipus)
     for index, bar in enumerate(memory.patches):
         tops[index % len(tops)] = max(tops[index % len(tops)], bar.get_y() + bar.get_height())

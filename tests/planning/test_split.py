@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The automatic split: exact against all splits of small models, and never worse than the hand-made ones."""
+
 import itertools
 import math
 from typing import Iterator, List, Tuple
@@ -19,8 +20,9 @@ from planning.split import balanced_split, fewest_ipus_split, minimax_split
 
 UNITS = tuple(swin_units(layer_shapes(64, 4, 64, [1, 2], [2, 4], 4), 4, 3, 3000, 4.0))
 STARTS = [0, 2, 4, 5, 6, 7, 8]  # the embedding, and each half block after the first half; the norm
-FOOTPRINT = Footprint(weight=4, gradient=4, optimizer=8, activation=4, micro_batch=1, recompute=True,
-                      sharding_replicas=1)
+FOOTPRINT = Footprint(
+    weight=4, gradient=4, optimizer=8, activation=4, micro_batch=1, recompute=True, sharding_replicas=1
+)
 
 
 def all_splits(length: int, stages: int) -> Iterator[Tuple[int, ...]]:
@@ -40,8 +42,11 @@ def judge(begins: Tuple[int, ...], footprint: Footprint) -> Tuple[float, int]:
 @settings(max_examples=150, deadline=None)
 @given(length=st.integers(1, 8), stages=st.integers(1, 9), draw=st.randoms(use_true_random=False))
 def test_dearest_stage_is_as_cheap_as_in_the_best_of_all_splits(length, stages, draw):
-    table = {(begin, end, stage): math.inf if draw.random() < 0.25 else draw.randint(1, 20)
-             for begin, end in itertools.combinations(range(length + 1), 2) for stage in range(stages)}
+    table = {
+        (begin, end, stage): math.inf if draw.random() < 0.25 else draw.randint(1, 20)
+        for begin, end in itertools.combinations(range(length + 1), 2)
+        for stage in range(stages)
+    }
 
     def dearest(begins: List[int]) -> float:
         edges = [*begins, length]
@@ -58,20 +63,29 @@ def test_dearest_stage_is_as_cheap_as_in_the_best_of_all_splits(length, stages, 
 
 def test_stages_may_begin_with_each_half_of_a_block_and_with_the_head():
     names = [UNITS[start].module for start in balanced_split(UNITS, FOOTPRINT, len(STARTS))]
-    assert names == ["patch_embed", "layers.0.blocks.0.norm2", "layers.1.blocks.0", "layers.1.blocks.0.norm2",
-                     "layers.1.blocks.1", "layers.1.blocks.1.norm2", "norm"]
+    assert names == [
+        "patch_embed",
+        "layers.0.blocks.0.norm2",
+        "layers.1.blocks.0",
+        "layers.1.blocks.0.norm2",
+        "layers.1.blocks.1",
+        "layers.1.blocks.1.norm2",
+        "norm",
+    ]
 
 
 # From room for every split to room for none: by activations, which early stages stash, and by optimizer state.
-FOOTPRINTS = [FOOTPRINT, *[FOOTPRINT._replace(micro_batch=size) for size in (250, 300, 350, 10**6)],
-              *[FOOTPRINT._replace(optimizer=size) for size in (900, 1200, 1500)]]
+FOOTPRINTS = [
+    FOOTPRINT,
+    *[FOOTPRINT._replace(micro_batch=size) for size in (250, 300, 350, 10**6)],
+    *[FOOTPRINT._replace(optimizer=size) for size in (900, 1200, 1500)],
+]
 
 
 @pytest.mark.parametrize("stages", range(1, 8))
 @pytest.mark.parametrize("footprint", FOOTPRINTS, ids=str)
 def test_split_is_the_fastest_that_fits_and_then_the_one_with_most_room(stages, footprint):
-    judged = [judge(tuple(STARTS[index] for index in begins), footprint)
-              for begins in all_splits(len(STARTS), stages)]
+    judged = [judge(tuple(STARTS[index] for index in begins), footprint) for begins in all_splits(len(STARTS), stages)]
     found = judge(balanced_split(UNITS, footprint, stages), footprint)
     if math.isfinite(min(judged)[0]):
         assert found == min(judged)
@@ -80,8 +94,10 @@ def test_split_is_the_fastest_that_fits_and_then_the_one_with_most_room(stages, 
 
 
 def test_memory_decides_in_some_of_these_cases():
-    slowest = {tuple(judge(balanced_split(UNITS, footprint, stages), footprint)[0] for stages in range(1, 8))
-               for footprint in FOOTPRINTS}
+    slowest = {
+        tuple(judge(balanced_split(UNITS, footprint, stages), footprint)[0] for stages in range(1, 8))
+        for footprint in FOOTPRINTS
+    }
     assert len(slowest) == len(FOOTPRINTS)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The recorded interface of PopTorch, read for tests."""
+
 import importlib
 import json
 from pathlib import Path

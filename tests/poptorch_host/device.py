@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """A model with its weight updates but without an executor, for tests of updates alone."""
+
 import copy
 from typing import Any, Callable, Dict, List, Sequence
 
@@ -31,8 +32,9 @@ class WithLoss(torch.nn.Module):
 def make_batches(count: int, rows: int = 8, seed: int = 1) -> List[Any]:
     """(inputs, targets) of `count` steps."""
     generator = torch.Generator().manual_seed(seed)
-    return [(torch.randn(rows, 6, generator=generator), torch.randn(rows, 3, generator=generator))
-            for _ in range(count)]
+    return [
+        (torch.randn(rows, 6, generator=generator), torch.randn(rows, 3, generator=generator)) for _ in range(count)
+    ]
 
 
 def make_options(accumulation: int = 1, **popart: Any) -> poptorch.Options:
@@ -51,16 +53,25 @@ class Device:
         make_optimizer: makes the optimizer from the model's parameters.
     """
 
-    def __init__(self, model: torch.nn.Module, make_optimizer: Callable[[Any], torch.optim.Optimizer],
-                 options: poptorch.Options = None, seed: int = 0):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        make_optimizer: Callable[[Any], torch.optim.Optimizer],
+        options: poptorch.Options = None,
+        seed: int = 0,
+    ):
         self.options = options or poptorch.Options()
         self.model, self.module = model, copy.deepcopy(model)
         self.optimizer = make_optimizer(model.parameters())
         self.latch = OptimizerLatch(self.options)
         self.latch.set(self.optimizer)
         self.parameters = dict(self.module.named_parameters())
-        self.update = WeightUpdate(self.latch, [(name, parameter, self.parameters[name])
-                                                for name, parameter in model.named_parameters()], self.options, seed)
+        self.update = WeightUpdate(
+            self.latch,
+            [(name, parameter, self.parameters[name]) for name, parameter in model.named_parameters()],
+            self.options,
+            seed,
+        )
 
     @property
     def weights(self) -> List[torch.Tensor]:
@@ -95,8 +106,13 @@ class Device:
         self.update.mark_run()
 
 
-def train_on_host(model: torch.nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor,
-                  targets: torch.Tensor, max_norm: float = None) -> None:
+def train_on_host(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    max_norm: float = None,
+) -> None:
     """The same update as `Device.train`, in plain PyTorch."""
     optimizer.zero_grad(set_to_none=True)
     torch.nn.functional.mse_loss(model(inputs), targets).backward()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Small models for the tests of executors."""
+
 from typing import Any, Callable
 
 import poptorch_host as poptorch
@@ -33,8 +34,7 @@ class Classifier(torch.nn.Module):
 def classifier_batch(rows: int = 2, features: int = 4, classes: int = 3):
     """Inputs and labels."""
     generator = torch.Generator().manual_seed(1)
-    return (torch.randn(rows, features, generator=generator),
-            torch.randint(0, classes, (rows,), generator=generator))
+    return (torch.randn(rows, features, generator=generator), torch.randint(0, classes, (rows,), generator=generator))
 
 
 def trained(model: torch.nn.Module, options: poptorch.Options = None, lr: float = 0.1) -> poptorch.PoplarExecutor:

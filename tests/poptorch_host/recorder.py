@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """An execution that writes down what operations tell it, for tests of operations."""
+
 import contextlib
 
 from poptorch_host import context

@@ -5,6 +5,7 @@
 It knows plain modules, SGD without momentum, and the options that decide how a batch is cut, reduced and returned. It
 shares no code with the package.
 """
+
 import copy
 from typing import Any, Dict, List, NamedTuple, Tuple
 
@@ -57,13 +58,13 @@ def cut(inputs: Tuple[torch.Tensor, ...], pieces: int) -> List[Tuple[torch.Tenso
     rows = []
     for piece in range(pieces):
         sizes = [len(tensor) // pieces for tensor in inputs]
-        rows.append(tuple(tensor[piece * size:(piece + 1) * size] for tensor, size in zip(inputs, sizes)))
+        rows.append(tuple(tensor[piece * size : (piece + 1) * size] for tensor, size in zip(inputs, sizes)))
     return rows
 
 
 def gather(plan: Plan, values: List[torch.Tensor]) -> torch.Tensor:
     """What a call returns of one output, given its value for every micro-batch."""
-    steps = [values[start:start + plan.replicas] for start in range(0, len(values), plan.replicas)]
+    steps = [values[start : start + plan.replicas] for start in range(0, len(values), plan.replicas)]
     if plan.mode == "All":
         kept = [value for step in steps for value in step]
     elif plan.mode == "Final":

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Every recorded public name is there, of its kind and with its signature; importing has no side effects."""
+
 import ast
 import inspect
 import subprocess
@@ -111,8 +112,11 @@ def test_option_keys_made_by_setters_are_the_recorded_ones():
     arguments = {"modelName": "n", "setAvailableMemoryProportion": {"IPU0": 1}, "useOfflineIpuTarget": 2}
     for kind, setters in RECORD["option_keys"]["created_by_setter"].items():
         for setter, keys in setters.items():
-            owner = {"Options": poptorch.Options(), "TensorLocationSettings": poptorch.TensorLocationSettings(),
-                     "_TensorLocationOptions": poptorch.Options().TensorLocations}[kind]
+            owner = {
+                "Options": poptorch.Options(),
+                "TensorLocationSettings": poptorch.TensorLocationSettings(),
+                "_TensorLocationOptions": poptorch.Options().TensorLocations,
+            }[kind]
             location = kind == "_TensorLocationOptions" and setter.startswith("set")
             ordinary = 64 if kind == "_TensorLocationOptions" or setter.startswith("min") else True
             getattr(owner, setter)(poptorch.TensorLocationSettings() if location else arguments.get(setter, ordinary))
@@ -132,8 +136,15 @@ def test_recorded_name_of_popdist_has_its_signature(name):
     entry, found = RECORD["popdist_observed"][name], find(name)
     if entry["kind"] == "class":
         assert issubclass(found, find(entry["bases"][0]))
-        found, entry = found.__init__, {"params": [{"name": "self", "kind": "POSITIONAL_OR_KEYWORD",
-                                                    "has_default": False}, *entry["init_params"]]}
+        found, entry = (
+            found.__init__,
+            {
+                "params": [
+                    {"name": "self", "kind": "POSITIONAL_OR_KEYWORD", "has_default": False},
+                    *entry["init_params"],
+                ]
+            },
+        )
     assert actual_parameters(found) == parameters(entry)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Enumerations: names, kinds and values, as recorded in data/poptorch-api.json, and those of popart."""
+
 import ast
 import enum
 import pickle

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Exceptions and the log."""
+
 import logging
 import pickle
 
@@ -34,9 +35,16 @@ def test_recoverable_error_names_an_action():
     assert hasattr(poptorch.RecoverableError("x"), "recovery_action") and poptorch.Error("x").message == "x"
 
 
-@pytest.mark.parametrize("name, number, expected", [
-    ("TRACE", 0, logging.DEBUG), ("DEBUG", 1, logging.DEBUG), ("INFO", 2, logging.INFO), ("WARN", 3, logging.WARNING),
-    ("ERR", 4, logging.ERROR)])
+@pytest.mark.parametrize(
+    "name, number, expected",
+    [
+        ("TRACE", 0, logging.DEBUG),
+        ("DEBUG", 1, logging.DEBUG),
+        ("INFO", 2, logging.INFO),
+        ("WARN", 3, logging.WARNING),
+        ("ERR", 4, logging.ERROR),
+    ],
+)
 def test_log_level_is_set_by_name_and_by_number(level, name, number, expected):
     for value in (name, number):
         poptorch.logger.setLevel(logging.NOTSET)
@@ -51,8 +59,15 @@ def test_log_level_off_silences_even_critical_lines(level):
         assert not poptorch.logger.isEnabledFor(logging.CRITICAL)
 
 
-@pytest.mark.parametrize("value, message", [(5, "Invalid log level integer"), (7, "Invalid log level integer"),
-                                            ("LOUD", "Unknown log level"), ("debug", "Unknown log level")])
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (5, "Invalid log level integer"),
+        (7, "Invalid log level integer"),
+        ("LOUD", "Unknown log level"),
+        ("debug", "Unknown log level"),
+    ],
+)
 def test_unknown_log_level_is_refused(value, message):
     with pytest.raises(ValueError, match=message):
         poptorch.setLogLevel(value)

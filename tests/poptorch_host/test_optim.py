@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Optimizers as objects: what they accept, what is variable, how they copy, step on the host, and are scheduled."""
+
 import copy
 import inspect
 import math
@@ -29,12 +30,21 @@ def net():
 
 # Construction
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("poptorch.optim.")
-                                  and name.endswith(".__init__") or name == "poptorch.optim.LAMB.step"])
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in NAMES
+        if name.startswith("poptorch.optim.") and name.endswith(".__init__") or name == "poptorch.optim.LAMB.step"
+    ],
+)
 def test_signature_equals_the_recorded_one(name):
     recorded = [(p["name"], p["kind"], p["default"]) for p in NAMES[name]["params"]]
-    actual = [(p.name, p.kind.name, None if p.default is p.empty else repr(p.default))
-              for p in inspect.signature(find(name)).parameters.values()]
+    actual = [
+        (p.name, p.kind.name, None if p.default is p.empty else repr(p.default))
+        for p in inspect.signature(find(name)).parameters.values()
+    ]
     assert actual == recorded
 
 
@@ -88,8 +98,9 @@ def test_sgd_without_lr_refused(net):
 
 
 @pytest.mark.parametrize("cls", [optim.Adam, optim.AdamW, optim.LAMB])
-@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"eps": -1.0}, {"weight_decay": -1.0}, {"betas": (1.0, 0.9)},
-                                   {"betas": (0.9, -0.1)}])
+@pytest.mark.parametrize(
+    "wrong", [{"lr": -1.0}, {"eps": -1.0}, {"weight_decay": -1.0}, {"betas": (1.0, 0.9)}, {"betas": (0.9, -0.1)}]
+)
 def test_values_out_of_range_are_refused_by_the_constructor(cls, net, wrong):
     with pytest.raises(ValueError, match="Invalid"):
         cls(net.parameters(), **wrong)
@@ -109,6 +120,7 @@ def test_velocity_scaling_of_combined_sgd_is_an_attribute_of_each_group(net):
 
 
 # Variable and constant
+
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_attribute_is_variable_exactly_when_given(cls, net):
@@ -147,9 +159,13 @@ def test_variable_attributes_stand_alone():
 
 # Copies
 
+
 @pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda original: pickle.loads(pickle.dumps(original))],
-                         ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda original: pickle.loads(pickle.dumps(original))],
+    ids=["copy", "deepcopy", "pickle"],
+)
 def test_copy_keeps_every_attribute(cls, net, duplicate):
     optimizer = cls(net.parameters(), lr=0.1, loss_scaling=3.0, accum_type=HALF)
     optimizer.variable_attrs.markAsVariable("weight_decay")
@@ -159,7 +175,8 @@ def test_copy_keeps_every_attribute(cls, net, duplicate):
             assert getattr(duplicated, name) == getattr(optimizer, name), name
     assert not duplicated.variable_attrs.isConstant("weight_decay")
     assert [{**group, "params": None} for group in duplicated.param_groups] == [
-        {**group, "params": None} for group in optimizer.param_groups]
+        {**group, "params": None} for group in optimizer.param_groups
+    ]
     assert duplicated.state_dict()["ipu_state"] is None
 
 
@@ -179,6 +196,7 @@ def test_copied_optimizer_can_be_changed_alone(net):
 
 
 # On the host
+
 
 @pytest.mark.parametrize("cls", CLASSES[:-1])
 def test_step_on_the_host_is_torchs(cls):
@@ -207,16 +225,26 @@ def lamb_by_hand(weight, gradients, lr, betas, eps, weight_decay, bias_correctio
     return weight
 
 
-@pytest.mark.parametrize("arguments", [dict(), dict(bias_correction=False), dict(max_weight_norm=0.3),
-                                       dict(weight_decay=0.0), dict(betas=(0.5, 0.8), eps=1e-4)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(),
+        dict(bias_correction=False),
+        dict(max_weight_norm=0.3),
+        dict(weight_decay=0.0),
+        dict(betas=(0.5, 0.8), eps=1e-4),
+    ],
+)
 def test_lamb_step_follows_the_paper(arguments):
     torch.manual_seed(0)
     weights = [torch.nn.Parameter(torch.randn(4, 5)), torch.nn.Parameter(torch.zeros(3))]
     gradients = [[torch.randn_like(weight) for weight in weights] for _ in range(4)]
     settings = dict(lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
     settings.update(arguments)
-    expected = [lamb_by_hand(weight.detach(), [step[index] for step in gradients], **settings)
-                for index, weight in enumerate(weights)]
+    expected = [
+        lamb_by_hand(weight.detach(), [step[index] for step in gradients], **settings)
+        for index, weight in enumerate(weights)
+    ]
     optimizer = optim.LAMB(weights, **settings)
     for step in gradients:
         for weight, gradient in zip(weights, step):
@@ -240,16 +268,21 @@ def test_lamb_step_returns_the_closures_loss(net):
 
 
 SCHEDULERS = {
-    "StepLR": lambda o: lr_scheduler.StepLR(o, 2, 0.5), "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [1, 3]),
-    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9), "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, abs),
-    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 4), "ConstantLR": lr_scheduler.ConstantLR,
-    "LinearLR": lr_scheduler.LinearLR, "PolynomialLR": lr_scheduler.PolynomialLR,
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 2, 0.5),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [1, 3]),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, abs),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 4),
+    "ConstantLR": lr_scheduler.ConstantLR,
+    "LinearLR": lr_scheduler.LinearLR,
+    "PolynomialLR": lr_scheduler.PolynomialLR,
     "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda step: 0.7),
     "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
     "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, 2, cycle_momentum=False),
     "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=9, cycle_momentum=False),
     "SequentialLR": lambda o: lr_scheduler.SequentialLR(
-        o, [lr_scheduler.ConstantLR(o, 0.1), lr_scheduler.ExponentialLR(o, 0.9)], [2]),
+        o, [lr_scheduler.ConstantLR(o, 0.1), lr_scheduler.ExponentialLR(o, 0.9)], [2]
+    ),
 }
 
 

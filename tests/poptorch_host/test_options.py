@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Options: what they store, refuse, freeze, copy and read from text."""
+
 import copy
 import logging
 import pickle
@@ -22,28 +23,57 @@ def every_setter():
     """A call of every setter, as a function of the options and the name it is known by."""
     settings = poptorch.TensorLocationSettings().useOnChipStorage(False)
     general = {
-        "deviceIterations": [2], "replicationFactor": [2], "autoRoundNumIPUs": [True], "broadcastBuffers": [False],
-        "outputMode": [poptorch.OutputMode.All], "randomSeed": [7], "logDir": ["logs"], "modelName": ["net"],
-        "maxRepeatLogs": [9], "setAvailableMemoryProportion": [{"IPU0": 0.5}], "enableExecutableCaching": ["cache"],
-        "useIpuModel": [True], "useIpuId": [3], "useOfflineIpuTarget": [], "syncPattern": [poptorch.SyncPattern.Full],
-        "connectionType": [poptorch.ConnectionType.OnDemand], "enableStableNorm": [True], "enableProfiling": ["here"],
-        "enableSyntheticData": [True], "logCycleCount": [True], "updatableNamedBuffers": [["mean"]],
-        "setExecutionStrategy": [poptorch.ShardedExecution()], "showCompilationProgressBar": [False],
-        "relaxOptimizerAttributesChecks": [], "disableModuleNamescope": [], "sourceLocationExcludes": [["lib"]],
-        "appendToLocationExcludes": ["more"], "inputReplicaGrouping": [1, poptorch.CommGroupType.Consecutive],
-        "Training.gradientAccumulation": [4], "Training.setAutomaticLossScaling": [True],
+        "deviceIterations": [2],
+        "replicationFactor": [2],
+        "autoRoundNumIPUs": [True],
+        "broadcastBuffers": [False],
+        "outputMode": [poptorch.OutputMode.All],
+        "randomSeed": [7],
+        "logDir": ["logs"],
+        "modelName": ["net"],
+        "maxRepeatLogs": [9],
+        "setAvailableMemoryProportion": [{"IPU0": 0.5}],
+        "enableExecutableCaching": ["cache"],
+        "useIpuModel": [True],
+        "useIpuId": [3],
+        "useOfflineIpuTarget": [],
+        "syncPattern": [poptorch.SyncPattern.Full],
+        "connectionType": [poptorch.ConnectionType.OnDemand],
+        "enableStableNorm": [True],
+        "enableProfiling": ["here"],
+        "enableSyntheticData": [True],
+        "logCycleCount": [True],
+        "updatableNamedBuffers": [["mean"]],
+        "setExecutionStrategy": [poptorch.ShardedExecution()],
+        "showCompilationProgressBar": [False],
+        "relaxOptimizerAttributesChecks": [],
+        "disableModuleNamescope": [],
+        "sourceLocationExcludes": [["lib"]],
+        "appendToLocationExcludes": ["more"],
+        "inputReplicaGrouping": [1, poptorch.CommGroupType.Consecutive],
+        "Training.gradientAccumulation": [4],
+        "Training.setAutomaticLossScaling": [True],
         "Training.accumulationAndReplicationReductionType": [poptorch.ReductionType.Sum],
         "Training.setMeanAccumulationAndReplicationReductionStrategy": [poptorch.MeanReductionStrategy.Running],
-        "Training.setConvolutionDithering": [True], "Precision.enableStochasticRounding": [True],
-        "Precision.enableFloatingPointExceptions": [True], "Precision.setPartialsType": [torch.half],
+        "Training.setConvolutionDithering": [True],
+        "Precision.enableStochasticRounding": [True],
+        "Precision.enableFloatingPointExceptions": [True],
+        "Precision.setPartialsType": [torch.half],
         "Precision.halfFloatCasting": [poptorch.HalfFloatCastingBehavior.Default],
-        "Precision.runningStatisticsAlwaysFloat": [True], "Distributed.disable": [],
-        "Distributed.configureProcessId": [0, 2], "Distributed.setEnvVarNames": ["A", "B"],
-        "TensorLocations.numIOTiles": [64], "TensorLocations.setActivationLocation": [settings],
-        "TensorLocations.setWeightLocation": [settings], "TensorLocations.setOptimizerLocation": [settings],
-        "TensorLocations.setAccumulatorLocation": [settings], "Jit.traceModel": [False],
-        "_Popart.set": ["enableOutlining", True], "_Popart.setPatterns": [{"OpToIdentity": True}],
-        "_Popart.setEngineOptions": [{"debug.branchRecordTile": "1"}]}
+        "Precision.runningStatisticsAlwaysFloat": [True],
+        "Distributed.disable": [],
+        "Distributed.configureProcessId": [0, 2],
+        "Distributed.setEnvVarNames": ["A", "B"],
+        "TensorLocations.numIOTiles": [64],
+        "TensorLocations.setActivationLocation": [settings],
+        "TensorLocations.setWeightLocation": [settings],
+        "TensorLocations.setOptimizerLocation": [settings],
+        "TensorLocations.setAccumulatorLocation": [settings],
+        "Jit.traceModel": [False],
+        "_Popart.set": ["enableOutlining", True],
+        "_Popart.setPatterns": [{"OpToIdentity": True}],
+        "_Popart.setEngineOptions": [{"debug.branchRecordTile": "1"}],
+    }
     return [pytest.param(name, arguments, id=name) for name, arguments in general.items()]
 
 
@@ -70,18 +100,39 @@ def test_setter_returns_what_can_be_chained(options, name, arguments):
     assert call(options, name, arguments) is owner
 
 
-@pytest.mark.parametrize("name, default", [
-    ("replication_factor", 1), ("input_group_size", 1), ("input_cgt", poptorch.CommGroupType.Consecutive),
-    ("broadcast_buffers", True), ("device_iterations", 1), ("log_dir", "."), ("max_repeat_logs", 4),
-    ("auto_round_num_ipus", False), ("anchored_tensors", {}), ("output_mode", poptorch.OutputMode.Default),
-    ("output_return_period", 1), ("connection_type", 0), ("sync_pattern", 0), ("available_memory_proportion", {})])
+@pytest.mark.parametrize(
+    "name, default",
+    [
+        ("replication_factor", 1),
+        ("input_group_size", 1),
+        ("input_cgt", poptorch.CommGroupType.Consecutive),
+        ("broadcast_buffers", True),
+        ("device_iterations", 1),
+        ("log_dir", "."),
+        ("max_repeat_logs", 4),
+        ("auto_round_num_ipus", False),
+        ("anchored_tensors", {}),
+        ("output_mode", poptorch.OutputMode.Default),
+        ("output_return_period", 1),
+        ("connection_type", 0),
+        ("sync_pattern", 0),
+        ("available_memory_proportion", {}),
+    ],
+)
 def test_option_before_any_setter_has_its_default(options, name, default):
     assert options.exists(name) and options(name) == default and getattr(options, name) == default
 
 
-@pytest.mark.parametrize("name, setter, argument, stored", [
-    ("model_name", "modelName", "net", "net"), ("use_model", "useIpuModel", True, True), ("ipu_id", "useIpuId", 2, 2),
-    ("ipu_version", "useOfflineIpuTarget", 21, 21), ("random_seed", "randomSeed", 5, 5)])
+@pytest.mark.parametrize(
+    "name, setter, argument, stored",
+    [
+        ("model_name", "modelName", "net", "net"),
+        ("use_model", "useIpuModel", True, True),
+        ("ipu_id", "useIpuId", 2, 2),
+        ("ipu_version", "useOfflineIpuTarget", 21, 21),
+        ("random_seed", "randomSeed", 5, 5),
+    ],
+)
 def test_option_without_default_exists_once_set(options, name, setter, argument, stored):
     assert not options.exists(name)
     with pytest.raises(AttributeError, match="Invalid attribute"):
@@ -90,18 +141,37 @@ def test_option_without_default_exists_once_set(options, name, setter, argument,
     assert getattr(options, name) == stored
 
 
-@pytest.mark.parametrize("setter, argument", [
-    ("deviceIterations", "4"), ("deviceIterations", 2.0), ("replicationFactor", 2.0), ("logDir", 3),
-    ("autoRoundNumIPUs", 1), ("broadcastBuffers", 0), ("maxRepeatLogs", "many")])
+@pytest.mark.parametrize(
+    "setter, argument",
+    [
+        ("deviceIterations", "4"),
+        ("deviceIterations", 2.0),
+        ("replicationFactor", 2.0),
+        ("logDir", 3),
+        ("autoRoundNumIPUs", 1),
+        ("broadcastBuffers", 0),
+        ("maxRepeatLogs", "many"),
+    ],
+)
 def test_value_of_another_type_is_refused(options, setter, argument):
     with pytest.raises(AssertionError, match="Unexpected type"):
         getattr(options, setter)(argument)
 
 
-@pytest.mark.parametrize("setter, argument", [
-    ("connectionType", 1), ("syncPattern", 0), ("outputMode", 2), ("outputMode", "All"), ("useIpuId", "0"),
-    ("setExecutionStrategy", "pipelined"), ("setExecutionStrategy", poptorch.PipelinedExecution), ("randomSeed", 0.5),
-    ("setAvailableMemoryProportion", {"ipu0": 0.5})])
+@pytest.mark.parametrize(
+    "setter, argument",
+    [
+        ("connectionType", 1),
+        ("syncPattern", 0),
+        ("outputMode", 2),
+        ("outputMode", "All"),
+        ("useIpuId", "0"),
+        ("setExecutionStrategy", "pipelined"),
+        ("setExecutionStrategy", poptorch.PipelinedExecution),
+        ("randomSeed", 0.5),
+        ("setAvailableMemoryProportion", {"ipu0": 0.5}),
+    ],
+)
 def test_argument_of_another_kind_is_refused(options, setter, argument):
     with pytest.raises(AssertionError):
         getattr(options, setter)(argument)
@@ -157,10 +227,14 @@ def test_update_refuses_an_option_that_is_there(options):
 
 def test_freezing_reaches_attributes_and_sub_options_but_not_anchors(options):
     options._freeze()
-    for change in (lambda: setattr(options, "device_iterations", 2), lambda: options.set(log_dir="x"),
-                   lambda: options.createOrSet(anything=1),
-                   lambda: setattr(options.Training, "gradient_accumulation", 2),
-                   lambda: options.Training.set(gradient_accumulation=2), options.checkIsFrozen):
+    for change in (
+        lambda: setattr(options, "device_iterations", 2),
+        lambda: options.set(log_dir="x"),
+        lambda: options.createOrSet(anything=1),
+        lambda: setattr(options.Training, "gradient_accumulation", 2),
+        lambda: options.Training.set(gradient_accumulation=2),
+        options.checkIsFrozen,
+    ):
         with pytest.raises(AttributeError, match="Can't modify frozen Options"):
             change()
     options.anchorTensor("short", "long")
@@ -266,12 +340,17 @@ def test_anchor_returns_nothing_and_keeps_its_mode(options):
     assert options.anchorTensor("a", "long/a") is None
     options.anchorTensor("b", "long/b", poptorch.OutputMode.EveryN, 2)
     options.anchorTensor("c", "long/c", poptorch.OutputMode.Default)
-    assert options.anchored_tensors == {"a": ["long/a", True], "c": ["long/c", True],
-                                        "b": ["long/b", False, poptorch.OutputMode.EveryN, 2]}
+    assert options.anchored_tensors == {
+        "a": ["long/a", True],
+        "c": ["long/c", True],
+        "b": ["long/b", False, poptorch.OutputMode.EveryN, 2],
+    }
 
 
-@pytest.mark.parametrize("size, kind", [(2, poptorch.CommGroupType.All), (8, poptorch.CommGroupType.Consecutive),
-                                        (3, poptorch.CommGroupType.Orthogonal)])
+@pytest.mark.parametrize(
+    "size, kind",
+    [(2, poptorch.CommGroupType.All), (8, poptorch.CommGroupType.Consecutive), (3, poptorch.CommGroupType.Orthogonal)],
+)
 def test_group_of_replicas_that_does_not_fit_is_refused(options, size, kind):
     with pytest.raises(ValueError):
         options.replicationFactor(4).inputReplicaGrouping(size, kind)
@@ -322,16 +401,25 @@ def test_profiling_adds_to_engine_options_and_warns_of_the_environment(options, 
     monkeypatch.setenv("POPLAR_ENGINE_OPTIONS", '{"autoReport.directory": "elsewhere"}')
     options.enableProfiling("reports")
     assert options._Popart.options["engineOptions"] == {
-        "mine": "1", "debug.allowOutOfMemory": "true", "autoReport.directory": "reports", "autoReport.all": "true"}
+        "mine": "1",
+        "debug.allowOutOfMemory": "true",
+        "autoReport.directory": "reports",
+        "autoReport.all": "true",
+    }
     assert "autoReport.directory" in caplog.text
     assert poptorch.Options().enableProfiling()._Popart.options["engineOptions"]["autoReport.directory"] == "."
 
 
-@pytest.mark.parametrize("setter, key, value, stored", [
-    ("logCycleCount", "instrumentWithHardwareCycleCounter", True, True),
-    ("enableStableNorm", "enableStableNorm", True, True),
-    ("enableSyntheticData", "syntheticDataMode", True, 2), ("enableSyntheticData", "syntheticDataMode", False, 0),
-    ("updatableNamedBuffers", "updatableNamedBuffers", ["a"], ["a"])])
+@pytest.mark.parametrize(
+    "setter, key, value, stored",
+    [
+        ("logCycleCount", "instrumentWithHardwareCycleCounter", True, True),
+        ("enableStableNorm", "enableStableNorm", True, True),
+        ("enableSyntheticData", "syntheticDataMode", True, 2),
+        ("enableSyntheticData", "syntheticDataMode", False, 0),
+        ("updatableNamedBuffers", "updatableNamedBuffers", ["a"], ["a"]),
+    ],
+)
 def test_option_of_the_compiler_is_stored_under_its_name(options, setter, key, value, stored):
     getattr(options, setter)(value)
     assert options._Popart.options[key] == stored
@@ -445,15 +533,29 @@ def test_location_settings_store_what_was_said():
     settings = poptorch.TensorLocationSettings()
     settings.minElementsForOffChip(4).minElementsForReplicatedTensorSharding(8).useOnChipStorage(True)
     settings.useReplicatedTensorSharding().useIOTilesToLoad(False).useIOTilesToStore()
-    assert settings.toDict() == {"minElementsForOffChip": 4, "minElementsForReplicatedTensorSharding": 8, "onChip": 1,
-                                 "useReplicatedTensorSharding": 1, "useIOTilesToLoad": 0, "useIOTilesToStore": 1}
+    assert settings.toDict() == {
+        "minElementsForOffChip": 4,
+        "minElementsForReplicatedTensorSharding": 8,
+        "onChip": 1,
+        "useReplicatedTensorSharding": 1,
+        "useIOTilesToLoad": 0,
+        "useIOTilesToStore": 1,
+    }
     assert "onChip" not in settings.useOnChipStorage(None).toDict()
     assert settings.useOnChipStorage(False).onChip == 0
 
 
-@pytest.mark.parametrize("setter", [
-    "minElementsForOffChip", "minElementsForReplicatedTensorSharding", "useOnChipStorage",
-    "useReplicatedTensorSharding", "useIOTilesToLoad", "useIOTilesToStore"])
+@pytest.mark.parametrize(
+    "setter",
+    [
+        "minElementsForOffChip",
+        "minElementsForReplicatedTensorSharding",
+        "useOnChipStorage",
+        "useReplicatedTensorSharding",
+        "useIOTilesToLoad",
+        "useIOTilesToStore",
+    ],
+)
 @pytest.mark.parametrize("argument", ["1", 1.5])
 def test_location_setting_of_another_type_is_refused(setter, argument):
     with pytest.raises(AssertionError):
@@ -542,21 +644,39 @@ def test_file_with_a_wrong_call_raises_what_the_call_raises(options, tmp_path):
 # Keys of the compiler.
 
 
-@pytest.mark.parametrize("key, value", [
-    ("enableOutlining", False), ("autoRecomputation", 3), ("timeLimitScheduler", 0), ("outlineThreshold", 1.5),
-    ("cachePath", "there"), ("saveInitializersToFile", "big.onnx"), ("engineOptions", {"a": "b"}),
-    ("accumulateOuterFragmentSettings.excludedVirtualGraphs", ["0"]), ("dotChecks", {"FINAL"})])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("enableOutlining", False),
+        ("autoRecomputation", 3),
+        ("timeLimitScheduler", 0),
+        ("outlineThreshold", 1.5),
+        ("cachePath", "there"),
+        ("saveInitializersToFile", "big.onnx"),
+        ("engineOptions", {"a": "b"}),
+        ("accumulateOuterFragmentSettings.excludedVirtualGraphs", ["0"]),
+        ("dotChecks", {"FINAL"}),
+    ],
+)
 def test_compiler_option_with_its_kind_of_value_passes(options, key, value):
     check_popart_options(options._Popart.set(key, value).options)
 
 
-@pytest.mark.parametrize("key, value, message", [
-    ("enableOutlinin", True, "Unknown bool option enableOutlinin"), ("noSuch", "text", "Unknown string option noSuch"),
-    ("autoRecomputation", "Pipeline", "Unknown string option autoRecomputation"),
-    ("enableOutlining", 1, "Unknown uint64 option enableOutlining"),
-    ("autoRecomputation", popart.RecomputationType.Pipeline,
-     r"Unknown value type RecomputationType .*use int\(RecomputationType.Pipeline\)"),
-    ("cachePath", None, "Unknown value type NoneType")])
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("enableOutlinin", True, "Unknown bool option enableOutlinin"),
+        ("noSuch", "text", "Unknown string option noSuch"),
+        ("autoRecomputation", "Pipeline", "Unknown string option autoRecomputation"),
+        ("enableOutlining", 1, "Unknown uint64 option enableOutlining"),
+        (
+            "autoRecomputation",
+            popart.RecomputationType.Pipeline,
+            r"Unknown value type RecomputationType .*use int\(RecomputationType.Pipeline\)",
+        ),
+        ("cachePath", None, "Unknown value type NoneType"),
+    ],
+)
 def test_compiler_option_unknown_or_of_another_kind_is_refused(options, key, value, message):
     with pytest.raises(poptorch.Error, match=message):
         check_popart_options(options._Popart.set(key, value).options)

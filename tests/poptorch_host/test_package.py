@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The package as something to install, and its README as something to follow."""
+
 import os
 import re
 import shutil
@@ -17,8 +18,15 @@ LEFTOVERS = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".*")
 
 def python(arguments, folder, path):
     environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], cwd=str(folder), env=environment, text=True, check=True,
-                          capture_output=True, timeout=120).stdout
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=str(folder),
+        env=environment,
+        text=True,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    ).stdout
 
 
 def files(folder):
@@ -33,8 +41,22 @@ def test_installed_package_has_every_file_and_runs_a_program(tmp_path):
     source, target = tmp_path / "source", tmp_path / "site"
     shutil.copytree(str(PACKAGE), str(source), ignore=LEFTOVERS)
     expected = files(source)
-    python(["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(target),
-            str(source)], tmp_path, "")
+    python(
+        [
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--target",
+            str(target),
+            str(source),
+        ],
+        tmp_path,
+        "",
+    )
     assert files(target / "poptorch_host") == expected
     program = "import poptorch, popdist.poptorch, sys; print(poptorch.__file__, poptorch.__version__)"
     printed = python(["-m", "poptorch_host", "-c", program], tmp_path, target).split()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Processes: what the environment of a launcher says, the options made of it, and two real processes."""
+
 import copy
 import datetime
 import os
@@ -17,9 +18,15 @@ from poptorch_host.popdist.poptorch import Options
 
 LAUNCHERS = {
     "torchrun": {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},
-    "poprun": {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "POPDIST_NUM_TOTAL_REPLICAS": "12",
-               "POPDIST_NUM_LOCAL_REPLICAS": "3", "POPDIST_NUM_IPUS_PER_REPLICA": "2",
-               "POPDIST_REPLICA_INDEX_OFFSET": "6"}}
+    "poprun": {
+        "OMPI_COMM_WORLD_RANK": "2",
+        "OMPI_COMM_WORLD_SIZE": "4",
+        "POPDIST_NUM_TOTAL_REPLICAS": "12",
+        "POPDIST_NUM_LOCAL_REPLICAS": "3",
+        "POPDIST_NUM_IPUS_PER_REPLICA": "2",
+        "POPDIST_REPLICA_INDEX_OFFSET": "6",
+    },
+}
 
 
 @pytest.fixture
@@ -32,17 +39,26 @@ def launched(monkeypatch):
     def launch(launcher, **more):
         for name, value in {**LAUNCHERS.get(launcher, {}), **more}.items():
             monkeypatch.setenv(name, value)
+
     return launch
 
 
 def report():
-    return (popdist.isPopdistEnvSet(), popdist.getInstanceIndex(), popdist.getNumInstances(),
-            popdist.getNumLocalReplicas(), popdist.getNumTotalReplicas(), popdist.getReplicaIndexOffset(),
-            popdist.getNumIpusPerReplica())
+    return (
+        popdist.isPopdistEnvSet(),
+        popdist.getInstanceIndex(),
+        popdist.getNumInstances(),
+        popdist.getNumLocalReplicas(),
+        popdist.getNumTotalReplicas(),
+        popdist.getReplicaIndexOffset(),
+        popdist.getNumIpusPerReplica(),
+    )
 
 
-@pytest.mark.parametrize("launcher, expected", [
-    (None, (False, 0, 1, 1, 1, 0, 1)), ("torchrun", (True, 2, 4, 1, 4, 2, 1)), ("poprun", (True, 2, 4, 3, 12, 6, 2))])
+@pytest.mark.parametrize(
+    "launcher, expected",
+    [(None, (False, 0, 1, 1, 1, 0, 1)), ("torchrun", (True, 2, 4, 1, 4, 2, 1)), ("poprun", (True, 2, 4, 3, 12, 6, 2))],
+)
 def test_environment_says_which_process_this_is(launched, launcher, expected):
     launched(launcher)
     assert report() == expected
@@ -65,8 +81,12 @@ def test_process_beyond_the_number_of_processes_refused(launched):
 
 @pytest.mark.parametrize("variable, configured, seconds", [(None, None, None), ("2.5", None, 2.5), ("2.5", 7, 7.0)])
 def test_processes_wait_as_long_as_the_host_is_told(launched, monkeypatch, variable, configured, seconds):
-    launched("torchrun", MASTER_ADDR="127.0.0.1", MASTER_PORT="1", **({"POPTORCH_HOST_TIMEOUT": variable} if variable
-                                                                      else {}))
+    launched(
+        "torchrun",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT="1",
+        **({"POPTORCH_HOST_TIMEOUT": variable} if variable else {}),
+    )
     monkeypatch.setattr(host, "_settings", dict.fromkeys(host._settings))
     host.configure(timeout=configured)
     met = []
@@ -84,8 +104,16 @@ def test_timeout_that_is_no_time_refused(wrong):
 
 
 @pytest.mark.parametrize("launcher, expected", [(None, (1, 1, 0)), ("torchrun", (1, 4, 2)), ("poprun", (3, 4, 2))])
-@pytest.mark.parametrize("make", [Options, lambda: Options(2), lambda: Options(ipus_per_replica=2),
-                                  lambda: copy.deepcopy(Options()), lambda: pickle.loads(pickle.dumps(Options()))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        Options,
+        lambda: Options(2),
+        lambda: Options(ipus_per_replica=2),
+        lambda: copy.deepcopy(Options()),
+        lambda: pickle.loads(pickle.dumps(Options())),
+    ],
+)
 def test_options_have_replicas_and_processes_of_the_launcher(launched, launcher, expected, make):
     launched(launcher)
     options = make()
@@ -93,9 +121,16 @@ def test_options_have_replicas_and_processes_of_the_launcher(launched, launcher,
     assert (options.replication_factor, options.Distributed.numProcesses, options.Distributed.processId) == expected
 
 
-@pytest.mark.parametrize("call, arguments", [
-    ("useIpuId", [0]), ("replicationFactor", [2]), ("Distributed.disable", []),
-    ("Distributed.setEnvVarNames", ["A", "B"]), ("Distributed.configureProcessId", [0, 2])])
+@pytest.mark.parametrize(
+    "call, arguments",
+    [
+        ("useIpuId", [0]),
+        ("replicationFactor", [2]),
+        ("Distributed.disable", []),
+        ("Distributed.setEnvVarNames", ["A", "B"]),
+        ("Distributed.configureProcessId", [0, 2]),
+    ],
+)
 def test_options_of_several_processes_refuse_what_the_launcher_decides(call, arguments):
     target = Options().clone()
     for part in call.split("."):
@@ -164,8 +199,18 @@ os._exit(0)
 def test_two_processes_of_torchrun_form_a_group_and_wait_for_each_other(launched, tmp_path):
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone",
-               "-m", "poptorch_host", str(path), str(tmp_path / "made")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--standalone",
+        "-m",
+        "poptorch_host",
+        str(path),
+        str(tmp_path / "made"),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(poptorch.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120)
     assert result.stdout == "3 made by one 1 2\n" * 2, result.stderr

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Random programs: the executor against the slow reference in reference.py."""
+
 import hypothesis.strategies as st
 import poptorch_host as poptorch
 import pytest
@@ -47,8 +48,14 @@ def options_for(plan: reference.Plan, training: bool) -> poptorch.Options:
 @st.composite
 def plans(draw, training):
     iterations, accumulation = draw(st.integers(1, 3)), draw(st.integers(1, 4)) if training else 1
-    return reference.Plan(iterations, draw(st.integers(1, 3)), accumulation, draw(st.sampled_from(MODES)),
-                          draw(st.integers(1, iterations * accumulation)), draw(st.sampled_from(["Mean", "Sum"])))
+    return reference.Plan(
+        iterations,
+        draw(st.integers(1, 3)),
+        accumulation,
+        draw(st.sampled_from(MODES)),
+        draw(st.integers(1, iterations * accumulation)),
+        draw(st.sampled_from(["Mean", "Sum"])),
+    )
 
 
 def batch(plan, rows, width, seed):
@@ -70,8 +77,14 @@ def folding(request, monkeypatch):
 
 
 @settings(max_examples=75, deadline=None, derandomize=True)
-@given(plan=plans(training=True), kind=st.sampled_from(["mean", "sum", "built-in", "buffer"]), rows=st.integers(1, 3),
-       width=st.integers(2, 5), depth=st.integers(1, 2), seed=st.integers(0, 10**6))
+@given(
+    plan=plans(training=True),
+    kind=st.sampled_from(["mean", "sum", "built-in", "buffer"]),
+    rows=st.integers(1, 3),
+    width=st.integers(2, 5),
+    depth=st.integers(1, 2),
+    seed=st.integers(0, 10**6),
+)
 def test_training_of_random_programs_equals_the_reference(plan, kind, rows, width, depth, seed):
     if kind == "buffer":  # the buffers of replicas are apart on a device, which the reference does not know
         plan = plan._replace(replicas=1)
@@ -92,5 +105,4 @@ def test_inference_of_random_programs_equals_the_reference(plan, rows, width, se
     torch.manual_seed(seed)
     model = Network("mean", width, 1)
     inputs = batch(plan, rows, width, seed)
-    assert_same(poptorch.inferenceModel(model, options_for(plan, False))(*inputs),
-                reference.infer(model, plan, inputs))
+    assert_same(poptorch.inferenceModel(model, options_for(plan, False))(*inputs), reference.infer(model, plan, inputs))

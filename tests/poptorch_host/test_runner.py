@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """`python -m poptorch_host`: a program sees the stand-in under PopTorch's names, and else a plain interpreter."""
+
 import json
 import os
 import subprocess
@@ -17,8 +18,14 @@ def run(arguments, folder, stand_in=True, flags=()):
     """Runs python with `arguments` in `folder`; the package is found through PYTHONPATH, as if it were installed."""
     front = [*flags, "-m", "poptorch_host"] if stand_in else flags
     environment = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
-    return subprocess.run([sys.executable, *front, *arguments], cwd=str(folder), env=environment, text=True,
-                          capture_output=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, *front, *arguments],
+        cwd=str(folder),
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
 
 
 @pytest.fixture
@@ -27,6 +34,7 @@ def program(tmp_path):
         path = tmp_path / name
         path.write_text(text)
         return str(path)
+
     return write
 
 
@@ -77,9 +85,11 @@ sys.exit(7)
 """
 
 
-@pytest.mark.parametrize("flags, arguments", [
-    (["-O"], ["program.py", "-m", "--x", "y z"]), (["-u"], ["program.py", "fail"]), ([], ["-m", "program", "a"])],
-    ids=["script", "failing", "module"])
+@pytest.mark.parametrize(
+    "flags, arguments",
+    [(["-O"], ["program.py", "-m", "--x", "y z"]), (["-u"], ["program.py", "fail"]), ([], ["-m", "program", "a"])],
+    ids=["script", "failing", "module"],
+)
 def test_program_sees_what_it_would_see_without_the_stand_in(program, tmp_path, flags, arguments):
     program(PLAIN)
     program("", "helper.py")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Hardware questions, profiling marks and the comparison of results."""
+
 import poptorch_host as poptorch
 import poptorch_host.testing
 import pytest
@@ -38,12 +39,22 @@ def test_marks_appear_in_the_profiler_and_methods_work_as_before():
         channel.instrument(adder, "subtract")
 
 
-@pytest.mark.parametrize("ref, other, agree", [
-    (torch.ones(2), torch.ones(2) + 1e-7, True), (torch.ones(2), torch.ones(2) + 1e-2, False),
-    (torch.ones(2), torch.ones(2, 1), False), (torch.ones(2), torch.ones(2).half(), True),
-    ([torch.ones(1), {"a": 1.0}], (torch.ones(1), {"a": 1.0 + 1e-9}), True),
-    ([torch.ones(1)], [torch.ones(1)] * 2, False),
-    ({"a": 1}, {"b": 1}, False), (None, None, True), (None, torch.ones(1), False), ("x", "x", True), (1, 2, False),
-    (torch.tensor(float("nan")), torch.tensor(float("nan")), True)])
+@pytest.mark.parametrize(
+    "ref, other, agree",
+    [
+        (torch.ones(2), torch.ones(2) + 1e-7, True),
+        (torch.ones(2), torch.ones(2) + 1e-2, False),
+        (torch.ones(2), torch.ones(2, 1), False),
+        (torch.ones(2), torch.ones(2).half(), True),
+        ([torch.ones(1), {"a": 1.0}], (torch.ones(1), {"a": 1.0 + 1e-9}), True),
+        ([torch.ones(1)], [torch.ones(1)] * 2, False),
+        ({"a": 1}, {"b": 1}, False),
+        (None, None, True),
+        (None, torch.ones(1), False),
+        ("x", "x", True),
+        (1, 2, False),
+        (torch.tensor(float("nan")), torch.tensor(float("nan")), True),
+    ],
+)
 def test_results_agree_to_rounding_and_in_shape(ref, other, agree):
     assert poptorch.testing.allclose(ref, other) is agree

@@ -10,6 +10,7 @@ keeps its connections while this program runs. Process r writes NAME.r.json besi
 error, a digest of each micro-batch it trained on, the shapes of the tensors it sent for that, and, of a pipeline's
 stage, the names of the weights it trained.
 """
+
 import contextlib
 import hashlib
 import io
@@ -90,8 +91,9 @@ def main():
     path = Path(sys.argv[1])
     for job in json.loads(path.read_text()):
         # torchrun's own store keeps what the processes told each other in the jobs before
-        os.environ.update(TORCHELASTIC_USE_AGENT_STORE="False", MASTER_PORT=job["port"],
-                          HOST_PIPELINE=job.get("pipeline", "0"))
+        os.environ.update(
+            TORCHELASTIC_USE_AGENT_STORE="False", MASTER_PORT=job["port"], HOST_PIPELINE=job.get("pipeline", "0")
+        )
         noted = run_job(job)
         (path.parent / f"{job['name']}.{os.environ['RANK']}.json").write_text(json.dumps(noted))
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The flags: each has an effect on the configuration, and nothing unknown is let through."""
+
 import pytest
 
 from common.errors import EXIT_USAGE, Refusal
@@ -8,10 +9,21 @@ from training import arguments
 from training.arguments import KEY_FLAGS, build_config, parse_prediction, parse_training, parse_validation
 
 VALUES = {
-    "DATA.DATA_PATH": "somewhere", "OUTPUT": "out", "TAG": "a", "MODEL.PRETRAINED": "w.pth", "MODEL.RESUME": "r.pth",
-    "DATA.BATCH_SIZE": 2, "TRAIN.ACCUMULATION_STEPS": 9, "IPU.REPLICAS": 3, "DATA.NUM_WORKERS": 1,
-    "MODEL.PRECISION": "16.32", "IPU.AVAILABLE_MEMORY_PROPORTION": 0.25, "TRAIN.EPOCHS": 77,
-    "TRAIN.TRAINING_STEPS": 5, "DATA.CACHE_MODE": "full", "SEED": 4,
+    "DATA.DATA_PATH": "somewhere",
+    "OUTPUT": "out",
+    "TAG": "a",
+    "MODEL.PRETRAINED": "w.pth",
+    "MODEL.RESUME": "r.pth",
+    "DATA.BATCH_SIZE": 2,
+    "TRAIN.ACCUMULATION_STEPS": 9,
+    "IPU.REPLICAS": 3,
+    "DATA.NUM_WORKERS": 1,
+    "MODEL.PRECISION": "16.32",
+    "IPU.AVAILABLE_MEMORY_PROPORTION": 0.25,
+    "TRAIN.EPOCHS": 77,
+    "TRAIN.TRAINING_STEPS": 5,
+    "DATA.CACHE_MODE": "full",
+    "SEED": 4,
 }
 
 
@@ -30,30 +42,41 @@ def test_flag_sets_its_key(flag, name):
     assert lookup(build_config(parse_training(["--cfg", "SWIN_TINY", *argv])), flag.key) == value
 
 
-@pytest.mark.parametrize("mistyped, meant", [("--batchsize", "--batch-size"), ("--ouput", "--output"),
-                                             ("--epoch=3", "--epochs"), ("--pretraind", "--pretrained")])
+@pytest.mark.parametrize(
+    "mistyped, meant",
+    [
+        ("--batchsize", "--batch-size"),
+        ("--ouput", "--output"),
+        ("--epoch=3", "--epochs"),
+        ("--pretraind", "--pretrained"),
+    ],
+)
 def test_mistyped_flag_names_the_nearest(mistyped, meant):
     with pytest.raises(Refusal, match=f"did you mean {meant}") as caught:
         parse_training(["--cfg", "SWIN_TINY", mistyped])
     assert caught.value.code == EXIT_USAGE
 
 
-@pytest.mark.parametrize("argv", [["--cfg", "SWIN_TINY", "--epochs", "three"],
-                                  ["--cfg", "SWIN_TINY", "--device", "tpu"], []])
+@pytest.mark.parametrize(
+    "argv", [["--cfg", "SWIN_TINY", "--epochs", "three"], ["--cfg", "SWIN_TINY", "--device", "tpu"], []]
+)
 def test_bad_command_line_is_refused(argv):
     with pytest.raises(Refusal):
         parse_training(argv)
 
 
-@pytest.mark.parametrize("commands", [["--plan", "--eval"], ["--throughput", "--compile-only"],
-                                      ["--plan-output", "a.png", "--throughput"]])
+@pytest.mark.parametrize(
+    "commands", [["--plan", "--eval"], ["--throughput", "--compile-only"], ["--plan-output", "a.png", "--throughput"]]
+)
 def test_two_commands_at_once_are_refused(commands):
     with pytest.raises(Refusal, match="only one of them at a time"):
         parse_training(["--cfg", "SWIN_TINY", *commands])
 
 
-@pytest.mark.parametrize("parse, needed", [(parse_training, ["--cfg", "SWIN_TINY"]),
-                                           (parse_validation, ["--cfg", "SWIN_TINY", "--checkpoint", "a.pth"])])
+@pytest.mark.parametrize(
+    "parse, needed",
+    [(parse_training, ["--cfg", "SWIN_TINY"]), (parse_validation, ["--cfg", "SWIN_TINY", "--checkpoint", "a.pth"])],
+)
 def test_flags_without_effect_are_refused(parse, needed):
     with pytest.raises(Refusal, match="--data-path and --synthetic"):
         parse([*needed, "--synthetic", "--data-path", "d"])
@@ -68,9 +91,15 @@ def test_validation_needs_a_checkpoint_and_no_output():
     assert parse_validation(["--checkpoint", "a.pth"]).cfg is None
 
 
-@pytest.mark.parametrize("argv, said", [(["--checkpoint", "a.pth"], "IMAGE"), (["photo.jpg"], "--checkpoint"),
-                                        (["--checkpoint", "a.pth", "photo.jpg", "--data-path", "d"], "--data-path"),
-                                        (["--checkpoint", "a.pth", "photo.jpg", "--top", "0"], "--top 0")])
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--checkpoint", "a.pth"], "IMAGE"),
+        (["photo.jpg"], "--checkpoint"),
+        (["--checkpoint", "a.pth", "photo.jpg", "--data-path", "d"], "--data-path"),
+        (["--checkpoint", "a.pth", "photo.jpg", "--top", "0"], "--top 0"),
+    ],
+)
 def test_prediction_needs_a_checkpoint_and_images_and_takes_no_data_set(argv, said):
     with pytest.raises(Refusal, match=said):
         parse_prediction(argv)
@@ -90,8 +119,15 @@ def test_synthetic_data_has_the_classes_of_the_data_that_it_stands_for(name, cla
     assert build_config(parse_training(given)).MODEL.NUM_CLASSES == 7
 
 
-@pytest.mark.parametrize("argv, dataset", [(["--compile-only"], "generated"), (["--throughput"], "generated"),
-                                           (["--compile-only", "--data-path", "d"], "imagenet"), ([], "imagenet")])
+@pytest.mark.parametrize(
+    "argv, dataset",
+    [
+        (["--compile-only"], "generated"),
+        (["--throughput"], "generated"),
+        (["--compile-only", "--data-path", "d"], "imagenet"),
+        ([], "imagenet"),
+    ],
+)
 def test_commands_that_need_no_data_generate_it(argv, dataset):
     assert build_config(parse_training(["--cfg", "SWIN_TINY", *argv])).DATA.DATASET == dataset
 

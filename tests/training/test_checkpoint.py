@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Checkpoints: what is saved loads, what is damaged is never used, and a save destroys nothing."""
+
 import os
 import pickle
 import random
@@ -17,12 +18,22 @@ from training import checkpoint
 
 def state(update: int, **changes):
     generator = torch.Generator().manual_seed(update)
-    return dict({
-        "model": {"head.weight": torch.randn(30, 20, generator=generator), "head.bias": torch.zeros(30)},
-        "optimizer": {"ipu_state": {"Accl1___head.weight": torch.randn(30, 20, generator=generator)}, "ipu_param": {},
-                      "state": {}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0, 1]}]},
-        "rng_states": [[1, 2, 3]], "progress": {"update": update}, "config": "SEED: 0\n", "classes": ["a", "b"],
-    }, **changes)
+    return dict(
+        {
+            "model": {"head.weight": torch.randn(30, 20, generator=generator), "head.bias": torch.zeros(30)},
+            "optimizer": {
+                "ipu_state": {"Accl1___head.weight": torch.randn(30, 20, generator=generator)},
+                "ipu_param": {},
+                "state": {},
+                "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0, 1]}],
+            },
+            "rng_states": [[1, 2, 3]],
+            "progress": {"update": update},
+            "config": "SEED: 0\n",
+            "classes": ["a", "b"],
+        },
+        **changes,
+    )
 
 
 def equal(left, right) -> bool:
@@ -174,6 +185,7 @@ def test_save_is_on_the_disk_before_and_after_it_gets_its_name(tmp_path, monkeyp
         def wrapped(*args):
             events.append("folder" if name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode) else name)
             return original(*args)
+
         return wrapped
 
     monkeypatch.setattr(checkpoint.os, "fsync", noting("fsync", os.fsync))
@@ -197,6 +209,7 @@ def test_killed_save_leaves_a_good_checkpoint(tmp_path, monkeypatch, call):
             if len(calls) > call:
                 raise Killed
             return original(*args)
+
         return wrapped
 
     monkeypatch.setattr(checkpoint.os, "replace", dying(os.replace))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """--compile-only: every named configuration passes every check of PopTorch's compiler, and what does not is refused."""
+
 import contextlib
 import re
 
@@ -16,9 +17,26 @@ from config import get_config, named_configs
 from tests.data_sets import write_folders
 from training import building, compile_only
 
-SMALL = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--compile-only", "--opts", "MODEL.SWIN.EMBED_DIM", "8",
-         "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]", "IPU.LAYERS_PER_IPU", "[1, 1]",
-         "DATA.BATCH_SIZE", "2", "TRAIN.ACCUMULATION_STEPS", "3"]
+SMALL = [
+    "--cfg",
+    "SWIN_DEMO",
+    "--device",
+    "cpu",
+    "--compile-only",
+    "--opts",
+    "MODEL.SWIN.EMBED_DIM",
+    "8",
+    "MODEL.SWIN.DEPTHS",
+    "[1, 1]",
+    "MODEL.SWIN.NUM_HEADS",
+    "[1, 2]",
+    "IPU.LAYERS_PER_IPU",
+    "[1, 1]",
+    "DATA.BATCH_SIZE",
+    "2",
+    "TRAIN.ACCUMULATION_STEPS",
+    "3",
+]
 
 
 def said_of(program, text):
@@ -42,12 +60,16 @@ def test_every_named_configuration_compiles_for_training_and_validation(name, ca
     assert f"gradient accumulation {config.TRAIN.ACCUMULATION_STEPS}, at least {2 * stages - 1}" in training
     assert f"float32 [{micro_batch}, {classes}], float32 []" in training and "loss: marked by identity_loss" in training
     assert "loss" not in validation
-    assert text.strip().splitlines()[-1].endswith(
-        f"compile-only: both programs of {config.MODEL.NAME} compile; nothing was trained or written")
+    assert (
+        text.strip()
+        .splitlines()[-1]
+        .endswith(f"compile-only: both programs of {config.MODEL.NAME} compile; nothing was trained or written")
+    )
 
 
-@pytest.mark.parametrize("precision, dtype", [("16.16", "float16"), ("16.32", "float16"), ("32.32", "float32"),
-                                              ("mix", "float32")])
+@pytest.mark.parametrize(
+    "precision, dtype", [("16.16", "float16"), ("16.32", "float16"), ("32.32", "float32"), ("mix", "float32")]
+)
 def test_every_precision_compiles(precision, dtype, capsys):
     train_swin.main([*SMALL, "--precision", precision])
     assert f"images {dtype} [6, 3, 16, 16]" in said_of("training", capsys.readouterr().out)
@@ -94,8 +116,10 @@ def test_what_is_built_afterwards_has_values_again(fails):
     assert program(torch.ones(3, 2)).shape == (3, 1) and not accelerator.selected().blank
 
 
-@pytest.mark.parametrize("replicas, share", [(16, Launch(0, 2, 16, 8)), (8, Launch(0, 1, 8, 8)),
-                                             (9, Launch(0, 3, 9, 3)), (11, Launch(0, 11, 11, 1))])
+@pytest.mark.parametrize(
+    "replicas, share",
+    [(16, Launch(0, 2, 16, 8)), (8, Launch(0, 1, 8, 8)), (9, Launch(0, 3, 9, 3)), (11, Launch(0, 11, 11, 1))],
+)
 def test_replicas_that_one_process_cannot_have_are_shared(replicas, share):
     config = get_config("SWIN_BASE")
     assert compile_only._share_of_one(config, Launch(0, 1, replicas, replicas)) == share
@@ -137,11 +161,15 @@ def test_accumulation_that_only_the_compiler_sees_to_be_too_small_is_refused(cap
     assert "the training program does not compile" in said and "(3) when using poptorch.Pipelined" in said
 
 
-@pytest.mark.parametrize("program, hook, named", [
-    ("training", lambda module, _, output: output + output.tril(), "aten::tril"),
-    ("training", lambda module, _, output: output * output.max().item(), "aten::_local_scalar_dense"),
-    ("training", lambda module, _, output: output + torch.unique(output.round()).sum(), "aten::_unique2"),
-    ("validation", lambda module, _, output: output if module.training else output.tril(), "aten::tril")])
+@pytest.mark.parametrize(
+    "program, hook, named",
+    [
+        ("training", lambda module, _, output: output + output.tril(), "aten::tril"),
+        ("training", lambda module, _, output: output * output.max().item(), "aten::_local_scalar_dense"),
+        ("training", lambda module, _, output: output + torch.unique(output.round()).sum(), "aten::_unique2"),
+        ("validation", lambda module, _, output: output if module.training else output.tril(), "aten::tril"),
+    ],
+)
 def test_operation_that_poptorch_lacks_is_refused_by_name(capsys, monkeypatch, program, hook, named):
     build_pipeline = building.build_pipeline
 

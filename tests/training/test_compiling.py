@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """PopTorch's errors reach a user as one line with the right exit code; anything else keeps its traceback."""
+
 import json
 
 import pytest
@@ -14,9 +15,26 @@ from common.errors import EXIT_RESOURCE, EXIT_USAGE, Refusal
 from training import building, evaluation, loop
 from training.compiling import LONGEST_MESSAGE, compile_program, errors_refused
 
-SMALL = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--synthetic", "--training-steps", "1", "--opts",
-         "MODEL.SWIN.EMBED_DIM", "8", "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]",
-         "IPU.LAYERS_PER_IPU", "[2]", "DATA.BATCH_SIZE", "4"]
+SMALL = [
+    "--cfg",
+    "SWIN_DEMO",
+    "--device",
+    "cpu",
+    "--synthetic",
+    "--training-steps",
+    "1",
+    "--opts",
+    "MODEL.SWIN.EMBED_DIM",
+    "8",
+    "MODEL.SWIN.DEPTHS",
+    "[1, 1]",
+    "MODEL.SWIN.NUM_HEADS",
+    "[1, 2]",
+    "IPU.LAYERS_PER_IPU",
+    "[2]",
+    "DATA.BATCH_SIZE",
+    "4",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +48,16 @@ def error(kind="Error", message="no tile is free", category="poptorch_cpp_error"
     return raised
 
 
-@pytest.mark.parametrize("raised, code", [
-    (dict(), EXIT_USAGE), (dict(kind="RecoverableError"), EXIT_RESOURCE),
-    (dict(kind="UnrecoverableError"), EXIT_RESOURCE), (dict(category="poplar_memory_allocation"), EXIT_RESOURCE),
-    (dict(message="Out of memory: tile 7"), EXIT_RESOURCE)])
+@pytest.mark.parametrize(
+    "raised, code",
+    [
+        (dict(), EXIT_USAGE),
+        (dict(kind="RecoverableError"), EXIT_RESOURCE),
+        (dict(kind="UnrecoverableError"), EXIT_RESOURCE),
+        (dict(category="poplar_memory_allocation"), EXIT_RESOURCE),
+        (dict(message="Out of memory: tile 7"), EXIT_RESOURCE),
+    ],
+)
 def test_compile_errors_are_usage_and_want_of_memory_and_broken_devices_resource(raised, code):
     with pytest.raises(Refusal, match="the small program does not compile: ") as caught:
         with errors_refused("the small program does not compile", EXIT_USAGE):
@@ -112,10 +136,12 @@ def test_training_command_refuses_what_does_not_compile(capsys, monkeypatch, mod
 
 def with_selection(build_pipeline):
     """The same models, which throw away the logits below zero on their way."""
+
     def build(*args, **kwargs):
         model = build_pipeline(*args, **kwargs)
         model.head.register_forward_hook(lambda module, inputs, output: output + output[output > 0].sum())
         return model
+
     return build
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Several processes under torchrun compute what one process computes, write once, and end together."""
+
 import fcntl
 import json
 import os
@@ -28,15 +29,36 @@ from tests.data_sets import write_uneven
 from tests.training.distributed_program import run_job
 from training import checkpoint, processes
 
-pytestmark = [pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed"),
-              pytest.mark.xdist_group("torchrun")]
+pytestmark = [
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed"),
+    pytest.mark.xdist_group("torchrun"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 VALIDATION_IMAGES = 13  # an odd number: no even split over processes, replicas and batches
 # Two blocks; mixup and random erasing on. A step is 2 x 2 x 2 images of the 36: four steps an epoch.
-OPTS = ["DATA.MEAN", "[0.5, 0.5, 0.5]", "MODEL.SWIN.EMBED_DIM", "16", "MODEL.SWIN.DEPTHS", "[1, 1]",
-        "MODEL.SWIN.NUM_HEADS", "[1, 2]", "IPU.LAYERS_PER_IPU", "[2]", "TRAIN.WARMUP_EPOCHS", "1", "LOG_INTERVAL", "1",
-        "AUG.MIXUP", "0.8", "AUG.REPROB", "0.5", "AUG.HFLIP", "0.5"]
+OPTS = [
+    "DATA.MEAN",
+    "[0.5, 0.5, 0.5]",
+    "MODEL.SWIN.EMBED_DIM",
+    "16",
+    "MODEL.SWIN.DEPTHS",
+    "[1, 1]",
+    "MODEL.SWIN.NUM_HEADS",
+    "[1, 2]",
+    "IPU.LAYERS_PER_IPU",
+    "[2]",
+    "TRAIN.WARMUP_EPOCHS",
+    "1",
+    "LOG_INTERVAL",
+    "1",
+    "AUG.MIXUP",
+    "0.8",
+    "AUG.REPROB",
+    "0.5",
+    "AUG.HFLIP",
+    "0.5",
+]
 PLAIN = ["MODEL.DROP_PATH_RATE", "0.0"]  # dropout masks are each process's own
 SMALL = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--epochs", "2", "--batch-size", "2", "--ga", "2", "--replicas", "2"]
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
@@ -44,8 +66,18 @@ ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
 
 def torchrun(*command, processes=2):
     """The command line that starts so many processes of a program here."""
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_addr",
-            "127.0.0.1", "--master_port", free_port(), *map(str, command)]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(processes),
+        "--master_addr",
+        "127.0.0.1",
+        "--master_port",
+        free_port(),
+        *map(str, command),
+    ]
 
 
 def free_port():
@@ -58,16 +90,26 @@ def run_jobs(folder, jobs, processes=2):
     """Runs jobs under one torchrun; returns what each process noted, by job."""
     path = folder / "jobs.json"
     path.write_text(json.dumps([{"port": free_port(), **job} for job in jobs]))
-    launcher = subprocess.Popen(torchrun("-m", "tests.training.distributed_program", path, processes=processes), text=True,  # noqa: E501
-                                env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
+    launcher = subprocess.Popen(
+        torchrun("-m", "tests.training.distributed_program", path, processes=processes),
+        text=True,  # noqa: E501
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+    )
     try:
         output, _ = launcher.communicate(timeout=240)
     except subprocess.TimeoutExpired:
         launcher.terminate()  # and with it, after a while, what it started
         output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 0, output
-    return {job["name"]: [json.loads((folder / f"{job['name']}.{process}.json").read_text())
-                          for process in range(processes)] for job in jobs}
+    return {
+        job["name"]: [
+            json.loads((folder / f"{job['name']}.{process}.json").read_text()) for process in range(processes)
+        ]
+        for job in jobs
+    }
 
 
 def training(name, data, folder, *more, opts=(), **job):
@@ -88,16 +130,21 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def noted(data, folder):
     """What two processes noted of each job."""
-    jobs = [training("plain", data, folder, opts=PLAIN),
-            training("unbroken", data, folder),
-            training("resumed", data, folder, "--training-steps", "3"),
-            {**training("resumed", data, folder), "name": "rest"},
-            {"name": "validated", "program": "validate",
-             "argv": ["--checkpoint", str(folder / "plain" / "last.pth"), "--data-path", str(data), "--device", "cpu"]},
-            {**training("late", data, folder), "signal": [1, 1]},
-            training("unshared", data, folder, "--replicas", "3"),
-            training("missing", data / "none", folder),
-            training("checkpoint", data, folder, "--resume", str(folder / "none.pth"))]
+    jobs = [
+        training("plain", data, folder, opts=PLAIN),
+        training("unbroken", data, folder),
+        training("resumed", data, folder, "--training-steps", "3"),
+        {**training("resumed", data, folder), "name": "rest"},
+        {
+            "name": "validated",
+            "program": "validate",
+            "argv": ["--checkpoint", str(folder / "plain" / "last.pth"), "--data-path", str(data), "--device", "cpu"],
+        },
+        {**training("late", data, folder), "signal": [1, 1]},
+        training("unshared", data, folder, "--replicas", "3"),
+        training("missing", data / "none", folder),
+        training("checkpoint", data, folder, "--resume", str(folder / "none.pth")),
+    ]
     return run_jobs(folder, jobs)
 
 
@@ -120,6 +167,7 @@ def accuracy_of(text):
 
 
 # What is computed.
+
 
 def test_processes_share_the_samples_of_one_process_bit_for_bit_and_in_its_order(noted, alone):
     first, second = (process["batches"] for process in noted["plain"])
@@ -160,6 +208,7 @@ def test_resumed_run_of_two_processes_ends_as_the_unbroken_one(noted, folder):
 
 # Who writes.
 
+
 def test_leader_alone_writes_and_logs(noted, folder):
     names = {path.name for path in (folder / "plain").iterdir()} - {".lock"}
     assert names == {"last.pth", "previous.pth", "best.pth", "log.txt", "metrics.csv", "status.json"}
@@ -169,6 +218,7 @@ def test_leader_alone_writes_and_logs(noted, folder):
 
 
 # Bad input: every process ends with the exit code, none waits.
+
 
 def assert_refused(processes, code, said):
     assert [process["code"] for process in processes] == [code, code]
@@ -189,6 +239,7 @@ def test_refusal_of_the_leader_is_that_of_all(noted):
 
 
 # A process that is asked to stop, or dies.
+
 
 def long_training(data, output, *opts):
     """A program and its arguments that train until they are stopped."""
@@ -215,15 +266,22 @@ def workers_of(launcher):
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="ranks are told from /proc")
 def test_process_asked_to_stop_stops_all_after_the_same_update_with_a_checkpoint(data, tmp_path):
-    process = subprocess.Popen(torchrun(*long_training(data, tmp_path)), text=True, env=ENVIRONMENT,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        torchrun(*long_training(data, tmp_path)),
+        text=True,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     until_it_trains(process)
     os.kill(workers_of(process.pid)[1], signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert len(re.findall(rf"exitcode +: {EXIT_PREEMPTED} ", errors)) == 2, errors
     # the other one tells of "a signal to another process" inside an epoch, and passes on the word between two
-    assert "stopped by SIGTERM;" in errors and len(re.findall(r"stopped by (SIGTERM|a signal to another process);",
-                                                              errors)) == 2
+    assert (
+        "stopped by SIGTERM;" in errors
+        and len(re.findall(r"stopped by (SIGTERM|a signal to another process);", errors)) == 2
+    )
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["exit_code"] == EXIT_PREEMPTED
     assert checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == status["last_update"] > 0
@@ -240,8 +298,16 @@ def test_signal_after_the_processes_have_agreed_to_go_on_stops_both_after_the_ne
 def start_both(argv, **more):
     """Two processes of one run that nobody watches over; `more` variables of their environment."""
     variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **more}
-    return [subprocess.Popen([sys.executable, *argv], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             env=dict(ENVIRONMENT, RANK=str(rank), **variables)) for rank in range(2)]
+    return [
+        subprocess.Popen(
+            [sys.executable, *argv],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(ENVIRONMENT, RANK=str(rank), **variables),
+        )
+        for rank in range(2)
+    ]
 
 
 def test_process_does_not_wait_for_one_that_was_killed_and_the_run_goes_on_later(data, tmp_path):
@@ -271,10 +337,15 @@ def test_process_that_hangs_is_given_up_after_the_timeout(data, tmp_path):
     assert "process 1 of the run ended or hangs" in errors.splitlines()[-1]
 
 
-@pytest.mark.parametrize("variables, said", [({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
-                                             ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 and WORLD_SIZE 2"),
-                                             ({"WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT are not set"),
-                                             ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "taken")])
+@pytest.mark.parametrize(
+    "variables, said",
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 and WORLD_SIZE 2"),
+        ({"WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "taken"),
+    ],
+)
 def test_processes_that_cannot_meet_are_refused(monkeypatch, variables, said):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

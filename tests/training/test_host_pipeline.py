@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """HOST_PIPELINE=1: stages in processes of their own train the weights of the unstaged model; only activations cross."""
+
 import importlib.util
 import re
 
@@ -46,21 +47,25 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pipeline(data, folder):
     """What the two stages of one pipeline noted of each job."""
-    jobs = [training("staged", data, folder, *ONE, opts=SGD),
-            training("mixed", data, folder, *ONE, "--precision", "mix", opts=PLAIN),
-            training("unbroken", data, folder, *ONE, opts=STAGED),
-            training("resumed", data, folder, *ONE, "--training-steps", "4", opts=STAGED),
-            {**training("resumed", data, folder, *ONE, opts=STAGED), "name": "rest"},
-            training("moved", data, folder, *ONE, "--training-steps", "4", opts=SGD),
-            training("three", data, folder, *TWO, "--ga", "5", opts=[*PLAIN, "IPU.LAYERS_PER_IPU", "[1, 1, 1]"])]
+    jobs = [
+        training("staged", data, folder, *ONE, opts=SGD),
+        training("mixed", data, folder, *ONE, "--precision", "mix", opts=PLAIN),
+        training("unbroken", data, folder, *ONE, opts=STAGED),
+        training("resumed", data, folder, *ONE, "--training-steps", "4", opts=STAGED),
+        {**training("resumed", data, folder, *ONE, opts=STAGED), "name": "rest"},
+        training("moved", data, folder, *ONE, "--training-steps", "4", opts=SGD),
+        training("three", data, folder, *TWO, "--ga", "5", opts=[*PLAIN, "IPU.LAYERS_PER_IPU", "[1, 1, 1]"]),
+    ]
     return run_jobs(folder, [{**job, "pipeline": "1"} for job in jobs])
 
 
 @pytest.fixture(scope="module")
 def pipelines(data, folder):
     """What four processes noted: as two pipelines of two stages, and as one of four."""
-    jobs = [training("instances", data, folder, *TWO, opts=TWICE),
-            training("four", data, folder, *ONE, "--ga", "7", opts=FOUR)]
+    jobs = [
+        training("instances", data, folder, *TWO, opts=TWICE),
+        training("four", data, folder, *ONE, "--ga", "7", opts=FOUR),
+    ]
     return run_jobs(folder, [{**job, "pipeline": "1"} for job in jobs], processes=4)
 
 
@@ -92,6 +97,7 @@ def small(*opts):
 
 
 # What is computed.
+
 
 @needs_pipelining
 def test_stages_train_the_weights_of_the_unstaged_model_clipped_by_the_norm_of_all(pipeline, data, folder):
@@ -126,6 +132,7 @@ def test_autocast_reaches_every_stage(pipeline, data, folder):
     def difference(state):
         staged = state_of(folder, "mixed")["progress"]["epochs"][-1]["loss"]
         return abs(staged - state["progress"]["epochs"][-1]["loss"])
+
     assert difference(alone) < 1e-6 < difference(plain)
 
 
@@ -144,6 +151,7 @@ def test_run_begun_in_a_pipeline_goes_on_without(pipeline, data, folder):
 
 
 # What goes where.
+
 
 @needs_pipelining
 def test_each_process_trains_the_weights_of_its_stage_alone(pipeline):
@@ -170,12 +178,16 @@ def test_processes_of_a_pipeline_read_the_same_samples_and_pipelines_share_them(
 
 # Cutting a model.
 
-@pytest.mark.parametrize("opts", [
-    ["IPU.LAYERS_PER_IPU", "[1.5, 1.5]"],
-    ["IPU.LAYERS_PER_IPU", "[0.5, 1, 1, 0.5]", "MODEL.SWIN.APE", "True"],
-    ["IPU.LAYERS_PER_IPU", "[1, 2]", "IPU.MAPPING", "[0, 1, 2]", "MODEL.SWIN.PATCH_NORM", "False"],
-    ["IPU.LAYERS_PER_IPU", "[3]", "DATA.INPUT_DTYPE", "uint8"],
-])
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["IPU.LAYERS_PER_IPU", "[1.5, 1.5]"],
+        ["IPU.LAYERS_PER_IPU", "[0.5, 1, 1, 0.5]", "MODEL.SWIN.APE", "True"],
+        ["IPU.LAYERS_PER_IPU", "[1, 2]", "IPU.MAPPING", "[0, 1, 2]", "MODEL.SWIN.PATCH_NORM", "False"],
+        ["IPU.LAYERS_PER_IPU", "[3]", "DATA.INPUT_DTYPE", "uint8"],
+    ],
+)
 def test_stages_one_after_the_other_are_the_model(opts):
     config = small(*opts)
     model = build_pipeline(config, 3).eval()
@@ -198,6 +210,7 @@ def test_stage_has_weights_of_its_own():
 
 
 # Refusals.
+
 
 def refusal(monkeypatch, *opts, value="1", device="cpu"):
     monkeypatch.setenv("HOST_PIPELINE", value)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The output folder: one run at a time, a status that tells the truth, metrics without repeats."""
+
 import json
 import os
 import subprocess
@@ -38,11 +39,20 @@ def test_folder_that_is_not_named_or_cannot_be_made_is_refused(tmp_path, output)
     assert caught.value.code == EXIT_USAGE
 
 
-@pytest.mark.parametrize("output, tag, said", [("", "a", "--output is needed"), ("run", "../a", "out of --output"),
-                                               ("run", "/a", "out of --output"), ("run", "a/../..", "out of --output")])
+@pytest.mark.parametrize(
+    "output, tag, said",
+    [
+        ("", "a", "--output is needed"),
+        ("run", "../a", "out of --output"),
+        ("run", "/a", "out of --output"),
+        ("run", "a/../..", "out of --output"),
+    ],
+)
 def test_tag_that_is_no_folder_in_the_output_is_refused(tmp_path, output, tag, said):
-    config = get_config("SWIN_DEMO", overrides=[("OUTPUT", output and str(tmp_path / output)), ("TAG", tag),
-                                                ("TRAIN.TRAINING_STEPS", 1)])
+    config = get_config(
+        "SWIN_DEMO",
+        overrides=[("OUTPUT", output and str(tmp_path / output)), ("TAG", tag), ("TRAIN.TRAINING_STEPS", 1)],
+    )
     with pytest.raises(Refusal, match=said), output_folder.opened(config, LEADER):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -59,10 +69,12 @@ def test_second_run_in_one_folder_is_refused_and_followers_are_not(tmp_path):
 
 
 def test_lock_of_a_killed_run_does_not_stay(tmp_path):
-    script = ("import os, signal\nfrom training import output_folder\n"
-              "from tests.training.test_output_folder import LEADER, config_of\n"
-              f"with output_folder.opened(config_of({str(tmp_path)!r}), LEADER):\n"
-              "    os.kill(os.getpid(), signal.SIGKILL)")
+    script = (
+        "import os, signal\nfrom training import output_folder\n"
+        "from tests.training.test_output_folder import LEADER, config_of\n"
+        f"with output_folder.opened(config_of({str(tmp_path)!r}), LEADER):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == -9
     with output_folder.opened(config_of(tmp_path), LEADER):
         pass
@@ -122,6 +134,7 @@ def test_log_that_cannot_be_written_is_told_of_once_and_the_run_goes_on(capsys):
 def test_folder_without_locks_is_refused(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
+
     monkeypatch.setattr(output_folder.fcntl, "flock", unsupported)
     with pytest.raises(Refusal, match="cannot be locked"), output_folder.opened(config_of(tmp_path), LEADER):
         pass

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Resuming under another configuration: what is free, what is told, what is refused."""
+
 import logging
 
 import pytest
@@ -22,22 +23,33 @@ def resume(opts, step=0):
     check_same_run(get_config("SWIN_DEMO", opts), SAVED, Progress(epoch=2, step=step, update=100))
 
 
-@pytest.mark.parametrize("opts", [[], ["DATA.NUM_WORKERS", "3"], ["LOG_INTERVAL", "1"], ["DATA.DATA_PATH", "elsewhere"],
-                                  ["TRAIN.TRAINING_STEPS", "500"], ["TEST.INTERVAL", "2"]])
+@pytest.mark.parametrize(
+    "opts",
+    [
+        [],
+        ["DATA.NUM_WORKERS", "3"],
+        ["LOG_INTERVAL", "1"],
+        ["DATA.DATA_PATH", "elsewhere"],
+        ["TRAIN.TRAINING_STEPS", "500"],
+        ["TEST.INTERVAL", "2"],
+    ],
+)
 def test_free_change_is_silent(opts, said):
     resume(opts, step=5)
     assert said() == []
 
 
-@pytest.mark.parametrize("opts", [
-    ["TRAIN.EPOCHS", "70"], ["TRAIN.BASE_LR", "0.001"], ["AUG.SHIFT", "2"], ["SEED", "1"]])
+@pytest.mark.parametrize(
+    "opts", [["TRAIN.EPOCHS", "70"], ["TRAIN.BASE_LR", "0.001"], ["AUG.SHIFT", "2"], ["SEED", "1"]]
+)
 def test_change_of_the_recipe_is_told(opts, said):
     resume(opts)
     assert opts[0] in said()[0]
 
 
-@pytest.mark.parametrize("opts", [["MODEL.SWIN.EMBED_DIM", "96"], ["MODEL.PRECISION", "16.16"],
-                                  ["TRAIN.OPTIMIZER.NAME", "sgd"]])
+@pytest.mark.parametrize(
+    "opts", [["MODEL.SWIN.EMBED_DIM", "96"], ["MODEL.PRECISION", "16.16"], ["TRAIN.OPTIMIZER.NAME", "sgd"]]
+)
 def test_change_to_another_run_is_refused(opts):
     with pytest.raises(Refusal, match=opts[0]) as caught:
         resume(opts)

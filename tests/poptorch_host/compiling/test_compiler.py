@@ -15,17 +15,29 @@ def infer(function, *inputs):
     return poptorch.inferenceModel(Function(function))(*(inputs or (X,)))
 
 
-@pytest.mark.parametrize("function, op", [
-    (lambda x: x.nonzero(), "aten::nonzero"), (lambda x: x.masked_select(x > 0), "aten::masked_select"),
-    (lambda x: x[x > 0], "aten::index"), (lambda x: torch.where(x > 0), "aten::nonzero"),
-    (lambda x: x * x.sum().item(), "aten::_local_scalar_dense"), (lambda x: x if x.sum() > 9 else -x, "_local_scalar"),
-    (lambda x: torch.from_numpy(x.numpy()), "_local_scalar"), (lambda x: torch.tensor(x.tolist()), "_local_scalar"),
-    (lambda x: x.tril(), "aten::tril"), (lambda x: F.huber_loss(x, x), "aten::huber_loss"),
-    (lambda x: torch.fft.fft(x).real, "aten::_fft"), (lambda x: x.unique(), "aten::_unique2"),
-    (lambda x: x.to_sparse().to_dense(), "to_sparse"),
-    (lambda x: F.pad(x.view(1, 2, 2, 2, 3), (1,) * 6, mode="reflect"), "aten::reflection_pad3d"),
-    (lambda x: x + x.tolist()[0][0], "_local_scalar"), (lambda x: x + x.numpy()[0, 0].item(), "_local_scalar"),
-    (lambda x: torch.multinomial(x.abs(), 1), "aten::multinomial"), (lambda x: x.lgamma(), "aten::lgamma")])
+@pytest.mark.parametrize(
+    "function, op",
+    [
+        (lambda x: x.nonzero(), "aten::nonzero"),
+        (lambda x: x.masked_select(x > 0), "aten::masked_select"),
+        (lambda x: x[x > 0], "aten::index"),
+        (lambda x: torch.where(x > 0), "aten::nonzero"),
+        (lambda x: x * x.sum().item(), "aten::_local_scalar_dense"),
+        (lambda x: x if x.sum() > 9 else -x, "_local_scalar"),
+        (lambda x: torch.from_numpy(x.numpy()), "_local_scalar"),
+        (lambda x: torch.tensor(x.tolist()), "_local_scalar"),
+        (lambda x: x.tril(), "aten::tril"),
+        (lambda x: F.huber_loss(x, x), "aten::huber_loss"),
+        (lambda x: torch.fft.fft(x).real, "aten::_fft"),
+        (lambda x: x.unique(), "aten::_unique2"),
+        (lambda x: x.to_sparse().to_dense(), "to_sparse"),
+        (lambda x: F.pad(x.view(1, 2, 2, 2, 3), (1,) * 6, mode="reflect"), "aten::reflection_pad3d"),
+        (lambda x: x + x.tolist()[0][0], "_local_scalar"),
+        (lambda x: x + x.numpy()[0, 0].item(), "_local_scalar"),
+        (lambda x: torch.multinomial(x.abs(), 1), "aten::multinomial"),
+        (lambda x: x.lgamma(), "aten::lgamma"),
+    ],
+)
 def test_operations_that_no_device_has_are_named(function, op):
     with pytest.raises(poptorch.Error, match=f"Unsupported ops found in compiled model: .*{op}"):
         infer(function)
@@ -41,22 +53,40 @@ def test_all_unsupported_operations_are_named_at_once():
         infer(lambda x: x.tril().lgamma())
 
 
-@pytest.mark.parametrize("function", [
-    lambda x: torch.rot90(x), lambda x: torch.select_scatter(x, x[0], 0, 1), lambda x: torch.dist(x, 2 * x),
-    lambda x: torch.slice_scatter(x, x[:2], 0, 1, 3), lambda x: torch.block_diag(x, x), lambda x: torch.deg2rad(x),
-    lambda x: torch.addr(x, x[:, 0], x[0]), lambda x: F.pixel_unshuffle(x.view(1, 1, 4, 6), 2),
-    lambda x: F.interpolate(x.view(1, 1, 4, 6), (2, 3), mode="area"), lambda x: torch.unsafe_split(x, 2)[0],
-    lambda x: torch.ldexp(x, x), torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(6, 2)).eval(),
-    torch.nn.LSTMCell(6, 2), torch.nn.GRUCell(6, 2)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.rot90(x),
+        lambda x: torch.select_scatter(x, x[0], 0, 1),
+        lambda x: torch.dist(x, 2 * x),
+        lambda x: torch.slice_scatter(x, x[:2], 0, 1, 3),
+        lambda x: torch.block_diag(x, x),
+        lambda x: torch.deg2rad(x),
+        lambda x: torch.addr(x, x[:, 0], x[0]),
+        lambda x: F.pixel_unshuffle(x.view(1, 1, 4, 6), 2),
+        lambda x: F.interpolate(x.view(1, 1, 4, 6), (2, 3), mode="area"),
+        lambda x: torch.unsafe_split(x, 2)[0],
+        lambda x: torch.ldexp(x, x),
+        torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(6, 2)).eval(),
+        torch.nn.LSTMCell(6, 2),
+        torch.nn.GRUCell(6, 2),
+    ],
+)
 def test_operations_that_torch_expands_for_a_device_compile(function):
     results, expected = infer(function), function(X)
     for result, value in zip(*[(x,) if torch.is_tensor(x) else x for x in (results, expected)]):
         torch.testing.assert_close(result, value.detach())
 
 
-@pytest.mark.parametrize("layer, words", [
-    (torch.nn.LSTM(6, 2, 2), "2 layers"), (torch.nn.GRU(6, 2, bidirectional=True), "two directions"),
-    (torch.nn.LSTM(6, 2, bias=False), "bias"), (torch.nn.RNN(6, 2, 3), "3 layers")])
+@pytest.mark.parametrize(
+    "layer, words",
+    [
+        (torch.nn.LSTM(6, 2, 2), "2 layers"),
+        (torch.nn.GRU(6, 2, bidirectional=True), "two directions"),
+        (torch.nn.LSTM(6, 2, bias=False), "bias"),
+        (torch.nn.RNN(6, 2, 3), "3 layers"),
+    ],
+)
 def test_recurrent_networks_that_no_device_has_are_refused(layer, words):
     with pytest.raises(poptorch.Error, match=f"is not supported on a device with .*{words}"):
         infer(layer, X[None])
@@ -74,14 +104,24 @@ def test_embeddings_with_options_that_no_device_has_are_refused(layer, option):
 IMAGE = torch.linspace(-1, 1, 48).view(1, 2, 4, 6)
 
 
-@pytest.mark.parametrize("layer, taken", [
-    (torch.nn.AdaptiveAvgPool2d((2, 3)), True), (torch.nn.AdaptiveAvgPool2d((3, 3)), False),
-    (torch.nn.AdaptiveAvgPool2d((None, 6)), True), (torch.nn.AdaptiveAvgPool2d((8, 6)), False),
-    (lambda x: F.adaptive_avg_pool1d(x[0], 3), True), (lambda x: F.adaptive_avg_pool1d(x[0], 4), False),
-    (torch.nn.AdaptiveAvgPool3d((2, 2, 2)), True), (torch.nn.AdaptiveAvgPool3d((2, 3, 2)), False),
-    (torch.nn.Upsample(scale_factor=3, mode="bilinear"), True), (torch.nn.Upsample((8, 6), mode="bilinear"), False),
-    (torch.nn.Upsample(scale_factor=1.5, mode="bilinear"), False), (torch.nn.Upsample((5, 7), mode="bicubic"), True),
-    (torch.nn.Upsample((5, 7), mode="bicubic", align_corners=True), False)])
+@pytest.mark.parametrize(
+    "layer, taken",
+    [
+        (torch.nn.AdaptiveAvgPool2d((2, 3)), True),
+        (torch.nn.AdaptiveAvgPool2d((3, 3)), False),
+        (torch.nn.AdaptiveAvgPool2d((None, 6)), True),
+        (torch.nn.AdaptiveAvgPool2d((8, 6)), False),
+        (lambda x: F.adaptive_avg_pool1d(x[0], 3), True),
+        (lambda x: F.adaptive_avg_pool1d(x[0], 4), False),
+        (torch.nn.AdaptiveAvgPool3d((2, 2, 2)), True),
+        (torch.nn.AdaptiveAvgPool3d((2, 3, 2)), False),
+        (torch.nn.Upsample(scale_factor=3, mode="bilinear"), True),
+        (torch.nn.Upsample((8, 6), mode="bilinear"), False),
+        (torch.nn.Upsample(scale_factor=1.5, mode="bilinear"), False),
+        (torch.nn.Upsample((5, 7), mode="bicubic"), True),
+        (torch.nn.Upsample((5, 7), mode="bicubic", align_corners=True), False),
+    ],
+)
 def test_pooling_and_interpolation_are_taken_in_the_forms_that_a_device_has(layer, taken):
     if taken:
         torch.testing.assert_close(infer(layer, IMAGE), layer(IMAGE))
@@ -100,8 +140,9 @@ def test_operations_on_constants_are_computed_while_compiling():
 
 
 def test_random_operations_are_no_constants():
-    executor = poptorch.inferenceModel(Function(lambda x: (torch.rand(3), torch.ones(3))),
-                                       poptorch.Options().deviceIterations(2))
+    executor = poptorch.inferenceModel(
+        Function(lambda x: (torch.rand(3), torch.ones(3))), poptorch.Options().deviceIterations(2)
+    )
     random, constant = executor(torch.ones(2))
     assert random.shape == (6,) and constant.shape == (3,)
 
@@ -115,17 +156,31 @@ def set_by_index(x):
     return result
 
 
-@pytest.mark.parametrize("function", [
-    lambda x: x + HOST, lambda x: torch.cat([x, HOST[None]]), lambda x: x + HOST.view(6), lambda x: torch.mul(x, HOST)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + HOST,
+        lambda x: torch.cat([x, HOST[None]]),
+        lambda x: x + HOST.view(6),
+        lambda x: torch.mul(x, HOST),
+    ],
+)
 def test_tensors_of_the_host_are_refused(function):
     with pytest.raises(poptorch.Error, match="Expected an IPU tensor but got"):
         infer(function)
 
 
-@pytest.mark.parametrize("function", [
-    lambda x: x + HOST.to(x.device), lambda x: x + torch.tensor([1.0] * 6), lambda x: x + torch.ones(6),
-    lambda x: x + x.new_tensor([1.0] * 6), lambda x: x + torch.as_tensor([1.0] * 6),
-    lambda x: x + torch.empty(6).copy_(HOST)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + HOST.to(x.device),
+        lambda x: x + torch.tensor([1.0] * 6),
+        lambda x: x + torch.ones(6),
+        lambda x: x + x.new_tensor([1.0] * 6),
+        lambda x: x + torch.as_tensor([1.0] * 6),
+        lambda x: x + torch.empty(6).copy_(HOST),
+    ],
+)
 def test_tensors_that_are_brought_to_the_device_are_welcome(function):
     assert torch.equal(infer(function), X + 1)
 
@@ -141,21 +196,34 @@ def test_one_hot_needs_the_number_of_classes():
     assert infer(lambda x: F.one_hot(x.argmax(1), 6)).shape == (4, 6)
 
 
-@pytest.mark.parametrize("layer, x", [
-    (torch.nn.LSTM(6, 2), X[None]), (torch.nn.GRU(6, 2), X[None]), (torch.nn.MultiheadAttention(6, 2), None),
-    (torch.nn.TransformerEncoderLayer(6, 2, 8), X[None]), (torch.nn.AdaptiveAvgPool2d(2), X.view(1, 1, 4, 6)),
-    (torch.nn.Embedding(9, 3), torch.tensor([[1, 2]])), (torch.nn.InstanceNorm1d(4), X[None]),
-    (torch.nn.utils.weight_norm(torch.nn.Linear(6, 2)), X), (torch.nn.ConvTranspose1d(4, 2, 3), X[None])])
+@pytest.mark.parametrize(
+    "layer, x",
+    [
+        (torch.nn.LSTM(6, 2), X[None]),
+        (torch.nn.GRU(6, 2), X[None]),
+        (torch.nn.MultiheadAttention(6, 2), None),
+        (torch.nn.TransformerEncoderLayer(6, 2, 8), X[None]),
+        (torch.nn.AdaptiveAvgPool2d(2), X.view(1, 1, 4, 6)),
+        (torch.nn.Embedding(9, 3), torch.tensor([[1, 2]])),
+        (torch.nn.InstanceNorm1d(4), X[None]),
+        (torch.nn.utils.weight_norm(torch.nn.Linear(6, 2)), X),
+        (torch.nn.ConvTranspose1d(4, 2, 3), X[None]),
+    ],
+)
 def test_layers_that_a_device_has_whole_compile_with_whatever_kernels_the_host_uses(layer, x):
     inputs = (X[None], X[None], X[None]) if x is None else (x,)
     actual, expected = poptorch.inferenceModel(layer.eval())(*inputs), layer(*inputs)
     torch.testing.assert_close(actual[0], expected[0].detach())
 
 
-@pytest.mark.parametrize("spoil, words", [
-    (lambda o: o.deviceIterations(0), "deviceIterations is 0"),
-    (lambda o: o.replicationFactor(-1), "replicationFactor is -1"),
-    (lambda o: o._Popart.set("no such key", 1), "no such key")])
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda o: o.deviceIterations(0), "deviceIterations is 0"),
+        (lambda o: o.replicationFactor(-1), "replicationFactor is -1"),
+        (lambda o: o._Popart.set("no such key", 1), "no such key"),
+    ],
+)
 def test_options_that_cannot_be_compiled_are_refused_then(spoil, words):
     options = poptorch.Options()
     spoil(options)
@@ -168,8 +236,12 @@ def test_options_of_a_compilation_are_told_for_debugging(log):
     options.TensorLocations.numIOTiles(40)
     poptorch.inferenceModel(Classifier(), options)(torch.ones(2, 4))
     told = [record.getMessage() for record in log.records]
-    assert {"enableEngineCaching set to value true", "cachePath set to value cache", "numIOTiles set to value 40",
-            "device_iterations set to value 1"} <= set(told)
+    assert {
+        "enableEngineCaching set to value true",
+        "cachePath set to value cache",
+        "numIOTiles set to value 40",
+        "device_iterations set to value 1",
+    } <= set(told)
 
 
 def test_option_that_is_set_in_two_ways_is_refused():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Programs that name the device "ipu" themselves, and operations that only inference may use."""
+
 import poptorch_host as poptorch
 import pytest
 import torch
@@ -10,10 +11,17 @@ from ..models import Function
 X = torch.arange(6.0).reshape(2, 3)
 
 
-@pytest.mark.parametrize("make", [
-    lambda x: x + torch.ones(3, device="ipu"), lambda x: x + torch.ones(3).to("ipu"),
-    lambda x: x + torch.full((3,), 1.0, device=torch.device("ipu", 0)), lambda x: x + torch.ones(3).ipu(),
-    lambda x: x.to("ipu:0", torch.float32) + 1], ids=["factory", "to", "device", "method", "input"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x + torch.ones(3, device="ipu"),
+        lambda x: x + torch.ones(3).to("ipu"),
+        lambda x: x + torch.full((3,), 1.0, device=torch.device("ipu", 0)),
+        lambda x: x + torch.ones(3).ipu(),
+        lambda x: x.to("ipu:0", torch.float32) + 1,
+    ],
+    ids=["factory", "to", "device", "method", "input"],
+)
 def test_device_called_ipu_is_the_one_that_models_run_on(make):
     model = poptorch.inferenceModel(Function(make), poptorch.Options().deviceIterations(2))
     for _ in range(2):
@@ -23,8 +31,9 @@ def test_device_called_ipu_is_the_one_that_models_run_on(make):
 
 def test_training_may_call_its_device_ipu_too():
     model = torch.nn.Linear(3, 1)
-    model.register_forward_hook(lambda _, inputs, output: poptorch.identity_loss(
-        output - torch.ones(1, device="ipu"), "sum"))
+    model.register_forward_hook(
+        lambda _, inputs, output: poptorch.identity_loss(output - torch.ones(1, device="ipu"), "sum")
+    )
     before = model.bias.item()
     poptorch.trainingModel(model, optimizer=poptorch.optim.SGD(model.parameters(), lr=0.5))(X)
     assert model.bias.item() == pytest.approx(before - 0.5 * len(X))
@@ -42,9 +51,13 @@ def test_host_function_is_called_for_each_micro_batch():
     assert seen[-2:] == [[row] for row in X.tolist()]
 
 
-@pytest.mark.parametrize("name, operation", [
-    ("poptorch.cond", lambda x: poptorch.cond(torch.ones(1).bool(), lambda y: y, [x], lambda y: -y, [x])[0]),
-    ("poptorch.cpu", lambda x: poptorch.CPU(lambda y: 2 * y, "twice")(x))])
+@pytest.mark.parametrize(
+    "name, operation",
+    [
+        ("poptorch.cond", lambda x: poptorch.cond(torch.ones(1).bool(), lambda y: y, [x], lambda y: -y, [x])[0]),
+        ("poptorch.cpu", lambda x: poptorch.CPU(lambda y: 2 * y, "twice")(x)),
+    ],
+)
 def test_operation_without_a_gradient_is_for_inference_only(name, operation):
     assert poptorch.inferenceModel(Function(operation))(X).shape == X.shape
     model = torch.nn.Linear(3, 3)

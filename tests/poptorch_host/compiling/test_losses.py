@@ -40,7 +40,7 @@ def expected_gradient(loss, start=None):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_identity_loss_is_where_back_propagation_starts(reduction):
-    loss = lambda x: poptorch.identity_loss(x ** 2, reduction)  # noqa: E731
+    loss = lambda x: poptorch.identity_loss(x**2, reduction)  # noqa: E731
     torch.testing.assert_close(gradient(loss), expected_gradient(loss))
 
 
@@ -85,10 +85,10 @@ def test_losses_of_torch_mark_themselves(name, reduction):
 
 def test_a_loss_that_is_not_returned_is_found():
     def loss(x):
-        poptorch.identity_loss((x ** 2).sum(), "sum")
+        poptorch.identity_loss((x**2).sum(), "sum")
         return x.sum()
 
-    torch.testing.assert_close(gradient(loss), expected_gradient(lambda x: (x ** 2).sum()))
+    torch.testing.assert_close(gradient(loss), expected_gradient(lambda x: (x**2).sum()))
     built_in = lambda x: (F.l1_loss(x, torch.zeros_like(x)), x.sum())[1]  # noqa: E731
     torch.testing.assert_close(gradient(built_in), expected_gradient(lambda x: F.l1_loss(x, torch.zeros_like(x))))
 
@@ -100,7 +100,7 @@ def test_the_place_of_the_loss_among_the_outputs_is_of_no_matter():
 
 def test_no_loss_is_refused():
     with pytest.raises(poptorch.Error, match="Couldn't find a loss in graph!"):
-        gradient(lambda x: (x ** 2).mean())
+        gradient(lambda x: (x**2).mean())
     with pytest.raises(poptorch.Error, match="Couldn't find a loss in graph!"):
         gradient(lambda x: F.cross_entropy(x, torch.softmax(x.detach(), 1)))
 
@@ -172,7 +172,8 @@ def test_label_smoothing_with_a_sum_needs_identity_loss(wrapped):
     smoothing = 0.1 if wrapped else 0.0
     torch.testing.assert_close(value, F.cross_entropy(before, LABELS, label_smoothing=0.1, reduction="sum"))
     expected = expected_gradient(
-        lambda x: F.cross_entropy(x, LABELS, label_smoothing=smoothing, reduction="sum"), before.clone())
+        lambda x: F.cross_entropy(x, LABELS, label_smoothing=smoothing, reduction="sum"), before.clone()
+    )
     torch.testing.assert_close(before - model.weight.detach(), expected)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Compiling on the host's device "meta": every check, no values."""
+
 import poptorch_host as poptorch
 import pytest
 import torch
@@ -72,11 +73,15 @@ def test_weights_without_values_are_compiled(meta):
     assert executor.compiled.output_shapes == [(1, 100000)]
 
 
-@pytest.mark.parametrize("function, words", [
-    (lambda x: x * x.tril().sum().item(), r"\[aten::tril, aten::_local_scalar_dense\]"),
-    (lambda x: x[x > 0], r"\[aten::index\]"),
-    (lambda x: x + X, "Expected an IPU tensor"),
-    (lambda x: x + torch.arange(6).nonzero().sum(), "aten.nonzero.*depends on values.*compile on cpu")])
+@pytest.mark.parametrize(
+    "function, words",
+    [
+        (lambda x: x * x.tril().sum().item(), r"\[aten::tril, aten::_local_scalar_dense\]"),
+        (lambda x: x[x > 0], r"\[aten::index\]"),
+        (lambda x: x + X, "Expected an IPU tensor"),
+        (lambda x: x + torch.arange(6).nonzero().sum(), "aten.nonzero.*depends on values.*compile on cpu"),
+    ],
+)
 def test_what_cannot_be_compiled_is_named_without_values_too(meta, function, words):
     with pytest.raises(poptorch.Error, match=words):
         poptorch.inferenceModel(Function(function)).compile(X)

@@ -23,9 +23,16 @@ def infer(function, options=None):
     return poptorch.inferenceModel(Function(function), options)
 
 
-@pytest.mark.parametrize("value", [
-    torch.ones(2), (torch.ones(2), torch.zeros(2)), [torch.ones(2), (torch.zeros(2),)],
-    {"a": torch.ones(2), "b": torch.zeros(2)}, Pair(torch.ones(2), [torch.zeros(2)])])
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.ones(2),
+        (torch.ones(2), torch.zeros(2)),
+        [torch.ones(2), (torch.zeros(2),)],
+        {"a": torch.ones(2), "b": torch.zeros(2)},
+        Pair(torch.ones(2), [torch.zeros(2)]),
+    ],
+)
 def test_nested_inputs_reach_forward_in_their_containers(value):
     seen = []
 
@@ -82,16 +89,20 @@ def test_wrong_arguments_are_refused_like_a_function_call():
         executor(y=x)
 
 
-@pytest.mark.parametrize("first, second, message", [
-    (torch.ones(2), torch.ones(3), r"expected torch.Size\(\[2\]\) but got torch.Size\(\[3\]\)"),
-    (torch.ones(2), torch.ones(2).half(), "expected torch.float32 but got torch.float16"),
-    ((torch.ones(2),), [torch.ones(2)], "expected .*tuple.* but got .*list"),
-    ((torch.ones(2),), (torch.ones(2), torch.ones(2)), "expected 1 but got 2"),
-    ({"a": torch.ones(2)}, {"b": torch.ones(2)}, r"expected \['a'\] but got \['b'\]"),
-    (numpy.ones(2), numpy.zeros(2), r"expected array\(.* but got array\("),
-    (numpy.ones(2), numpy.ones(3), r"expected array\(.* but got array\("),
-    (torch.ones(2), 3, "expected .*Tensor.* but got .*int"),
-    (torch.ones(2), None, "expected .*Tensor.* but got .*NoneType")])
+@pytest.mark.parametrize(
+    "first, second, message",
+    [
+        (torch.ones(2), torch.ones(3), r"expected torch.Size\(\[2\]\) but got torch.Size\(\[3\]\)"),
+        (torch.ones(2), torch.ones(2).half(), "expected torch.float32 but got torch.float16"),
+        ((torch.ones(2),), [torch.ones(2)], "expected .*tuple.* but got .*list"),
+        ((torch.ones(2),), (torch.ones(2), torch.ones(2)), "expected 1 but got 2"),
+        ({"a": torch.ones(2)}, {"b": torch.ones(2)}, r"expected \['a'\] but got \['b'\]"),
+        (numpy.ones(2), numpy.zeros(2), r"expected array\(.* but got array\("),
+        (numpy.ones(2), numpy.ones(3), r"expected array\(.* but got array\("),
+        (torch.ones(2), 3, "expected .*Tensor.* but got .*int"),
+        (torch.ones(2), None, "expected .*Tensor.* but got .*NoneType"),
+    ],
+)
 def test_later_inputs_unlike_the_compiled_ones_are_refused(first, second, message):
     executor = infer(lambda value: torch.zeros(1) + 1)
     executor(first)
@@ -121,9 +132,17 @@ def test_empty_tensors_are_refused():
         infer(lambda x: x + 1)(torch.ones(0, 2))
 
 
-@pytest.mark.parametrize("sent, seen", [
-    (torch.float64, torch.float32), (torch.bfloat16, torch.float32), (torch.float16, torch.float16),
-    (torch.uint8, torch.uint8), (torch.int32, torch.int32), (torch.bool, torch.bool)])
+@pytest.mark.parametrize(
+    "sent, seen",
+    [
+        (torch.float64, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float16),
+        (torch.uint8, torch.uint8),
+        (torch.int32, torch.int32),
+        (torch.bool, torch.bool),
+    ],
+)
 def test_inputs_arrive_in_the_dtypes_of_a_device(sent, seen):
     dtypes = []
 
@@ -136,7 +155,7 @@ def test_inputs_arrive_in_the_dtypes_of_a_device(sent, seen):
 
 
 def test_integers_beyond_32_bits_wrap():
-    assert infer(lambda x: x // 2)(torch.tensor([2**31, -2**31 - 1, 7])).tolist() == [-2**30, 2**30 - 1, 3]
+    assert infer(lambda x: x // 2)(torch.tensor([2**31, -(2**31) - 1, 7])).tolist() == [-(2**30), 2**30 - 1, 3]
 
 
 def test_unusual_inputs_are_converted_with_a_warning(caplog, monkeypatch):
@@ -176,8 +195,9 @@ def test_an_input_that_training_writes_to_has_no_gradient_on_the_host(iterations
             return poptorch.identity_loss(x * 1, "sum")
 
     model, data = Adding(), torch.zeros(2 * iterations)
-    executor = poptorch.trainingModel(model, poptorch.Options().deviceIterations(iterations),
-                                      poptorch.optim.SGD(model.parameters(), lr=0.0))
+    executor = poptorch.trainingModel(
+        model, poptorch.Options().deviceIterations(iterations), poptorch.optim.SGD(model.parameters(), lr=0.0)
+    )
     for count in (1, 2):
         executor(data)
         assert data.tolist() == [count] * 2 * iterations and not data.requires_grad

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Data sets whose samples tell where they come from. Other processes import them, so they stand in a light module."""
+
 import multiprocessing
 import os
 import random

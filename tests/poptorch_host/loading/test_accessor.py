@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """AsynchronousDataAccessor: what it hands out, when it reads, how it fails and how it ends."""
+
 import multiprocessing
 import os
 import signal
@@ -46,6 +47,7 @@ def access():
     def make(dataset, **kwargs):
         made.append(poptorch.AsynchronousDataAccessor(dataset, **{"sharing_strategy": FORK, **kwargs}))
         return made[-1]
+
     yield make
     for accessor in made:
         accessor.terminate()
@@ -74,18 +76,30 @@ def values(accessor):
 # Elements.
 
 
-@pytest.mark.parametrize("tensor", [
-    torch.tensor(3), torch.tensor([True, False]), torch.arange(6, dtype=torch.int8).view(2, 3).t(), torch.empty(0, 4),
-    torch.tensor([1.5, float("inf")]).half(), torch.tensor([2.5]).bfloat16(), torch.ones(1, requires_grad=True),
-    torch.ones(1).expand(3, 2)], ids=str)
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor(3),
+        torch.tensor([True, False]),
+        torch.arange(6, dtype=torch.int8).view(2, 3).t(),
+        torch.empty(0, 4),
+        torch.tensor([1.5, float("inf")]).half(),
+        torch.tensor([2.5]).bfloat16(),
+        torch.ones(1, requires_grad=True),
+        torch.ones(1).expand(3, 2),
+    ],
+    ids=str,
+)
 def test_tensor_arrives_as_it_was(access, tensor):
     (arrived,) = access([tensor])
     assert arrived.dtype is tensor.dtype and arrived.shape == tensor.shape and not arrived.requires_grad
     assert torch.equal(arrived, tensor)
 
 
-@pytest.mark.parametrize("element, container", [
-    ((torch.ones(1), torch.zeros(2)), list), ([torch.ones(1)], list), ({"x": torch.ones(1), 3: torch.zeros(2)}, dict)])
+@pytest.mark.parametrize(
+    "element, container",
+    [((torch.ones(1), torch.zeros(2)), list), ([torch.ones(1)], list), ({"x": torch.ones(1), 3: torch.zeros(2)}, dict)],
+)
 def test_containers_arrive_as_lists_and_dictionaries(access, element, container):
     (arrived,) = access([element])
     assert type(arrived) is container
@@ -109,6 +123,7 @@ def test_parser_that_no_other_process_can_know_disturbs_no_other_data_set(access
 
     class LocalParser(GraphParser):
         pass
+
     poptorch.registerCustomArgParser(Local, LocalParser())
     try:
         accessor = access([torch.tensor(1)], sharing_strategy=FORK_SERVER)
@@ -117,16 +132,25 @@ def test_parser_that_no_other_process_can_know_disturbs_no_other_data_set(access
     assert values(accessor) == [1]
 
 
-@pytest.mark.parametrize("element, message", [
-    (["text"], "holds str"), (3, "holds int"), ((torch.ones(1), (torch.ones(1),)), "holds tuple"), ([], "no tensor"),
-    (torch.ones(2).to_sparse(), "sparse")], ids=str)
+@pytest.mark.parametrize(
+    "element, message",
+    [
+        (["text"], "holds str"),
+        (3, "holds int"),
+        ((torch.ones(1), (torch.ones(1),)), "holds tuple"),
+        ([], "no tensor"),
+        (torch.ones(2).to_sparse(), "sparse"),
+    ],
+    ids=str,
+)
 def test_element_of_another_kind_is_refused(access, element, message):
     with pytest.raises(poptorch.Error, match=f"worker thread failed to start: .*{message}"):
         access([element])
 
 
-@pytest.mark.parametrize("second", [torch.ones(3), torch.ones(2, dtype=torch.int64), [torch.ones(2)] * 2,
-                                    {"x": torch.ones(2)}], ids=str)
+@pytest.mark.parametrize(
+    "second", [torch.ones(3), torch.ones(2, dtype=torch.int64), [torch.ones(2)] * 2, {"x": torch.ones(2)}], ids=str
+)
 def test_element_unlike_the_first_is_refused(access, second):
     elements = iter(access([torch.ones(2), second]))
     assert next(elements).tolist() == [1, 1]
@@ -272,14 +296,14 @@ def test_length_counts_the_rows_of_a_loaders_batches(access, drop_last, iterable
 @pytest.mark.parametrize("strategy", poptorch.SharingStrategy)
 def test_data_set_arrives_by_every_strategy(access, strategy):
     dataset = Counted(4)
-    dataset.weights = torch.arange(4.)
+    dataset.weights = torch.arange(4.0)
     assert len(list(access(dataset, sharing_strategy=strategy, load_indefinitely=False))) == 4
     assert dataset.count == 4  # tensors in shared memory stay shared
     assert dataset.weights.is_shared() == (strategy == poptorch.SharingStrategy.SharedMemory)
 
 
 def test_fork_server_takes_more_tensors_than_a_process_may_open_files(access):
-    whole = torch.arange(3000.)
+    whole = torch.arange(3000.0)
     elements = [(whole[i], torch.tensor(i)) for i in range(3000)]
     accessor = access(elements, sharing_strategy=FORK_SERVER)
     assert all(one == two == place for place, (one, two) in enumerate(accessor))
@@ -296,19 +320,23 @@ def test_data_set_that_cannot_be_pickled_is_refused_with_advice(access):
 
 
 def test_module_that_knows_the_package_by_another_name_can_be_imported_in_the_process(access, tmp_path, monkeypatch):
-    (tmp_path / "renamed_program.py").write_text("import poptorch\nimport torch\n"
-                                                 "class Set:\n"
-                                                 "    def __iter__(self):\n"
-                                                 "        yield torch.tensor(int(poptorch.SharingStrategy.Fork))\n")
+    (tmp_path / "renamed_program.py").write_text(
+        "import poptorch\nimport torch\n"
+        "class Set:\n"
+        "    def __iter__(self):\n"
+        "        yield torch.tensor(int(poptorch.SharingStrategy.Fork))\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "poptorch", poptorch)
     import renamed_program
+
     assert values(access(renamed_program.Set(), sharing_strategy=FORK_SERVER)) == [2]
 
 
 def test_random_numbers_follow_from_the_seed_and_differ_between_accessors(access):
     def draw(strategy):
         return [tensor.tolist() for tensor in access(RandomNumbers(), sharing_strategy=strategy)]
+
     torch.manual_seed(1)
     first, second = draw(FORK), draw(FORK)
     torch.manual_seed(1)
@@ -329,9 +357,15 @@ def test_accessor_works_in_a_process_that_was_forked_off_one_with_a_fork_server(
 # Arguments.
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"buffer_size": 0}, "buffer_size"), ({"rebatched_size": 1}, "must exceed 1"),
-    ({"sharing_strategy": 2}, "SharingStrategy"), ({"miss_sleep_time_in_ms": -1}, "miss_sleep_time_in_ms")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"buffer_size": 0}, "buffer_size"),
+        ({"rebatched_size": 1}, "must exceed 1"),
+        ({"sharing_strategy": 2}, "SharingStrategy"),
+        ({"miss_sleep_time_in_ms": -1}, "miss_sleep_time_in_ms"),
+    ],
+)
 def test_arguments_out_of_range_are_refused(access, arguments, message):
     with pytest.raises(AssertionError, match=message):
         access([torch.ones(2)], **arguments)
@@ -428,6 +462,7 @@ def test_process_sleeps_while_the_buffers_are_full(access):
     def waits():
         status = Path(f"/proc/{process_of(accessor).pid}/status").read_text()
         return int(status.partition("voluntary_ctxt_switches:")[2].split()[0])
+
     dataset = Counted(100)
     accessor = access(dataset, early_preload=True, buffer_size=2)
     assert eventually(lambda: dataset.count == 2)
@@ -492,8 +527,14 @@ def run_program(*arguments):
     were told to ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return subprocess.Popen([sys.executable, "-m", "tests.poptorch_host.loading.accessor_program", *arguments], cwd=ROOT,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.poptorch_host.loading.accessor_program", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -527,9 +568,15 @@ def test_program_that_ends_during_an_iteration_does_not_hang():
 
 def test_program_without_main_guard_is_told_about_it(tmp_path):
     program = tmp_path / "program.py"
-    program.write_text("import poptorch_host, torch\n"
-                       "accessor = poptorch_host.AsynchronousDataAccessor([torch.ones(1)])\n")
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    program.write_text(
+        "import poptorch_host, torch\naccessor = poptorch_host.AsynchronousDataAccessor([torch.ones(1)])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 1
     assert "__main__" in done.stderr.strip().rpartition("\n")[2]

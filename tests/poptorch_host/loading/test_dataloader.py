@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """DataLoader: combined batches, lengths and ends of epochs, in every mode."""
+
 import gc
 import logging
 
@@ -110,8 +111,10 @@ def test_loader_without_batch_size_refuses_to_drop_the_last():
 # Ends of epochs and lengths.
 
 
-@pytest.mark.parametrize("samples, drop_last, sizes", [(12, True, [4, 4, 4]), (10, True, [4, 4]), (3, True, []),
-                                                       (12, False, [4, 4, 4]), (10, False, [4, 4, 2])])
+@pytest.mark.parametrize(
+    "samples, drop_last, sizes",
+    [(12, True, [4, 4, 4]), (10, True, [4, 4]), (3, True, []), (12, False, [4, 4, 4]), (10, False, [4, 4, 2])],
+)
 def test_last_batch_is_dropped_or_smaller(samples, drop_last, sizes):
     loader = poptorch.DataLoader(options(2), Numbers(samples), batch_size=2, drop_last=drop_last)
     assert [len(batch) for batch in loader] == sizes
@@ -156,8 +159,14 @@ def test_shuffling_in_one_process_is_pytorchs():
 
 def test_keyword_arguments_reach_pytorch():
     sampler = [(epoch, index) for epoch, index in zip([3] * 4, range(4))]
-    loader = poptorch.DataLoader(options(2), EpochNumbers(4), batch_size=1, sampler=sampler,
-                                 auto_distributed_partitioning=False, collate_fn=lambda samples: {"all": samples})
+    loader = poptorch.DataLoader(
+        options(2),
+        EpochNumbers(4),
+        batch_size=1,
+        sampler=sampler,
+        auto_distributed_partitioning=False,
+        collate_fn=lambda samples: {"all": samples},
+    )
     assert [[tuple(pair.tolist()) for pair in batch["all"]] for batch in loader] == [[(3, 0), (3, 1)], [(3, 2), (3, 3)]]
 
 
@@ -183,8 +192,9 @@ def test_terminate_has_no_effect_on_a_synchronous_loader():
 
 def batch_sampled(samples, drop_last=True, mode=SYNC, made=Numbers, **kwargs):
     sampler = BatchSampler(SequentialSampler(range(samples)), batch_size=3, drop_last=False)
-    return poptorch.DataLoader(options(2), made(samples), batch_sampler=sampler, drop_last=drop_last, mode=mode,
-                               **kwargs)
+    return poptorch.DataLoader(
+        options(2), made(samples), batch_sampler=sampler, drop_last=drop_last, mode=mode, **kwargs
+    )
 
 
 @pytest.mark.parametrize("mode", [SYNC, ASYNC, REBATCHED])
@@ -236,8 +246,10 @@ def test_batch_sampler_excludes_batch_size_and_shuffle(arguments):
 # Asynchronous modes.
 
 
-@pytest.mark.parametrize("made, unpack", [(Numbers, lambda batch: batch), (Pairs, lambda batch: -batch[1]),
-                                          (Records, lambda batch: batch["label"])])
+@pytest.mark.parametrize(
+    "made, unpack",
+    [(Numbers, lambda batch: batch), (Pairs, lambda batch: -batch[1]), (Records, lambda batch: batch["label"])],
+)
 def test_asynchronous_loader_gives_the_batches_of_a_synchronous_one(made, unpack):
     loader = poptorch.DataLoader(options(2), made(9), batch_size=2, mode=ASYNC)
     assert len(loader) == 2
@@ -255,12 +267,20 @@ def test_asynchronous_loader_begins_anew_after_an_iteration_that_was_left():
     loader.terminate()
 
 
-@pytest.mark.parametrize("drop_last, batches", [(True, [[0, 1, 2, 3], [4, 5, 6, 7]]),
-                                                (False, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]])])
+@pytest.mark.parametrize(
+    "drop_last, batches", [(True, [[0, 1, 2, 3], [4, 5, 6, 7]]), (False, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]])]
+)
 @pytest.mark.parametrize("mode", [ASYNC, REBATCHED])
 def test_rebatching_loader_gathers_combined_batches(mode, drop_last, batches):
-    loader = poptorch.DataLoader(options(2), Numbers(10), batch_size=2, mode=mode, drop_last=drop_last,
-                                 rebatched_worker_size=3, async_options=FORK)
+    loader = poptorch.DataLoader(
+        options(2),
+        Numbers(10),
+        batch_size=2,
+        mode=mode,
+        drop_last=drop_last,
+        rebatched_worker_size=3,
+        async_options=FORK,
+    )
     assert len(loader) == len(batches)
     assert [loaded(loader), loaded(loader)] == [batches] * 2
     assert hasattr(loader, "rebatched_drop_last") == (mode == REBATCHED or not drop_last)
@@ -284,6 +304,7 @@ def test_asynchronous_loader_shuffles_anew_each_epoch_from_the_seed():
         epochs = [sum(loaded(loader), []) for _ in range(2)]
         loader.terminate()
         return epochs
+
     first, second = two_epochs()
     assert first != second and sorted(first) == sorted(second) == list(range(30))
     assert two_epochs() == [first, second]
@@ -296,6 +317,7 @@ def test_asynchronous_loader_takes_generators_and_samplers_along():
         numbers_read = sum(loaded(loader), [])
         loader.terminate()
         return numbers_read
+
     assert order(ASYNC) == order(SYNC)
 
 
@@ -319,22 +341,30 @@ def test_terminated_loader_refuses_to_iterate():
         iter(loader)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(mode=REBATCHED, batch_size=4, rebatched_worker_size=5), "rebatched_worker_size"),
-    (dict(mode=REBATCHED, batch_size=4, rebatched_worker_size=0), "rebatched_worker_size"),
-    (dict(mode=REBATCHED, batch_size=1), "rebatched_size must exceed 1"),
-    (dict(mode=REBATCHED, batch_size=None, drop_last=False), "needs a batch_size"),
-    (dict(mode=ASYNC, async_options={"rebatched_size": 2}), "async_options cannot contain rebatched_size"),
-    (dict(mode=1), "DataLoaderMode"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(mode=REBATCHED, batch_size=4, rebatched_worker_size=5), "rebatched_worker_size"),
+        (dict(mode=REBATCHED, batch_size=4, rebatched_worker_size=0), "rebatched_worker_size"),
+        (dict(mode=REBATCHED, batch_size=1), "rebatched_size must exceed 1"),
+        (dict(mode=REBATCHED, batch_size=None, drop_last=False), "needs a batch_size"),
+        (dict(mode=ASYNC, async_options={"rebatched_size": 2}), "async_options cannot contain rebatched_size"),
+        (dict(mode=1), "DataLoaderMode"),
+    ],
+)
 def test_arguments_of_asynchronous_modes_must_fit_together(arguments, message):
     with pytest.raises(AssertionError, match=message):
         poptorch.DataLoader(options(), Numbers(9), **arguments)
 
 
-@pytest.mark.parametrize("arguments, unused", [
-    (dict(async_options=FORK), "async_options"), (dict(rebatched_worker_size=1), "rebatched_worker_size"),
-    (dict(mode=ASYNC, async_options=FORK, pin_memory=True), "pin_memory")])
+@pytest.mark.parametrize(
+    "arguments, unused",
+    [
+        (dict(async_options=FORK), "async_options"),
+        (dict(rebatched_worker_size=1), "rebatched_worker_size"),
+        (dict(mode=ASYNC, async_options=FORK, pin_memory=True), "pin_memory"),
+    ],
+)
 def test_arguments_without_effect_are_reported(arguments, unused, messages):
     messages.set_level(logging.INFO, "poptorch::python")
     loader = poptorch.DataLoader(options(), Numbers(9), **arguments)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """DataLoader in one of several processes: which samples it reads."""
+
 import poptorch_host as poptorch
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_shuffled_shares_are_ranges_of_one_permutation_that_alternate_their_star
     permutations = [torch.randperm(11, generator=generator).tolist() for _ in range(3)]
     read = epochs(2, 11, 3, seed=7, batch_size=2, shuffle=True)
     for shares, permutation, start in zip(read, permutations, [3, 0, 3]):
-        assert shares == [permutation[start:start + 4], permutation[start + 4:start + 8]]
+        assert shares == [permutation[start : start + 4], permutation[start + 4 : start + 8]]
 
 
 def test_shuffled_shares_hold_everything_when_the_last_batch_may_be_smaller():

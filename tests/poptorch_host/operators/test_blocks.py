@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Blocks: when they begin and end, what they leave alone, and how they come off."""
+
 import copy
 import io
 import pickle
@@ -46,8 +47,11 @@ def test_block_changes_neither_class_nor_parameters_nor_results_on_the_host():
     assert torch.equal(annotated(x), plain(x)) and not poptorch.isRunningOnIpu()
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))],
-                         ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))],
+    ids=["copy", "deepcopy", "pickle"],
+)
 def test_block_survives_copying(duplicate):
     assert blocks_of(duplicate(TwoLayers())) == [("begin", "one", 0), ("begin", "0", 1)]
 
@@ -117,8 +121,11 @@ def test_text_of_a_module_shows_its_blocks(capsys):
     assert capsys.readouterr().out == text + "\n"
 
 
-@pytest.mark.parametrize("module", [TwoLayers(annotate=False), torch.nn.Linear(1, 2), torch.nn.ReLU(),
-                                    torch.nn.MultiheadAttention(4, 2)], ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize(
+    "module",
+    [TwoLayers(annotate=False), torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.MultiheadAttention(4, 2)],
+    ids=lambda module: type(module).__name__,
+)
 def test_text_of_a_module_without_blocks_is_pytorchs(module):
     assert poptorch.module_repr(module) == repr(module)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Operations: their arithmetic, their refusals, and what they tell an execution."""
+
 import collections
 import itertools
 import math
@@ -54,23 +55,30 @@ def test_recomputation_checkpoint_refuses_what_is_no_tensor(arguments):
 # Hints.
 
 
-@pytest.mark.parametrize("hint, arguments", [
-    (poptorch.nop, []), (poptorch.set_available_memory, [0.3]), (poptorch.ipu_print_tensor, []),
-    (poptorch.set_overlap_for_input, [poptorch.OverlapMode.OverlapAccumulationLoop]),
-    (poptorch.set_overlap_for_output, [poptorch.OverlapMode.NoOverlap])],
-    ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    "hint, arguments",
+    [
+        (poptorch.nop, []),
+        (poptorch.set_available_memory, [0.3]),
+        (poptorch.ipu_print_tensor, []),
+        (poptorch.set_overlap_for_input, [poptorch.OverlapMode.OverlapAccumulationLoop]),
+        (poptorch.set_overlap_for_output, [poptorch.OverlapMode.NoOverlap]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_hint_keeps_values_and_gradient_and_tells_the_execution(hint, arguments):
     x = torch.randn(2, 3, requires_grad=True)
     with recording() as events:
         result = hint(x, *arguments)
-    (name, info), = events
+    ((name, info),) = events
     assert name == hint.__name__ and info["tensor"] is x and info["result"] is result and result is not x
     result.sum().backward()
     assert torch.equal(result, x) and torch.equal(x.grad, torch.ones(2, 3))
 
 
-@pytest.mark.parametrize("hint", [poptorch.nop, poptorch.ipu_print_tensor,
-                                  lambda x: poptorch.set_available_memory(x, 0.5)])
+@pytest.mark.parametrize(
+    "hint", [poptorch.nop, poptorch.ipu_print_tensor, lambda x: poptorch.set_available_memory(x, 0.5)]
+)
 def test_hint_refuses_what_is_no_tensor(hint):
     with pytest.raises(poptorch.Error, match="tensor"):
         hint([1, 2])
@@ -105,13 +113,17 @@ def test_nothing_is_printed_while_a_model_is_compiled(capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("style, expected", [
-    ({"digits": 2, "float_format": "fixed"}, "(0.00, 1.00, 2.00, 3.00, 4.00, 5.00)"),
-    ({"digits": 1, "float_format": "scientific"}, "(0.0e+00, 1.0e+00, 2.0e+00, 3.0e+00, 4.0e+00, 5.0e+00)"),
-    ({"float_format": "none"}, "(0.0, 1.0, 2.0, 3.0, 4.0, 5.0)"),
-    ({"summarise_threshold": 4, "edge_items": 2}, "(0, 1, ..., 4, 5)"),
-    ({"separator": " ", "open_bracket": "[", "close_bracket": "]"}, "[0 1 2 3 4 5]"),
-    ({"max_line_width": 9}, "(0, 1, 2, \n 3, 4, 5)")])
+@pytest.mark.parametrize(
+    "style, expected",
+    [
+        ({"digits": 2, "float_format": "fixed"}, "(0.00, 1.00, 2.00, 3.00, 4.00, 5.00)"),
+        ({"digits": 1, "float_format": "scientific"}, "(0.0e+00, 1.0e+00, 2.0e+00, 3.0e+00, 4.0e+00, 5.0e+00)"),
+        ({"float_format": "none"}, "(0.0, 1.0, 2.0, 3.0, 4.0, 5.0)"),
+        ({"summarise_threshold": 4, "edge_items": 2}, "(0, 1, ..., 4, 5)"),
+        ({"separator": " ", "open_bracket": "[", "close_bracket": "]"}, "[0 1 2 3 4 5]"),
+        ({"max_line_width": 9}, "(0, 1, 2, \n 3, 4, 5)"),
+    ],
+)
 def test_printed_text_follows_its_style(style, expected, capsys):
     poptorch.ipu_print_tensor(torch.arange(6.0), "t", **style)
     assert capsys.readouterr().err == f"t: {expected}\n"
@@ -145,16 +157,29 @@ def test_multi_convolution_stores_its_settings_and_computes_as_without():
             inside = conv(x)
     assert torch.equal(inside, conv(x)) and [event[0] for event in events] == ["multi_conv", "multi_conv_end"]
     assert events[0][1]["options"] == {
-        "availableMemoryProportions": [0.5, 0.25], "partialsTypes": torch.half, "enableConvDithering": [True, False],
-        "planType": poptorch.MultiConvPlanType.Serial, "perConvReservedTiles": 120, "cycleBackOff": 0.3}
+        "availableMemoryProportions": [0.5, 0.25],
+        "partialsTypes": torch.half,
+        "enableConvDithering": [True, False],
+        "planType": poptorch.MultiConvPlanType.Serial,
+        "perConvReservedTiles": 120,
+        "cycleBackOff": 0.3,
+    }
 
 
-@pytest.mark.parametrize("setter, value, error", [
-    ("availableMemoryProportions", "0.5", AssertionError), ("availableMemoryProportions", [0.5, 1], AssertionError),
-    ("partialsTypes", torch.int32, ValueError), ("partialsTypes", [torch.half, "half"], ValueError),
-    ("enableConvDithering", [1], AssertionError), ("planType", 0, AssertionError),
-    ("perConvReservedTiles", 1.5, AssertionError), ("perConvReservedTiles", [1, 2], AssertionError),
-    ("cycleBackOff", "0.1", AssertionError)])
+@pytest.mark.parametrize(
+    "setter, value, error",
+    [
+        ("availableMemoryProportions", "0.5", AssertionError),
+        ("availableMemoryProportions", [0.5, 1], AssertionError),
+        ("partialsTypes", torch.int32, ValueError),
+        ("partialsTypes", [torch.half, "half"], ValueError),
+        ("enableConvDithering", [1], AssertionError),
+        ("planType", 0, AssertionError),
+        ("perConvReservedTiles", 1.5, AssertionError),
+        ("perConvReservedTiles", [1, 2], AssertionError),
+        ("cycleBackOff", "0.1", AssertionError),
+    ],
+)
 def test_multi_convolution_refuses_settings_of_another_kind(setter, value, error):
     with pytest.raises(error):
         getattr(poptorch.MultiConv(), setter)(value)
@@ -173,8 +198,12 @@ def test_serialised_product_is_the_product(mode):
 def test_serialised_product_refuses_other_types_and_parts_that_do_not_fit():
     lhs, rhs = torch.randn(4, 6), torch.randn(6, 2)
     reducing = poptorch.MatMulSerializationMode.ReducingDim
-    for arguments in ((lhs.tolist(), rhs, reducing), (lhs, rhs, "reducing_dim"), (lhs, rhs, reducing, 2.0),
-                      (lhs, rhs, reducing, 2, 1)):
+    for arguments in (
+        (lhs.tolist(), rhs, reducing),
+        (lhs, rhs, "reducing_dim"),
+        (lhs, rhs, reducing, 2.0),
+        (lhs, rhs, reducing, 2, 1),
+    ):
         with pytest.raises(AssertionError):
             poptorch.serializedMatMul(*arguments)
     with recording(), pytest.raises(poptorch.Error, match="6 reducing_dim into 4"):
@@ -213,19 +242,27 @@ def test_dynamic_operations_run_as_one_operation_of_the_device():
     assert [event[0] for event in events] == ["dynamic_slice", "dynamic_update"]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (([1, 2], 0, torch.tensor(0), 1, 1), "expected a tensor"), ((torch.ones(3), 0.0, torch.tensor(0), 1, 1), "dim"),
-    ((torch.ones(3), 0, 1, 1, 1), "start must be a tensor"), ((torch.ones(3), 0, torch.tensor(0.5), 1, 1), "integer"),
-    ((torch.ones(3), 0, torch.tensor([0, 1]), 1, 1), "one element"),
-    ((torch.ones(3), 0, torch.tensor(0), 0, 1), "size"),
-    ((torch.ones(3), 0, torch.tensor(0), 1, None), "step")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (([1, 2], 0, torch.tensor(0), 1, 1), "expected a tensor"),
+        ((torch.ones(3), 0.0, torch.tensor(0), 1, 1), "dim"),
+        ((torch.ones(3), 0, 1, 1, 1), "start must be a tensor"),
+        ((torch.ones(3), 0, torch.tensor(0.5), 1, 1), "integer"),
+        ((torch.ones(3), 0, torch.tensor([0, 1]), 1, 1), "one element"),
+        ((torch.ones(3), 0, torch.tensor(0), 0, 1), "size"),
+        ((torch.ones(3), 0, torch.tensor(0), 1, None), "step"),
+    ],
+)
 def test_dynamic_slice_refuses_other_arguments(arguments, message):
     with pytest.raises(poptorch.Error, match=message):
         poptorch.dynamic_slice(*arguments)
 
 
-@pytest.mark.parametrize("src, message", [([1.0], "tensor"), (torch.ones(1, 1), "rank"),
-                                          (torch.ones(1).half(), "float16"), (torch.ones(2), "long")])
+@pytest.mark.parametrize(
+    "src, message",
+    [([1.0], "tensor"), (torch.ones(1, 1), "rank"), (torch.ones(1).half(), "float16"), (torch.ones(2), "long")],
+)
 def test_dynamic_update_refuses_a_source_that_does_not_fit(src, message):
     with pytest.raises(poptorch.Error, match=message):
         poptorch.dynamic_update(torch.ones(3), src, 0, torch.tensor(0), 1)
@@ -276,8 +313,10 @@ def test_host_function_is_called_and_told():
     assert call.outputs == 2 and call.registerPersistentData() is None
 
 
-@pytest.mark.parametrize("read", [
-    lambda x: x * x.sum().item(), lambda x: torch.tensor(x.tolist()), lambda x: torch.from_numpy(x.numpy() * 2)])
+@pytest.mark.parametrize(
+    "read",
+    [lambda x: x * x.sum().item(), lambda x: torch.tensor(x.tolist()), lambda x: torch.from_numpy(x.numpy() * 2)],
+)
 def test_host_function_of_a_compiled_model_may_read_values(read):
     call, x = poptorch.CPU(read, "reader"), torch.ones(3)
     assert torch.equal(poptorch.inferenceModel(Function(lambda x: call(x) + 1))(x), read(x) + 1)
@@ -295,8 +334,9 @@ def test_beam_search_runs_in_a_compiled_model():
 
 def test_custom_operation_outside_a_model_gives_zeros():
     example = torch.ones(2, 3, dtype=torch.half)
-    result, = poptorch.custom_op([torch.ones(1)], "Cube", "test", 1, example_outputs=[example],
-                                 attributes={"a": [1, 2]})
+    (result,) = poptorch.custom_op(
+        [torch.ones(1)], "Cube", "test", 1, example_outputs=[example], attributes={"a": [1, 2]}
+    )
     assert torch.equal(result, torch.zeros(2, 3, dtype=torch.half))
 
 
@@ -313,8 +353,9 @@ def test_custom_operation_in_a_model_needs_a_host_function():
     assert result == [torch.tensor(8.0)] and events == [("custom_op", {"op": "Power", "domain": "test"})]
 
 
-@pytest.mark.parametrize("attributes", [{1: 2}, {"naïve": 1}, {"a": "naïve"}, {"a": None}, {"a": [1, "b"]},
-                                        {"a": ["ï"]}, {"a": {"b": 1}}])
+@pytest.mark.parametrize(
+    "attributes", [{1: 2}, {"naïve": 1}, {"a": "naïve"}, {"a": None}, {"a": [1, "b"]}, {"a": ["ï"]}, {"a": {"b": 1}}]
+)
 def test_custom_operation_refuses_attributes_of_other_kinds(attributes):
     with pytest.raises(ValueError, match="attribute"):
         poptorch.custom_op([], "Cube", "test", 1, example_outputs=[], attributes=attributes)
@@ -366,14 +407,18 @@ def test_beam_search_finds_the_likeliest_texts(blank):
         texts = brute_force_texts(log_probs[:length, sample], blank)
         best = sorted(texts, key=texts.get, reverse=True)[:3]
         for rank, text in enumerate(best):
-            assert tuple(labels[sample, rank, :sizes[sample, rank]].tolist()) == text
+            assert tuple(labels[sample, rank, : sizes[sample, rank]].tolist()) == text
             assert scores[sample, rank].item() == pytest.approx(texts[text], abs=1e-5)
 
 
 def test_beam_search_refuses_shapes_and_widths_that_do_not_fit():
     log_probs, lengths = torch.zeros(4, 2, 3), torch.tensor([4, 4])
-    for arguments in ((log_probs[0], lengths), (log_probs, lengths[:1]), (log_probs, lengths, 3),
-                      (log_probs, lengths, 0, 2, 3)):
+    for arguments in (
+        (log_probs[0], lengths),
+        (log_probs, lengths[:1]),
+        (log_probs, lengths, 3),
+        (log_probs, lengths, 0, 2, 3),
+    ):
         with pytest.raises(poptorch.Error, match="ctc_beam_search_decoder"):
             poptorch.ctc_beam_search_decoder(*arguments)
 
@@ -385,10 +430,15 @@ def test_model_runs_on_an_ipu_only_inside_its_own_forward():
     assert not poptorch.isRunningOnIpu()
 
 
-@pytest.mark.parametrize("settings, convolutions, nested, message", [
-    (poptorch.MultiConv().availableMemoryProportions([0.5, 0.2]).partialsTypes(torch.half), 2, False, None),
-    (poptorch.MultiConv().enableConvDithering([True, False, True]), 2, False, "3 values for 2 convolutions"),
-    (poptorch.MultiConv(), 0, False, "no convolution inside"), (poptorch.MultiConv(), 1, True, "inside another")])
+@pytest.mark.parametrize(
+    "settings, convolutions, nested, message",
+    [
+        (poptorch.MultiConv().availableMemoryProportions([0.5, 0.2]).partialsTypes(torch.half), 2, False, None),
+        (poptorch.MultiConv().enableConvDithering([True, False, True]), 2, False, "3 values for 2 convolutions"),
+        (poptorch.MultiConv(), 0, False, "no convolution inside"),
+        (poptorch.MultiConv(), 1, True, "inside another"),
+    ],
+)
 def test_compiled_multi_convolution_has_as_many_settings_as_convolutions(settings, convolutions, nested, message):
     layers = torch.nn.ModuleList(torch.nn.Conv2d(1, 1, 1) for _ in range(convolutions))
 

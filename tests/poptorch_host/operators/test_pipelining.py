@@ -14,11 +14,12 @@ class Layers(torch.nn.Module):
         super().__init__()
         layers = [torch.nn.Linear(3, 3) for _ in ipus]
         self.layers = torch.nn.Sequential(
-            *(layer if ipu is None else poptorch.BeginBlock(layer, ipu_id=ipu) for layer, ipu in zip(layers, ipus)))
+            *(layer if ipu is None else poptorch.BeginBlock(layer, ipu_id=ipu) for layer, ipu in zip(layers, ipus))
+        )
 
     def forward(self, x, train=True):
         out = self.layers(x)
-        return (out, poptorch.identity_loss(out ** 2, "mean")) if train else out
+        return (out, poptorch.identity_loss(out**2, "mean")) if train else out
 
 
 def compile_training(model, options):
@@ -27,8 +28,9 @@ def compile_training(model, options):
     return executor
 
 
-@pytest.mark.parametrize("ipus, stages", [
-    ([0], 1), ([None, None], 1), ([0, 1], 2), ([1], 2), ([0, 0, 1, 1, 2], 3), ([None, 1, 2, 3], 4)])
+@pytest.mark.parametrize(
+    "ipus, stages", [([0], 1), ([None, None], 1), ([0, 1], 2), ([1], 2), ([0, 0, 1, 1, 2], 3), ([None, 1, 2, 3], 4)]
+)
 def test_training_needs_an_accumulation_of_2f_minus_1(ipus, stages):
     assert len(compile_training(Layers(*ipus), accumulating(2 * stages - 1)).compiled.stages) == stages
     if stages > 1:
@@ -195,11 +197,17 @@ def overlap(side):
     return Model()
 
 
-@pytest.mark.parametrize("side, options, message", [
-    ("input", poptorch.Options, "ShardedExecution"), ("input", lambda: sharded(0), "I/O tiles"),
-    ("inner", sharded, "inputs of the model only"), ("input used twice", sharded, "only use of the input"),
-    ("input returned", sharded, "only use of the input"),
-    ("output", lambda: sharded().outputMode(poptorch.OutputMode.Final), "All or Sum")])
+@pytest.mark.parametrize(
+    "side, options, message",
+    [
+        ("input", poptorch.Options, "ShardedExecution"),
+        ("input", lambda: sharded(0), "I/O tiles"),
+        ("inner", sharded, "inputs of the model only"),
+        ("input used twice", sharded, "only use of the input"),
+        ("input returned", sharded, "only use of the input"),
+        ("output", lambda: sharded().outputMode(poptorch.OutputMode.Final), "All or Sum"),
+    ],
+)
 def test_overlapped_transfers_have_rules(side, options, message):
     with pytest.raises(poptorch.Error, match=message):
         poptorch.inferenceModel(overlap(side), options())(torch.ones(2))

@@ -17,8 +17,15 @@ class Convolutional(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.body = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.GELU(), torch.nn.GroupNorm(2, 4),
-            torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.LayerNorm(36), torch.nn.Linear(36, 5))
+            torch.nn.Conv2d(3, 4, 3),
+            torch.nn.BatchNorm2d(4),
+            torch.nn.GELU(),
+            torch.nn.GroupNorm(2, 4),
+            torch.nn.MaxPool2d(2),
+            torch.nn.Flatten(),
+            torch.nn.LayerNorm(36),
+            torch.nn.Linear(36, 5),
+        )
 
     def forward(self, x, labels):
         logits = self.body(x)
@@ -55,16 +62,22 @@ def test_half_models_train_close_to_single_ones_and_stay_half(single):
         torch.testing.assert_close(half_state[name], value, rtol=2e-2, atol=2e-3)
 
 
-@pytest.mark.parametrize("product, shapes", [
-    (torch.nn.functional.linear, [(4, 600), (3, 600), (3,)]), (torch.bmm, [(2, 3, 600), (2, 600, 4)]),
-    (torch.nn.functional.conv2d, [(2, 70, 5, 5), (3, 70, 3, 3)])])
+@pytest.mark.parametrize(
+    "product, shapes",
+    [
+        (torch.nn.functional.linear, [(4, 600), (3, 600), (3,)]),
+        (torch.bmm, [(2, 3, 600), (2, 600, 4)]),
+        (torch.nn.functional.conv2d, [(2, 70, 5, 5), (3, 70, 3, 3)]),
+    ],
+)
 def test_products_of_half_are_computed_in_float32_on_a_cpu_forward_and_backward(product, shapes):
     operands = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).half() for shape in shapes]
     executor = poptorch.inferenceModel(Function(product))
     assert torch.equal(executor(*operands), product(*[tensor.float() for tensor in operands]).half())
     assert executor.compiled.half_arithmetic
-    half, single = ([tensor.to(dtype, copy=True).requires_grad_() for tensor in operands]
-                    for dtype in (torch.half, torch.float))
+    half, single = (
+        [tensor.to(dtype, copy=True).requires_grad_() for tensor in operands] for dtype in (torch.half, torch.float)
+    )
     with HalfArithmetic(HalfPartials(poptorch.Options())) as arithmetic:
         product(*half).sum().backward()
     assert arithmetic.needed
@@ -95,8 +108,15 @@ def test_half_inputs_make_convolutions_and_norms_half_with_single_weights(single
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(4), torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm(4),
-                                   torch.nn.InstanceNorm1d(4, affine=True, track_running_stats=True)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.BatchNorm1d(4),
+        torch.nn.GroupNorm(2, 4),
+        torch.nn.LayerNorm(4),
+        torch.nn.InstanceNorm1d(4, affine=True, track_running_stats=True),
+    ],
+)
 @pytest.mark.parametrize("training", [True, False])
 def test_norms_of_a_half_model_return_the_dtype_of_their_input(layer, training):
     layer = copy.deepcopy(layer).train(training)
@@ -114,10 +134,21 @@ def test_a_linear_layer_of_one_half_vector_is_half_and_of_several_single():
     assert poptorch.inferenceModel(layer)(torch.ones(1, 4).half()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("function", [
-    lambda x: torch.nn.functional.gelu(x), lambda x: torch.softmax(x, -1), lambda x: x.cumsum(0), lambda x: x @ x.t(),
-    lambda x: torch.nn.functional.pad(x, (1, 1)), lambda x: torch.einsum("ij,kj->ik", x, x), lambda x: x.mean(1),
-    lambda x: torch.nn.functional.layer_norm(x, (4,)), lambda x: x.exp().log(), lambda x: x.clone().mul_(2)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.nn.functional.gelu(x),
+        lambda x: torch.softmax(x, -1),
+        lambda x: x.cumsum(0),
+        lambda x: x @ x.t(),
+        lambda x: torch.nn.functional.pad(x, (1, 1)),
+        lambda x: torch.einsum("ij,kj->ik", x, x),
+        lambda x: x.mean(1),
+        lambda x: torch.nn.functional.layer_norm(x, (4,)),
+        lambda x: x.exp().log(),
+        lambda x: x.clone().mul_(2),
+    ],
+)
 def test_operations_in_half_are_those_in_single_rounded(function):
     x = torch.linspace(-2, 2, 16).view(4, 4).half()
     actual = poptorch.inferenceModel(Function(function))(x)
@@ -126,8 +157,10 @@ def test_operations_in_half_are_those_in_single_rounded(function):
 
 
 def test_a_sum_asked_for_in_single_stays_single():
-    assert poptorch.inferenceModel(Function(lambda x: x.sum(dtype=torch.float32)))(torch.ones(3).half()).dtype \
+    assert (
+        poptorch.inferenceModel(Function(lambda x: x.sum(dtype=torch.float32)))(torch.ones(3).half()).dtype
         == torch.float32
+    )
 
 
 def test_single_models_need_no_emulation():
@@ -140,8 +173,13 @@ def test_autocast_is_left_to_pytorch():
     class Mixed(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.GroupNorm(2, 4), torch.nn.Flatten(),
-                                            torch.nn.LayerNorm(144), torch.nn.Linear(144, 5))
+            self.body = torch.nn.Sequential(
+                torch.nn.Conv2d(3, 4, 3),
+                torch.nn.GroupNorm(2, 4),
+                torch.nn.Flatten(),
+                torch.nn.LayerNorm(144),
+                torch.nn.Linear(144, 5),
+            )
 
         def forward(self, x, labels):
             with torch.autocast("cpu", torch.bfloat16):
@@ -176,8 +214,9 @@ def test_missing_kernels_are_emulated_forward_and_backward(monkeypatch):
 
 
 def test_emulated_operations_write_where_the_native_ones_do(monkeypatch):
-    monkeypatch.setattr(HalfArithmetic, "_in_half", lambda self, func, name, args, kwargs: _in_float(
-        func, name, args, kwargs))
+    monkeypatch.setattr(
+        HalfArithmetic, "_in_half", lambda self, func, name, args, kwargs: _in_float(func, name, args, kwargs)
+    )
     x, norm = torch.linspace(-1, 1, 12).view(4, 3), torch.nn.BatchNorm1d(3)
     half_x, half_norm = x.half(), copy.deepcopy(norm).half()
     with HalfArithmetic(HalfPartials(poptorch.Options())):
@@ -230,8 +269,9 @@ def test_an_integer_error_of_the_program_stays_what_it_is():
         product(torch.ones(2, 3, dtype=torch.int32))
 
 
-@pytest.mark.parametrize("divide", [lambda w, x: w // x, lambda w, x: 3.0 // w + 0 * x,
-                                    lambda w, x: torch.floor_divide(w, 0.5) + 0 * x])
+@pytest.mark.parametrize(
+    "divide", [lambda w, x: w // x, lambda w, x: 3.0 // w + 0 * x, lambda w, x: torch.floor_divide(w, 0.5) + 0 * x]
+)
 def test_divisions_that_round_down_have_a_gradient_of_zero(divide):
     class Divided(torch.nn.Module):
         def __init__(self):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Weights, accumulators and states in float16: types, rounding, and the numbers against float64."""
+
 import math
 
 import poptorch_host as poptorch
@@ -45,8 +46,9 @@ def feed(device, *gradients):
 
 # Stochastic rounding
 
+
 def test_rounding_leaves_every_half_number_as_it_is():
-    every = torch.arange(-2**15, 2**15, dtype=torch.int32).to(torch.int16).view(HALF)
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(HALF)
     numbers = every[~every.isnan()]
     rounded = stochastic_half(numbers.float(), generator())
     assert torch.equal(rounded, numbers)
@@ -98,11 +100,14 @@ def test_rounding_of_any_shape_keeps_it():
 
 # Weights
 
+
 def test_small_updates_are_lost_to_the_nearest_and_kept_by_stochastic_rounding():
     """30 updates of 2^-15 on 20,000 weights at 1: a mean of 1 - 30 x 2^-15, within 5 standard errors."""
     count, steps, step = 20_000, 30, 2.0**-15
-    nearest, stochastic = [weight_device(torch.ones(count, dtype=HALF), lambda p: optim.SGD(p, lr=1.0), options)
-                           for options in (make_options(), make_options(**ROUND))]
+    nearest, stochastic = [
+        weight_device(torch.ones(count, dtype=HALF), lambda p: optim.SGD(p, lr=1.0), options)
+        for options in (make_options(), make_options(**ROUND))
+    ]
     for _ in range(steps):
         feed(nearest, torch.full((count,), step))
         feed(stochastic, torch.full((count,), step))
@@ -113,8 +118,9 @@ def test_small_updates_are_lost_to_the_nearest_and_kept_by_stochastic_rounding()
 
 @pytest.mark.parametrize("cls", [optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.LAMB])
 def test_stochastic_rounding_changes_nothing_in_float32(cls):
-    devices = [Device(make_net(), lambda p: cls(p, lr=0.1), options)
-               for options in (make_options(), make_options(**ROUND))]
+    devices = [
+        Device(make_net(), lambda p: cls(p, lr=0.1), options) for options in (make_options(), make_options(**ROUND))
+    ]
     for inputs, targets in make_batches(3):
         for device in devices:
             device.train(inputs, targets)
@@ -131,8 +137,12 @@ def test_rounding_of_successive_updates_is_independent():
 
 
 def run_rounded(seed, steps=4, options=None):
-    device = weight_device(torch.linspace(-1, 1, 300).to(HALF), lambda p: optim.AdamW(p, lr=1e-4, **HALF_MOMENTS),
-                           options or make_options(**ROUND), seed)
+    device = weight_device(
+        torch.linspace(-1, 1, 300).to(HALF),
+        lambda p: optim.AdamW(p, lr=1e-4, **HALF_MOMENTS),
+        options or make_options(**ROUND),
+        seed,
+    )
     for step in range(steps):
         feed(device, torch.linspace(-1, 2, 300) * (step + 1))
     return device
@@ -166,6 +176,7 @@ def test_rounding_state_brings_back_the_same_draws():
 
 # Against float64
 
+
 def half(values):
     return values.to(HALF).double()
 
@@ -178,8 +189,8 @@ def adamw_by_hand(weight, gradients, first_type, second_type, lr, decay, betas=(
         gradient = gradient.double()
         first = betas[0] * first + (1 - betas[0]) * gradient
         second = betas[1] * second + (1 - betas[1]) * gradient**2
-        root = (second / (1 - betas[1]**step)).sqrt() + eps
-        weight = half(weight * (1 - lr * decay) - lr * first / (1 - betas[0]**step) / root)
+        root = (second / (1 - betas[1] ** step)).sqrt() + eps
+        weight = half(weight * (1 - lr * decay) - lr * first / (1 - betas[0] ** step) / root)
         first = half(first) if first_type == HALF else first
         second = half(second) if second_type == HALF else second
     return weight
@@ -191,9 +202,16 @@ def test_half_adamw_equals_float64_with_half_storage_to_a_spacing(first_type, se
     torch.manual_seed(0)
     weight = torch.randn(500).to(HALF)
     gradients = [torch.randn(500).to(HALF) for _ in range(5)]
-    device = weight_device(weight.clone(), lambda p: optim.AdamW(
-        p, lr=0.01, weight_decay=0.1, first_order_momentum_accum_type=first_type,
-        second_order_momentum_accum_type=second_type))
+    device = weight_device(
+        weight.clone(),
+        lambda p: optim.AdamW(
+            p,
+            lr=0.01,
+            weight_decay=0.1,
+            first_order_momentum_accum_type=first_type,
+            second_order_momentum_accum_type=second_type,
+        ),
+    )
     for gradient in gradients:
         feed(device, gradient)
     wanted = adamw_by_hand(weight, gradients, first_type, second_type, lr=0.01, decay=0.1)
@@ -202,13 +220,19 @@ def test_half_adamw_equals_float64_with_half_storage_to_a_spacing(first_type, se
     assert (state["Accl1___weight"].dtype, state["Accl2___weight"].dtype) == (first_type, second_type)
 
 
-@pytest.mark.parametrize("make", [
-    lambda p: optim.SGD(p, lr=0.1, momentum=0.9, velocity_accum_type=HALF),
-    lambda p: optim.SGD(p, lr=0.1, momentum=0.9, use_combined_accum=True, velocity_scaling=8.0),
-    lambda p: optim.Adam(p, lr=0.01, **HALF_MOMENTS), lambda p: optim.LAMB(p, lr=0.01, **HALF_MOMENTS),
-    lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True, eps=1e-3, **HALF_MOMENTS),
-    lambda p: optim.RMSprop(p, lr=0.01, use_tf_variant=True, **HALF_MOMENTS), lambda p: torch.optim.Adam(p, lr=0.01)],
-    ids=["sgd", "combined", "adam", "lamb", "rmsprop", "tf", "torch"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optim.SGD(p, lr=0.1, momentum=0.9, velocity_accum_type=HALF),
+        lambda p: optim.SGD(p, lr=0.1, momentum=0.9, use_combined_accum=True, velocity_scaling=8.0),
+        lambda p: optim.Adam(p, lr=0.01, **HALF_MOMENTS),
+        lambda p: optim.LAMB(p, lr=0.01, **HALF_MOMENTS),
+        lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True, eps=1e-3, **HALF_MOMENTS),
+        lambda p: optim.RMSprop(p, lr=0.01, use_tf_variant=True, **HALF_MOMENTS),
+        lambda p: torch.optim.Adam(p, lr=0.01),
+    ],
+    ids=["sgd", "combined", "adam", "lamb", "rmsprop", "tf", "torch"],
+)
 @pytest.mark.parametrize("options", [make_options(), make_options(**ROUND)], ids=["nearest", "stochastic"])
 def test_half_weights_follow_float32_ones(make, options):
     """Ten steps of the same gradients: apart by a few spacings of numbers around 1."""
@@ -235,8 +259,10 @@ def test_mixed_model_updates_both_kinds_of_weights():
 
 
 def test_float32_weights_with_half_moments_stay_float32():
-    full, lowered = [weight_device(torch.linspace(-1, 1, 50), lambda p, kind=kind: optim.Adam(p, lr=0.1, **kind))
-                     for kind in (dict(), HALF_MOMENTS)]
+    full, lowered = [
+        weight_device(torch.linspace(-1, 1, 50), lambda p, kind=kind: optim.Adam(p, lr=0.1, **kind))
+        for kind in (dict(), HALF_MOMENTS)
+    ]
     for step in range(3):
         for device in (full, lowered):
             feed(device, torch.linspace(1, 2, 50) * (step + 1))
@@ -247,13 +273,16 @@ def test_float32_weights_with_half_moments_stay_float32():
 
 # Accumulators
 
+
 def test_float32_accumulators_keep_what_half_gradients_cannot_add_up():
     """4096 + 1 is no half number: 64 ones after 4096 are lost in half, and kept in float32."""
+
     def total(accum_type):
         options = make_options(65)
         options.Training.accumulationAndReplicationReductionType(poptorch.ReductionType.Sum)
-        device = weight_device(torch.zeros(1, dtype=HALF), lambda p: optim.SGD(p, lr=2.0**-6, accum_type=accum_type),
-                               options)
+        device = weight_device(
+            torch.zeros(1, dtype=HALF), lambda p: optim.SGD(p, lr=2.0**-6, accum_type=accum_type), options
+        )
         return -feed(device, torch.tensor([4096.0]), *[torch.ones(1)] * 64).item()
 
     assert total(FLOAT) == 65.0 and total(HALF) == 64.0
@@ -306,8 +335,9 @@ def test_parameter_that_skips_micro_batches_counts_zeros_in_the_running_mean():
     start = {name: weight.detach().clone() for name, weight in device.parameters.items()}
     device.feed([{"0.bias": torch.full((8,), 8.0)}, {"2.bias": torch.full((3,), 8.0)}, {}, {}])
     for name in ("0.bias", "2.bias"):
-        torch.testing.assert_close(start[name] - device.parameters[name].detach(), torch.full_like(start[name], 2.0),
-                                   rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            start[name] - device.parameters[name].detach(), torch.full_like(start[name], 2.0), rtol=1e-3, atol=1e-3
+        )
 
 
 class Forbidding(TorchDispatchMode):
@@ -329,19 +359,27 @@ def test_modes_of_the_program_see_nothing_of_an_update():
     assert device.update.updates == 1
 
 
-@pytest.mark.parametrize("dtype, accum_type, accumulation, folds", [
-    (FLOAT, FLOAT, 4, True), (HALF, FLOAT, 4, False), (FLOAT, HALF, 4, False), (FLOAT, HALF, 1, True)])
+@pytest.mark.parametrize(
+    "dtype, accum_type, accumulation, folds",
+    [(FLOAT, FLOAT, 4, True), (HALF, FLOAT, 4, False), (FLOAT, HALF, 4, False), (FLOAT, HALF, 1, True)],
+)
 def test_micro_batches_are_folded_in_float32_only(dtype, accum_type, accumulation, folds):
-    device = weight_device(torch.zeros(3, dtype=dtype), lambda p: optim.SGD(p, lr=1.0, accum_type=accum_type),
-                           make_options(accumulation))
+    device = weight_device(
+        torch.zeros(3, dtype=dtype), lambda p: optim.SGD(p, lr=1.0, accum_type=accum_type), make_options(accumulation)
+    )
     assert device.update.can_fold == folds
 
 
 def test_velocity_scaling_saves_small_velocities_of_combined_sgd():
     """The velocity, 2^-26 at first, is below float16 unless it is scaled."""
+
     def moved(scaling):
-        device = weight_device(torch.zeros(4, dtype=HALF), lambda p: optim.SGD(
-            p, lr=1.0, momentum=0.5, use_combined_accum=True, velocity_scaling=scaling, loss_scaling=1024.0))
+        device = weight_device(
+            torch.zeros(4, dtype=HALF),
+            lambda p: optim.SGD(
+                p, lr=1.0, momentum=0.5, use_combined_accum=True, velocity_scaling=scaling, loss_scaling=1024.0
+            ),
+        )
         for gradient in (2.0**-26, 0.0):
             feed(device, torch.full((4,), gradient))
         return device.optimizer.state_dict()["ipu_state"]["Accl1___weight"].float() / scaling

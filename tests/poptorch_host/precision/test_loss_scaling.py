@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Loss scaling, static and automatic, and what happens when gradients are not finite."""
+
 import math
 
 import poptorch_host as poptorch
@@ -36,6 +37,7 @@ def factor_of(device):
 
 # Static
 
+
 @pytest.mark.parametrize("cls", [optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.LAMB])
 @pytest.mark.parametrize("scaling", [1.0, 3.0, 1024.0])
 def test_loss_scaling_changes_nothing_in_float32(cls, scaling):
@@ -50,6 +52,7 @@ def test_loss_scaling_changes_nothing_in_float32(cls, scaling):
 
 def test_loss_scaling_saves_small_half_gradients():
     """1e-8 is below half of float16's smallest number."""
+
     def moved(scaling):
         device = half_device(lr=1e5, loss_scaling=scaling)
         device.parameters["0.bias"].data.zero_()
@@ -74,8 +77,12 @@ def test_variable_loss_scaling_can_change_on_the_fly():
 
 def test_combined_sgd_follows_a_change_of_loss_and_velocity_scaling():
     def device(**arguments):
-        return Device(make_net(HALF), lambda p: optim.SGD(p, lr=0.25, momentum=0.5, use_combined_accum=True,
-                                                          velocity_scaling=1.0, loss_scaling=1.0))
+        return Device(
+            make_net(HALF),
+            lambda p: optim.SGD(
+                p, lr=0.25, momentum=0.5, use_combined_accum=True, velocity_scaling=1.0, loss_scaling=1.0
+            ),
+        )
 
     plain, scaled = device(), device()
     for step in range(3):
@@ -87,6 +94,7 @@ def test_combined_sgd_follows_a_change_of_loss_and_velocity_scaling():
 
 
 # Overflow
+
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_overflow_without_automatic_scaling_is_applied_counted_and_reported_once(bad, caplog):
@@ -115,6 +123,7 @@ def test_floating_point_exceptions_raise_and_leave_the_weights_alone():
 
 
 # Automatic
+
 
 def test_automatic_scaling_doubles_while_half_gradients_are_small():
     device = half_device(make_options(**AUTOMATIC), loss_scaling=4.0)

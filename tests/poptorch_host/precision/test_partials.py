@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Products of float16 whose partial sums are float16."""
+
 import functools
 
 import poptorch_host as poptorch
@@ -63,13 +64,17 @@ def test_groups_are_rounded_and_added_one_after_the_other(terms):
     assert torch.equal(in_half(torch.matmul, left, right), summed(left, right))
 
 
-@pytest.mark.parametrize("function", [
-    lambda x, y: torch.bmm(x.unsqueeze(0).expand(2, -1, -1), y.t().unsqueeze(0).expand(2, -1, -1))[1],
-    lambda x, y: torch.addmm(torch.zeros_like(x[0, :3]), x, y.t()),
-    lambda x, y: functional.linear(x, y),
-    lambda x, y: torch.baddbmm(torch.zeros_like(x[:1, :3].unsqueeze(0)), x.unsqueeze(0), y.t().unsqueeze(0))[0],
-    lambda x, y: torch.stack([x @ row for row in y.unbind()], 1),
-    lambda x, y: torch.stack([torch.dot(a, b) for a in x.unbind() for b in y.unbind()]).view(3, 3)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y: torch.bmm(x.unsqueeze(0).expand(2, -1, -1), y.t().unsqueeze(0).expand(2, -1, -1))[1],
+        lambda x, y: torch.addmm(torch.zeros_like(x[0, :3]), x, y.t()),
+        lambda x, y: functional.linear(x, y),
+        lambda x, y: torch.baddbmm(torch.zeros_like(x[:1, :3].unsqueeze(0)), x.unsqueeze(0), y.t().unsqueeze(0))[0],
+        lambda x, y: torch.stack([x @ row for row in y.unbind()], 1),
+        lambda x, y: torch.stack([torch.dot(a, b) for a in x.unbind() for b in y.unbind()]).view(3, 3),
+    ],
+)
 def test_every_kind_of_product_has_them(function):
     left, right = randoms(3, 50), randoms(3, 50)
     assert torch.equal(in_half(function, left, right), summed(left, right.t()))
@@ -84,10 +89,13 @@ def test_convolutions_have_them(groups, transposed):
     weight = randoms(*shape, 1, 1)
     output = in_half(lambda *inputs: convolve(*inputs, groups=groups), x, weight, bias)
     for group in range(groups):
-        rows = x[:, group * 40 // groups:(group + 1) * 40 // groups].permute(0, 2, 3, 1).reshape(18, -1)
+        rows = x[:, group * 40 // groups : (group + 1) * 40 // groups].permute(0, 2, 3, 1).reshape(18, -1)
         outs = slice(group * 4 // groups, (group + 1) * 4 // groups)
-        columns = weight[group * 40 // groups:(group + 1) * 40 // groups, :, 0, 0] if transposed \
+        columns = (
+            weight[group * 40 // groups : (group + 1) * 40 // groups, :, 0, 0]
+            if transposed
             else weight[outs, :, 0, 0].t()
+        )
         expected = (summed(rows, columns) + bias[outs]).view(2, 3, 3, -1).permute(0, 3, 1, 2)
         assert torch.equal(output[:, outs], expected)
     wide = randoms(*shape, 3, 3)
@@ -158,12 +166,22 @@ def test_gradients_of_convolutions_have_them():
     torch.testing.assert_close(for_bias, gradient.float().sum((0, 2, 3)), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("convolve", [functional.conv1d, functional.conv_transpose1d, functional.conv2d,
-                                      functional.conv_transpose2d, functional.conv3d, functional.conv_transpose3d])
-@pytest.mark.parametrize("settings", [dict(), dict(padding=1, groups=2), dict(stride=2, padding=1),
-                                      dict(dilation=2, stride=2)])
+@pytest.mark.parametrize(
+    "convolve",
+    [
+        functional.conv1d,
+        functional.conv_transpose1d,
+        functional.conv2d,
+        functional.conv_transpose2d,
+        functional.conv3d,
+        functional.conv_transpose3d,
+    ],
+)
+@pytest.mark.parametrize(
+    "settings", [dict(), dict(padding=1, groups=2), dict(stride=2, padding=1), dict(dilation=2, stride=2)]
+)
 def test_gradients_of_every_convolution_come_near_the_exact_ones(convolve, settings):
-    sizes = (7, 6, 5)[:int(convolve.__name__[-2])]
+    sizes = (7, 6, 5)[: int(convolve.__name__[-2])]
     convolve = functools.partial(convolve, **settings)
     shapes = {"data": (2, 4, *sizes), "weight": (4, 4 // settings.get("groups", 1), *[3] * len(sizes))}
     gradient = randoms(*convolve(*map(torch.zeros, shapes.values())).shape)

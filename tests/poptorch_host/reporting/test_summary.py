@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What is told about a compiled program."""
+
 import json
 import logging
 
@@ -91,18 +92,25 @@ def test_program_that_is_not_compiled_has_no_summary():
         summary(poptorch.inferenceModel(Staged()))
 
 
-@pytest.mark.parametrize("strategy, mode, pipelining", [
-    (poptorch.PipelinedExecution(), "Pipelined", 1), (poptorch.ShardedExecution(), "Sharded", 0),
-    (poptorch.SerialPhasedExecution("narrow", "sort"), "Phased", 0)])
+@pytest.mark.parametrize(
+    "strategy, mode, pipelining",
+    [
+        (poptorch.PipelinedExecution(), "Pipelined", 1),
+        (poptorch.ShardedExecution(), "Sharded", 0),
+        (poptorch.SerialPhasedExecution("narrow", "sort"), "Phased", 0),
+    ],
+)
 def test_compiling_logs_for_debugging_where_each_operation_runs(caplog, strategy, mode, pipelining):
     program = poptorch.inferenceModel(Staged(), poptorch.Options().deviceIterations(2).setExecutionStrategy(strategy))
     with caplog.at_level(logging.DEBUG, "poptorch::python"):
         program.compile(torch.ones(2, 6))
     told = [record.getMessage() for record in caplog.records]
-    assert told[-4:] == [f"enable_pipelining set to value {pipelining}",
-                         f"first/aten::linear -> first/Gemm:0 mode({mode}), ipu(0), stage(0)",
-                         f"aten::relu_ -> Relu:0 mode({mode}), ipu(0), stage(0)",
-                         f"second/aten::linear -> second/Gemm:0 mode({mode}), ipu(1), stage(1)"]
+    assert told[-4:] == [
+        f"enable_pipelining set to value {pipelining}",
+        f"first/aten::linear -> first/Gemm:0 mode({mode}), ipu(0), stage(0)",
+        f"aten::relu_ -> Relu:0 mode({mode}), ipu(0), stage(0)",
+        f"second/aten::linear -> second/Gemm:0 mode({mode}), ipu(1), stage(1)",
+    ]
 
 
 def test_operations_have_the_name_scopes_around_them_in_the_log_and_in_the_program(caplog):

@@ -37,8 +37,10 @@ def test_what_is_no_module_of_python_code_is_refused(model):
             make(model)
 
 
-@pytest.mark.parametrize("name, model", [
-    ("the model", torch.jit.ScriptModule()), ("0", torch.nn.Sequential(torch.jit.script(torch.nn.Linear(2, 2))))])
+@pytest.mark.parametrize(
+    "name, model",
+    [("the model", torch.jit.ScriptModule()), ("0", torch.nn.Sequential(torch.jit.script(torch.nn.Linear(2, 2))))],
+)
 def test_parts_that_torch_jit_compiled_are_named(name, model):
     for wrap in (poptorch.inferenceModel, poptorch.trainingModel):
         with pytest.raises(poptorch.Error, match=f"{name} is compiled by torch.jit"):
@@ -186,8 +188,9 @@ def test_setOptimizer_is_needed_for_a_new_rate_to_count():
 
 def test_half_accumulators_turn_the_reduction_running_on_the_executors_options_only():
     model, options = Classifier(), accumulating(2)
-    executor = poptorch.trainingModel(model, options, poptorch.optim.AdamW(model.parameters(), lr=1e-3,
-                                                                          accum_type=torch.float16))
+    executor = poptorch.trainingModel(
+        model, options, poptorch.optim.AdamW(model.parameters(), lr=1e-3, accum_type=torch.float16)
+    )
     running = poptorch.MeanReductionStrategy.Running
     assert executor.options.Training.meanAccumulationAndReplicationReductionStrategy == running
     assert options.Training.meanAccumulationAndReplicationReductionStrategy == poptorch.MeanReductionStrategy.Post
@@ -227,9 +230,11 @@ def test_models_without_inputs_run():
 
 
 def test_importing_the_executor_has_no_effect():
-    program = ("import torch; before = torch.get_num_threads(), torch.is_grad_enabled(), dict(vars(torch.Tensor));"
-               "import poptorch_host.executor;"
-               "assert before == (torch.get_num_threads(), torch.is_grad_enabled(), dict(vars(torch.Tensor)))")
+    program = (
+        "import torch; before = torch.get_num_threads(), torch.is_grad_enabled(), dict(vars(torch.Tensor));"
+        "import poptorch_host.executor;"
+        "assert before == (torch.get_num_threads(), torch.is_grad_enabled(), dict(vars(torch.Tensor)))"
+    )
     result = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
     assert result.stdout == b""
 
@@ -259,9 +264,15 @@ def test_a_model_compiled_and_called_in_inference_mode_trains_and_infers_as_ever
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("change", [
-    lambda model, y, x: (y * model.state, model.state.add_(1)), lambda model, y, x: (y * x, x.zero_()),
-    lambda model, y, x: (y.sigmoid_().add_(1),), lambda model, y, x: (torch.relu_(y).mul_(2).pow(2),)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model, y, x: (y * model.state, model.state.add_(1)),
+        lambda model, y, x: (y * x, x.zero_()),
+        lambda model, y, x: (y.sigmoid_().add_(1),),
+        lambda model, y, x: (torch.relu_(y).mul_(2).pow(2),),
+    ],
+)
 def test_values_that_forward_writes_over_count_as_they_were_for_the_gradients(change, dtype):
     class Changing(torch.nn.Module):
         def __init__(self):
@@ -290,7 +301,7 @@ def test_what_a_batch_norm_writes_to_its_own_statistics_is_not_written_over():
             self.layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU(True))
 
         def forward(self, x):
-            slope = torch.func.grad(lambda value: (value ** 2).sum())(x)  # which takes no hooks for what is kept
+            slope = torch.func.grad(lambda value: (value**2).sum())(x)  # which takes no hooks for what is kept
             return poptorch.identity_loss(self.layers(slope), "mean")
 
     executor = trained(Normed())

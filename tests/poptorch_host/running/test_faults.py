@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Precision.enableFloatingPointExceptions: which operations end a run, which values may pass, and what stays whole."""
+
 import math
 
 import poptorch_host as poptorch
@@ -47,8 +48,10 @@ LEGAL = {
     "infinity that came in": (lambda x: x * 2, torch.tensor([INF, 1.0])),
     "NaN that came in": (lambda x: x + 1, torch.tensor([math.nan])),
     "mask": (lambda x: torch.softmax(x.masked_fill(x > 1, -INF), 0), torch.tensor([0.5, 2.0])),
-    "attention": (lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.0),
-                  torch.randn(1, 2, 4, 8)),
+    "attention": (
+        lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.0),
+        torch.randn(1, 2, 4, 8),
+    ),
     "written later": (lambda x: torch.empty_like(x).copy_(x), torch.ones(1000)),
     "norm that is not training": (torch.nn.BatchNorm1d(3).eval(), torch.ones(2, 3)),
     "integers": (lambda x: x.clamp(min=0), torch.tensor([-5, 5])),

@@ -69,7 +69,7 @@ def test_each_folded_micro_batch_keeps_its_own_loss_statistics_and_shape():
     assert set(shapes) == {(4, 2)} and len(shapes) == 2
     for index, rows in enumerate(x.split(4)):
         expected, mean, position = forward(rows)
-        torch.testing.assert_close(normed[4 * index:4 * index + 4], expected)
+        torch.testing.assert_close(normed[4 * index : 4 * index + 4], expected)
         torch.testing.assert_close(means[index], mean)
         assert best[index] == position
 

@@ -19,8 +19,15 @@ def adam(model):
 
 def test_device_methods_need_a_compiled_model():
     for executor in (trained(Classifier()), poptorch.inferenceModel(Classifier())):
-        for name, *arguments in (["copyWeightsToHost"], ["copyWeightsToDevice"], ["copyNamedBuffersToDevice"],
-                                 ["detachFromDevice"], ["attachToDevice"], ["save", "nowhere"], ["compilationTime"]):
+        for name, *arguments in (
+            ["copyWeightsToHost"],
+            ["copyWeightsToDevice"],
+            ["copyNamedBuffersToDevice"],
+            ["detachFromDevice"],
+            ["attachToDevice"],
+            ["save", "nowhere"],
+            ["compilationTime"],
+        ):
             with pytest.raises(poptorch.Error, match="has not been compiled"):
                 getattr(executor, name)(*arguments)
         with pytest.raises(poptorch.Error, match="has not been compiled"):
@@ -76,8 +83,9 @@ def test_attaching_brings_the_weights_of_the_host():
 
 
 def test_connection_types_say_when_a_device_is_taken():
-    on_demand = poptorch.inferenceModel(Classifier(),
-                                        poptorch.Options().connectionType(poptorch.ConnectionType.OnDemand))
+    on_demand = poptorch.inferenceModel(
+        Classifier(), poptorch.Options().connectionType(poptorch.ConnectionType.OnDemand)
+    )
     on_demand.compile(X)
     assert not on_demand.isAttachedToDevice()
     on_demand(X)
@@ -172,8 +180,10 @@ def test_dropout_differs_between_micro_batches():
 
 def test_hooks_surround_every_compilation():
     calls = []
-    handles = [poptorch.registerPreCompileHook(lambda: calls.append("before")),
-               poptorch.registerPostCompileHook(lambda: calls.append("after"))]
+    handles = [
+        poptorch.registerPreCompileHook(lambda: calls.append("before")),
+        poptorch.registerPostCompileHook(lambda: calls.append("after")),
+    ]
     try:
         poptorch.inferenceModel(Function(lambda x: calls.append("trace") or x))(X)
         assert calls[:3] == ["before", "trace", "after"]
@@ -201,16 +211,21 @@ def test_counters_have_one_time_for_each_transfer():
     counters = executor.getPerfCounters()
     assert [len(times) for times in counters["input"]] == [12, 12]
     assert [len(times) for times in counters["output_complete"]] == [2, 2]
-    for times in (executor.getLatency(), executor.getComputeLatency(), executor.getHostIpuLatency(),
-                  executor.getIpuHostLatency()):
+    for times in (
+        executor.getLatency(),
+        executor.getComputeLatency(),
+        executor.getHostIpuLatency(),
+        executor.getIpuHostLatency(),
+    ):
         low, high, mean = times
         assert 0 <= low <= mean <= high
     parts = (executor.getHostIpuLatency(), executor.getComputeLatency(), executor.getIpuHostLatency())
     assert executor.getLatency()[2] == pytest.approx(sum(mean for _, _, mean in parts))
 
 
-@pytest.mark.parametrize("mode, period, returned", [
-    ("All", None, 12), ("EveryN", 3, 4), ("Sum", None, 2), ("Final", None, 2)])
+@pytest.mark.parametrize(
+    "mode, period, returned", [("All", None, 12), ("EveryN", 3, 4), ("Sum", None, 2), ("Final", None, 2)]
+)
 def test_counters_of_outputs_count_what_the_mode_returns(mode, period, returned):
     options = accumulating(3).deviceIterations(2).replicationFactor(2)
     executor = trained(Classifier(), options.outputMode(poptorch.OutputMode[mode], period))
@@ -315,6 +330,7 @@ def test_files_that_are_no_programs_are_refused(tmp_path):
 def test_model_of_a_local_class_is_refused_with_what_to_do_and_leaves_no_file(tmp_path):
     class Local(torch.nn.Linear):
         pass
+
     executor = poptorch.inferenceModel(Local(2, 2))
     with pytest.raises(poptorch.Error, match="Local.*export_model=False"):
         executor.compileAndExport(str(tmp_path / "model.poptorch"), torch.ones(1, 2))

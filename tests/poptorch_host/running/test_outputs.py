@@ -19,10 +19,21 @@ def infer(function, options=None):
     return poptorch.inferenceModel(Function(function), options)
 
 
-@pytest.mark.parametrize("structure", [
-    lambda x: x + 1, lambda x: (x + 1, x * 2), lambda x: [x + 1], lambda x: {"a": x + 1, "b": (x, [x * 3])},
-    lambda x: collections.OrderedDict(a=x), lambda x: collections.defaultdict(list, a=x + 1),
-    lambda x: Pair(x + 1, (x, None)), lambda x: (x + 1, None, "text", 3), lambda x: None, lambda x: (x, (x, (x + 2,)))])
+@pytest.mark.parametrize(
+    "structure",
+    [
+        lambda x: x + 1,
+        lambda x: (x + 1, x * 2),
+        lambda x: [x + 1],
+        lambda x: {"a": x + 1, "b": (x, [x * 3])},
+        lambda x: collections.OrderedDict(a=x),
+        lambda x: collections.defaultdict(list, a=x + 1),
+        lambda x: Pair(x + 1, (x, None)),
+        lambda x: (x + 1, None, "text", 3),
+        lambda x: None,
+        lambda x: (x, (x, (x + 2,))),
+    ],
+)
 def test_outputs_keep_their_containers(structure):
     x = torch.arange(3.0)
     native, actual = structure(x), infer(structure)(x)
@@ -59,8 +70,10 @@ def test_outputs_have_the_dtypes_of_a_host():
     assert [output.dtype for output in outputs] == [torch.int32, torch.float32, torch.float16, torch.bool, torch.int32]
 
 
-@pytest.mark.parametrize("mode, period, rows, scalars", [
-    ("All", 1, 24, 12), ("Final", 1, 4, 2), ("Sum", 1, 4, 2), ("EveryN", 3, 8, 4), ("EveryN", 2, 12, 6)])
+@pytest.mark.parametrize(
+    "mode, period, rows, scalars",
+    [("All", 1, 24, 12), ("Final", 1, 4, 2), ("Sum", 1, 4, 2), ("EveryN", 3, 8, 4), ("EveryN", 2, 12, 6)],
+)
 def test_training_outputs_have_the_shapes_of_their_mode(mode, period, rows, scalars):
     options = accumulating(3).deviceIterations(2).replicationFactor(2)
     options.outputMode(getattr(poptorch.OutputMode, mode), period)
@@ -140,7 +153,7 @@ def test_outputs_share_no_memory_with_inputs(mode, period, fold, monkeypatch):
     monkeypatch.setattr(host, "_settings", dict.fromkeys(host._settings))
     host.configure(fold=fold)
     options = poptorch.Options().deviceIterations(4).outputMode(poptorch.OutputMode[mode], period)
-    rows = torch.arange(8.).view(8, 1)
+    rows = torch.arange(8.0).view(8, 1)
     outputs = infer(lambda x: (x, x, x.view(-1)), options)(rows)
     kept = [output.clone() for output in outputs]
     rows += 100
@@ -171,7 +184,7 @@ def test_a_call_that_an_error_ended_leaves_nothing_in_the_outputs_of_the_next(mo
 
     fails_at = 0
     executor = infer(forward, poptorch.Options().deviceIterations(4).outputMode(poptorch.OutputMode[mode], period))
-    rows = torch.arange(4.)
+    rows = torch.arange(4.0)
     expected = executor(rows)
     fails_at = len(calls) + 4
     with pytest.raises(failing):

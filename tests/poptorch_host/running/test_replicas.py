@@ -78,9 +78,15 @@ class Grouped(torch.nn.Module):
         return x * self.weight, poptorch.identity_loss(x * self.weight, "sum")
 
 
-@pytest.mark.parametrize("kind, size, rows", [
-    (KINDS.NoGrouping, 0, [0, 1, 2, 3]), (KINDS.Consecutive, 2, [0, 0, 1, 1]), (KINDS.Orthogonal, 2, [0, 1, 0, 1]),
-    (KINDS.Consecutive, 1, [0, 1, 2, 3])])
+@pytest.mark.parametrize(
+    "kind, size, rows",
+    [
+        (KINDS.NoGrouping, 0, [0, 1, 2, 3]),
+        (KINDS.Consecutive, 2, [0, 0, 1, 1]),
+        (KINDS.Orthogonal, 2, [0, 1, 0, 1]),
+        (KINDS.Consecutive, 1, [0, 1, 2, 3]),
+    ],
+)
 @pytest.mark.parametrize("reduction", ["Mean", "Sum"])
 def test_groups_of_replicas_have_weights_of_their_own(kind, size, rows, reduction):
     start = torch.arange(1.0, max(rows) + 2).view(-1, 1)
@@ -176,12 +182,15 @@ torch.save(wrapped.state_dict(), f"{out}/{world}_{rank}.pt")
 
 def test_two_processes_with_half_the_replicas_train_like_one(tmp_path):
     import socket
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     runs = [(0, 1), (0, 2), (1, 2)]
-    processes = [subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(world), port, str(tmp_path)])
-                 for rank, world in runs]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(world), port, str(tmp_path)])
+        for rank, world in runs
+    ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
     one, first, second = (torch.load(tmp_path / f"{world}_{rank}.pt", weights_only=True) for rank, world in runs)
     for name, value in one.items():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Execution strategies: which stage, phase and device a block gets."""
+
 import copy
 
 import poptorch_host as poptorch
@@ -31,7 +32,11 @@ def test_default_strategy_makes_a_stage_of_each_device():
 def test_automatic_increment_makes_a_stage_of_each_block_from_one():
     strategy = poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement)
     assert places(strategy, ("a", None), ("b", 5), ("a", None), ("c", 0)) == [
-        (1, 0, 1), (2, 0, 5), (1, 0, 1), (3, 0, 0)]
+        (1, 0, 1),
+        (2, 0, 5),
+        (1, 0, 1),
+        (3, 0, 0),
+    ]
     assert places(strategy, ("c", None), ("a", None)) == [(1, 0, 1), (2, 0, 2)], "a second tracing starts over"
 
 
@@ -50,12 +55,21 @@ def test_unknown_block_is_refused():
             ask()
 
 
-@pytest.mark.parametrize("kind, arguments", [
-    (poptorch.PipelinedExecution, ["a", "a"]), (poptorch.PipelinedExecution, [["a", "b"], poptorch.Stage("b")]),
-    (poptorch.ShardedExecution, [3]), (poptorch.PipelinedExecution, [poptorch.AutoStage.SameAsIpu, "a"]),
-    (poptorch.SerialPhasedExecution, []), (poptorch.ParallelPhasedExecution, []),
-    (poptorch.SerialPhasedExecution, ["a", ["b", "a"]]), (poptorch.ParallelPhasedExecution, [1, 2]),
-    (poptorch.SerialPhasedExecution, [None]), (poptorch.Phase, [])])
+@pytest.mark.parametrize(
+    "kind, arguments",
+    [
+        (poptorch.PipelinedExecution, ["a", "a"]),
+        (poptorch.PipelinedExecution, [["a", "b"], poptorch.Stage("b")]),
+        (poptorch.ShardedExecution, [3]),
+        (poptorch.PipelinedExecution, [poptorch.AutoStage.SameAsIpu, "a"]),
+        (poptorch.SerialPhasedExecution, []),
+        (poptorch.ParallelPhasedExecution, []),
+        (poptorch.SerialPhasedExecution, ["a", ["b", "a"]]),
+        (poptorch.ParallelPhasedExecution, [1, 2]),
+        (poptorch.SerialPhasedExecution, [None]),
+        (poptorch.Phase, []),
+    ],
+)
 def test_stages_that_contradict_each_other_are_refused(kind, arguments):
     with pytest.raises(AssertionError):
         kind(*arguments)
@@ -86,8 +100,12 @@ def test_phased_strategies_give_their_phases_and_take_their_settings():
     assert strategy.backendOptions()["tensors_liveness"] == 1
     parallel = poptorch.ParallelPhasedExecution("a").sendTensorsOffChipAfterFwd()
     assert parallel.backendOptions()["tensors_liveness"] == 1
-    for wrong in (lambda: strategy.phase(2), lambda: strategy.setTensorsLiveness(1),
-                  lambda: strategy.useSeparateBackwardPhase("yes"), lambda: parallel.sendTensorsOffChipAfterFwd(2)):
+    for wrong in (
+        lambda: strategy.phase(2),
+        lambda: strategy.setTensorsLiveness(1),
+        lambda: strategy.useSeparateBackwardPhase("yes"),
+        lambda: parallel.sendTensorsOffChipAfterFwd(2),
+    ):
         with pytest.raises(AssertionError):
             wrong()
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """What a device reads from an optimizer: what is refused, latched, constant, and reported."""
+
 import logging
 
 import poptorch_host as poptorch
@@ -24,6 +25,7 @@ def net():
 
 # What is read
 
+
 @pytest.mark.parametrize("cls", CLASSES + TORCH_CLASSES)
 def test_supported_classes_are_set_without_a_warning(net, log, cls):
     latch = OptimizerLatch(poptorch.Options())
@@ -32,8 +34,10 @@ def test_supported_classes_are_set_without_a_warning(net, log, cls):
     assert not warnings_in(log)
 
 
-@pytest.mark.parametrize("make", [lambda p: torch.optim.Adagrad(p), lambda p: torch.optim.NAdam(p), lambda p: "SGD",
-                                  lambda p: optim.Optimizer()])
+@pytest.mark.parametrize(
+    "make",
+    [lambda p: torch.optim.Adagrad(p), lambda p: torch.optim.NAdam(p), lambda p: "SGD", lambda p: optim.Optimizer()],
+)
 def test_unsupported_optimizer_refused(net, make):
     with pytest.raises(AssertionError, match="Unsupported optimizer type"):
         read(make(net.parameters()))
@@ -48,7 +52,7 @@ def test_subclass_runs_as_its_base_with_one_warning(net, log, base):
     for _ in range(2):
         latch.set(Mine(net.parameters(), lr=0.1))
     assert latch.latched.algorithm == "AdamW"
-    warning, = warnings_in(log)
+    (warning,) = warnings_in(log)
     assert "Mine derives from AdamW" in warning
 
 
@@ -99,7 +103,7 @@ def test_maximize_is_reported_once_to_have_no_effect(net, log):
     latch = OptimizerLatch(poptorch.Options())
     for _ in range(2):
         latch.set(optim.SGD(net.parameters(), lr=0.1, maximize=True))
-    warning, = warnings_in(log)
+    (warning,) = warnings_in(log)
     assert "maximize" in warning
 
 
@@ -113,14 +117,17 @@ def test_extra_attributes_set_on_torch_optimizers_are_read(net, attribute):
     assert found == value
 
 
-@pytest.mark.parametrize("cls, arguments, variable", [
-    (torch.optim.SGD, dict(lr=1e-3), {"lr"}),
-    (torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=True), {"lr", "momentum"}),
-    (torch.optim.Adam, dict(betas=(0.5, 0.6)), {"lr"}),
-    (torch.optim.AdamW, dict(weight_decay=1e-2), {"lr"}),
-    (torch.optim.AdamW, dict(weight_decay=0.3, eps=1e-6), {"lr", "weight_decay", "eps"}),
-    (torch.optim.RMSprop, dict(alpha=0.5, momentum=0.1), {"lr", "momentum"}),
-])
+@pytest.mark.parametrize(
+    "cls, arguments, variable",
+    [
+        (torch.optim.SGD, dict(lr=1e-3), {"lr"}),
+        (torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=True), {"lr", "momentum"}),
+        (torch.optim.Adam, dict(betas=(0.5, 0.6)), {"lr"}),
+        (torch.optim.AdamW, dict(weight_decay=1e-2), {"lr"}),
+        (torch.optim.AdamW, dict(weight_decay=0.3, eps=1e-6), {"lr", "weight_decay", "eps"}),
+        (torch.optim.RMSprop, dict(alpha=0.5, momentum=0.1), {"lr", "momentum"}),
+    ],
+)
 def test_torch_optimizer_has_variable_what_differs_from_torchs_default(net, cls, arguments, variable):
     group = read(cls(net.parameters(), **{"lr": 0.1, **arguments})).groups[0]
     assert {name for name, attribute in group.items() if not attribute.constant} == variable
@@ -133,6 +140,7 @@ def test_constantness_of_torch_optimizers_is_that_of_each_group(net):
 
 
 # Latching
+
 
 @pytest.fixture
 def compiled(net):
@@ -206,14 +214,18 @@ def test_automatic_loss_scaling_makes_loss_scaling_variable(net):
     assert latch.set(optimizer, compiled=True)
 
 
-@pytest.mark.parametrize("other", [
-    lambda net: optim.Adam(net.parameters(), lr=0.1),
-    lambda net: optim.SGD(net.parameters(), lr=0.1, momentum=0.9, max_grad_norm=1.0),
-    lambda net: optim.SGD(net.parameters(), lr=0.1, momentum=0.9, velocity_accum_type=HALF),
-    lambda net: optim.SGD(net.parameters(), lr=0.1, momentum=0.9, use_combined_accum=True),
-    lambda net: optim.SGD([{"params": net[0].parameters()}, {"params": net[2].parameters()}], lr=0.1, momentum=0.9),
-    lambda net: optim.SGD(net[0].parameters(), lr=0.1, momentum=0.9),
-], ids=["class", "clipping", "velocity type", "combined", "groups", "members"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda net: optim.Adam(net.parameters(), lr=0.1),
+        lambda net: optim.SGD(net.parameters(), lr=0.1, momentum=0.9, max_grad_norm=1.0),
+        lambda net: optim.SGD(net.parameters(), lr=0.1, momentum=0.9, velocity_accum_type=HALF),
+        lambda net: optim.SGD(net.parameters(), lr=0.1, momentum=0.9, use_combined_accum=True),
+        lambda net: optim.SGD([{"params": net[0].parameters()}, {"params": net[2].parameters()}], lr=0.1, momentum=0.9),
+        lambda net: optim.SGD(net[0].parameters(), lr=0.1, momentum=0.9),
+    ],
+    ids=["class", "clipping", "velocity type", "combined", "groups", "members"],
+)
 def test_optimizer_of_another_structure_after_compilation_refused(compiled, net, other):
     latch, present = compiled
     optimizer = other(net)
@@ -263,6 +275,7 @@ def test_half_accumulators_after_compilation_refused(compiled, net):
 
 # Attributes that mean nothing to a device
 
+
 def test_attributes_that_appear_later_are_reported_once(compiled, log):
     latch, optimizer = compiled
     optimizer.note = 1
@@ -295,8 +308,9 @@ def test_relaxed_checks_report_for_debugging_only(net, log):
     assert any("note" in record.getMessage() for record in log.records if record.levelno == logging.DEBUG)
 
 
-@pytest.mark.parametrize("first, second", [(torch.optim.AdamW, optim.AdamW), (optim.AdamW, torch.optim.AdamW),
-                                           (torch.optim.SGD, optim.SGD)])
+@pytest.mark.parametrize(
+    "first, second", [(torch.optim.AdamW, optim.AdamW), (optim.AdamW, torch.optim.AdamW), (torch.optim.SGD, optim.SGD)]
+)
 def test_change_between_torchs_and_poptorchs_class_reports_nothing(net, log, first, second):
     latch = OptimizerLatch(poptorch.Options())
     latch.set(first(net.parameters(), lr=0.1))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """The state of an optimizer on its way between the device, the user's object and files."""
+
 import copy
 import io
 import logging
@@ -52,6 +53,7 @@ def assert_same_state(left, right):
 
 # Reading
 
+
 @every_optimizer
 def test_state_is_none_before_compilation_and_tensors_by_name_after(make):
     optimizer = make(make_net().parameters())
@@ -64,10 +66,17 @@ def test_state_is_none_before_compilation_and_tensors_by_name_after(make):
     assert all(isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" for tensor in tensors)
 
 
-@pytest.mark.parametrize("make, prefixes", [
-    (lambda p: optim.SGD(p, lr=0.1), []), (lambda p: optim.SGD(p, lr=0.1, momentum=0.0), ["Accl1"]),
-    (OPTIMIZERS["sgd momentum"], ["Accl1"]), (OPTIMIZERS["adam"], ["Accl1", "Accl2", "Step"]),
-    (OPTIMIZERS["lamb"], ["Accl1", "Accl2", "Step"]), (OPTIMIZERS["rmsprop"], ["Accl1", "Accl2", "Accl3"])])
+@pytest.mark.parametrize(
+    "make, prefixes",
+    [
+        (lambda p: optim.SGD(p, lr=0.1), []),
+        (lambda p: optim.SGD(p, lr=0.1, momentum=0.0), ["Accl1"]),
+        (OPTIMIZERS["sgd momentum"], ["Accl1"]),
+        (OPTIMIZERS["adam"], ["Accl1", "Accl2", "Step"]),
+        (OPTIMIZERS["lamb"], ["Accl1", "Accl2", "Step"]),
+        (OPTIMIZERS["rmsprop"], ["Accl1", "Accl2", "Accl3"]),
+    ],
+)
 def test_states_have_a_prefix_for_each_kind_and_the_weights_name(make, prefixes):
     state = trained(make).optimizer.state_dict()["ipu_state"]
     assert set(state) == {f"{prefix}___{name}" for prefix in prefixes for name in NAMES}
@@ -86,8 +95,10 @@ def test_adamw_parameters_are_by_weight():
     assert values["learningRate___specific___0.weight"] == values["learningRate___specific___0.bias"] == 0.25
     assert values["learningRate___specific___2.weight"] == 0.125
     assert values["weightDecay___specific___0.bias"] == 0.5 and values["weightDecay___specific___2.bias"] == 0.75
-    assert all(values[f"{name}___specific___2.bias"] == value
-               for name, value in (("beta1", 0.5), ("beta2", 0.25), ("eps", 2.0**-10)))
+    assert all(
+        values[f"{name}___specific___2.bias"] == value
+        for name, value in (("beta1", 0.5), ("beta2", 0.25), ("eps", 2.0**-10))
+    )
 
 
 def test_sgd_parameters_hold_the_products_of_its_update():
@@ -145,6 +156,7 @@ def test_state_that_was_read_is_not_changed_by_training():
 
 
 # Loading
+
 
 @every_optimizer
 def test_loaded_state_goes_on_exactly(make):
@@ -285,6 +297,7 @@ def test_state_from_before_compilation_loads_hyper_parameters_only():
 
 # The life of the object
 
+
 def test_replaced_optimizer_keeps_its_state_and_hears_no_more():
     device = trained(OPTIMIZERS["adam"])
     old, new = device.optimizer, optim.Adam(device.model.parameters(), lr=0.1)
@@ -320,8 +333,9 @@ def test_learning_rate_changed_between_two_programs_is_kept():
     assert again.optimizer.state_dict()["ipu_param"]["learningRate___specific___0.weight"] == 0.25
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))],
-                         ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))], ids=["copy", "pickle"]
+)
 def test_copy_of_an_optimizer_in_use_has_its_state_but_not_its_device(duplicate):
     device = trained(OPTIMIZERS["adam"])
     copied = duplicate(device.optimizer)

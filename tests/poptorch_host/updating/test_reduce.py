@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Gradients summed over processes: two processes with a replica each against one process with both."""
+
 import os
 import socket
 
@@ -41,8 +42,11 @@ CASES = {
     "one at a time": (torch.float32, lambda p: optim.SGD(p, lr=0.05, momentum=0.9), {}),
     "half accumulators": (torch.float32, lambda p: optim.SGD(p, lr=0.05, accum_type=torch.float16), {}),
     "half": (torch.float16, lambda p: optim.AdamW(p, lr=0.05), {"enableStochasticRounding": True}),
-    "automatic loss scaling": (torch.float16, lambda p: optim.SGD(p, lr=0.05, loss_scaling=16.0),
-                               {"automaticLossScalingSettings.enabled": True}),
+    "automatic loss scaling": (
+        torch.float16,
+        lambda p: optim.SGD(p, lr=0.05, loss_scaling=16.0),
+        {"automaticLossScalingSettings.enabled": True},
+    ),
 }
 
 
@@ -57,8 +61,12 @@ def micro_batches(process, processes):
     """For each step (inputs, targets, whether the extra layer runs) of a process's micro-batches."""
     for inputs, targets in make_batches(STEPS, rows=4 * ACCUMULATION):
         parts = list(zip(inputs.chunk(2 * ACCUMULATION), targets.chunk(2 * ACCUMULATION)))
-        yield [(part, target, index == 1) for index, (part, target) in enumerate(parts)
-               for replica in [index % 2] if processes == 1 or replica == process]
+        yield [
+            (part, target, index == 1)
+            for index, (part, target) in enumerate(parts)
+            for replica in [index % 2]
+            if processes == 1 or replica == process
+        ]
 
 
 def train(case, process, processes, overlap=True):
@@ -105,8 +113,10 @@ def run_process(process, port, folder):
     for case in CASES:
         device = train(case, process, 2, overlap=case != "one at a time")
         results[case] = [weight.float() for weight in device.weights]
-        results[f"{case}: extra"] = [torch.tensor([float(value) for value in device.update.rounding_state]),
-                                     torch.tensor(device.update.loss_scale)]
+        results[f"{case}: extra"] = [
+            torch.tensor([float(value) for value in device.update.rounding_state]),
+            torch.tensor(device.update.loss_scale),
+        ]
         device.update.release()
     results["model"] = train_model(process, 2)
     scale = LossScale(True, torch.device("cpu"), dist.group.WORLD)
@@ -212,8 +222,9 @@ def make_reducer(layers, group, bucket_bytes):
     return reducer, sent
 
 
-@pytest.mark.parametrize("bucket_bytes, buckets", [(1, [[4], [3], [2], [1], [0]]), (32, [[4, 3], [2, 1], [0]]),
-                                                   (10**6, [[4, 3, 2, 1, 0]])])
+@pytest.mark.parametrize(
+    "bucket_bytes, buckets", [(1, [[4], [3], [2], [1], [0]]), (32, [[4, 3], [2, 1], [0]]), (10**6, [[4, 3, 2, 1, 0]])]
+)
 def test_buckets_are_sent_during_the_last_backward_from_the_last_layer_on(lonely_group, layers, bucket_bytes, buckets):
     reducer, sent = make_reducer(layers, lonely_group, bucket_bytes)
     backward(layers)
@@ -284,6 +295,7 @@ def test_update_sends_during_its_last_backward_and_not_before(lonely_group, monk
 
 def test_sums_are_laid_out_as_the_weights_are(lonely_group, monkeypatch):
     """Weights in channels-last order, with an update rule that torch fuses where it can."""
+
     def run():
         torch.manual_seed(0)
         net = torch.nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)

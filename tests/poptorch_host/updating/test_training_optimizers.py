@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Optimizers as a program sees them: through trainingModel, setOptimizer and state_dict."""
+
 import collections
 import copy
 import json
@@ -44,10 +45,14 @@ OPTIMIZERS = {
     "sgd": (optim.SGD, dict(momentum=0.9, weight_decay=0.1)),
     "torch sgd": (torch.optim.SGD, dict(nesterov=True, momentum=0.5)),
     "combined": (optim.SGD, dict(momentum=0.9, use_combined_accum=True)),
-    "adam": (optim.Adam, dict(weight_decay=0.1)), "torch adam": (torch.optim.Adam, dict()),
-    "adamw": (optim.AdamW, dict(loss_scaling=16.0)), "torch adamw": (torch.optim.AdamW, dict(weight_decay=0.3)),
-    "rmsprop": (optim.RMSprop, dict(centered=True)), "torch rmsprop": (torch.optim.RMSprop, dict(momentum=0.9)),
-    "lamb": (optim.LAMB, dict()), "adam, clipped": (optim.Adam, dict(max_grad_norm=0.01)),
+    "adam": (optim.Adam, dict(weight_decay=0.1)),
+    "torch adam": (torch.optim.Adam, dict()),
+    "adamw": (optim.AdamW, dict(loss_scaling=16.0)),
+    "torch adamw": (torch.optim.AdamW, dict(weight_decay=0.3)),
+    "rmsprop": (optim.RMSprop, dict(centered=True)),
+    "torch rmsprop": (torch.optim.RMSprop, dict(momentum=0.9)),
+    "lamb": (optim.LAMB, dict()),
+    "adam, clipped": (optim.Adam, dict(max_grad_norm=0.01)),
 }
 DEVICE_ONLY = ("use_combined_accum", "loss_scaling", "max_grad_norm")
 
@@ -80,6 +85,7 @@ def test_default_optimizer_is_sgd_with_a_hundredth():
 
 # Setting the optimizer
 
+
 @pytest.mark.parametrize("cls", [torch.optim.SGD, torch.optim.AdamW, optim.SGD, optim.Adam, optim.RMSprop, optim.LAMB])
 def test_rate_of_zero_changes_nothing_until_another_is_set(cls):
     trainer, optimizer = make_trainer(lambda p: cls(p, lr=0.0))
@@ -96,8 +102,10 @@ def test_groups_have_rates_of_their_own_which_a_new_optimizer_can_change(cls):
     model = WithLoss()
 
     def make(first, second):
-        return cls([{"params": model.net[0].parameters(), "lr": first},
-                    {"params": model.net[2].parameters(), "lr": second}], lr=0.5)
+        return cls(
+            [{"params": model.net[0].parameters(), "lr": first}, {"params": model.net[2].parameters(), "lr": second}],
+            lr=0.5,
+        )
 
     trainer = poptorch.trainingModel(model, optimizer=make(0.1, 0.0))
     start = weights_of(trainer)
@@ -108,10 +116,14 @@ def test_groups_have_rates_of_their_own_which_a_new_optimizer_can_change(cls):
     assert torch.equal(end[0], middle[0]) and not torch.equal(end[2], middle[2])
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda optimizer: optimizer.param_groups[0].update(weight_decay=0.5), "weight_decay"),
-    (lambda optimizer: setattr(optimizer, "loss_scaling", 2.0), "loss_scaling"),
-    (lambda optimizer: setattr(optimizer, "max_grad_norm", 2.0), "max_grad_norm")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda optimizer: optimizer.param_groups[0].update(weight_decay=0.5), "weight_decay"),
+        (lambda optimizer: setattr(optimizer, "loss_scaling", 2.0), "loss_scaling"),
+        (lambda optimizer: setattr(optimizer, "max_grad_norm", 2.0), "max_grad_norm"),
+    ],
+)
 def test_constant_changed_after_compilation_is_an_error_and_training_goes_on(change, message):
     trainer, optimizer = make_trainer(lambda p: optim.SGD(p, lr=0.1))
     train(trainer, 1)
@@ -129,9 +141,14 @@ def test_constant_can_change_again_after_destroy():
     train(trainer, 1)
 
 
-@pytest.mark.parametrize("make, error", [
-    (lambda p: torch.optim.Adagrad(p), AssertionError), (lambda p: optim.Adam(p, amsgrad=True), ValueError),
-    (lambda p: optim.Adam(p, betas=[0.9, 0.99]), AssertionError)])
+@pytest.mark.parametrize(
+    "make, error",
+    [
+        (lambda p: torch.optim.Adagrad(p), AssertionError),
+        (lambda p: optim.Adam(p, amsgrad=True), ValueError),
+        (lambda p: optim.Adam(p, betas=[0.9, 0.99]), AssertionError),
+    ],
+)
 def test_optimizer_is_checked_by_the_wrapper_and_by_setoptimizer(make, error):
     with pytest.raises(error):
         make_trainer(make)
@@ -180,20 +197,37 @@ def test_scheduler_after_compilation_raises_no_warning(caplog):
 
 # The program
 
-@pytest.mark.parametrize("make, accumulation, per_weight", [
-    (lambda p: optim.SGD(p, lr=0.1), 1, {"SGD0VarUpdate": 1}),
-    (lambda p: optim.SGD(p, lr=0.1, momentum=0.9), 1,
-     {"SGD2PartialAcclUpdate": 1, "Accumulate": 1, "SGD2VarUpdate": 1}),
-    (lambda p: optim.SGD(p, lr=0.1, use_combined_accum=True), 2,
-     {"Accumulate": 1, "SGD1AcclUpdate": 1, "SGD1VarUpdate": 1}),
-    (lambda p: torch.optim.Adam(p), 1, {"Accumulate": 2, "AdamUpdater": 1, "AdamVarUpdate": 1}),
-    (lambda p: optim.AdamW(p), 2, {"Accumulate": 3, "AdamUpdater": 1, "AdamVarUpdate": 1}),
-    (lambda p: optim.AdamW(p, accum_type=HALF), 2,
-     {"Accumulate": 3, "Cast": 1, "AdamUpdater": 1, "AdamVarUpdate": 1}),
-    (lambda p: optim.Adam(p, accum_type=HALF, first_order_momentum_accum_type=HALF), 2,
-     {"Accumulate": 3, "AdamUpdater": 1, "AdamVarUpdate": 1}),
-    (lambda p: optim.LAMB(p), 1, {"Accumulate": 2, "AdamUpdater": 1, "LambSquare": 2, "AdamVarUpdate": 1}),
-    (lambda p: optim.RMSprop(p), 1, {"Accumulate": 1, "RMSPropUpdater": 1, "ScaledVarUpdate": 1})])
+
+@pytest.mark.parametrize(
+    "make, accumulation, per_weight",
+    [
+        (lambda p: optim.SGD(p, lr=0.1), 1, {"SGD0VarUpdate": 1}),
+        (
+            lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
+            1,
+            {"SGD2PartialAcclUpdate": 1, "Accumulate": 1, "SGD2VarUpdate": 1},
+        ),
+        (
+            lambda p: optim.SGD(p, lr=0.1, use_combined_accum=True),
+            2,
+            {"Accumulate": 1, "SGD1AcclUpdate": 1, "SGD1VarUpdate": 1},
+        ),
+        (lambda p: torch.optim.Adam(p), 1, {"Accumulate": 2, "AdamUpdater": 1, "AdamVarUpdate": 1}),
+        (lambda p: optim.AdamW(p), 2, {"Accumulate": 3, "AdamUpdater": 1, "AdamVarUpdate": 1}),
+        (
+            lambda p: optim.AdamW(p, accum_type=HALF),
+            2,
+            {"Accumulate": 3, "Cast": 1, "AdamUpdater": 1, "AdamVarUpdate": 1},
+        ),
+        (
+            lambda p: optim.Adam(p, accum_type=HALF, first_order_momentum_accum_type=HALF),
+            2,
+            {"Accumulate": 3, "AdamUpdater": 1, "AdamVarUpdate": 1},
+        ),
+        (lambda p: optim.LAMB(p), 1, {"Accumulate": 2, "AdamUpdater": 1, "LambSquare": 2, "AdamVarUpdate": 1}),
+        (lambda p: optim.RMSprop(p), 1, {"Accumulate": 1, "RMSPropUpdater": 1, "ScaledVarUpdate": 1}),
+    ],
+)
 def test_program_lists_the_operations_of_the_update_for_each_weight(make, accumulation, per_weight):
     trainer, _ = make_trainer(make, make_options(accumulation))
     train(trainer, 1)
@@ -208,20 +242,32 @@ def test_program_names_the_types_of_weights_and_states():
     operations = json.loads(trainer._debugGetPopartIR())["maingraph"]
     inputs = next(operation["inputs"] for operation in operations if operation["type"] == "AdamUpdater")
     assert {entry["name"].split("net")[0]: entry["type"] for entry in inputs} == {
-        "": "FLOAT16", "Gradient___": "FLOAT16", "Accl1___": "FLOAT16", "Accl2___": "FLOAT"}
+        "": "FLOAT16",
+        "Gradient___": "FLOAT16",
+        "Accl1___": "FLOAT16",
+        "Accl2___": "FLOAT",
+    }
 
 
 # The state
 
-STATEFUL = {"sgd": lambda p: optim.SGD(p, lr=0.1, momentum=0.9), "adam": lambda p: optim.Adam(p, lr=0.1),
-            "adamw": lambda p: optim.AdamW(p, lr=0.1), "rmsprop": lambda p: optim.RMSprop(p, lr=0.1),
-            "lamb": lambda p: optim.LAMB(p, lr=0.1)}
+STATEFUL = {
+    "sgd": lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
+    "adam": lambda p: optim.Adam(p, lr=0.1),
+    "adamw": lambda p: optim.AdamW(p, lr=0.1),
+    "rmsprop": lambda p: optim.RMSprop(p, lr=0.1),
+    "lamb": lambda p: optim.LAMB(p, lr=0.1),
+}
 every_stateful = pytest.mark.parametrize("make", STATEFUL.values(), ids=STATEFUL)
 
 
 def differing(left, right):
-    return {name for part in ("ipu_state", "ipu_param") for name, tensor in left[part].items()
-            if not torch.equal(tensor, right[part][name])}
+    return {
+        name
+        for part in ("ipu_state", "ipu_param")
+        for name, tensor in left[part].items()
+        if not torch.equal(tensor, right[part][name])
+    }
 
 
 @every_stateful
@@ -316,6 +362,7 @@ def test_offline_target_has_no_state():
 
 # Half
 
+
 def make_half_trainer(seed, **arguments):
     options = make_options(2)
     options.randomSeed(seed)
@@ -354,7 +401,9 @@ def test_automatic_loss_scaling_shows_in_state_and_anchor():
 
 
 def test_returned_loss_is_not_scaled():
-    plain, scaled = [make_trainer(lambda p, scaling=scaling: optim.SGD(p, lr=0.1, loss_scaling=scaling))[0]
-                     for scaling in (1.0, 64.0)]
+    plain, scaled = [
+        make_trainer(lambda p, scaling=scaling: optim.SGD(p, lr=0.1, loss_scaling=scaling))[0]
+        for scaling in (1.0, 64.0)
+    ]
     for inputs, targets in make_batches(3):
         torch.testing.assert_close(scaled(inputs, targets)[1], plain(inputs, targets)[1])

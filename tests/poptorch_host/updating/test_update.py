@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 """Weight updates in float32: every optimizer against torch's, reductions, clipping, and what is left alone."""
+
 import math
 
 import poptorch_host as poptorch
@@ -128,6 +129,7 @@ def test_dampening_holds_from_the_first_step_with_or_without_momentum(momentum):
 
 # Reduction
 
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("accum_type", [torch.float32, torch.float16])
 def test_mean_strategies_give_the_mean_over_accumulation_and_replicas(strategy, accum_type):
@@ -139,8 +141,9 @@ def test_mean_strategies_give_the_mean_over_accumulation_and_replicas(strategy, 
     gradients = torch.arange(48.0).reshape(6, 8)
     device.feed([{"0.bias": gradient} for gradient in gradients])
     tolerance = 1e-5 if accum_type == torch.float32 else 2e-2
-    torch.testing.assert_close(start - device.parameters["0.bias"].detach(), gradients.mean(0), rtol=tolerance,
-                               atol=tolerance)
+    torch.testing.assert_close(
+        start - device.parameters["0.bias"].detach(), gradients.mean(0), rtol=tolerance, atol=tolerance
+    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -174,8 +177,9 @@ def test_only_postandloss_divides_the_loss():
 @pytest.mark.parametrize("counts", [[4], [3, 1], [1, 3], [2, 2]])
 def test_folded_micro_batches_count_as_many(accum_type, counts):
     """A backward pass that covers k micro-batches leaves their sum; powers of two keep half exact."""
-    folded, single = [Device(make_net(), lambda p: optim.SGD(p, lr=1.0, accum_type=accum_type), make_options(4))
-                      for _ in range(2)]
+    folded, single = [
+        Device(make_net(), lambda p: optim.SGD(p, lr=1.0, accum_type=accum_type), make_options(4)) for _ in range(2)
+    ]
     gradients = torch.arange(32.0).reshape(4, 8) * 2
     single.feed([{"0.bias": gradient} for gradient in gradients])
     folded.feed([{"0.bias": part.sum(0)} for part in gradients.split(counts)], counts)
@@ -185,13 +189,15 @@ def test_folded_micro_batches_count_as_many(accum_type, counts):
 
 # Clipping
 
+
 @pytest.mark.parametrize("cls", [optim.SGD, optim.Adam, optim.AdamW])
 @pytest.mark.parametrize("max_norm", [1e-3, 0.5, 1e3])
 @pytest.mark.parametrize("accumulation, scaling", [(1, 1.0), (4, 16.0)])
 def test_clipping_equals_torchs_after_unscaling_and_reduction(cls, max_norm, accumulation, scaling):
     theirs = make_net()
-    device = Device(make_net(), lambda p: cls(p, lr=0.1, loss_scaling=scaling, max_grad_norm=max_norm),
-                    make_options(accumulation))
+    device = Device(
+        make_net(), lambda p: cls(p, lr=0.1, loss_scaling=scaling, max_grad_norm=max_norm), make_options(accumulation)
+    )
     expected = reference_class(cls)(theirs.parameters(), lr=0.1)
     for inputs, targets in make_batches(4):
         device.train(inputs, targets)
@@ -228,6 +234,7 @@ def test_infinite_max_grad_norm_leaves_other_weights_of_an_overflow_alone():
 
 
 # What is updated
+
 
 def test_parameter_without_gradient_is_left_alone_even_by_weight_decay():
     device = Device(make_net(), lambda p: optim.AdamW(p, lr=0.1, weight_decay=0.5))
@@ -283,6 +290,7 @@ def test_model_without_parameters_updates_nothing():
 
 
 # The optimizer is latched
+
 
 def test_learning_rate_reaches_the_device_with_latch_only():
     device = Device(make_net(), lambda p: optim.SGD(p, lr=0.0))

@@ -60,12 +60,19 @@ def test_a_wrapped_model_can_be_plain_for_a_while():
     step(trained(model))
 
 
-@pytest.mark.parametrize("read", [
-    lambda model, executor: model.fc.weight.detach().clone(), lambda model, executor: model.state_dict()["fc.weight"],
-    lambda model, executor: executor.state_dict()["fc.weight"], lambda model, executor: 1 * model.fc.weight.data,
-    lambda model, executor: list(model.parameters())[0] + 0, lambda model, executor: copy.deepcopy(model).fc.weight,
-    lambda model, executor: torch.add(input=model.fc.weight, other=0),
-    lambda model, executor: model.fc.state_dict()["weight"]])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda model, executor: model.fc.weight.detach().clone(),
+        lambda model, executor: model.state_dict()["fc.weight"],
+        lambda model, executor: executor.state_dict()["fc.weight"],
+        lambda model, executor: 1 * model.fc.weight.data,
+        lambda model, executor: list(model.parameters())[0] + 0,
+        lambda model, executor: copy.deepcopy(model).fc.weight,
+        lambda model, executor: torch.add(input=model.fc.weight, other=0),
+        lambda model, executor: model.fc.state_dict()["weight"],
+    ],
+)
 def test_reading_a_weight_after_training_fetches_it(read):
     model = Classifier()
     native = copy.deepcopy(model)
@@ -339,8 +346,10 @@ def test_reassigning_or_removing_a_tensor_of_the_model_is_refused(kind):
     def remove(model):
         delattr(model, kind)
 
-    for change, words in ((reassign, "is reassigned within the model when calling the forward method"),
-                          (remove, "is removed from the model when calling the forward method")):
+    for change, words in (
+        (reassign, "is reassigned within the model when calling the forward method"),
+        (remove, "is removed from the model when calling the forward method"),
+    ):
         model = Changing(change)
         with pytest.raises(poptorch.Error, match=f"{kind.capitalize()} {kind} {words}"):
             poptorch.inferenceModel(model)(torch.ones(1))
@@ -447,8 +456,10 @@ def test_recurrent_layers_run_on_the_weights_of_the_device():
     torch.testing.assert_close(executor(x)[0], options_before)
 
 
-@pytest.mark.parametrize("normalise", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm,
-                                       torch.nn.utils.parametrizations.spectral_norm])
+@pytest.mark.parametrize(
+    "normalise",
+    [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm, torch.nn.utils.parametrizations.spectral_norm],
+)
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 def test_weights_that_are_computed_from_others_are_trained_as_on_the_host(normalise):
     def make():
