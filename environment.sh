@@ -8,25 +8,27 @@ has_requirements() {
     "$1" - "$2" <<'PYTHON'
 import importlib.metadata
 import pathlib
-import re
 import sys
 
-
-def numbers(version):
-    return [int(part) for part in re.findall(r"\d+", version.split("+")[0])][:3]
+try:
+    from packaging.requirements import Requirement
+except ModuleNotFoundError:  # timm and pytest bring it
+    sys.exit(1)
 
 
 def missing(path):
     for line in pathlib.Path(path).read_text().splitlines():
+        line = line.partition("#")[0].strip()
         if line.startswith("-r "):
             yield from missing(pathlib.Path(path).with_name(line[3:].strip()))
-        found = re.match(r"([\w-]+)>=([\d.]+)", line)
-        if found:
-            try:
-                if numbers(importlib.metadata.version(found[1])) < numbers(found[2]):
+        elif line:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate():
+                try:
+                    if not requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True):
+                        yield line
+                except importlib.metadata.PackageNotFoundError:
                     yield line
-            except importlib.metadata.PackageNotFoundError:
-                yield line
 
 
 sys.exit(bool(list(missing(sys.argv[1]))))

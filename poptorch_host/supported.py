@@ -76,7 +76,7 @@ _REMARKS = {
     "poptorch.PoplarExecutor.save": "files are of this package's own format",
     "poptorch.RecoverableError": "never raised: a host has no such failures",
     "poptorch.UnrecoverableError": "never raised: a host has no such failures",
-    "poptorch.options._PrecisionOptions.enableFloatingPointExceptions": "checks every operation's result, which is slow",
+    "poptorch.options._PrecisionOptions.enableFloatingPointExceptions": "checks every result, which is slow",
     "poptorch.options._TrainingOptions.setAutomaticLossScaling": "by a rule of its own, in README.md",
     "poptorch.custom_op": "by a function given to custom_ops.implement; refused in a compiled model without one",
     "poptorch.fps": "in plain PyTorch",

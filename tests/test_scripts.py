@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Shell scripts and benchmarks.yml run what the programs take, and linters find nothing in scripts and programs."""
+"""Shell scripts and benchmarks.yml run commands that the programs accept, and shellcheck finds nothing in them."""
 
 import os
 import re
@@ -108,18 +108,6 @@ def test_shell_scripts_pass_shellcheck():
     program = Path(sys.executable).with_name("shellcheck")
     ended = subprocess.run([str(program), "--external-sources", *scripts], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
-
-
-def test_python_files_pass_ruff_for_python_3_8():
-    ended = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--no-cache", "."],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert 'target-version = "py38"' in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("name", RUNS)

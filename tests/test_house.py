@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The code base as a whole: linters find nothing, layers are kept, and commands answer before they import torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"torch", "torchvision", "timm"}
+# The modules of the top folder and the packages, lowest first. import-linter knows the packages only.
+LAYERS = (
+    *("utils", "common", "planning", "configs", "config", "accelerator", "lr_scheduler", "options", "optimizer"),
+    *("dataset", "models", "training"),
+)
+
+
+def run(*command):
+    """The output of `python command...`, run in the repository."""
+    ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_ruff_finds_nothing_for_python_3_8():
+    run("-m", "ruff", "check", "--no-cache", ".")
+    assert 'target-version = "py38"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_files_are_formatted_by_ruff():
+    run("-m", "ruff", "format", "--no-cache", "--check", ".")
+
+
+def test_import_contracts_are_kept():
+    pytest.importorskip("importlinter", reason="import-linter needs Python 3.10")
+    run("-c", "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache")
+
+
+def test_modules_of_the_top_folder_import_only_what_lies_below_them():
+    program = """
+import importlib, json, sys
+layers, above = json.loads(sys.argv[1]), {}
+for name in layers:
+    importlib.import_module(name)
+    above[name] = [other for other in layers[layers.index(name) + 1 :] if other in sys.modules]
+print(json.dumps(above))
+"""
+    assert json.loads(run("-c", program, json.dumps(LAYERS))) == {name: [] for name in LAYERS}
+
+
+@pytest.mark.parametrize(
+    "command, code, said",
+    [
+        ("train_swin --help", 0, "usage:"),
+        ("train_swin --cfg SWIN_TINY --epohcs 3", 2, "did you mean --epochs?"),
+        ("train_swin --cfg SWIN_TINNY", 2, "did you mean SWIN_TINY?"),
+        ("validate --help", 0, "usage:"),
+        ("validate --checkpoint best.pth --batchsize 3", 2, "did you mean --batch-size?"),
+        ("validate --checkpoint best.pth --cfg SWIN_TINNY", 2, "did you mean SWIN_TINY?"),
+        ("predict --help", 0, "usage:"),
+        ("predict --checkpoint best.pth --topp 3 a.jpg", 2, "did you mean --top?"),
+        ("predict --checkpoint best.pth --cfg SWIN_TINNY a.jpg", 2, "did you mean SWIN_TINY?"),
+        ("dataset.prepare --help", 0, "usage:"),
+        ("dataset.prepare digits --outt a", 2, "--out"),
+    ],
+)
+def test_help_and_refused_command_lines_are_answered_before_torch_is_imported(command, code, said):
+    program = r"""
+import json, runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print("\n" + json.dumps([end.code, sorted(sys.modules)]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *command.split()], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    exit_code, modules = json.loads(ended.stdout.splitlines()[-1])
+    assert said in ended.stdout + ended.stderr
+    assert exit_code == code
+    assert HEAVY.isdisjoint(modules)
