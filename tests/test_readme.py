@@ -46,6 +46,8 @@ def parse(words):
         dataset.prepare._arguments(words[3:])
     elif words[:3] == ["python", "-m", "tests.golden"]:
         golden.parse(words[3:])
+    elif words[:3] == ["python", "-m", "pytest"]:
+        assert words[3:5] == ["--backend", "sdk"] and all((ROOT / path).exists() for path in words[5:])
     elif words[:4] == ["python3", "-m", "examples_utils", "benchmark"]:
         options = dict(zip(words[4::2], words[5::2]))
         assert options["--benchmark"] in yaml.safe_load((ROOT / options["--spec"]).read_text())
