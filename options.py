@@ -4,7 +4,7 @@
 
 import importlib
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import torch
 from yacs.config import CfgNode
@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 import accelerator
 from common.launch import Launch
 from common.logs import logger
-from planning.placement import Stage, ipus_of, pipeline_stages
+from planning.placement import ipus_of, pipeline_stages
 
 # Values of PopART enumerations that PopTorch passes on as integers.
 RECOMPUTE_NOTHING = 0  # popart.RecomputationType.NoRecompute
@@ -74,13 +74,15 @@ def inference_options(config: CfgNode, launch: Launch) -> Any:
 
 
 def _common_options(config: CfgNode, launch: Launch) -> Any:
-    stages = pipeline_stages(config)
-    ipus = ipus_of(stages)
+    poptorch = accelerator.poptorch()
+    ipus = ipus_of(pipeline_stages(config))
     options = _distributed_options(launch, ipus)
     # A host compiles in no time; for IPUs it can take an hour, which one process is enough to tell of.
     options.showCompilationProgressBar(launch.is_leader and accelerator.is_ipu())
     options.autoRoundNumIPUs(config.IPU.ROUND_UP_IPUS)
-    options.setExecutionStrategy(_strategy(stages))
+    # The asynchronous loader hands the options to a process of its own, and PopTorch's strategy of named stages cannot
+    # be pickled. Stages that are counted as their blocks begin are the same, since `annotate` marks them in order.
+    options.setExecutionStrategy(poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement))
     options.setAvailableMemoryProportion({f"IPU{ipu}": config.IPU.AVAILABLE_MEMORY_PROPORTION for ipu in range(ipus)})
     options.randomSeed(config.SEED)
     options.Precision.setPartialsType(torch.half if config.IPU.PARTIALS == "half" else torch.float)
@@ -104,11 +106,6 @@ def _distributed_options(launch: Launch, ipus_per_replica: int) -> Any:
     options.replicationFactor(launch.local_replicas)
     options.Distributed.configureProcessId(launch.process, launch.processes)
     return options
-
-
-def _strategy(stages: List[Stage]) -> Any:
-    poptorch = accelerator.poptorch()
-    return poptorch.PipelinedExecution(*[poptorch.Stage(stage.block_id).ipu(stage.ipu) for stage in stages])
 
 
 def _set_popart(config: CfgNode, options: Any) -> None:

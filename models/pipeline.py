@@ -13,7 +13,9 @@ from planning.placement import Stage
 def annotate(model: nn.Module, stages: Sequence[Stage], recompute: bool) -> None:
     """Marks the stages on a Swin Transformer, and what the backward pass finds kept.
 
-    The marks are hooks: the state dict, the classes and a run outside PopTorch stay as they are.
+    The marks are hooks: the state dict, the classes and a run outside PopTorch stay as they are. For PopTorch what
+    precedes the first mark is stage 0 on IPU 0, and AutoStage.AutoIncrement counts on from there, so that the first
+    stage has none.
 
     Args:
         model: the model whose modules the stages name.
@@ -21,7 +23,7 @@ def annotate(model: nn.Module, stages: Sequence[Stage], recompute: bool) -> None
         recompute: keep only the outputs of the blocks; the backward pass computes the rest again.
     """
     poptorch = accelerator.poptorch()
-    for stage in stages:
+    for stage in stages[1:]:
         poptorch.BeginBlock(model.get_submodule(stage.module), stage.block_id, stage.ipu)
     if recompute:
         for layer in model.layers:

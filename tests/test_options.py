@@ -2,19 +2,22 @@
 # Copyright 2026 the Swin IPU trainer authors
 """What the device is told: every named configuration, in training and in inference."""
 
+import pickle
+
 import pytest
 
 import accelerator
 from common.launch import Launch
 from config import get_config, named_configs
 from options import inference_options, training_options
+from tests.backend import DEVICE
 
 ALONE = Launch(0, 1, 4, 4)
 
 
 @pytest.fixture(autouse=True)
-def host():
-    accelerator.select("cpu")
+def device():
+    accelerator.select(DEVICE)
 
 
 def enum(name):
@@ -84,6 +87,13 @@ def test_progress_of_a_compilation_is_shown_by_the_leader_of_ipu_processes(monke
     monkeypatch.setattr(accelerator, "is_ipu", lambda: device == "ipu")
     options = training_options(get_config("SWIN_TINY"), Launch(process, 2, 4, 2))
     assert ("compilation_progress_bar_fn" in options.toDict()) is shown
+
+
+@pytest.mark.parametrize("build", [training_options, inference_options])
+def test_options_of_a_folded_pipeline_can_be_handed_to_the_process_of_a_loader(build):
+    config = get_config("SWIN_TINY", ["IPU.LAYERS_PER_IPU", "[2, 4, 6]", "IPU.MAPPING", "[0, 1, 0]"])
+    options = build(config, ALONE)
+    assert pickle.loads(pickle.dumps(options))._Popart.options == options._Popart.options
 
 
 def test_processes_are_told_their_place():

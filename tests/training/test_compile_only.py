@@ -44,6 +44,11 @@ def said_of(program, text):
     return "\n".join(line for line in text.splitlines() if f" {program} program: " in line)
 
 
+def ipus_of_stages(program):
+    """The IPU of each stage that was compiled, in the stages' order."""
+    return [int(ipu) for ipu in re.findall(r" on IPU (\d+) \(", program)]
+
+
 @pytest.mark.parametrize("name", named_configs())
 def test_every_named_configuration_compiles_for_training_and_validation(name, capsys):
     config = get_config(name)
@@ -53,7 +58,7 @@ def test_every_named_configuration_compiles_for_training_and_validation(name, ca
     stages, size = len(config.IPU.LAYERS_PER_IPU), config.DATA.IMG_SIZE
     classes, micro_batch = 21841 if "22K_PRETRAIN" in name else 1000, config.DATA.BATCH_SIZE
     for program in (training, validation):
-        assert [int(ipu) for ipu in re.findall(r"stage\d+ on IPU (\d+) \(", program)] == list(range(stages))
+        assert ipus_of_stages(program) == list(range(stages))
         assert re.search(rf"images \w+ \[\d+, 3, {size}, {size}\]", program)
         assert re.search(r"operations: \d+ of the \d+ that PopTorch compiles$", program, re.MULTILINE)
         assert f"outputs of a micro-batch: float32 [{micro_batch}, {classes}]" in program
@@ -73,6 +78,13 @@ def test_every_named_configuration_compiles_for_training_and_validation(name, ca
 def test_every_precision_compiles(precision, dtype, capsys):
     train_swin.main([*SMALL, "--precision", precision])
     assert f"images {dtype} [6, 3, 16, 16]" in said_of("training", capsys.readouterr().out)
+
+
+def test_stages_of_a_folded_pipeline_are_on_the_ipus_of_the_mapping(capsys):
+    layers, mapping = [0.5, 0.5, 0.5, 0.5], [0, 1, 0, 2, 1]
+    train_swin.main([*SMALL, "IPU.LAYERS_PER_IPU", str(layers), "IPU.MAPPING", str(mapping), "--ga", "9"])
+    text = capsys.readouterr().out
+    assert ipus_of_stages(said_of("training", text)) == ipus_of_stages(said_of("validation", text)) == mapping
 
 
 def test_bytes_as_input_compile(capsys):
