@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Operations that a program brings along as device code, and what stands for them on a host."""
+"""Operations that a program brings along as device code, and what stands for them on a host.
 
+A program says it with `implement`. For one that knows nothing of this package, the environment variable
+POPTORCH_HOST_OPERATIONS names a Python file that does; it is run once, when the first operation is looked for.
+"""
+
+import runpy
+from functools import lru_cache
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple, Union
 
 import torch
 
+from . import host
 from .context import current, own_op
 from .errors import createPoptorchError
 
@@ -59,14 +66,28 @@ def custom_op(
     _check_attributes(attributes)
     if current() is None:
         return [torch.zeros_like(example) for example in example_outputs]
-    implementation = _implementations.get((domain, name))
+    implementation = _implementation(name, domain)
     if implementation is None:
         raise createPoptorchError(
-            f"custom_op {domain}.{name} (version {domain_version}) is device code, which a host "
-            "cannot run: register a function for it with poptorch_host.custom_ops.implement"
+            f"custom_op {domain}.{name} (version {domain_version}) is device code, which a host cannot run: register a "
+            "function for it with poptorch_host.custom_ops.implement, in the program or in POPTORCH_HOST_OPERATIONS"
         )
     with own_op("custom_op", op=name, domain=domain):
         return list(implementation(inputs, attributes))
+
+
+def _implementation(name: str, domain: str) -> Optional[Implementation]:
+    if (domain, name) not in _implementations and host.operations_file() is not None:
+        _run_once(host.operations_file())
+    return _implementations.get((domain, name))
+
+
+@lru_cache(maxsize=None)
+def _run_once(file: str) -> None:
+    try:
+        runpy.run_path(file)
+    except FileNotFoundError as error:
+        raise createPoptorchError(f"POPTORCH_HOST_OPERATIONS names {file}, which is no file") from error
 
 
 def accessAttributes(attribute_id_str: str) -> NoReturn:

@@ -82,8 +82,8 @@ _REMARKS = {
     "poptorch.fps": "in plain PyTorch",
     "poptorch.nearest": "in plain PyTorch",
     "poptorch.ctc_beam_search_decoder": "in plain Python: slow for long inputs",
-    "poptorch.ipuHardwareIsAvailable": "always False",
-    "poptorch.ipuHardwareVersion": "always an AssertionError, as without hardware",
+    "poptorch.ipuHardwareIsAvailable": "as many as POPTORCH_HOST_IPUS says, none by default",
+    "poptorch.ipuHardwareVersion": "an AssertionError, as without hardware; 2 where POPTORCH_HOST_IPUS tells of IPUs",
     "poptorch.profiling.Channel": "marks for torch.profiler instead of PopVision",
     "poptorch.registerGeometricCustomArgParsers": "refused where PyTorch Geometric is not installed",
 }

@@ -6,12 +6,27 @@ import poptorch_host as poptorch
 import poptorch_host.testing
 import pytest
 import torch
+from poptorch_host import host
 
 
 def test_no_hardware_is_found():
     assert poptorch.ipuHardwareIsAvailable() is False and poptorch.ipuHardwareIsAvailable(2) is False
     with pytest.raises(AssertionError, match="no IPU"):
         poptorch.ipuHardwareVersion()
+
+
+@pytest.mark.parametrize("by_environment", [True, False])
+def test_a_host_can_be_set_to_tell_of_ipus(by_environment, monkeypatch):
+    monkeypatch.setattr(host, "_settings", dict(host._settings))
+    if by_environment:
+        monkeypatch.setenv("POPTORCH_HOST_IPUS", "2")
+    else:
+        host.configure(ipus=2)
+    assert poptorch.ipuHardwareIsAvailable(2) and not poptorch.ipuHardwareIsAvailable(3)
+    assert poptorch.ipuHardwareVersion() == 2
+    for wrong in (-1, "some"):
+        with pytest.raises(poptorch.Error, match="ipus is"):
+            host.configure(ipus=wrong)
 
 
 def test_ids_and_attributes_of_device_code_are_refused():

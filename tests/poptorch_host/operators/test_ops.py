@@ -353,6 +353,23 @@ def test_custom_operation_in_a_model_needs_a_host_function():
     assert result == [torch.tensor(8.0)] and events == [("custom_op", {"op": "Power", "domain": "test"})]
 
 
+def test_a_file_can_say_what_stands_for_the_operations_of_a_program_that_does_not(tmp_path, monkeypatch):
+    file = tmp_path / "operations.py"
+    monkeypatch.setenv("POPTORCH_HOST_OPERATIONS", str(file))
+
+    def twice():
+        with recording():
+            return poptorch.custom_op([torch.tensor(2.0)], "Twice", "test.file", 1, [torch.ones(())])
+
+    with pytest.raises(poptorch.Error, match="which is no file"):
+        twice()
+    file.write_text(
+        "from poptorch_host import custom_ops\n"
+        "custom_ops.implement('Twice', 'test.file')(lambda inputs, attributes: [2 * inputs[0]])\n"
+    )
+    assert twice() == [torch.tensor(4.0)]
+
+
 @pytest.mark.parametrize(
     "attributes", [{1: 2}, {"naïve": 1}, {"a": "naïve"}, {"a": None}, {"a": [1, "b"]}, {"a": ["ï"]}, {"a": {"b": 1}}]
 )
