@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""tools/run_programs.py: the list is well formed, and what became of a program is told as it was."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tools import program_data
+from tools.run_programs import LATE, LISTING, REFUSED, RUNS, STOPS, Program, main, read_listing, run
+
+PROGRAMS = {
+    "good.py": "import os, sys\nassert sys.argv[1:] == ['--steps', '2'] and 'shim' in os.environ['PYTHONPATH']",
+    "stops.py": "raise KeyError('weights')",
+    "refused.py": "raise RuntimeError('poptorch_host: device code')",
+    "slow.py": "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])",
+}
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    for name, text in PROGRAMS.items():
+        path = tmp_path / "theirs" / "app" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "theirs"
+
+
+def outcome(checkout, work, **fields):
+    program = Program("a program", "theirs/app", **fields)
+    return run(program, {"theirs": checkout}, sys.executable, work)
+
+
+def test_list_is_well_formed():
+    listing = read_listing()
+    makers = {arguments.split()[0] for program in listing.programs for arguments in program.data}
+    assert listing.programs and makers <= set(program_data.MAKERS)
+    assert all(program.folder.split("/")[0] in ("examples", "poptorch") for program in listing.programs)
+
+
+@pytest.mark.parametrize(
+    "wrong, error",
+    [("{name: a, folder: f, command: c, speed: 1}", TypeError), ("{name: a, folder: f, command: c}", ValueError)],
+)
+def test_a_wrong_list_is_an_error(wrong, error, tmp_path):
+    path = tmp_path / "programs.yml"
+    path.write_text(f"environments: {{main: []}}\nprograms: [{{name: a, folder: f, command: c}}, {wrong}]\n")
+    with pytest.raises(error):
+        read_listing(path)
+
+
+def test_programs_run_refuse_and_stop_in_copies_of_their_folders(checkout, tmp_path):
+    assert outcome(checkout, tmp_path / "work", command="good.py --steps 2").outcome == RUNS
+    stopped = outcome(checkout, tmp_path / "work", command="stops.py", refusal="device code")
+    assert (stopped.outcome, stopped.line) == (STOPS, "KeyError: 'weights'")
+    assert outcome(checkout, tmp_path / "work", command="refused.py", refusal="device code").outcome == REFUSED
+    assert outcome(checkout, tmp_path / "work", command="good.py --steps 2", before=["stops.py"]).outcome == STOPS
+    assert outcome(checkout, tmp_path / "work", command="slow.py", limit=1).outcome == LATE
+    assert sorted(path.name for path in (checkout / "app").iterdir()) == sorted(PROGRAMS)
+
+
+def test_data_are_made_in_the_copy(checkout, tmp_path):
+    made = dict(data=["text words.txt 3"], command="good.py --steps 2")
+    assert outcome(checkout, tmp_path / "work", **made).outcome == RUNS
+    assert len((tmp_path / "work" / "a-program" / "words.txt").read_text().splitlines()) == 3
+
+
+def test_table_holds_what_ran_in_this_and_earlier_calls(checkout, tmp_path, monkeypatch, capsys):
+    listing = tmp_path / "programs.yml"
+    entries = "".join(f"\n- {{name: {name}, folder: theirs/app, command: {name}.py}}" for name in ("stops", "refused"))
+    listing.write_text("environments: {main: [torch==2.0.1]}\nprograms:" + entries)
+    monkeypatch.setattr("tools.run_programs.read_listing", lambda: read_listing(listing))
+    common = ["--checkout", f"theirs={checkout}", "--work", str(tmp_path / "work"), "--table", str(tmp_path / "t.md")]
+    main([*common, "--only", "stops"])
+    main([*common, "--only", "refused"])
+    text = (tmp_path / "t.md").read_text()
+    assert text.startswith("2 programs: 0 runs, 0 refused, 2 stops") and "`stops.py`" in text and "'weights'" in text
+    main(["--requirements", "main"])
+    assert capsys.readouterr().out.splitlines()[-1] == "torch==2.0.1"
+
+
+def test_the_tool_runs_from_anywhere(tmp_path):
+    script = LISTING.with_name("run_programs.py")
+    command = [sys.executable, str(script), "--requirements", "main"]
+    assert "torch==" in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout

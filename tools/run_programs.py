@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Runs PopTorch programs of other repositories under poptorch_host and writes what came of each as a Markdown table.
+
+The programs, their commands for small sizes and the packages they want are data: programs.yml beside this file. The
+checkouts are given, and stay as they are: each program runs in a copy of its folder, under a time limit.
+
+    python tools/run_programs.py --requirements ENVIRONMENT | xargs pip install
+    python tools/run_programs.py --checkout examples=FOLDER --checkout poptorch=FOLDER --work FOLDER
+        [--python ENVIRONMENT=PYTHON] [--only REGEX] [--table FILE.md]
+
+What was run before with the same --work stays in the table, from its results.json. A log of each run lies beside it.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Dict, List, NamedTuple, Optional
+
+import yaml
+
+HOST = Path(__file__).resolve().parent.parent / "poptorch_host"
+LISTING = Path(__file__).with_name("programs.yml")
+DATA = Path(__file__).with_name("program_data.py")
+
+RUNS, REFUSED, STOPS, LATE = "runs", "refused", "stops", "too slow"
+
+
+class Program(NamedTuple):
+    """A program of the list; `programs.yml` says what the fields mean."""
+
+    name: str
+    folder: str
+    command: str
+    environment: str = "main"
+    data: List[str] = []
+    before: List[str] = []
+    variables: Dict[str, str] = {}
+    limit: int = 300
+    edits: str = "none"
+    refusal: str = ""
+    note: str = ""
+
+
+class Listing(NamedTuple):
+    environments: Dict[str, List[str]]
+    programs: List[Program]
+
+
+class Result(NamedTuple):
+    outcome: str
+    seconds: float
+    line: str  # what it said last, if it did not run
+
+
+def read_listing(path: Path = LISTING) -> Listing:
+    """Reads the list. TypeError for a field that Program lacks, ValueError for a name twice or no such environment."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    programs = [Program(**entry) for entry in content["programs"]]
+    names = [program.name for program in programs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path.name} names a program twice: {', '.join(twice)}")
+    unknown = sorted({program.environment for program in programs} - set(content["environments"]))
+    if unknown:
+        raise ValueError(f"{path.name} has no environment {', '.join(unknown)}")
+    return Listing(content["environments"], programs)
+
+
+def run(program: Program, checkouts: Dict[str, Path], python: str, work: Path) -> Result:
+    """Runs a program, and what goes before it, in a new copy of its folder; their output goes to a log beside it."""
+    checkout, _, inside = program.folder.partition("/")
+    folder = work / re.sub(r"\W+", "-", program.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(checkouts[checkout] / inside, folder, symlinks=True)
+    environment = environment_of(program, checkouts, folder)
+    calls = [[str(DATA), *shlex.split(arguments)] for arguments in program.data]
+    calls += [[str(HOST), *shlex.split(command)] for command in [*program.before, program.command]]
+    log = folder.with_suffix(".log")
+    started = time.monotonic()
+    with log.open("w") as output:
+        for words in calls:
+            code = call([python, *words], folder, environment, output, program.limit)
+            if code != 0:
+                break
+    return judge(program, code, time.monotonic() - started, log.read_text(errors="replace"))
+
+
+def environment_of(program: Program, checkouts: Dict[str, Path], folder: Path) -> Dict[str, str]:
+    """The variables of a run: those of this process, nothing that reaches a network, and the program's own."""
+    quiet = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    own = {key: value.format(folder=folder, **checkouts) for key, value in program.variables.items()}
+    return {**os.environ, **quiet, "HOME": str(folder), **own}
+
+
+def call(argv: List[str], folder: Path, environment: Dict[str, str], output: IO[str], limit: int) -> Optional[int]:
+    """The exit status of a command, None if it was still running after `limit` seconds and was ended."""
+    child = subprocess.Popen(
+        argv,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+    try:
+        return child.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        end_group(child)
+
+
+def end_group(child: "subprocess.Popen[bytes]") -> None:
+    """Ends what is left of a program: workers that it did not wait for hold its folder and processors."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # nothing is left
+    child.wait()
+
+
+def judge(program: Program, code: Optional[int], seconds: float, text: str) -> Result:
+    """What came of a run: a program that fails with the refusal that the list expects is refused, others stop."""
+    if code == 0:
+        return Result(RUNS, seconds, "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if code is None:
+        return Result(LATE, seconds, f"still running after {program.limit} s")
+    refusals = [line for line in lines if program.refusal and re.search(program.refusal, line)]
+    if refusals:
+        return Result(REFUSED, seconds, refusals[-1])
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+    return Result(STOPS, seconds, (errors or lines or [f"exit status {code}"])[-1])
+
+
+def table(programs: List[Program], results: Dict[str, Result]) -> str:
+    """The Markdown table of all programs that have a result, after a line of counts."""
+    known = [program for program in programs if program.name in results]
+    outcomes = [results[program.name].outcome for program in known]
+    counts = [f"{outcomes.count(outcome)} {outcome}" for outcome in (RUNS, REFUSED, STOPS, LATE)]
+    head = [f"{len(known)} programs: {', '.join(counts)}.", ""]
+    head += ["| program | folder | command | packages | edits | result |", "|---|---|---|---|---|---|"]
+    return "\n".join(head + [row(program, results[program.name]) for program in known]) + "\n"
+
+
+def row(program: Program, result: Result) -> str:
+    """A program's line of the table."""
+    variables = [f"{key}={value}" for key, value in program.variables.items()]
+    command = cell(" ".join([*variables, program.command]), 1000)
+    told = ". ".join(filter(None, [result.outcome, cell(result.line, 200), program.note]))
+    cells = [program.name, f"`{program.folder}`", f"`{command}`", program.environment, program.edits, told]
+    return f"| {' | '.join(cells)} |"
+
+
+def cell(text: str, length: int) -> str:
+    """Text that fits a cell of a table."""
+    text = " ".join(text.split()).replace("|", "\\|")
+    return text if len(text) <= length else text[: length - 4] + " ..."
+
+
+def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    pair = lambda text: text.split("=", 1)  # noqa: E731
+    parser.add_argument("--requirements", metavar="ENVIRONMENT", help="print the packages of an environment, and end")
+    parser.add_argument("--checkout", type=pair, action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--python", type=pair, action="append", default=[], metavar="ENVIRONMENT=PYTHON")
+    parser.add_argument("--only", default="", metavar="REGEX", help="run the programs whose name or folder matches")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="where programs run and results are kept")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table here (default: print it)")
+    args = parser.parse_args(argv)
+    if args.work is None and args.requirements is None:
+        parser.error("--work is missing: name a folder for the programs' copies and logs")
+    return args
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse(argv)
+    listing = read_listing()
+    if args.requirements:
+        print("\n".join(listing.environments[args.requirements]))
+        return
+    checkouts = {name: Path(folder).resolve() for name, folder in args.checkout}
+    pythons = dict(args.python)
+    work = args.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    kept = work / "results.json"
+    results = {name: Result(*value) for name, value in json.loads(kept.read_text()).items()} if kept.exists() else {}
+    for program in listing.programs:
+        if program.folder.split("/")[0] in checkouts and re.search(args.only, f"{program.name} {program.folder}"):
+            result = run(program, checkouts, pythons.get(program.environment, sys.executable), work)
+            results[program.name] = result
+            kept.write_text(json.dumps(results, indent=1))
+            print(f"{program.name}: {result.outcome} ({result.seconds:.0f} s) {cell(result.line, 300)}", flush=True)
+    text = table(listing.programs, results)
+    if args.table:
+        args.table.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
