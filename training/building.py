@@ -163,12 +163,15 @@ def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
 
 
 def _restore_randomness(run: Run, states: List[Any]) -> None:
-    """Each process gets its own state back; with another number of processes the seed starts anew."""
-    if len(states) == run.launch.processes:
-        run.trainer.rng_state = states[run.launch.process]
+    """Each process gets its own state back; the seed starts anew where the processes or their devices are others.
+
+    States of a CPU, of a GPU and of so many IPUs differ in their length, and none means anything to another device.
+    """
+    if len(states) != run.launch.processes:
+        origin = f"{len(states)} processes, not {run.launch.processes}"
+    elif len(states[run.launch.process]) != len(run.trainer.rng_state):
+        origin = "another kind or number of devices"
     else:
-        logger.warning(
-            "the checkpoint is of %d processes, not %d: dropout masks differ from an unbroken run's",
-            len(states),
-            run.launch.processes,
-        )
+        run.trainer.rng_state = states[run.launch.process]
+        return
+    logger.warning("the checkpoint is of %s: random numbers differ from an unbroken run's", origin)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Checkpoints that another device wrote: what means the same everywhere goes on, and the rest is told of."""
+
+import pytest
+import torch
+
+import train_swin
+from tests.backend import DEVICE
+from training import checkpoint
+
+SMALL = ["--cfg", "SWIN_DEMO", "--device", DEVICE, "--num-workers", "0", "--batch-size", "4"]
+OPTS = [
+    "DATA.DATASET",
+    "generated",
+    "MODEL.NUM_CLASSES",
+    "10",
+    "MODEL.SWIN.EMBED_DIM",
+    "8",
+    "MODEL.SWIN.DEPTHS",
+    "[1, 1]",
+]
+OPTS += ["MODEL.SWIN.NUM_HEADS", "[1, 2]", "MODEL.DROP_PATH_RATE", "0.0", "IPU.LAYERS_PER_IPU", "[2]"]
+
+
+def train(folder, updates):
+    train_swin.main([*SMALL, "--output", str(folder), "--training-steps", str(updates), "--opts", *OPTS])
+    return checkpoint.load(folder / checkpoint.LAST)
+
+
+@pytest.mark.parametrize("words", [3, 20000], ids=["shorter", "longer"])
+def test_checkpoint_of_another_device_goes_on_with_one_warning_of_its_random_state(words, tmp_path, capsys):
+    unbroken = train(tmp_path / "unbroken", 4)
+    begun = train(tmp_path / "moved", 2)
+    checkpoint.save(tmp_path / "moved", {**begun, "rng_states": [[7] * words]}, is_best=False)
+    capsys.readouterr()
+    ended = train(tmp_path / "moved", 4)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if " WARNING " in line]
+    assert len(warnings) == 1 and "the checkpoint is of another kind or number of devices: random" in warnings[0]
+    torch.testing.assert_close(ended["model"], unbroken["model"], rtol=0, atol=0)
+    for part in ("ipu_state", "ipu_param"):
+        torch.testing.assert_close(ended["optimizer"][part], unbroken["optimizer"][part], rtol=0, atol=0)
+    assert ended["optimizer"]["param_groups"] == unbroken["optimizer"]["param_groups"]
+    assert ended["progress"] == unbroken["progress"]
+    assert len(ended["rng_states"][0]) == len(begun["rng_states"][0])
