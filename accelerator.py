@@ -109,7 +109,7 @@ def without_values() -> Iterator[None]:
         _selected = chosen
 
 
-def new_weights() -> ContextManager:
+def new_weights() -> ContextManager[Any]:
     """A context in which to build a model whose weights are not read from anywhere."""
     return torch.device("meta") if selected().blank else contextlib.nullcontext()
 

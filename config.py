@@ -23,7 +23,7 @@ MAX_YAML_BYTES = 1 << 20
 MAX_BASE_DEPTH = 8
 
 # Keys that may hold more than the type of their default value.
-ALTERNATIVE_TYPES = {
+ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
     "DATA.IMG_SIZE": (int, list),
     "MODEL.SWIN.WINDOW_SIZE": (int, list),
     "MODEL.SWIN.QK_SCALE": (float, type(None)),
@@ -253,7 +253,7 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+    def compose_node(self, parent: Any, index: Any) -> Optional[yaml.Node]:
         if self.check_event(yaml.AliasEvent):
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases are not used in configurations", self.peek_event().start_mark

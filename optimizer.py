@@ -10,10 +10,11 @@ from yacs.config import CfgNode
 
 import accelerator
 from common.launch import Launch
+from models.swin_transformer import SwinTransformer
 from options import half_weights
 
 
-def build_optimizer(config: CfgNode, model: torch.nn.Module, launch: Launch) -> Any:
+def build_optimizer(config: CfgNode, model: SwinTransformer, launch: Launch) -> Any:
     """The optimizer of TRAIN.OPTIMIZER, its learning rate scaled to the global batch.
 
     The learning rate is given to the constructor: PopTorch then keeps it variable, and a schedule can change it after
@@ -51,14 +52,15 @@ def build_optimizer(config: CfgNode, model: torch.nn.Module, launch: Launch) -> 
     )
 
 
-def parameter_groups(config: CfgNode, model: torch.nn.Module) -> List[Dict[str, Any]]:
+def parameter_groups(config: CfgNode, model: SwinTransformer) -> List[Dict[str, Any]]:
     """Two groups: with weight decay, and without it.
 
     Not decayed are vectors (norms and biases) and what the model names in `no_weight_decay` and
     `no_weight_decay_keywords`: position embeddings and relative position bias tables (Swin paper, appendix A2.1).
     """
     names, keywords = model.no_weight_decay(), model.no_weight_decay_keywords()
-    decayed, plain = [], []
+    decayed: List[torch.nn.Parameter] = []
+    plain: List[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -5,7 +5,7 @@
 import math
 import multiprocessing
 from pathlib import Path
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from dataset.cached_image_folder import ImageMap, MappedImages, open_22k, open_z
 from dataset.decode import fast_jpeg
 from dataset.generated import GeneratedImages
 from dataset.image_folder import check_root, open_split
-from dataset.mixup import MixingCollate, build_mixup, group, stack
+from dataset.mixup import MixingCollate, Sample, build_mixup, group, stack
 from dataset.samplers import EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import EpochView, ImageDataset
 from dataset.transforms import build_transform, image_dtype
@@ -28,6 +28,7 @@ from planning.geometry import image_size
 GENERATED_STEPS = 100  # steps in an epoch of generated images
 GENERATED_EVALUATION = 512  # generated images in an evaluation
 GENERATED_CLASSES = 1000
+Collate = Callable[[List[Sample]], Tuple[torch.Tensor, torch.Tensor]]
 REBATCHED_SAMPLES = 64  # that a worker of a rebatching loader hands over at a time, about
 
 
@@ -97,11 +98,13 @@ def build_loader(
     """
     poptorch = accelerator.poptorch()
     layout = Layout.of(options, _micro_batch(config, training))
+    sampler: Union[TrainingSampler, EvaluationSampler]
     if training:
         sampler = TrainingSampler(len(dataset), layout, config.SEED, start_epoch, start_step)
         collate, unit = _training_collate(config, layout, dataset)
     else:
-        sampler, collate, unit = EvaluationSampler(len(dataset), layout), stack, 1
+        sampler = EvaluationSampler(len(dataset), layout)
+        collate, unit = stack, 1
     mode = _mode(config, layout, poptorch)
     if mode == poptorch.DataLoaderMode.Sync:
         arguments: Dict[str, Any] = {"generator": torch.Generator()}  # or iterating would draw from the global one
@@ -178,7 +181,7 @@ def _shape(config: CfgNode) -> Tuple[int, int, int]:
     return (config.MODEL.SWIN.IN_CHANS, *image_size(config))
 
 
-def _training_collate(config: CfgNode, layout: Layout, dataset: Any) -> Tuple[Callable, int]:
+def _training_collate(config: CfgNode, layout: Layout, dataset: Any) -> Tuple[Collate, int]:
     """The collate function, and the number of consecutive samples that it cannot do without."""
     mixup = build_mixup(config, config.MODEL.NUM_CLASSES or len(dataset.classes))
     if mixup is None:

@@ -116,7 +116,8 @@ def open_zip(root: Path, training: bool, cache: str, process: int, processes: in
         raise Refusal(
             f"{shown(root)} has no {wanted}: python -m dataset.prepare zip packs a folder data set", EXIT_DATA
         )
-    images, classes = _read_maps(root / f"{stem}_map.txt", other and root / f"{other}_map.txt", training, limit)
+    other_map = None if other is None else root / f"{other}_map.txt"
+    images, classes = _read_maps(root / f"{stem}_map.txt", other_map, training, limit)
     return ZippedImages(root / f"{stem}.zip", images, classes, cache, process, processes)
 
 

@@ -55,7 +55,7 @@ class BadImage(Exception):
     """A file that gives no picture; the message says why, without the path."""
 
 
-def shown(path: Union[str, os.PathLike]) -> str:
+def shown(path: Union[str, "os.PathLike[str]"]) -> str:
     """A path as a log line may hold it: control characters and undecodable bytes are escaped."""
     text = os.fspath(path)
     return text if text.isprintable() else ascii(text)

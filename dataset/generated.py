@@ -12,7 +12,7 @@ from dataset.samplers import mix_seed
 from dataset.transforms import Normalise
 
 
-class GeneratedImages(Dataset):
+class GeneratedImages(Dataset[Tuple[torch.Tensor, int]]):
     """`samples` images of noise with random labels; sample i is a function of (seed, i) alone.
 
     Args:

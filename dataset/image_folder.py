@@ -15,7 +15,7 @@ TRAINING_NAMES = ("train",)
 VALIDATION_NAMES = ("validation", "val")
 
 
-class PathTable(Sequence[str]):
+class PathTable:
     """An immutable list of paths in two arrays.
 
     A list of a million strings would be copied page by page into every worker process as reference counts are touched.

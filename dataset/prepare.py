@@ -22,7 +22,7 @@ import zipfile
 import zlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 import numpy as np
 from PIL import Image
@@ -211,7 +211,9 @@ def unpack_imagenette(archive: Path, out: Path) -> None:
                     continue
                 folder = out / splits[parts.group(1)] / parts.group(2)
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / parts.group(3)).write_bytes(members.extractfile(member).read())
+                contents = members.extractfile(member)
+                assert contents is not None  # of a regular file
+                (folder / parts.group(3)).write_bytes(contents.read())
                 count += 1
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise Refusal(f"{shown(archive)} is damaged: {one_line(error)}", EXIT_DATA) from error
@@ -248,7 +250,7 @@ PREPARERS: Dict[str, Callable[[Path, Optional[Path]], None]] = {
 }
 
 
-def _write_images(folder: Path, images: np.ndarray, labels: Sequence[int], names: Sequence[str]) -> None:
+def _write_images(folder: Path, images: np.ndarray, labels: Iterable[int], names: Sequence[str]) -> None:
     """Writes `images` (N, H, W) or (N, H, W, 3) bytes as PNG files, one folder a class."""
     for name in names:
         (folder / name).mkdir(parents=True)
@@ -267,7 +269,7 @@ def _downloads(out: Path) -> Iterator[Path]:
         shutil.rmtree(str(folder))
 
 
-def _fetch(name: str, function: Callable, *arguments: Any, **keywords: Any) -> Any:
+def _fetch(name: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     """The result of a function of torchvision that downloads; its failures become one line."""
     try:
         return function(*arguments, **keywords)

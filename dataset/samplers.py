@@ -70,7 +70,7 @@ class Layout(NamedTuple):
         return blocks[:, first : first + self.local_replicas].reshape(-1)
 
 
-class TrainingSampler(Sampler):
+class TrainingSampler(Sampler[Position]):
     """Yields (epoch, index) in an order shuffled anew each epoch; samples that fill no step are left out of that epoch.
 
     Each iteration is the next epoch, in whichever process it is iterated: an asynchronous loader needs no message.
@@ -112,7 +112,7 @@ class TrainingSampler(Sampler):
             yield epoch, int(index)
 
 
-class EvaluationSampler(Sampler):
+class EvaluationSampler(Sampler[Position]):
     """Yields (0, index) of every sample once over all processes, and (0, PADDING) to fill the last step."""
 
     def __init__(self, samples: int, layout: Layout):

@@ -22,7 +22,7 @@ class DataError(Exception):
     """The data cannot be used; one line. It crosses process borders, so it takes nothing but its message."""
 
 
-class ImageDataset(Dataset):
+class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
     """Decoded and transformed images of a source (ImageFolder, ZippedImages, MappedImages).
 
     Every random number that a sample needs comes from a seed made of (seed, epoch, index).
@@ -117,7 +117,7 @@ def _shared_flags(count: int) -> torch.Tensor:
         return flags
 
 
-class EpochView(Dataset):
+class EpochView(Dataset[Tuple[torch.Tensor, int, int, int]]):
     """A data set as a sampler of positions addresses it: (epoch, index) -> (image, label, epoch, index).
 
     Args:

@@ -24,6 +24,7 @@ from dataset.decode import Picture
 from planning.geometry import image_size
 
 Transform = Callable[[Picture], torch.Tensor]
+Part = Callable[[Any], Any]  # of a transform: takes what the part before it returns
 FAST_RESIZE = {transforms.InterpolationMode.BICUBIC: "bicubic", transforms.InterpolationMode.BILINEAR: "bilinear"}
 NO_POLICY = ("", "none")  # the second is the official configurations' word
 CENTRE_SHARE = 224 / 256  # of the resized image's side that a centre crop keeps
@@ -36,7 +37,7 @@ def build_transform(config: CfgNode, training: bool) -> Transform:
     AUG.SHIFT the whole picture is resized and shifted instead of cropped. Evaluation: resize, centre crop; with
     TEST.CROP off or AUG.SHIFT on the whole picture is resized. Floats are normalised; bytes are left to the device.
     """
-    parts = _training_parts(config) if training else [as_image, _evaluation(config)]
+    parts: List[Part] = _training_parts(config) if training else [as_image, _evaluation(config)]
     parts.append(torch.Tensor.contiguous)  # while they are bytes: what stacks the images copies them plane by plane
     erases = training and config.AUG.REPROB > 0
     if image_dtype(config) == torch.uint8:
@@ -56,9 +57,10 @@ def image_dtype(config: CfgNode) -> torch.dtype:
     return torch.float16 if config.MODEL.PRECISION.startswith("16") else torch.float32
 
 
-def _training_parts(config: CfgNode) -> List[Transform]:
+def _training_parts(config: CfgNode) -> List[Part]:
     """From the picture to augmented bytes; refuses an unknown AUG.AUTO_AUGMENT."""
     policy = config.AUG.AUTO_AUGMENT
+    jitter: Any = config.AUG.COLOR_JITTER or None  # None turns it off, which timm's annotation omits
     try:
         crop, augment, finish = create_transform(
             (3, *image_size(config)),
@@ -68,7 +70,7 @@ def _training_parts(config: CfgNode) -> List[Transform]:
             mean=tuple(config.DATA.MEAN),
             normalize=False,
             hflip=config.AUG.HFLIP,
-            color_jitter=config.AUG.COLOR_JITTER or None,
+            color_jitter=jitter,
             auto_augment=policy if policy not in NO_POLICY else None,
         )
     except AssertionError as error:
@@ -76,7 +78,7 @@ def _training_parts(config: CfgNode) -> List[Transform]:
     mend_posterize(augment)
     flips = [part for part in crop.transforms if isinstance(part, transforms.RandomHorizontalFlip)]
     if config.AUG.SHIFT:
-        first = [as_image, _resize_whole(config), RandomShift(config.AUG.SHIFT)]
+        first: List[Part] = [as_image, _resize_whole(config), RandomShift(config.AUG.SHIFT)]
     else:
         first = [RandomResizedCrop(image_size(config), config.AUG.SCALE, config.AUG.RATIO, config.DATA.INTERPOLATION)]
     return [*first, *flips, *augment.transforms, *finish.transforms]
@@ -124,11 +126,11 @@ class RandomResizedCrop(RandomResizedCropAndInterpolation):
         if mode is None:
             return super().__call__(as_image(picture))
         if isinstance(picture, np.ndarray):
-            picture = torch.from_numpy(picture).permute(2, 0, 1)
-        top, left, height, width = self.get_params(picture, self.scale, self.ratio)
-        if isinstance(picture, torch.Tensor):
-            part = picture[:, top : top + height, left : left + width]
+            pixels = torch.from_numpy(picture).permute(2, 0, 1)
+            top, left, height, width = self.get_params(pixels, self.scale, self.ratio)
+            part = pixels[:, top : top + height, left : left + width]
         else:
+            top, left, height, width = self.get_params(picture, self.scale, self.ratio)
             part = torch.from_numpy(np.array(picture.crop((left, top, left + width, top + height)))).permute(2, 0, 1)
         part = part[None].contiguous(memory_format=torch.channels_last)
         resized = interpolate(part, self.size, mode=mode, antialias=True)
@@ -161,8 +163,8 @@ class Normalise:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
-        self.scale, self.shift = 1 / (255 * std), -mean / std
+        means, deviations = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+        self.scale, self.shift = 1 / (255 * deviations), -means / deviations
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         return image.float().mul_(self.scale).add_(self.shift)

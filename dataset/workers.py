@@ -236,8 +236,9 @@ def _await_death(processes: List[BaseProcess]) -> None:
 def _check_alive(processes: List[BaseProcess]) -> None:
     """Raises Refusal, and ends the others, where a signal has ended one of the processes."""
     for process in processes:
-        if (process.exitcode or 0) < 0:
-            killed = _killed(process.pid, signal.Signals(-process.exitcode).name)
+        code = process.exitcode
+        if code is not None and code < 0:
+            killed = _killed(process.pid, signal.Signals(-code).name)
             _end(processes)
             raise killed
 
@@ -261,7 +262,7 @@ def _states(processes: List[BaseProcess]) -> str:
     return ", ".join(f"{process.pid} ({_state(process.pid)})" for process in processes)
 
 
-def _state(pid: int) -> str:
+def _state(pid: Optional[int]) -> str:
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
             code = stream.read().rsplit(")", 1)[1].split()[0]

@@ -3,7 +3,7 @@
 """Configuration -> the model that PopTorch compiles: staged, in its precision, with its loss."""
 
 import contextlib
-from typing import ContextManager, Optional, Tuple, Union
+from typing import Any, ContextManager, Optional, Tuple, Union, overload
 
 import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
@@ -25,6 +25,9 @@ class SwinClassifier(SwinTransformer):
     Its parameters have the names of the plain model's. MODEL.PRECISION 16.16 has weights and activations in float16;
     16.32 keeps float32 weights and casts them where they are used; mix lets torch.autocast choose.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, config: CfgNode, num_classes: int):
         swin, precision = config.MODEL.SWIN, config.MODEL.PRECISION
@@ -57,6 +60,12 @@ class SwinClassifier(SwinTransformer):
         for name, values in (("pixel_mean", config.DATA.MEAN), ("pixel_std", config.DATA.STD)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)  # float32, even in 16.16
 
+    @overload
+    def forward(self, images: Tensor) -> Tensor: ...
+
+    @overload
+    def forward(self, images: Tensor, targets: Tensor) -> Tuple[Tensor, Tensor]: ...
+
     def forward(self, images: Tensor, targets: Optional[Tensor] = None) -> Union[Tensor, Tuple[Tensor, Tensor]]:
         """Classifies a micro-batch.
 
@@ -85,7 +94,7 @@ class SwinClassifier(SwinTransformer):
             images = (images.float() / 255 - self.pixel_mean) / self.pixel_std
         return images.to(self._activations)
 
-    def autocast(self, device: str) -> ContextManager:
+    def autocast(self, device: str) -> ContextManager[Any]:
         """What the forward pass runs in, on a device of this type."""
         if not self._autocasts:
             return contextlib.nullcontext()

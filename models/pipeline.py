@@ -9,6 +9,8 @@ from torch import nn
 import accelerator
 from planning.placement import Stage
 
+from .swin_transformer import SwinTransformerBlock
+
 
 def annotate(model: nn.Module, stages: Sequence[Stage], recompute: bool) -> None:
     """Marks the stages on a Swin Transformer, and what the backward pass finds kept.
@@ -26,8 +28,8 @@ def annotate(model: nn.Module, stages: Sequence[Stage], recompute: bool) -> None
     for stage in stages[1:]:
         poptorch.BeginBlock(model.get_submodule(stage.module), stage.block_id, stage.ipu)
     if recompute:
-        for layer in model.layers:
-            for block in layer.blocks:
+        for block in model.modules():
+            if isinstance(block, SwinTransformerBlock):
                 block.register_forward_hook(_keep_output)
 
 

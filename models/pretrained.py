@@ -22,7 +22,7 @@ from common.errors import EXIT_DATA, Refusal
 from common.logs import logger
 from planning.geometry import IMAGENET_22K_CLASSES, IMAGENET_CLASSES, Pair
 
-from .swin_transformer import COMPUTED, SwinTransformer
+from .swin_transformer import COMPUTED, SwinTransformer, WindowAttention
 
 CONTAINERS = ("model", "state_dict")  # keys under which training programs keep the weights
 PARTS = ("patch_embed.", "absolute_pos_embed", "layers.", "norm.", "head.")  # of a Swin Transformer's state dict
@@ -191,7 +191,9 @@ def _resize(model: SwinTransformer, name: str, weights: Dict[str, Tensor], path:
     if name == "absolute_pos_embed" and table.ndim == 3:
         size, rows = model.patch_grid, table[0]
     elif name.endswith("relative_position_bias_table") and table.ndim == 2:
-        height, width = model.get_submodule(name.rpartition(".")[0]).window
+        attention = model.get_submodule(name.rpartition(".")[0])
+        assert isinstance(attention, WindowAttention)  # nothing else has such a table
+        height, width = attention.window
         size, rows = (2 * height - 1, 2 * width - 1), table
     else:
         return False

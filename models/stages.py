@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from planning.placement import Stage
 
 from .build import SwinClassifier
+from .swin_transformer import SwinTransformerBlock
 
 
 class SwinStage(nn.Module):
@@ -50,10 +51,11 @@ class SwinStage(nn.Module):
             return part.pool(x)
         if unit == "head":
             return part.head(x).float()
-        if unit.endswith(".norm2"):
-            return part.get_submodule(_block_of(unit)).transform(x)
-        module = part.get_submodule(unit)
-        return module.attend(x) if ".blocks." in unit else module(x)
+        is_mlp = unit.endswith(".norm2")
+        module = part.get_submodule(_block_of(unit) if is_mlp else unit)
+        if isinstance(module, SwinTransformerBlock):
+            return module.transform(x) if is_mlp else module.attend(x)
+        return module(x)
 
 
 def units_of_stages(model: SwinClassifier, stages: Sequence[Stage]) -> List[List[str]]:

@@ -103,6 +103,9 @@ class WindowAttention(nn.Module):
         style: what all blocks have in common.
     """
 
+    relative_position_index: Tensor
+    attn_mask: Optional[Tensor]
+
     def __init__(self, layer: LayerShape, shift: Pair, style: BlockStyle):
         super().__init__()
         self.window, self.shift, self.heads = layer.window, shift, layer.heads
@@ -239,8 +242,9 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, H / patch, W / patch, embed_dim)."""
-        weight, bias = self.proj.weight.to(images.dtype), self.proj.bias.to(images.dtype)
-        x = functional.conv2d(images, weight, bias, self.proj.stride).permute(0, 2, 3, 1).contiguous()
+        bias = None if self.proj.bias is None else self.proj.bias.to(images.dtype)
+        x = functional.conv2d(images, self.proj.weight.to(images.dtype), bias, self.proj.stride)
+        x = x.permute(0, 2, 3, 1).contiguous()
         return x if self.norm is None else self.norm(x)
 
 

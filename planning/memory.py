@@ -138,5 +138,11 @@ def stage_memory(part: Part, stage: int, stages: int, ipus: int, footprint: Foot
 
 def together(stages: Iterable[Memory]) -> Memory:
     """What stages on one IPU occupy: they run in turn, so only one of them works at a time."""
-    *held, working = zip(*stages, Memory(0, 0, 0, 0, 0))
-    return Memory(*map(sum, held), max(working))
+    held = list(stages)
+    return Memory(
+        weights=sum(memory.weights for memory in held),
+        gradients=sum(memory.gradients for memory in held),
+        optimizer=sum(memory.optimizer for memory in held),
+        stash=sum(memory.stash for memory in held),
+        working=max((memory.working for memory in held), default=0),
+    )

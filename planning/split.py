@@ -51,8 +51,11 @@ def balanced_split(units: Tuple[Unit, ...], footprint: Footprint, stages: int) -
             f"IPU.IPUS_PER_REPLICA {stages} does not suit a model of {most // 2} blocks: {most} stages "
             "are the most, of half a block each and the head"
         )
-    begins = _split_within(units, footprint, stages, USABLE_BYTES) or _split_within(units, footprint, stages, math.inf)
-    return tuple(begins)
+    for limit in (USABLE_BYTES, math.inf):
+        begins = _split_within(units, footprint, stages, limit)
+        if begins is not None:
+            return tuple(begins)
+    raise AssertionError("any split is within an infinite limit")
 
 
 def minimax_split(length: int, stages: int, cost: Callable[[int, int, int], float]) -> Optional[List[int]]:
@@ -108,12 +111,13 @@ def _split_within(units: Sequence[Unit], footprint: Footprint, stages: int, limi
     if found is None:
         return None
     slowest = max(parts[begin, end].macs for begin, end in zip(found, found[1:] + [len(starts)]))
-    found = minimax_split(
+    roomiest = minimax_split(
         len(starts),
         stages,
         lambda begin, end, stage: size(begin, end, stage) if parts[begin, end].macs <= slowest else math.inf,
     )
-    return [starts[index] for index in found]
+    assert roomiest is not None  # `found` is one such split
+    return [starts[index] for index in roomiest]
 
 
 def _starts(units: Sequence[Unit]) -> List[int]:

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "torchvision", "timm"}
 # The modules of the top folder and the packages, lowest first. import-linter knows the packages only.
 LAYERS = (
-    *("utils", "common", "planning", "configs", "config", "accelerator", "lr_scheduler", "options", "optimizer"),
-    *("dataset", "models", "training"),
+    *("utils", "common", "planning", "configs", "config", "accelerator", "dataset", "models"),
+    *("options", "lr_scheduler", "optimizer", "training"),
 )
 
 
@@ -32,6 +32,11 @@ def test_ruff_finds_nothing_for_python_3_8():
 
 def test_files_are_formatted_by_ruff():
     run("-m", "ruff", "format", "--no-cache", "--check", ".")
+
+
+def test_types_are_consistent(pytestconfig):
+    pytest.importorskip("mypy", reason="mypy needs Python 3.10")
+    run("-m", "mypy", "--cache-dir", str(pytestconfig.cache.mkdir("mypy")))
 
 
 def test_import_contracts_are_kept():

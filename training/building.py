@@ -14,7 +14,7 @@ from common.launch import Launch
 from common.logs import logger
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from lr_scheduler import build_scheduler
-from models.build import build_pipeline
+from models.build import SwinClassifier, build_pipeline
 from models.pretrained import check_exists, load_pretrained
 from optimizer import build_optimizer
 from options import inference_options, training_options
@@ -30,7 +30,7 @@ class Run(NamedTuple):
     launch: Launch
     folder: Optional[Path]  # None: nothing is written
     classes: List[str]
-    model: torch.nn.Module
+    model: SwinClassifier
     trainer: Any  # poptorch.trainingModel of the model, or what trains a stage of it: see host_pipeline
     validator: Any  # poptorch.inferenceModel of the same model
     optimizer: Any
@@ -138,7 +138,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     return run
 
 
-def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]], names: List[str]) -> torch.nn.Module:
+def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]], names: List[str]) -> SwinClassifier:
     """The model with the weights of the checkpoint, else of --pretrained-model, else with fresh ones."""
     if not state and not config.MODEL.PRETRAINED:
         with accelerator.new_weights():

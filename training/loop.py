@@ -5,11 +5,13 @@
 import dataclasses
 import datetime
 import math
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from yacs.config import CfgNode
 
+from common.archive import first_non_finite
 from common.errors import EXIT_NONFINITE, Refusal
 from common.launch import Launch
 from common.logs import logger
@@ -57,8 +59,9 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
         accuracy = validate_epoch(run, progress)
         row.update(top1=accuracy and round(accuracy.top1, 4), top5=accuracy and round(accuracy.top5, 4))
         with stop.deferred():
-            is_best = accuracy is not None and accuracy.top1 > progress.best_top1
-            progress.end_epoch(row, accuracy.top1 if is_best else progress.best_top1)
+            best = progress.best_top1 if accuracy is None else max(accuracy.top1, progress.best_top1)
+            is_best = best > progress.best_top1
+            progress.end_epoch(row, best)
             save(run, progress, is_best)
         track(row)
         stop.check()
@@ -162,19 +165,19 @@ def save(run: Run, progress: Progress, is_best: bool) -> None:
     run.trainer.copyWeightsToHost()
     rng_states = processes.gather(run.trainer.rng_state, run.launch)
     if run.folder is not None and run.launch.is_leader:
-        _write(run, progress, rng_states, is_best)
+        _write(run.folder, run, progress, rng_states, is_best)
     processes.share(None, run.launch)  # waits: a process that left earlier would have torchrun end the leader's save
 
 
-def _write(run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -> None:
+def _write(folder: Path, run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -> None:
     trained = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
-    broken = checkpoint.first_non_finite(trained)
+    broken = first_non_finite(trained)
     if broken is not None:
         raise Refusal(
             f"{broken} is not finite after update {progress.update}; checkpoints are as they were", EXIT_NONFINITE
         )
     checkpoint.save(
-        run.folder,
+        folder,
         {
             **trained,
             "rng_states": rng_states,
@@ -186,7 +189,7 @@ def _write(run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -
         is_best,
     )
     if progress.epochs:
-        output_folder.write_metrics(run.folder, progress.epochs)
+        output_folder.write_metrics(folder, progress.epochs)
 
 
 def is_finished(config: CfgNode, progress: Progress) -> bool:

@@ -3,7 +3,7 @@
 """Predictions: the likeliest classes of single images."""
 
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
 from timm.data import ImageNetInfo
 from yacs.config import CfgNode
@@ -66,7 +66,7 @@ def predict(
 
 def describe(names: Sequence[str], classes: int) -> List[str]:
     """Names for people: ImageNet-1k's synsets get their words, and classes without a name their number."""
-    words = ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True)
+    words = cast(Dict[str, str], ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True))
     if not names and classes == len(words):
         names = list(words)
     known = [f"{name} ({words[name]})" if name in words else name for name in names]

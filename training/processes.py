@@ -122,7 +122,7 @@ def _find_word(launch: Launch) -> Refusal:
         )
 
 
-def _silent(store: torch.distributed.Store, launch: Launch) -> str:
+def _silent(store: distributed_c10d.Store, launch: Launch) -> str:
     """The processes that have not told that they are alive, in words."""
     try:
         silent = [str(process) for process in range(launch.processes) if not store.add(_ALIVE.format(process), 0)]
