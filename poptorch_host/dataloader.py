@@ -125,10 +125,6 @@ class DataLoader(torch.utils.data.DataLoader):
             return batches
         return self._combine(batches)
 
-    def __getstate__(self) -> Dict[str, Any]:
-        """A loader for another process: it has the workers and the accessor yet to start."""
-        return {**vars(self), "_iterator": None, "_accessor": None}
-
     def _set_batch_size(self, options: Options, batch_size: Optional[int], batch_sampler: Any) -> None:
         self._has_batch_sampler = batch_sampler is not None
         self._combined_batch_size: Optional[int] = None

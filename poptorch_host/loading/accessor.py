@@ -25,8 +25,8 @@ class AsynchronousDataAccessor:
 
     Args:
         dataset: yields tensors, flat lists, tuples or dictionaries of tensors, or objects of a type given to
-            `registerCustomArgParser`, all of the dtypes and shapes of the first. Picklable, except with
-            SharingStrategy.Fork.
+            `registerCustomArgParser`, all of the shapes of the first, and converted to its dtypes. Picklable, as the
+            options of a DataLoader are too, except with SharingStrategy.Fork.
         buffer_size: elements that are held ready, the one in use included.
         miss_sleep_time_in_ms: PopTorch looks for a free or a filled buffer this often. Here whoever waits sleeps until
             there is one, so that nothing is late and nothing is used up by looking; the value is only checked.
@@ -38,6 +38,7 @@ class AsynchronousDataAccessor:
     Raises:
         Error: when the data set cannot be read in another process, is empty, or fails at its first element; when it is
             a DataLoader that has an accessor.
+        AttributeError, TypeError, pickle.PicklingError, NotImplementedError: for what cannot be pickled.
         AssertionError: for arguments out of range; for a DataLoader whose last batch may be smaller than the others.
     """
 

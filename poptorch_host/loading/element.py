@@ -49,14 +49,17 @@ class ElementLayout:
             self.specs = tuple(TensorSpec(dtype, (rebatched_size, *shape[1:])) for dtype, shape in self.specs)
 
     def take_apart(self, element: Any) -> List[torch.Tensor]:
-        """The tensors of an element.
+        """The tensors of an element, in the order of the first one's. Whoever copies them converts their dtypes.
 
         Raises:
-            Error: when it is not like the first one.
+            Error: when it has other tensors, or tensors of other shapes, than the first one.
         """
+        keys = _keys_of(element)
+        if keys is not None and self._keys is not None and set(keys) == set(self._keys):
+            element, keys = {key: element[key] for key in self._keys}, self._keys
         tensors = _tensors_of(element)
-        if len(tensors) != len(self.specs) or _keys_of(element) != self._keys:
-            first, this = _count(self._keys, len(self.specs)), _count(_keys_of(element), len(tensors))
+        if len(tensors) != len(self.specs) or keys != self._keys:
+            first, this = _count(self._keys, len(self.specs)), _count(keys, len(tensors))
             raise createPoptorchError(f"every element must have the same tensors as the first one, {first}, not {this}")
         for index, (tensor, expected) in enumerate(zip(tensors, self.specs)):
             self._check_tensor(index, TensorSpec.of(tensor), expected)
@@ -74,7 +77,7 @@ class ElementLayout:
 
     def _check_tensor(self, index: int, actual: TensorSpec, expected: TensorSpec) -> None:
         compared = slice(0 if self.rebatched_size is None else 1, None)
-        if actual.dtype != expected.dtype or actual.shape[compared] != expected.shape[compared]:
+        if actual.shape[compared] != expected.shape[compared]:
             raise createPoptorchError(
                 f"every element must be like the first one: tensor {index} is {actual}, and was "
                 f"{expected}" + ("" if self.rebatched_size is None else " (rows may differ)")

@@ -29,6 +29,7 @@ _START_METHODS = {
     SharingStrategy.ForkServer: "forkserver",
 }
 _FAILED_TO_START = "AsynchronousDataAccessor worker thread failed to start: "
+_NOT_PICKLABLE = (pickle.PicklingError, AttributeError, TypeError, NotImplementedError)
 _GUARD = (
     "a new process imports the main program again, so what makes data loaders must stand under "
     '`if __name__ == "__main__":`'
@@ -123,10 +124,11 @@ def _start(dataset: Any, strategy: SharingStrategy, settings: Settings, ours: An
         return _start_with(_START_METHODS[strategy], (parcel, settings, theirs, inherited))
     except ChildProcessError:  # this process was forked off one that has a fork server, which serves only that one
         return _start_with("spawn", (parcel, settings, theirs, inherited))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise createPoptorchError(
-            f"{_FAILED_TO_START}the data set cannot be pickled ({error}): define its classes and "
-            "functions at the top of a module, or use SharingStrategy.Fork"
+    except _NOT_PICKLABLE as error:  # of the kind that PopTorch lets through, with advice
+        raise type(error)(
+            f"{_FAILED_TO_START}the data set, or the options of its DataLoader, cannot be pickled ({error}): define "
+            "classes and functions at the top of a module, use AutoStage rather than listed stages, or "
+            "SharingStrategy.Fork"
         ) from error
     except (EOFError, ConnectionError) as error:
         raise createPoptorchError(

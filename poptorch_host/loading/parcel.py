@@ -15,11 +15,12 @@ import torch.multiprocessing  # noqa: F401 (teaches ForkingPickler to share the 
 
 from .._alias import PACKAGE, alias
 from ..enums import SharingStrategy
-from ..inputs import custom_args
 
 
 class Parcel:
     """A data set and what it needs around it, to be pickled while a process starts and opened inside.
+
+    Parsers of further types are not taken along: a new process has those that its modules register when imported.
 
     - Fork: nothing is pickled.
     - ForkServer: values travel through the pipe that starts the process; tensors in shared memory stay shared.
@@ -33,7 +34,7 @@ class Parcel:
         self._file: Optional[BinaryIO] = None  # open until the process has started
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {"aliases": _aliases(), "parsers": _parsers(), "content": self._content()}
+        return {"aliases": _aliases(), "content": self._content()}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         vars(self).update(state)
@@ -53,12 +54,12 @@ class Parcel:
     def open(self) -> Any:
         """The data set, in the new process. To be called once."""
         if "content" not in vars(self):  # forked
+            if isinstance(self._dataset, torch.utils.data.DataLoader):
+                self._dataset._iterator = None  # workers that a loader kept are children of another process
             return self._dataset
         for name, actual in self.aliases.items():
             if name not in sys.modules:
                 alias(name, actual)
-        for kind, parser in map(pickle.loads, self.parsers):
-            custom_args.registerCustomArgParser(kind, parser)
         content = vars(self).pop("content")  # frees it afterwards: it may be large
         if isinstance(content, bytes):
             return _ValueUnpickler(io.BytesIO(content)).load()
@@ -73,17 +74,6 @@ def _aliases() -> Dict[str, str]:
     return {name: actual for name, actual in loaded if actual.split(".")[0] == PACKAGE and actual != name}
 
 
-def _parsers() -> Tuple[bytes, ...]:
-    """The custom parsers that another process can know of. One that is defined inside a function it cannot."""
-    pickled = []
-    for item in custom_args._parsers.items():
-        try:
-            pickled.append(pickle.dumps(item))
-        except (pickle.PicklingError, AttributeError, TypeError):
-            continue  # if the data set needs it, the process says that its elements have no parser
-    return tuple(pickled)
-
-
 class _ValuePickler(ForkingPickler):
     """Pickles what a starting process may receive, with the values of tensors that are not in shared memory.
 
@@ -92,7 +82,6 @@ class _ValuePickler(ForkingPickler):
 
     def __init__(self, file: Any) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
-        self.dispatch_table[torch.Generator] = _reduce_generator
         self._written: Dict[int, Any] = {}
 
     def persistent_id(self, value: Any) -> Optional[Tuple[int, Optional[bytes]]]:
@@ -115,13 +104,3 @@ class _ValueUnpickler(pickle.Unpickler):
         if content is not None:
             self._read[address] = torch.frombuffer(bytearray(content), dtype=torch.uint8).untyped_storage()
         return self._read[address]
-
-
-def _reduce_generator(generator: torch.Generator) -> Tuple[Any, ...]:
-    return _generator, (generator.device.type, generator.get_state())
-
-
-def _generator(device: str, state: torch.Tensor) -> torch.Generator:
-    generator = torch.Generator(device)
-    generator.set_state(state)
-    return generator

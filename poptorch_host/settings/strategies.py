@@ -2,7 +2,8 @@
 # Copyright 2026 the Swin IPU trainer authors
 """How a model's blocks become stages and phases on devices. On a host they run one after the other all the same."""
 
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Union
+import copy
+from typing import Any, Dict, Iterable, List, NamedTuple, NoReturn, Optional, Union
 
 from ..enums import AutoStage, Liveness
 from ..errors import check
@@ -80,10 +81,21 @@ class Placement(NamedTuple):
 
 
 class _NamedStages:
-    """Stages that were listed, with the position and phase of each."""
+    """Stages that were listed, with the position and phase of each. It can be copied, not pickled, as in PopTorch."""
 
     def __init__(self) -> None:
         self._entries: Dict[BlockId, Any] = {}
+
+    def __deepcopy__(self, memory: Dict[int, Any]) -> "_NamedStages":
+        copied = memory[id(self)] = type(self)()
+        copied._entries = copy.deepcopy(self._entries, memory)
+        return copied
+
+    def __reduce_ex__(self, protocol: int) -> NoReturn:
+        raise AttributeError(
+            "an execution strategy with listed stages or phases has a class that PopTorch makes inside a function, where "
+            "pickle does not find it"
+        )
 
     def add(self, stage: Stage, index: int, phase: int, default_ipu: int) -> None:
         for block_id in stage.blocks:

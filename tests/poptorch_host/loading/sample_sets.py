@@ -181,6 +181,9 @@ class GraphParser(poptorch.ICustomArgParser):
         return Graph(next(tensor_iterator), next(tensor_iterator), original_structure.name)
 
 
+poptorch.registerCustomArgParser(Graph, GraphParser())  # here, where a process that imports this module has it too
+
+
 def graph_of(samples: List[torch.Tensor]) -> Graph:
     """A collate function."""
     nodes = torch.stack(samples)

@@ -108,28 +108,18 @@ def test_containers_arrive_as_lists_and_dictionaries(access, element, container)
 
 @pytest.mark.parametrize("strategy", [FORK, FORK_SERVER])
 def test_types_with_a_parser_arrive_rebuilt(access, strategy):
-    poptorch.registerCustomArgParser(Graph, GraphParser())
-    try:
-        accessor = access(loader_of(Numbers(4), batch_size=2, collate_fn=graph_of), sharing_strategy=strategy)
-        graphs = [(graph.name, numbers(graph.nodes), numbers(graph.edges)) for graph in accessor]
-    finally:
-        poptorch.registerCustomArgParser(Graph, None)
+    accessor = access(loader_of(Numbers(4), batch_size=2, collate_fn=graph_of), sharing_strategy=strategy)
+    graphs = [(graph.name, numbers(graph.nodes), numbers(graph.edges)) for graph in accessor]
     assert graphs == [("graph", [0, 1], [0, 10]), ("graph", [2, 3], [20, 30])]
 
 
-def test_parser_that_no_other_process_can_know_disturbs_no_other_data_set(access):
-    class Local:
-        pass
-
-    class LocalParser(GraphParser):
-        pass
-
-    poptorch.registerCustomArgParser(Local, LocalParser())
+def test_parser_that_the_process_does_not_register_itself_is_not_known_there(access):
+    poptorch.registerCustomArgParser(Unregistered, GraphParser())
     try:
-        accessor = access([torch.tensor(1)], sharing_strategy=FORK_SERVER)
+        with pytest.raises(poptorch.Error, match="failed to start"):
+            access([Unregistered(torch.ones(1), torch.ones(1), "")], sharing_strategy=FORK_SERVER)
     finally:
-        poptorch.registerCustomArgParser(Local, None)
-    assert values(accessor) == [1]
+        poptorch.registerCustomArgParser(Unregistered, None)
 
 
 @pytest.mark.parametrize(
@@ -149,13 +139,26 @@ def test_element_of_another_kind_is_refused(access, element, message):
 
 
 @pytest.mark.parametrize(
-    "second", [torch.ones(3), torch.ones(2, dtype=torch.int64), [torch.ones(2)] * 2, {"x": torch.ones(2)}], ids=str
+    "second", [torch.ones(3), [torch.ones(2)] * 2, {"x": torch.ones(2)}], ids=str
 )
 def test_element_unlike_the_first_is_refused(access, second):
     elements = iter(access([torch.ones(2), second]))
     assert next(elements).tolist() == [1, 1]
     with pytest.raises(AssertionError, match="An error occurred in the data fetcher: every element must"):
         next(elements)
+
+
+@pytest.mark.parametrize("rebatched_size", [None, 2])
+def test_later_elements_are_converted_to_the_dtypes_of_the_first(access, rebatched_size):
+    elements = [torch.ones(1, 2), torch.full((1, 2), 2), torch.full((1, 2), 2.5).double(), torch.ones(1, 2).bool()]
+    arrived = [tensor.clone() for tensor in access(elements, rebatched_size=rebatched_size)]
+    assert {tensor.dtype for tensor in arrived} == {torch.float32}
+    assert torch.cat(arrived)[:, 0].tolist() == [1.0, 2.0, 2.5, 1.0]
+
+
+def test_dictionaries_are_read_by_their_keys_in_any_order(access):
+    elements = access([{"x": torch.ones(1), "y": torch.zeros(1)}, {"y": torch.zeros(1), "x": torch.ones(1)}])
+    assert [(element["x"].item(), element["y"].item()) for element in elements] == [(1, 0), (1, 0)]
 
 
 def test_handed_out_tensor_lies_in_a_buffer_that_later_ones_reuse(access):
@@ -313,10 +316,41 @@ def test_tensors_in_the_same_memory_stay_together(access):
     assert [part.tolist() for part in access(Overlapping(), sharing_strategy=FORK_SERVER)] == [[1, 1]]
 
 
-def test_data_set_that_cannot_be_pickled_is_refused_with_advice(access):
-    loader = loader_of(Numbers(1), collate_fn=lambda samples: samples)
-    with pytest.raises(poptorch.Error, match="cannot be pickled .* SharingStrategy.Fork"):
-        access(loader, sharing_strategy=FORK_SERVER)
+def listed_stages():
+    options = poptorch.Options()
+    return options.setExecutionStrategy(poptorch.PipelinedExecution("a")) or options
+
+
+def left_with_workers():
+    loader = loader_of(Numbers(2), num_workers=1)
+    list(loader)
+    return loader
+
+
+@pytest.mark.parametrize("strategy", [FORK_SERVER, poptorch.SharingStrategy.FileSystem, FORK])
+@pytest.mark.parametrize(
+    "make, kind",
+    [
+        (lambda: loader_of(Numbers(2), collate_fn=lambda samples: samples[0]), (AttributeError, pickle.PicklingError)),
+        (lambda: poptorch.DataLoader(listed_stages(), Numbers(2)), AttributeError),
+        (lambda: [torch.ones(1), threading.Lock()][:1] + [(threading.Lock(),)], TypeError),
+        (left_with_workers, NotImplementedError),
+    ],
+    ids=["local function", "options with listed stages", "lock", "workers"],
+)
+def test_what_cannot_be_pickled_is_refused_by_that_error_unless_forked(access, make, kind, strategy):
+    dataset = make()
+    if strategy == FORK:
+        assert next(iter(access(dataset, sharing_strategy=FORK))).shape[0] == 1
+        return
+    with pytest.raises(kind):
+        access(dataset, sharing_strategy=strategy)
+
+
+@host_only("advice is its own")
+def test_advice_follows_what_cannot_be_pickled(access):
+    with pytest.raises(AttributeError, match="failed to start: .* cannot be pickled .* SharingStrategy.Fork"):
+        access(poptorch.DataLoader(listed_stages(), Numbers(2)), sharing_strategy=FORK_SERVER)
 
 
 def test_module_that_knows_the_package_by_another_name_can_be_imported_in_the_process(access, tmp_path, monkeypatch):

@@ -224,11 +224,7 @@ def test_batches_of_a_batch_sampler_are_concatenated_inside_containers():
 
 
 def test_batches_of_a_batch_sampler_are_concatenated_inside_types_with_a_parser():
-    poptorch.registerCustomArgParser(Graph, GraphParser())
-    try:
-        graph = next(iter(batch_sampled(6, collate_fn=graph_of)))
-    finally:
-        poptorch.registerCustomArgParser(Graph, None)
+    graph = next(iter(batch_sampled(6, collate_fn=graph_of)))
     assert numbers(graph.nodes) == [0, 1, 2, 3, 4, 5] and numbers(graph.edges) == [0, 10, 20, 30, 40, 50]
 
 
@@ -310,10 +306,10 @@ def test_asynchronous_loader_shuffles_anew_each_epoch_from_the_seed():
     assert two_epochs() == [first, second]
 
 
-def test_asynchronous_loader_takes_generators_and_samplers_along():
+def test_asynchronous_loader_takes_generators_and_samplers_along_with_a_fork():
     def order(mode):
         sampler = RandomSampler(range(30), generator=torch.Generator().manual_seed(9))
-        loader = poptorch.DataLoader(options(), Numbers(30), sampler=sampler, mode=mode)
+        loader = poptorch.DataLoader(options(), Numbers(30), sampler=sampler, mode=mode, async_options=FORK)
         numbers_read = sum(loaded(loader), [])
         loader.terminate()
         return numbers_read
