@@ -34,11 +34,14 @@ class ElementLayout:
         rebatched_size: rows that are gathered into one element; None when elements are handed over as they come.
 
     Raises:
-        Error: for any other element, and for tensors without rows where rows are to be gathered.
+        Error: for any other element, for tensors that require grad, and where rows are to be gathered for tensors
+            without them.
     """
 
     def __init__(self, element: Any, rebatched_size: Optional[int]) -> None:
         tensors = _tensors_of(element)
+        if any(tensor.requires_grad for tensor in tensors):
+            raise createPoptorchError("the first element has a tensor that requires grad, which no process can share")
         self._keys = _keys_of(element)
         self._is_sequence = isinstance(element, (list, tuple))
         self._custom = element if _is_custom(element) else None

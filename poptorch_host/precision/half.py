@@ -107,6 +107,7 @@ class HalfArithmetic(TorchDispatchMode):
         super().__init__()
         self.needed = False
         self._partials = partials
+        self._checked: Set[Any] = set()
         self._missing: Set[Any] = set()
         self._wants_int64: Set[Any] = set()
         self._cast_weights = _CastWeights(self)
@@ -149,6 +150,7 @@ class HalfArithmetic(TorchDispatchMode):
         replacement = self._partials.replacement(name, args)
         if replacement is not None:
             self.needed = True
+            self._check_arguments(func, name, args, kwargs)
             return replacement(*args, **kwargs)
         if func not in self._missing and not (name in _SLOW_ON_CPUS and _on_cpu(args)):
             try:
@@ -159,6 +161,17 @@ class HalfArithmetic(TorchDispatchMode):
                 self._missing.add(func)  # computed in float32 from here on
         self.needed = True
         return _in_float(func, name, args, kwargs)
+
+    def _check_arguments(self, func: Any, name: str, args: Tuple, kwargs: Dict) -> None:
+        """Has PyTorch itself compute the operation, once for arguments of these shapes: what it refuses raises."""
+        signature = (func, str([_without_values(arg) for arg in args]), str(kwargs))
+        if signature not in self._checked:
+            _in_float(func, name, args, kwargs)
+            self._checked.add(signature)
+
+
+def _without_values(argument: Any) -> Any:
+    return tuple(argument.shape) if isinstance(argument, torch.Tensor) else argument
 
 
 def _on_cpu(args: Tuple) -> bool:

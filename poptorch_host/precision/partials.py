@@ -7,7 +7,8 @@ and the rounded groups are added in float16, one after the other. So what a prog
 host: sums that overflow on the way although they end small, and small terms that vanish beside a large sum. In which
 groups a device adds is its compiler's plan: the risk is the same, the digits are not.
 
-Covered are matrix products and convolutions, forward and backward. Fused attention kernels add in float32.
+Covered are matrix products and convolutions, forward and backward. Fused attention kernels add in float32. The
+functions here check nothing: PyTorch's operation has to have taken arguments of the same shapes before.
 """
 
 import functools
@@ -54,11 +55,21 @@ def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 def _biased_product(
     bias: torch.Tensor, left: torch.Tensor, right: torch.Tensor, beta: float = 1, alpha: float = 1
 ) -> torch.Tensor:
-    return beta * bias + alpha * _product(left, right)
+    return _biased(bias, _product(left, right), beta, alpha)
+
+
+def _biased(bias: torch.Tensor, product: torch.Tensor, beta: float, alpha: float) -> torch.Tensor:
+    return alpha * product + beta * bias if beta else alpha * product  # 0 leaves out what is not finite, too
 
 
 def _product_with_vector(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     return _product(matrix, vector.unsqueeze(1)).squeeze(1)
+
+
+def _biased_product_with_vector(
+    bias: torch.Tensor, matrix: torch.Tensor, vector: torch.Tensor, beta: float = 1, alpha: float = 1
+) -> torch.Tensor:
+    return _biased(bias, _product_with_vector(matrix, vector), beta, alpha)
 
 
 def _inner_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -71,6 +82,7 @@ _PRODUCTS = {
     "addmm": _biased_product,
     "baddbmm": _biased_product,
     "mv": _product_with_vector,
+    "addmv": _biased_product_with_vector,
     "dot": _inner_product,
 }
 

@@ -93,8 +93,8 @@ class _NamedStages:
 
     def __reduce_ex__(self, protocol: int) -> NoReturn:
         raise AttributeError(
-            "an execution strategy with listed stages or phases has a class that PopTorch makes inside a function, where "
-            "pickle does not find it"
+            "an execution strategy with listed stages or phases has a class that PopTorch makes inside a function, "
+            "where pickle does not find it"
         )
 
     def add(self, stage: Stage, index: int, phase: int, default_ipu: int) -> None:

@@ -170,6 +170,13 @@ class Graph:
         self.nodes, self.edges, self.name = nodes, edges, name
 
 
+class Unregistered:
+    """A type whose parser no module registers when it is imported."""
+
+    def __init__(self, nodes: torch.Tensor, edges: torch.Tensor):
+        self.nodes, self.edges = nodes, edges
+
+
 class GraphParser(poptorch.ICustomArgParser):
     """Takes graphs apart."""
 

@@ -4,6 +4,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from tests.poptorch_host.loading.sample_sets import (
     Deadly,
     Failing,
     Gated,
-    Graph,
     GraphParser,
     Numbers,
     Once,
@@ -31,6 +31,7 @@ from tests.poptorch_host.loading.sample_sets import (
     RandomNumbers,
     Stream,
     Stuck,
+    Unregistered,
     graph_of,
     numbers,
 )
@@ -85,7 +86,6 @@ def values(accessor):
         torch.empty(0, 4),
         torch.tensor([1.5, float("inf")]).half(),
         torch.tensor([2.5]).bfloat16(),
-        torch.ones(1, requires_grad=True),
         torch.ones(1).expand(3, 2),
     ],
     ids=str,
@@ -117,7 +117,7 @@ def test_parser_that_the_process_does_not_register_itself_is_not_known_there(acc
     poptorch.registerCustomArgParser(Unregistered, GraphParser())
     try:
         with pytest.raises(poptorch.Error, match="failed to start"):
-            access([Unregistered(torch.ones(1), torch.ones(1), "")], sharing_strategy=FORK_SERVER)
+            access([Unregistered(torch.ones(1), torch.ones(1))], sharing_strategy=FORK_SERVER)
     finally:
         poptorch.registerCustomArgParser(Unregistered, None)
 
@@ -130,6 +130,7 @@ def test_parser_that_the_process_does_not_register_itself_is_not_known_there(acc
         ((torch.ones(1), (torch.ones(1),)), "holds tuple"),
         ([], "no tensor"),
         (torch.ones(2).to_sparse(), "sparse"),
+        (torch.ones(2, requires_grad=True), "requires grad"),
     ],
     ids=str,
 )
@@ -138,9 +139,7 @@ def test_element_of_another_kind_is_refused(access, element, message):
         access([element])
 
 
-@pytest.mark.parametrize(
-    "second", [torch.ones(3), [torch.ones(2)] * 2, {"x": torch.ones(2)}], ids=str
-)
+@pytest.mark.parametrize("second", [torch.ones(3), [torch.ones(2)] * 2, {"x": torch.ones(2)}], ids=str)
 def test_element_unlike_the_first_is_refused(access, second):
     elements = iter(access([torch.ones(2), second]))
     assert next(elements).tolist() == [1, 1]
@@ -341,13 +340,12 @@ def left_with_workers():
 def test_what_cannot_be_pickled_is_refused_by_that_error_unless_forked(access, make, kind, strategy):
     dataset = make()
     if strategy == FORK:
-        assert next(iter(access(dataset, sharing_strategy=FORK))).shape[0] == 1
+        assert isinstance(next(iter(access(dataset, sharing_strategy=FORK))), torch.Tensor)
         return
     with pytest.raises(kind):
         access(dataset, sharing_strategy=strategy)
 
 
-@host_only("advice is its own")
 def test_advice_follows_what_cannot_be_pickled(access):
     with pytest.raises(AttributeError, match="failed to start: .* cannot be pickled .* SharingStrategy.Fork"):
         access(poptorch.DataLoader(listed_stages(), Numbers(2)), sharing_strategy=FORK_SERVER)

@@ -13,8 +13,6 @@ from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.loading.sample_sets import (
     EpochNumbers,
-    Graph,
-    GraphParser,
     Numbers,
     Pairs,
     Records,

@@ -72,6 +72,7 @@ def test_groups_are_rounded_and_added_one_after_the_other(terms):
         lambda x, y: functional.linear(x, y),
         lambda x, y: torch.baddbmm(torch.zeros_like(x[:1, :3].unsqueeze(0)), x.unsqueeze(0), y.t().unsqueeze(0))[0],
         lambda x, y: torch.stack([x @ row for row in y.unbind()], 1),
+        lambda x, y: torch.stack([torch.addmv(torch.zeros_like(x[:, 0]), x, row) for row in y.unbind()], 1),
         lambda x, y: torch.stack([torch.dot(a, b) for a in x.unbind() for b in y.unbind()]).view(3, 3),
     ],
 )
@@ -201,3 +202,52 @@ def test_float32_models_are_as_with_float_partials():
         results.append(executor(*classifier_batch())[1])
         assert not executor.compiled.half_arithmetic
     assert torch.equal(*results)
+
+
+def of(*shapes):
+    return [torch.ones(shape).half() for shape in shapes]
+
+
+REFUSED = {
+    "linear": (functional.linear, of((2, 48), (3, 768))),
+    "linear, larger": (functional.linear, of((2, 1024), (3, 768))),
+    "linear, bias": (functional.linear, of((2, 48), (3, 48), (4,))),
+    "matmul": (torch.matmul, of((2, 3, 4), (2, 5, 6))),
+    "matmul, batches": (torch.matmul, of((2, 3, 4), (3, 4, 5))),
+    "einsum": (lambda x, y: torch.einsum("ij,jk->ik", x, y), of((2, 3), (4, 5))),
+    "mm": (torch.mm, of((2, 3), (4, 5))),
+    "addmm": (torch.addmm, of((4,), (2, 3), (3, 5))),
+    "addmm, bias of more dimensions": (torch.addmm, of((6, 2, 5), (2, 3), (3, 5))),
+    "bmm": (torch.bmm, of((1, 2, 3), (4, 3, 2))),
+    "baddbmm": (torch.baddbmm, of((2, 3, 3), (4, 3, 2), (4, 2, 3))),
+    "mv": (torch.mv, of((2, 3), (4,))),
+    "addmv": (torch.addmv, of((3,), (2, 3), (3,))),
+    "dot": (torch.dot, of((1,), (3,))),
+    "conv1d": (functional.conv1d, of((1, 4, 8), (2, 3, 3))),
+    "conv2d": (functional.conv2d, of((1, 4, 8, 8), (2, 3, 3, 3))),
+    "conv2d, bias": (functional.conv2d, of((1, 3, 8, 8), (2, 3, 3, 3), (5,))),
+    "conv2d, kernel": (functional.conv2d, of((1, 3, 2, 2), (2, 3, 3, 3))),
+    "conv2d, groups": (lambda x, y: functional.conv2d(x, y, groups=2), of((1, 4, 8, 8), (3, 2, 3, 3))),
+    "conv2d, stride": (lambda x, y: functional.conv2d(x, y, stride=0), of((1, 3, 8, 8), (2, 3, 3, 3))),
+    "conv2d, padding": (lambda x, y: functional.conv2d(x, y, padding=-1), of((1, 3, 8, 8), (2, 3, 3, 3))),
+    "conv3d": (functional.conv3d, of((1, 4, 4, 4, 4), (2, 3, 3, 3, 3))),
+    "conv_transpose2d": (functional.conv_transpose2d, of((1, 4, 8, 8), (3, 2, 3, 3))),
+    "conv_transpose2d, output_padding": (
+        lambda x, y: functional.conv_transpose2d(x, y, output_padding=3),
+        of((1, 3, 8, 8), (3, 2, 3, 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("function, operands", REFUSED.values(), ids=REFUSED)
+def test_what_pytorch_refuses_is_refused(function, operands):
+    with pytest.raises(RuntimeError) as expected:
+        function(*[operand.float() for operand in operands])
+    with pytest.raises(RuntimeError) as raised:
+        in_half(lambda *weights: function(*weights), *operands)
+    assert str(raised.value) == str(expected.value)
+
+
+def test_a_factor_of_zero_leaves_a_bias_out_that_is_not_finite():
+    bias, left, right = torch.full((2, 2), float("nan")).half(), *of((2, 3), (3, 2))
+    assert in_half(lambda *inputs: torch.addmm(*inputs, beta=0), bias, left, right).tolist() == [[3, 3], [3, 3]]
