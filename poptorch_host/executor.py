@@ -65,7 +65,7 @@ class PoplarExecutor(Inspection):
         if training:
             self._latch = OptimizerLatch(self._options)
             self._latch.set(optimizer)
-        self._model = wrapping.plain_copy(model)
+        self._model = wrapping.plain_copy(model) if training else self._user_model
         if training:
             wrapping.wrap(self._user_model, self)
         self._forward_parameters = ForwardParameters(self._model.forward)
@@ -92,7 +92,7 @@ class PoplarExecutor(Inspection):
 
     @property
     def model(self) -> torch.nn.Module:
-        """The user's model."""
+        """The user's model that is trained; for inference a copy of it, which shares all parts and weights."""
         return self._user_model
 
     @property
@@ -454,7 +454,8 @@ def inferenceModel(model: Union[torch.nn.Module, PoplarExecutor], options: Optio
     """Wraps a model for inference.
 
     Args:
-        model: stays as it is; one that is wrapped for training is welcome, and its newest weights are used.
+        model: stays as it is; one that is wrapped for training is welcome, and its newest weights are used. The
+            executor has a copy: the same weights and parts, with a training flag and other plain attributes of its own.
         options: frozen from here on; None for the defaults.
 
     Raises:
@@ -468,7 +469,7 @@ def inferenceModel(model: Union[torch.nn.Module, PoplarExecutor], options: Optio
             "You must set Options.Training.gradientAccumulation to 1 for inference, not "
             f"{options.Training.gradient_accumulation}{hint}"
         )
-    return PoplarExecutor(_unwrapped(model), options, training=False, poptorch_version=_version())
+    return PoplarExecutor(wrapping.own_copy(_unwrapped(model)), options, training=False, poptorch_version=_version())
 
 
 def load(filename: str, edit_opts_fn: Optional[Callable[[Options], None]] = None) -> PoplarExecutor:

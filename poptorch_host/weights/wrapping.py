@@ -22,13 +22,16 @@ _OWNERS = "_poptorch_executors"  # of a tensor: the executors of all models that
 _host_versions: "weakref.WeakKeyDictionary[torch.nn.Module, int]" = weakref.WeakKeyDictionary()
 
 
+# Whose copies the models of executors for inference are.
+_originals: "weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref]" = weakref.WeakKeyDictionary()
+
 # Models that are plain for a while, and who wraps them again.
 _set_aside: "weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref]" = weakref.WeakKeyDictionary()
 
 
 def host_version(model: torch.nn.Module) -> int:
     """How often weights were copied from a training device to this module, by itself or as part of another."""
-    return _host_versions.get(model, 0)
+    return _host_versions.get(_originals.get(model, lambda: None)() or model, 0)
 
 
 def note_new_host_weights(model: torch.nn.Module) -> None:
@@ -131,6 +134,13 @@ def plain_copy(model: torch.nn.Module) -> torch.nn.Module:
     original = _original_class(model)
     copied = original.__new__(original)
     vars(copied).update({key: value for key, value in vars(model).items() if key != _OWNER})
+    return copied
+
+
+def own_copy(model: torch.nn.Module) -> torch.nn.Module:
+    """A `plain_copy` that still gets the weights which a training device brings to `model`."""
+    copied = plain_copy(model)
+    _originals[copied] = _originals.get(model) or weakref.ref(model)
     return copied
 
 

@@ -375,9 +375,9 @@ def test_asynchronous_loader_takes_no_second_accessor(mode):
     loader.terminate()
 
 
-def test_loader_with_persistent_workers_can_be_given_to_an_accessor_after_use():
+def test_loader_with_persistent_workers_can_be_given_to_a_forked_accessor_after_use():
     loader = poptorch.DataLoader(options(), Numbers(4), num_workers=1)
     expected = loaded(loader)
-    accessor = poptorch.AsynchronousDataAccessor(loader)
+    accessor = poptorch.AsynchronousDataAccessor(loader, **FORK)
     assert loaded(accessor) == expected
     accessor.terminate()

@@ -59,15 +59,60 @@ def test_an_executor_stands_for_its_model():
     model = Classifier()
     model.note = "of the user"
     executor = poptorch.inferenceModel(poptorch.inferenceModel(model))
-    assert executor.model is model and executor.note == "of the user" and executor.fc is model.fc
+    assert executor.note == "of the user" and executor.fc is model.fc
     executor.eval()
-    assert not model.training
+    assert not model.fc.training
     assert list(executor.state_dict()) == list(model.state_dict())
     assert [id(p) for p in executor.parameters()] == [id(p) for p in model.parameters()]
     assert executor._modules is model._modules and list(executor.fc._parameters) == ["weight", "bias"]
     assert executor._parameters is model._parameters
     with pytest.raises(AttributeError):
         _ = executor.no_such_attribute
+
+
+class OwnFlag(torch.nn.Module):
+    """Shows the training flags that its top level and its part have inside forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = torch.nn.Identity()
+
+    def forward(self, x):
+        return x + 1.0 * self.training + 10.0 * self.part.training
+
+
+@pytest.mark.parametrize(
+    "change, shown",
+    [
+        (lambda executor, model: None, 11.0),
+        (lambda executor, model: executor.eval(), 0.0),
+        (lambda executor, model: executor.model.eval(), 0.0),
+        (lambda executor, model: executor.train(False), 0.0),
+        (lambda executor, model: model.eval(), 1.0),
+    ],
+    ids=["none", "eval", "model.eval", "train(False)", "the user's model"],
+)
+def test_a_model_for_inference_is_a_copy_with_a_training_flag_of_its_own(change, shown):
+    model = OwnFlag()
+    executor = poptorch.inferenceModel(model)
+    assert executor.model is not model and executor.model.part is model.part
+    change(executor, model)
+    assert executor(torch.zeros(1)).item() == shown
+    assert executor.training == executor.model.training == (shown % 10 == 1.0)
+
+
+def test_flags_of_an_executor_for_inference_leave_the_users_model_alone():
+    model = OwnFlag()
+    poptorch.inferenceModel(model).eval()
+    assert model.training and not model.part.training
+
+
+def test_a_model_in_training_is_the_users_and_runs_with_the_flag_it_had_when_it_was_wrapped():
+    model = Classifier()
+    executor = trained(model)
+    assert executor.model is model
+    executor.eval()
+    assert not model.training and executor._model.training  # a shallow copy keeps its own
 
 
 def test_the_text_of_an_executor_shows_blocks():
