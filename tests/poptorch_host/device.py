@@ -5,10 +5,11 @@
 import copy
 from typing import Any, Callable, Dict, List, Sequence
 
-import poptorch_host as poptorch
 import torch
 from poptorch_host.updating.latch import OptimizerLatch
 from poptorch_host.updating.update import WeightUpdate
+
+from tests.backend import poptorch
 
 
 def make_net(dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Module:

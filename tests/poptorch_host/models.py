@@ -4,8 +4,9 @@
 
 from typing import Any, Callable
 
-import poptorch_host as poptorch
 import torch
+
+from tests.backend import poptorch
 
 
 class Function(torch.nn.Module):

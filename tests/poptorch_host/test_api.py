@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import poptorch_host as poptorch
 import pytest
 import torch
+
+from tests.backend import poptorch
 
 from .api import NAMES, RECORD, find
 

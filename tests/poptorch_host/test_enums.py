@@ -6,11 +6,10 @@ import ast
 import enum
 import pickle
 
-import poptorch_host as poptorch
 import pytest
-from poptorch_host import popart
 
-from .api import NAMES
+from tests.backend import popart, poptorch
+from tests.poptorch_host.api import NAMES
 
 MEMBERS = {name: ast.literal_eval(entry["value"]) for name, entry in NAMES.items() if entry["kind"] == "enum member"}
 ENUMS = {name: entry["bases"] for name, entry in NAMES.items() if entry["kind"] == "enum"}

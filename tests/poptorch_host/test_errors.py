@@ -5,8 +5,9 @@
 import logging
 import pickle
 
-import poptorch_host as poptorch
 import pytest
+
+from tests.backend import poptorch
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ import inspect
 import math
 import pickle
 
-import poptorch_host as poptorch
 import pytest
 import torch
-from poptorch_host import optim
 from poptorch_host.updating.latch import OptimizerLatch
 from torch.optim import lr_scheduler
 
+from tests.backend import optim, poptorch
 from tests.poptorch_host.api import NAMES, find
 from tests.poptorch_host.device import make_net
 from tests.poptorch_host.logs import warnings_in

@@ -7,11 +7,11 @@ import logging
 import pickle
 
 import hypothesis
-import poptorch_host as poptorch
 import pytest
 import torch
-from poptorch_host import popart
 from poptorch_host.settings.popart_keys import check_popart_options
+
+from tests.backend import popart, poptorch
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import poptorch_host as poptorch
 import pytest
 import torch
-from poptorch_host import host, popdist
+from poptorch_host import host
 from poptorch_host.popdist.poptorch import Options
+
+from tests.backend import popdist, poptorch
 
 LAUNCHERS = {
     "torchrun": {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},

@@ -3,11 +3,12 @@
 """Random programs: the executor against the slow reference in reference.py."""
 
 import hypothesis.strategies as st
-import poptorch_host as poptorch
 import pytest
 import torch
 from hypothesis import given, settings
 from poptorch_host import host
+
+from tests.backend import poptorch
 
 from . import reference
 

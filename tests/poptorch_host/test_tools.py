@@ -2,11 +2,11 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Hardware questions, profiling marks and the comparison of results."""
 
-import poptorch_host as poptorch
-import poptorch_host.testing
 import pytest
 import torch
 from poptorch_host import host
+
+from tests.backend import poptorch
 
 
 def test_no_hardware_is_found():

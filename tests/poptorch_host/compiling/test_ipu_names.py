@@ -2,9 +2,10 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Programs that name the device "ipu" themselves, and operations that only inference may use."""
 
-import poptorch_host as poptorch
 import pytest
 import torch
+
+from tests.backend import poptorch
 
 from ..models import Function
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-import poptorch_host as poptorch
 import pytest
 import torch
 import torch.nn.functional as F
+
+from tests.backend import poptorch
 
 from ..models import trained
 

@@ -2,10 +2,11 @@
 # Copyright 2026 the Swin IPU trainer authors
 """SUPPORTED.md says what the code says, and what it calls refused is refused."""
 
-import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host import supported
+
+from tests.backend import poptorch
 
 from ..api import find
 

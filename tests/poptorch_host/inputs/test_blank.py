@@ -2,11 +2,12 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Compiling on the host's device "meta": every check, no values."""
 
-import poptorch_host as poptorch
 import pytest
 import torch
 import torch.nn.functional as F
 from poptorch_host import host
+
+from tests.backend import poptorch
 
 from ..models import Classifier, Function, accumulating, classifier_batch, trained
 

@@ -5,10 +5,11 @@
 import sys
 import types
 
-import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host.inputs import custom_args
+
+from tests.backend import poptorch
 
 
 class Pair:

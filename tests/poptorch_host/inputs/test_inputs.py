@@ -4,10 +4,11 @@ import collections
 import logging
 
 import numpy
-import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host.inputs import arguments
+
+from tests.backend import poptorch
 
 from ..models import Function
 

@@ -6,8 +6,7 @@ import itertools
 import sys
 import time
 
-import poptorch_host as poptorch
-
+from tests.backend import poptorch
 from tests.poptorch_host.loading.sample_sets import ProcessIds, Stuck
 
 

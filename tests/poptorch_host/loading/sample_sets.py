@@ -9,9 +9,10 @@ import signal
 import time
 from typing import Any, Iterator, List
 
-import poptorch_host as poptorch
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from tests.backend import poptorch
 
 
 class Numbers(Dataset):

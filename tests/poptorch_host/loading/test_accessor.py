@@ -12,11 +12,11 @@ import threading
 import time
 from pathlib import Path
 
-import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host.loading import fetcher
 
+from tests.backend import poptorch
 from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.loading.sample_sets import (
     Counted,

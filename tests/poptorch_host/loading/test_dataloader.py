@@ -5,11 +5,11 @@
 import gc
 import logging
 
-import poptorch_host as poptorch
 import pytest
 import torch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
+from tests.backend import poptorch
 from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.loading.sample_sets import (
     EpochNumbers,

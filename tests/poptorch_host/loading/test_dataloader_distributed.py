@@ -2,11 +2,11 @@
 # Copyright 2026 the Swin IPU trainer authors
 """DataLoader in one of several processes: which samples it reads."""
 
-import poptorch_host as poptorch
 import pytest
 import torch
 from torch.utils.data import SequentialSampler, SubsetRandomSampler
 
+from tests.backend import poptorch
 from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.loading.sample_sets import Numbers, Stream, numbers
 

@@ -6,9 +6,10 @@ import copy
 import io
 import pickle
 
-import poptorch_host as poptorch
 import pytest
 import torch
+
+from tests.backend import poptorch
 
 from ..recorder import recording
 

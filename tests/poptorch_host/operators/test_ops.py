@@ -6,10 +6,11 @@ import collections
 import itertools
 import math
 
-import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host import context, custom_ops
+
+from tests.backend import poptorch
 
 from ..models import Function
 from ..recorder import recording

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-import poptorch_host as poptorch
 import pytest
 import torch
+
+from tests.backend import poptorch
 
 from ..models import accumulating, trained
 

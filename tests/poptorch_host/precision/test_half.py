@@ -2,11 +2,12 @@
 # Copyright 2026 the Swin IPU trainer authors
 import copy
 
-import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host.precision.half import HalfArithmetic, _in_float
 from poptorch_host.precision.partials import HalfPartials
+
+from tests.backend import poptorch
 
 from ..models import Classifier, Function, classifier_batch, trained
 

@@ -4,13 +4,12 @@
 
 import math
 
-import poptorch_host as poptorch
 import pytest
 import torch
-from poptorch_host import optim
 from poptorch_host.precision.rounding import stochastic_half
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.backend import optim, poptorch
 from tests.poptorch_host.device import Device, assert_close, make_batches, make_net, make_options
 
 HALF, FLOAT = torch.float16, torch.float32

@@ -4,12 +4,11 @@
 
 import math
 
-import poptorch_host as poptorch
 import pytest
 import torch
-from poptorch_host import optim
 from poptorch_host.precision.loss_scale import LARGEST_SCALE, SHRINK_ABOVE, SMALLEST_FACTOR
 
+from tests.backend import optim, poptorch
 from tests.poptorch_host.device import Device, assert_close, make_batches, make_net, make_options
 
 AUTOMATIC = {"automaticLossScalingSettings.enabled": True}

@@ -4,10 +4,11 @@
 
 import functools
 
-import poptorch_host as poptorch
 import pytest
 import torch
 from torch.nn import functional
+
+from tests.backend import poptorch
 
 from ..models import Classifier, Function, classifier_batch, trained
 

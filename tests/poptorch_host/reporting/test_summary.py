@@ -5,12 +5,13 @@
 import json
 import logging
 
-import poptorch_host as poptorch
 import pytest
 import torch
 import torch.nn.functional as F
 from poptorch_host.compiling.supported_ops import supported
 from poptorch_host.reporting.summary import summary
+
+from tests.backend import poptorch
 
 from ..models import Function, accumulating, trained
 

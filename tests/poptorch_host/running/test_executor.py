@@ -5,9 +5,10 @@ import copy
 import subprocess
 import sys
 
-import poptorch_host as poptorch
 import pytest
 import torch
+
+from tests.backend import poptorch
 
 from ..models import Classifier, Function, accumulating, classifier_batch, trained
 

@@ -4,9 +4,10 @@
 
 import math
 
-import poptorch_host as poptorch
 import pytest
 import torch
+
+from tests.backend import poptorch
 
 from ..models import Classifier, Function, classifier_batch
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host import host
+
+from tests.backend import poptorch
 
 from ..models import Classifier, Function, accumulating, classifier_batch, trained
 

@@ -4,9 +4,10 @@ import datetime
 import os
 import re
 
-import poptorch_host as poptorch
 import pytest
 import torch
+
+from tests.backend import poptorch
 
 from ..models import Classifier, Function, accumulating, classifier_batch, trained
 

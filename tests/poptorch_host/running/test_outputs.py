@@ -5,10 +5,11 @@ import copy
 import io
 import pickle
 
-import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host import host
+
+from tests.backend import poptorch
 
 from ..models import Classifier, Function, accumulating, classifier_batch, trained
 

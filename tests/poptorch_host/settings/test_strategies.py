@@ -4,8 +4,9 @@
 
 import copy
 
-import poptorch_host as poptorch
 import pytest
+
+from tests.backend import poptorch
 
 
 def places(strategy, *blocks):

@@ -4,12 +4,11 @@
 
 import logging
 
-import poptorch_host as poptorch
 import pytest
 import torch
-from poptorch_host import optim
 from poptorch_host.updating.latch import OptimizerLatch, read
 
+from tests.backend import optim, poptorch
 from tests.poptorch_host.device import make_net, make_options
 from tests.poptorch_host.logs import warnings_in
 

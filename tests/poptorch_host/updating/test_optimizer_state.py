@@ -7,12 +7,11 @@ import io
 import logging
 import pickle
 
-import poptorch_host as poptorch
 import pytest
 import torch
-from poptorch_host import optim
 from poptorch_host.updating.state_names import LOSS_SCALING
 
+from tests.backend import optim, poptorch
 from tests.poptorch_host.device import Device, assert_close, make_batches, make_net, make_options
 
 NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]

@@ -5,15 +5,14 @@
 import os
 import socket
 
-import poptorch_host as poptorch
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from poptorch_host import optim
 from poptorch_host.precision.loss_scale import LossScale
 from poptorch_host.updating import reduce
 
+from tests.backend import optim, poptorch
 from tests.poptorch_host.device import Device, WithLoss, assert_close, make_batches, make_options
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this PyTorch is built without torch.distributed")

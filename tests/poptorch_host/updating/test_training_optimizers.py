@@ -8,11 +8,10 @@ import json
 import logging
 import pickle
 
-import poptorch_host as poptorch
 import pytest
 import torch
-from poptorch_host import optim
 
+from tests.backend import optim, poptorch
 from tests.poptorch_host.device import WithLoss, assert_close, make_batches, make_options
 
 HALF = torch.float16

@@ -3,9 +3,10 @@
 import copy
 import io
 
-import poptorch_host as poptorch
 import pytest
 import torch
+
+from tests.backend import poptorch
 
 from ..models import Classifier, Function, classifier_batch, trained
 
