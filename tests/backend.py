@@ -9,6 +9,7 @@ What only one back end can show is marked with the reason: `host_only`, `needs_c
 import importlib
 import os
 from types import ModuleType
+from typing import Any, Optional
 
 import pytest
 
@@ -40,6 +41,11 @@ STUB_CORE = NAME == "sdk" and getattr(_core, "__harness_stub__", False)
 def host_only(reason: str) -> pytest.MarkDecorator:
     """Marks a test, or as `pytestmark` a module, of what is poptorch_host's own."""
     return pytest.mark.skipif(NAME != "host", reason=f"poptorch_host only: {reason}")
+
+
+def raises(kind: Any, match: Optional[str] = None) -> Any:
+    """pytest.raises for an error that both back ends raise, each in its own words: those of poptorch_host are checked."""
+    return pytest.raises(kind, match=match if NAME == "host" else None)
 
 
 def needs_core(reason: str) -> pytest.MarkDecorator:

@@ -155,6 +155,7 @@ def test_the_proxy_of_a_parameter_behaves_like_it():
 PROCESS = """
 import sys, torch
 import torch.distributed as dist
+from tests.backend import poptorch
 rank, world, port, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 if world > 1:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
