@@ -44,7 +44,7 @@ def host_only(reason: str) -> pytest.MarkDecorator:
 
 
 def raises(kind: Any, match: Optional[str] = None) -> Any:
-    """pytest.raises for an error that both back ends raise, each in its own words: those of poptorch_host are checked."""
+    """pytest.raises for an error that back ends raise each in its own words: those of poptorch_host are checked."""
     return pytest.raises(kind, match=match if NAME == "host" else None)
 
 
