@@ -29,6 +29,7 @@ ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
     "MODEL.SWIN.QK_SCALE": (float, type(None)),
     "AUG.CUTMIX_MINMAX": (list, type(None)),
     "IPU.LAYERS_PER_IPU": (list, str),
+    "IPU.AVAILABLE_MEMORY_PROPORTION": (float, list),
 }
 
 
@@ -135,17 +136,28 @@ def defaults() -> CfgNode:
     tree.IPU.REPLICAS = 4  # data-parallel copies in all processes together
     tree.IPU.DEVICE_ITERATIONS = 1  # weight updates in one call
     tree.IPU.INFERENCE_DEVICE_ITERATIONS = 0  # micro-batches of a replica in one validation call, at least the stages
-    tree.IPU.AVAILABLE_MEMORY_PROPORTION = 0.2  # of tile memory, for temporaries of products
+    tree.IPU.AVAILABLE_MEMORY_PROPORTION = 0.2  # of tile memory, for temporaries of products; a list: of each IPU
     tree.IPU.REPLICATED_TENSOR_SHARDING = False  # optimizer state is split over replicas
+    tree.IPU.SHARDING_MIN_ELEMENTS = 1024  # smaller tensors, such as biases, stay whole on every replica
+    tree.IPU.OPTIMIZER_STATE_OFF_CHIP = False  # optimizer state waits in the memory of the host, and updates fetch it
     tree.IPU.STOCHASTIC_ROUNDING = True  # of half weights; float weights never need it
-    tree.IPU.PARTIALS = "float"  # float, half: sums inside products
+    tree.IPU.PARTIALS = "float"  # sums inside products of half numbers; half: faster, and with 16.16 Graphcore's choice
     tree.IPU.RECOMPUTATION = True  # keep only block outputs for the backward pass, compute the rest again
-    tree.IPU.EXECUTABLE_CACHE = ""  # folder of compiled programs; empty: none
+    tree.IPU.EXECUTABLE_CACHE = "auto"  # folder of compiled programs; auto: OUTPUT/executables on IPUs; empty: none
     tree.IPU.ROUND_UP_IPUS = True  # reserve the next power of two of IPUs
-    tree.IPU.POPART = CfgNode()
+    tree.IPU.ENGINE = CfgNode()  # of Poplar's engine
+    tree.IPU.ENGINE.AUTOLOADER = True  # programs are loaded by the IPUs themselves (opt.useAutoloader)
+    tree.IPU.ENGINE.INDEPENDENT_REPLICAS = True  # replicas wait for the host alone, not for each other, at transfers
+    tree.IPU.ENGINE.PROFILE_FOLDER = ""  # profiles for PopVision, also of what is out of memory; empty: none
+    tree.IPU.POPART = CfgNode()  # defaults of this section are those of Graphcore's Swin and ViT applications
     tree.IPU.POPART.PREFETCH_DEPTH = 3  # batches that the device buffers ahead
-    tree.IPU.POPART.MERGE_COLLECTIVES = False  # fewer, larger collectives between replicas
-    tree.IPU.POPART.OUTER_FRAGMENT = False  # overlap the weight updates of different IPUs
+    tree.IPU.POPART.MERGE_COLLECTIVES = True  # with replicated tensor sharding: fewer, larger collectives
+    tree.IPU.POPART.OUTER_FRAGMENT = True  # overlap the weight updates of different IPUs; False: as PopTorch does
+    tree.IPU.POPART.OUTER_FRAGMENT_FOR = "memory"  # what the overlap is optimized for: memory, cycles
+    tree.IPU.POPART.OUTER_FRAGMENT_EXCLUDED = []  # IPUs that take no part in the overlap
+    tree.IPU.POPART.COPY_JUST_IN_TIME = True  # what a repeated part of the program works on is copied as it is needed
+    tree.IPU.POPART.EARLY_GRADIENT_CONSUMERS = True  # what reads a gradient and updates no weight is scheduled early
+    tree.IPU.POPART.PATTERNS = ["TiedGather", "TiedGatherAccumulate", "UpdateInplacePrioritiesForIpu"]  # -NAME: off
     return tree
 
 

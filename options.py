@@ -4,7 +4,7 @@
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from yacs.config import CfgNode
@@ -15,8 +15,8 @@ from common.logs import logger
 from planning.placement import ipus_of, pipeline_stages
 
 # Values of PopART enumerations that PopTorch passes on as integers.
-RECOMPUTE_NOTHING = 0  # popart.RecomputationType.NoRecompute
-OVERLAP_MEMORY_OPTIMIZED = 3  # popart.AccumulateOuterFragmentSchedule.OverlapMemoryOptimized
+RECOMPUTE_NOTHING, RECOMPUTE_ALL = 0, 4  # popart.RecomputationType NoRecompute, RecomputeAll
+OUTER_FRAGMENT = {"cycles": 2, "memory": 3}  # popart.AccumulateOuterFragmentSchedule Overlap...Optimized
 COPY_JUST_IN_TIME = 1  # popart.SubgraphCopyingStrategy.JustInTime
 
 
@@ -51,13 +51,15 @@ def training_options(config: CfgNode, launch: Launch) -> Any:
     if config.TRAIN.AUTO_LOSS_SCALING:
         training.setAutomaticLossScaling(True)
     options.Precision.enableStochasticRounding(config.IPU.STOCHASTIC_ROUNDING and half_weights(config))
-    if config.IPU.REPLICATED_TENSOR_SHARDING and launch.local_replicas == 1:
+    sharded = config.IPU.REPLICATED_TENSOR_SHARDING and launch.local_replicas > 1
+    if config.IPU.REPLICATED_TENSOR_SHARDING and not sharded:
         logger.warning("IPU.REPLICATED_TENSOR_SHARDING has no effect: a process with one replica has nothing to share")
-    elif config.IPU.REPLICATED_TENSOR_SHARDING:
-        location = poptorch.TensorLocationSettings().useReplicatedTensorSharding(True).useOnChipStorage(True)
-        location.minElementsForReplicatedTensorSharding(launch.local_replicas)
-        options.TensorLocations.setOptimizerLocation(location)
-    _set_popart(config, options)
+    location = poptorch.TensorLocationSettings().useOnChipStorage(not config.IPU.OPTIMIZER_STATE_OFF_CHIP)
+    location.useReplicatedTensorSharding(sharded)
+    location.minElementsForReplicatedTensorSharding(config.IPU.SHARDING_MIN_ELEMENTS)
+    options.TensorLocations.setOptimizerLocation(location)
+    _set_recomputation(config, options)
+    _set_popart(config, options, sharded)
     return options
 
 
@@ -83,13 +85,17 @@ def _common_options(config: CfgNode, launch: Launch) -> Any:
     # The asynchronous loader hands the options to a process of its own, and PopTorch's strategy of named stages cannot
     # be pickled. Stages that are counted as their blocks begin are the same, since `annotate` marks them in order.
     options.setExecutionStrategy(poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement))
-    options.setAvailableMemoryProportion({f"IPU{ipu}": config.IPU.AVAILABLE_MEMORY_PROPORTION for ipu in range(ipus)})
+    proportions = config.IPU.AVAILABLE_MEMORY_PROPORTION
+    if not isinstance(proportions, list):
+        proportions = [proportions] * ipus
+    options.setAvailableMemoryProportion({f"IPU{ipu}": share for ipu, share in enumerate(proportions)})
     options.randomSeed(config.SEED)
     options.Precision.setPartialsType(torch.half if config.IPU.PARTIALS == "half" else torch.float)
     options._Popart.set("defaultPrefetchBufferingDepth", config.IPU.POPART.PREFETCH_DEPTH)
-    if config.IPU.EXECUTABLE_CACHE:
-        folder = Path(config.IPU.EXECUTABLE_CACHE) / f"{config.MODEL.NAME}-{config.MODEL.PRECISION}"
-        options.enableExecutableCaching(str(folder))
+    _set_engine(config.IPU.ENGINE, options)
+    cache = executable_cache(config)
+    if cache is not None:
+        options.enableExecutableCaching(str(cache))
     if device_generates_data(config):
         options.enableSyntheticData(True)
     return options
@@ -108,17 +114,55 @@ def _distributed_options(launch: Launch, ipus_per_replica: int) -> Any:
     return options
 
 
-def _set_popart(config: CfgNode, options: Any) -> None:
-    """What PopTorch leaves to PopART: memory for accumulators, recomputation, and collectives of large models."""
-    popart = options._Popart
-    popart.set("disableGradAccumulationTensorStreams", True)
+def executable_cache(config: CfgNode) -> Optional[Path]:
+    """The folder of the model's compiled programs; None: they are not kept.
+
+    IPU.EXECUTABLE_CACHE auto is a folder in the output folder, so that a run that goes on need not compile again. A
+    host, which compiles in no time, and a run without an output folder keep nothing then.
+    """
+    folder = config.IPU.EXECUTABLE_CACHE
+    if folder == "auto":
+        folder = str(Path(config.OUTPUT, config.TAG, "executables")) if config.OUTPUT and accelerator.is_ipu() else ""
+    return Path(folder, f"{config.MODEL.NAME}-{config.MODEL.PRECISION}") if folder else None
+
+
+def _set_engine(engine: CfgNode, options: Any) -> None:
+    """What PopTorch leaves to Poplar's engine, which takes its options as text."""
+    settings = {
+        "opt.useAutoloader": engine.AUTOLOADER,
+        "target.syncReplicasIndependently": engine.INDEPENDENT_REPLICAS,
+    }
+    options._Popart.set("engineOptions", {name: str(value).lower() for name, value in settings.items()})
+    if engine.PROFILE_FOLDER:
+        options.enableProfiling(engine.PROFILE_FOLDER)
+
+
+def _set_recomputation(config: CfgNode, options: Any) -> None:
+    """What the backward pass computes again, beside the outputs of blocks that `annotate` keeps.
+
+    PopTorch asks for it by itself in pipelines only: a model on one IPU would keep everything.
+    """
     if not config.IPU.RECOMPUTATION:
-        popart.set("autoRecomputation", RECOMPUTE_NOTHING)
-    if config.IPU.POPART.MERGE_COLLECTIVES:
+        options._Popart.set("autoRecomputation", RECOMPUTE_NOTHING)
+    elif len(pipeline_stages(config)) == 1:
+        options._Popart.set("autoRecomputation", RECOMPUTE_ALL)
+
+
+def _set_popart(config: CfgNode, options: Any, sharded: bool) -> None:
+    """What PopTorch leaves to PopART in training: memory for accumulators, collectives, schedule and patterns."""
+    popart, settings = options._Popart, config.IPU.POPART
+    popart.set("disableGradAccumulationTensorStreams", True)
+    if settings.MERGE_COLLECTIVES and sharded:
         popart.set("replicatedCollectivesSettings.prepareScheduleForMergingCollectives", True)
         popart.set("replicatedCollectivesSettings.mergeAllReduceCollectives", True)
-    if config.IPU.POPART.OUTER_FRAGMENT:
-        popart.set("accumulateOuterFragmentSettings.schedule", OVERLAP_MEMORY_OPTIMIZED)
-        popart.set("accumulateOuterFragmentSettings.excludedVirtualGraphs", ["0"])
+    if settings.OUTER_FRAGMENT:
+        popart.set("accumulateOuterFragmentSettings.schedule", OUTER_FRAGMENT[settings.OUTER_FRAGMENT_FOR])
+        if settings.OUTER_FRAGMENT_EXCLUDED:
+            excluded = [str(ipu) for ipu in settings.OUTER_FRAGMENT_EXCLUDED]
+            popart.set("accumulateOuterFragmentSettings.excludedVirtualGraphs", excluded)
+    if settings.COPY_JUST_IN_TIME:
         popart.set("subgraphCopyingStrategy", COPY_JUST_IN_TIME)
+    if settings.EARLY_GRADIENT_CONSUMERS:
         popart.set("scheduleNonWeightUpdateGradientConsumersEarly", True)
+    if settings.PATTERNS:
+        popart.setPatterns({name.lstrip("-"): not name.startswith("-") for name in settings.PATTERNS})

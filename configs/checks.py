@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from common.errors import Refusal
 from planning.geometry import configured_layers
-from planning.placement import pipeline_stages
+from planning.placement import ipus_of, pipeline_stages
 
 PRECISIONS = ("16.16", "16.32", "32.32", "mix")
 PRECISION_ALIASES = {"half": "16.16", "float": "32.32"}
@@ -28,6 +28,7 @@ CHOICES = {
     "AUG.REMODE": ("pixel", "rand", "const"),
     "AUG.MIXUP_MODE": ("batch", "pair", "elem"),
     "IPU.PARTIALS": ("float", "half"),
+    "IPU.POPART.OUTER_FRAGMENT_FOR": ("memory", "cycles"),
 }
 
 # Smallest and largest value; every element of a list.
@@ -89,10 +90,19 @@ BOUNDS = {
     "IPU.DEVICE_ITERATIONS": (1, 1 << 16),
     "IPU.INFERENCE_DEVICE_ITERATIONS": (0, 1 << 16),
     "IPU.AVAILABLE_MEMORY_PROPORTION": (1e-3, 1.0),
+    "IPU.SHARDING_MIN_ELEMENTS": (1, 1 << 31),
     "IPU.POPART.PREFETCH_DEPTH": (1, 64),
+    "IPU.POPART.OUTER_FRAGMENT_EXCLUDED": (0, 63),
 }
 
-WHOLE = ("DATA.IMG_SIZE", "MODEL.SWIN.WINDOW_SIZE", "MODEL.SWIN.DEPTHS", "MODEL.SWIN.NUM_HEADS", "IPU.MAPPING")
+WHOLE = (
+    "DATA.IMG_SIZE",
+    "MODEL.SWIN.WINDOW_SIZE",
+    "MODEL.SWIN.DEPTHS",
+    "MODEL.SWIN.NUM_HEADS",
+    "IPU.MAPPING",
+    "IPU.POPART.OUTER_FRAGMENT_EXCLUDED",
+)
 LENGTHS = {
     "DATA.MEAN": "MODEL.SWIN.IN_CHANS",
     "DATA.STD": "MODEL.SWIN.IN_CHANS",
@@ -124,6 +134,7 @@ def check(config: CfgNode) -> None:
     _check_architecture(config)
     _check_schedule(config)
     _check_pipeline(config)
+    _check_ipu(config)
 
 
 def lookup(config: CfgNode, key: str) -> Any:
@@ -202,4 +213,23 @@ def _check_pipeline(config: CfgNode) -> None:
             f"TRAIN.ACCUMULATION_STEPS {config.TRAIN.ACCUMULATION_STEPS} is too small for {len(stages)} "
             f"pipeline stages: at least {fewest} (2F-1) are needed; raise --ga or use fewer stages in "
             "IPU.LAYERS_PER_IPU"
+        )
+
+
+def _check_ipu(config: CfgNode) -> None:
+    """What is said of single IPUs is said of IPUs that are there, and patterns are names."""
+    ipu, ipus = config.IPU, ipus_of(pipeline_stages(config))
+    proportions = ipu.AVAILABLE_MEMORY_PROPORTION
+    if isinstance(proportions, list) and len(proportions) != ipus:
+        raise Refusal(
+            f"IPU.AVAILABLE_MEMORY_PROPORTION has {len(proportions)} values: give one, or one for each of the {ipus} "
+            "IPUs of a replica"
+        )
+    for pattern in ipu.POPART.PATTERNS:
+        if not (isinstance(pattern, str) and pattern[pattern.startswith("-") :].isidentifier()):
+            raise Refusal(f"IPU.POPART.PATTERNS holds {pattern!r}: names of PopART patterns are wanted, -NAME for off")
+    if ipu.PARTIALS == "half" and not config.MODEL.PRECISION.startswith("16."):
+        raise Refusal(
+            f"IPU.PARTIALS half is for products of half numbers, which MODEL.PRECISION {config.MODEL.PRECISION} has "
+            "not: use --precision 16.16 or 16.32, or IPU.PARTIALS float"
         )

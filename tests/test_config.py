@@ -178,6 +178,13 @@ def test_empty_name_is_not_the_defaults():
         (["AUG.SCALE", "[1.0, 0.08]"], "AUG.SCALE [1.0, 0.08]: the smaller"),
         (["AUG.CUTMIX_MINMAX", "[0.8, 0.2]"], "the smaller"),
         (["MODEL", "swin"], "MODEL is a section of keys"),
+        (["IPU.AVAILABLE_MEMORY_PROPORTION", "[0.2, 0.2]"], "2 values: give one, or one for each of the 4"),
+        (["IPU.AVAILABLE_MEMORY_PROPORTION", "[0.2, 0.2, 0.2, 1.5]"], "1.5 is out of range"),
+        (["IPU.PARTIALS", "half"], "MODEL.PRECISION 32.32 has not"),
+        (["IPU.SHARDING_MIN_ELEMENTS", "0"], "out of range"),
+        (["IPU.POPART.OUTER_FRAGMENT_FOR", "speed"], "memory, cycles"),
+        (["IPU.POPART.OUTER_FRAGMENT_EXCLUDED", "[0.5]"], "whole numbers"),
+        (["IPU.POPART.PATTERNS", "['-Tied Gather']"], "'-Tied Gather'"),
     ],
 )
 def test_contradiction_or_value_out_of_range_is_refused(opts, said):

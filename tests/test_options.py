@@ -64,22 +64,64 @@ def test_more_inference_iterations_than_stages_are_kept():
 
 
 @pytest.mark.parametrize("local_replicas, sharded", [(1, False), (2, True)])
-def test_optimizer_state_is_sharded_over_replicas_only(local_replicas, sharded, caplog):
+def test_optimizer_state_and_collectives_are_of_replicas_that_share(local_replicas, sharded, caplog):
     config = get_config("SWIN_TINY", ["IPU.REPLICATED_TENSOR_SHARDING", "True"])
     options = training_options(config, Launch(0, 1, local_replicas, local_replicas))
     assert ("IPU.REPLICATED_TENSOR_SHARDING has no effect" in caplog.text) is not sharded
-    location = options.toDict().get("location_optimizer")
-    assert location == (
-        {"useReplicatedTensorSharding": 1, "onChip": 1, "minElementsForReplicatedTensorSharding": local_replicas}
-        if sharded
-        else None
-    )
+    assert location(options)["useReplicatedTensorSharding"] == sharded
+    merged = {key for key in options._Popart.options if key.startswith("replicatedCollectivesSettings.")}
+    assert bool(merged) is sharded
 
 
-def test_executables_are_cached_in_a_folder_of_the_configuration(tmp_path):
+def location(options):
+    return options.toDict()["location_optimizer"]
+
+
+def test_biases_stay_whole_and_the_threshold_of_sharding_is_a_key():
+    opts = ["IPU.REPLICATED_TENSOR_SHARDING", "True"]
+    assert location(training_options(get_config("SWIN_TINY", opts), ALONE)) == {
+        "useReplicatedTensorSharding": 1,
+        "onChip": 1,
+        "minElementsForReplicatedTensorSharding": 1024,
+    }
+    opts += ["IPU.SHARDING_MIN_ELEMENTS", "4"]
+    found = location(training_options(get_config("SWIN_TINY", opts), ALONE))
+    assert found["minElementsForReplicatedTensorSharding"] == 4
+
+
+@pytest.mark.parametrize("off_chip, on_chip", [("True", 0), ("False", 1)])
+def test_optimizer_state_can_wait_off_chip(off_chip, on_chip):
+    config = get_config("SWIN_TINY", ["IPU.OPTIMIZER_STATE_OFF_CHIP", off_chip])
+    assert location(training_options(config, ALONE))["onChip"] == on_chip
+
+
+@pytest.mark.parametrize("build", [training_options, inference_options])
+def test_each_ipu_can_have_its_own_share_of_memory_for_temporaries(build):
+    opts = ["IPU.LAYERS_PER_IPU", "[6, 6]", "IPU.AVAILABLE_MEMORY_PROPORTION", "[0.15, 0.4]"]
+    assert build(get_config("SWIN_TINY", opts), ALONE).available_memory_proportion == {0: 0.15, 1: 0.4}
+
+
+@pytest.mark.parametrize("build", [training_options, inference_options])
+def test_executables_are_cached_in_a_folder_of_the_configuration(build, tmp_path):
     config = get_config("SWIN_TINY_FP16", ["IPU.EXECUTABLE_CACHE", str(tmp_path)])
-    path = training_options(config, ALONE)._Popart.options["cachePath"]
-    assert path == str(tmp_path / "swin_tiny_patch4_window7_224-16.16")
+    popart = build(config, ALONE)._Popart.options
+    assert popart["cachePath"] == str(tmp_path / "swin_tiny_patch4_window7_224-16.16")
+    assert popart["enableEngineCaching"] is True
+
+
+@pytest.mark.parametrize(
+    "ipu, output, cache, found",
+    [
+        (True, "out", "auto", "out/first/executables/swin_tiny_patch4_window7_224-32.32"),
+        (True, "out", "", None),
+        (True, "", "auto", None),
+        (False, "out", "auto", None),
+    ],
+)
+def test_cache_of_an_ipu_is_in_the_output_folder_unless_told_otherwise(ipu, output, cache, found, monkeypatch):
+    monkeypatch.setattr(accelerator, "is_ipu", lambda: ipu)
+    config = get_config("SWIN_TINY", ["OUTPUT", output, "TAG", "first", "IPU.EXECUTABLE_CACHE", cache])
+    assert training_options(config, ALONE)._Popart.options.get("cachePath") == found
 
 
 @pytest.mark.parametrize("device, process, shown", [("cpu", 0, False), ("ipu", 0, True), ("ipu", 1, False)])
@@ -102,23 +144,71 @@ def test_processes_are_told_their_place():
     assert options.replication_factor == 2
 
 
-def test_large_fine_tuning_sets_what_popart_needs():
-    popart = training_options(get_config("SWIN_LARGE_224_22K_FINETUNE_1K_FP16_POD16"), ALONE)._Popart.options
-    for key in (
-        "disableGradAccumulationTensorStreams",
-        "replicatedCollectivesSettings.mergeAllReduceCollectives",
-        "accumulateOuterFragmentSettings.schedule",
-        "subgraphCopyingStrategy",
-    ):
-        assert popart[key]
+@pytest.mark.parametrize(
+    "layers, recompute, found",
+    [("[12]", "True", 4), ("[6, 6]", "True", None), ("[12]", "False", 0), ("[6, 6]", "False", 0)],
+)
+def test_one_ipu_is_told_to_recompute_what_pipelines_recompute_by_themselves(layers, recompute, found):
+    config = get_config("SWIN_TINY", ["IPU.LAYERS_PER_IPU", layers, "IPU.RECOMPUTATION", recompute])
+    assert training_options(config, ALONE)._Popart.options.get("autoRecomputation") == found
 
 
-def test_partials_recomputation_and_generated_data_have_their_keys():
-    config = get_config(
-        "SWIN_TINY",
-        ["IPU.PARTIALS", "half", "IPU.RECOMPUTATION", "False", "DATA.DATASET", "generated", "DATA.GENERATED", "device"],
-    )
+POPART_DEFAULTS = {
+    "disableGradAccumulationTensorStreams": True,
+    "accumulateOuterFragmentSettings.schedule": 3,
+    "subgraphCopyingStrategy": 1,
+    "scheduleNonWeightUpdateGradientConsumersEarly": True,
+    "patterns": {"TiedGather": True, "TiedGatherAccumulate": True, "UpdateInplacePrioritiesForIpu": True},
+    "patterns_level": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "key, value, changed",
+    [
+        (None, None, {}),
+        ("OUTER_FRAGMENT", "False", {"accumulateOuterFragmentSettings.schedule": None}),
+        ("OUTER_FRAGMENT_FOR", "cycles", {"accumulateOuterFragmentSettings.schedule": 2}),
+        ("OUTER_FRAGMENT_EXCLUDED", "[0, 2]", {"accumulateOuterFragmentSettings.excludedVirtualGraphs": ["0", "2"]}),
+        ("COPY_JUST_IN_TIME", "False", {"subgraphCopyingStrategy": None}),
+        ("EARLY_GRADIENT_CONSUMERS", "False", {"scheduleNonWeightUpdateGradientConsumersEarly": None}),
+        ("PATTERNS", "['-TiedGather', 'OpToIdentity']", {"patterns": {"TiedGather": False, "OpToIdentity": True}}),
+        ("PATTERNS", "[]", {"patterns": None, "patterns_level": None}),
+    ],
+)
+def test_popart_gets_what_the_keys_say_and_inference_none_of_it(key, value, changed):
+    config = get_config("SWIN_TINY", [f"IPU.POPART.{key}", value] if key else [])
+    expected = {**POPART_DEFAULTS, **changed}
+    for name, setting in expected.items():
+        assert training_options(config, ALONE)._Popart.options.get(name) == setting
+        assert name not in inference_options(config, ALONE)._Popart.options
+
+
+def test_engine_gets_the_loader_the_synchronization_and_the_profile_of_the_keys(tmp_path):
+    def engine(*opts):
+        return training_options(get_config("SWIN_TINY", opts), ALONE)._Popart.options["engineOptions"]
+
+    assert engine() == {"opt.useAutoloader": "true", "target.syncReplicasIndependently": "true"}
+    opts = ["IPU.ENGINE.AUTOLOADER", "False", "IPU.ENGINE.INDEPENDENT_REPLICAS", "False"]
+    assert engine(*opts, "IPU.ENGINE.PROFILE_FOLDER", str(tmp_path)) == {
+        "opt.useAutoloader": "false",
+        "target.syncReplicasIndependently": "false",
+        "debug.allowOutOfMemory": "true",
+        "autoReport.directory": str(tmp_path),
+        "autoReport.all": "true",
+    }
+
+
+def test_large_fine_tuning_shards_and_keeps_the_first_ipu_out_of_the_overlap():
+    options = training_options(get_config("SWIN_LARGE_224_22K_FINETUNE_1K_FP16_POD16"), ALONE)
+    assert location(options)["useReplicatedTensorSharding"] == 1
+    assert options._Popart.options["replicatedCollectivesSettings.mergeAllReduceCollectives"] is True
+    assert options._Popart.options["accumulateOuterFragmentSettings.excludedVirtualGraphs"] == ["0"]
+
+
+def test_half_partials_and_data_generated_on_the_device_have_their_keys():
+    opts = ["MODEL.PRECISION", "16.16", "IPU.PARTIALS", "half"]
+    config = get_config("SWIN_TINY", [*opts, "DATA.DATASET", "generated", "DATA.GENERATED", "device"])
     popart = training_options(config, ALONE)._Popart.options
     assert popart["partialsTypeMatMuls"] == "half"
-    assert popart["autoRecomputation"] == 0
     assert popart["syntheticDataMode"] == 2

@@ -139,10 +139,11 @@ def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:
 def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes: int = 0) -> CfgNode:
     """The frozen configuration that a command line asks for, on top of a checkpoint's if `saved` holds one.
 
-    Generated images stand for those of the configured data set, so they have as many classes: `classes` where the
-    checkpoint knows how many those are.
+    The output folder of the run that saved a checkpoint does not come with it. Generated images stand for those of the
+    configured data set, so they have as many classes: `classes` where the checkpoint knows how many those are.
     """
-    config = configuration.get_config(args.cfg, args.opts, overrides(args), saved)
+    given = overrides(args) if saved is None else [("OUTPUT", ""), ("TAG", ""), *overrides(args)]
+    config = configuration.get_config(args.cfg, args.opts, given, saved)
     if getattr(args, "DATA.CACHE_MODE", None) is not None and not config.DATA.ZIP_MODE:
         raise Refusal("--cache-mode is of images in zip files: give --zip, too, or leave it out")
     if not args.synthetic:
@@ -152,7 +153,7 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
         ("DATA.GENERATED", args.synthetic),
         ("MODEL.NUM_CLASSES", config.MODEL.NUM_CLASSES or classes or configured_classes(config)),
     ]
-    return configuration.get_config(args.cfg, args.opts, overrides(args) + generated, saved)
+    return configuration.get_config(args.cfg, args.opts, given + generated, saved)
 
 
 def _common_parser(command: str, description: str) -> CommandLine:

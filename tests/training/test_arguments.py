@@ -144,3 +144,9 @@ def test_help_shows_what_a_flag_takes_instead_of_its_key(parse, capsys):
 def test_keys_of_flags_are_tested():
     assert {flag.key for flag in KEY_FLAGS if flag.kind is not bool} == set(VALUES)
     assert arguments.DEVICES == ("auto", "ipu", "gpu", "cpu")
+
+
+def test_output_folder_of_the_run_that_saved_a_checkpoint_stays_behind():
+    saved = build_config(parse_training(["--cfg", "SWIN_TINY", "--output", "out", "--tag", "a"])).dump()
+    config = build_config(parse_validation(["--checkpoint", "out/a/best.pth"]), saved)
+    assert (config.OUTPUT, config.TAG, config.MODEL.NAME) == ("", "", "swin_tiny_patch4_window7_224")
