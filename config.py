@@ -8,19 +8,23 @@ learning rate, class count) are not written back: see `training/processes.py`.
 """
 
 import ast
+import itertools
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import yaml
 from yacs.config import CfgNode
 
 from common.errors import Refusal
+from common.files import read_regular
 from configs import checks
 from utils import nearest, one_line, reason
 
 NAMED_CONFIGS = Path(__file__).resolve().parent / "configs" / "configs.yaml"
-MAX_YAML_BYTES = 1 << 20
+MAX_YAML_BYTES = 64 << 10  # PyYAML takes half a second for it; ours have 10 KiB
 MAX_BASE_DEPTH = 8
+MAX_BASE_FILES = 64  # in all, however they name each other
+MAX_WHOLE = 2**63 - 1  # what fits into a tensor
 
 # Keys that may hold more than the type of their default value.
 ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
@@ -180,7 +184,7 @@ def get_config(
     """
     tree = defaults()
     if saved:
-        _merge(tree, _parse(saved, "checkpoint"), "checkpoint")
+        _merge(tree, parse(saved, "checkpoint"), "checkpoint")
     if name_or_path is not None:
         for source, values in _layers(name_or_path):
             _merge(tree, values, source)
@@ -214,7 +218,10 @@ def _layers(name_or_path: str) -> List[Tuple[str, Dict[str, Any]]]:
     """(source, values) of a configuration and those it is based on, the deepest base first."""
     if Path(name_or_path).suffix in (".yaml", ".yml"):
         path = Path(name_or_path).resolve()
-        return _file_layers(path, path.parent, ())
+        layers = list(itertools.islice(_file_layers(path, path.parent, ()), MAX_BASE_FILES + 1))
+        if len(layers) > MAX_BASE_FILES:
+            raise Refusal(f"{path}: BASE leads to more than {MAX_BASE_FILES} files")
+        return layers
     return _named_layers(name_or_path, ())
 
 
@@ -230,7 +237,7 @@ def _named_layers(name: str, seen: Tuple[str, ...]) -> List[Tuple[str, Dict[str,
     return below + [(f"{NAMED_CONFIGS.name}: {name}", values)]
 
 
-def _file_layers(path: Path, root: Path, seen: Tuple[Path, ...]) -> List[Tuple[str, Dict[str, Any]]]:
+def _file_layers(path: Path, root: Path, seen: Tuple[Path, ...]) -> Iterator[Tuple[str, Dict[str, Any]]]:
     """Layers of a YAML file; BASE names files beside or below the first one, so that a file cannot reach out."""
     if path.suffix not in (".yaml", ".yml") or root not in path.parents:
         raise Refusal(f"BASE {path} must be a .yaml file inside {root}")
@@ -238,31 +245,34 @@ def _file_layers(path: Path, root: Path, seen: Tuple[Path, ...]) -> List[Tuple[s
         raise Refusal(f"{seen[0]}: BASE leads back to itself or deeper than {MAX_BASE_DEPTH} files")
     values = dict(_read(path))
     bases = values.pop("BASE", None) or []
-    layers: List[Tuple[str, Dict[str, Any]]] = []
-    for base in [bases] if isinstance(bases, str) else bases:
-        if base:
-            layers += _file_layers((path.parent / str(base)).resolve(), root, seen + (path,))
-    return layers + [(str(path), values)]
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise Refusal(f"{path}: BASE takes the name of a file, or a list of them, not {_brief(bases)}")
+    for base in filter(None, bases):
+        yield from _file_layers((path.parent / base).resolve(), root, seen + (path,))
+    yield str(path), values
 
 
 def _read(path: Path) -> Dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise Refusal(f"{path} is larger than {MAX_YAML_BYTES} bytes: not a configuration")
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, MAX_YAML_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal(f"configuration {path} cannot be read: {reason(error)}") from error
-    return _parse(text, str(path))
+    return parse(text, str(path))
 
 
 class _StrictLoader(yaml.SafeLoader):
     """Plain data only; a key given twice and aliases within aliases are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {_brief(key)} is no name", node.start_mark)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Optional[yaml.Node]:
@@ -273,14 +283,27 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _parse(text: str, source: str) -> Dict[str, Any]:
+def parse(text: str, source: str) -> Dict[str, Any]:
+    """The sections and keys of a configuration's text, as plain data.
+
+    Raises:
+        utils.Refusal: naming `source`, for a text that is not one.
+    """
+    if len(text) > MAX_YAML_BYTES:
+        raise Refusal(f"{source} is not a configuration: it has more than {MAX_YAML_BYTES} characters")
     try:
         values = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader: plain data only
-    except (yaml.YAMLError, RecursionError) as error:
-        raise Refusal(f"{source} is not a configuration: {one_line(error)}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: dates and numbers that are none
+        raise Refusal(f"{source} is not a configuration: {_brief(one_line(error), 300)}") from error
     if not isinstance(values, dict):
         raise Refusal(f"{source} is not a configuration: it holds {type(values).__name__}, not sections with keys")
     return values
+
+
+def _brief(value: Any, length: int = 80) -> str:
+    """A value of somebody else's file as a line can hold it."""
+    text = value if isinstance(value, str) and length > 80 else repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _merge(tree: CfgNode, values: Dict[str, Any], source: str, prefix: str = "") -> None:
@@ -304,10 +327,10 @@ def _find(tree: CfgNode, key: str) -> Any:
 
 def _assign(tree: CfgNode, key: str, value: Any, source: str) -> None:
     known = list(keys_of(tree))
-    if isinstance(_find(tree, str(key)), CfgNode):
-        raise Refusal(f"{source}: {key} is a section of keys, and cannot be {value!r}")
+    if isinstance(_find(tree, key), CfgNode):
+        raise Refusal(f"{source}: {key} is a section of keys, and cannot be {_brief(value)}")
     if key not in known:
-        raise Refusal(f"{source}: unknown key {key}{nearest(str(key), known)}")
+        raise Refusal(f"{source}: unknown key {_brief(key, 81)}{nearest(key[:80], known)}")
     *sections, leaf = key.split(".")
     node = tree
     for section in sections:
@@ -325,11 +348,14 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
         value = str(value)
     if isinstance(value, tuple):
         value = list(value)
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, int) and abs(part) > MAX_WHOLE for part in parts):
+        raise Refusal(f"{source}: {key} takes whole numbers up to {MAX_WHOLE}")
     if isinstance(value, int) and not isinstance(value, bool) and float in types and int not in types:
         value = float(value)
     if type(value) not in types:
         wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in types)
-        raise Refusal(f"{source}: {key} takes {wanted}, not {value!r}")
+        raise Refusal(f"{source}: {key} takes {wanted}, not {_brief(value)}")
     return value
 
 
@@ -340,5 +366,5 @@ def _decode(text: str) -> Any:
         return plain[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the latter for thousands of brackets
         return text

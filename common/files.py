@@ -1,20 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Files that are written whole or not at all."""
+"""Files: opened only where they are regular ones, read once, and written whole or not at all."""
 
+import errno
 import os
+import stat
 from pathlib import Path
+from typing import Union
+
+PathLike = Union[str, "os.PathLike[str]"]
+TRANSIENT_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)  # that storage gives and takes back
+
+
+class NotRegular(OSError):
+    """A name that somebody else made leads to a folder, a pipe, a device or a socket."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EINVAL, "it is not a regular file")
+
+
+class TooLarge(OSError):
+    """A file is larger than anything that belongs under its name."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(errno.EFBIG, f"it has {size} bytes, more than {limit}")
+
+
+def open_regular(path: PathLike, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of the regular file at `path`; opening it waits for nobody.
+
+    Args:
+        path: a name that this program did not make.
+        flags: as os.open takes them.
+
+    Raises:
+        NotRegular: for a folder, a pipe (which would wait for its other end for ever), a device or a socket.
+        OSError: when it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe that nobody reads, a socket; a folder
+            raise NotRegular() from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegular()
+    return descriptor
+
+
+def read_regular(path: PathLike, limit: int) -> bytearray:
+    """The contents of the regular file at `path`, read once.
+
+    Raises:
+        NotRegular, TooLarge: see there; nothing was read.
+        OSError: when it cannot be read.
+    """
+    with open(open_regular(path), "rb", buffering=0) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > limit:
+            raise TooLarge(size, limit)
+        contents = bytearray(size)
+        filled, view = 0, memoryview(contents)
+        while filled < size:
+            count = stream.readinto(view[filled:])
+            if not count:
+                raise OSError(errno.EIO, f"it ended after {filled} of {size} bytes while it was read")
+            filled += count
+    return contents
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces the file at `path` by `text`; a reader sees the old contents or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
+        with open(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_file():
+            temporary.unlink()
         raise

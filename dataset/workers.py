@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 import accelerator
 from common.errors import EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.logs import logger
-from dataset.memory import SHARED_MEMORY, free_shared_memory
+from common.memory import SHARED_MEMORY, free_shared_memory
 from dataset.samples import DataError
 
 STALL_SECONDS = 60  # without any batch before workers count as hung,

@@ -17,8 +17,8 @@ import numpy as np
 
 from common.errors import EXIT_DATA, Refusal
 from common.logs import logger
+from common.memory import available_memory
 from dataset.decode import MAX_FILE_BYTES, BadImage, shown
-from dataset.memory import available_memory
 from utils import one_line
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7

@@ -152,7 +152,7 @@ def resize_table(table: Tensor, size: Pair) -> Tensor:
 
 def _read(path: Path) -> Any:
     try:
-        return read_archive(path)
+        return read_archive(path).contents
     except DamagedFile as error:
         if path.is_file() and not zipfile.is_zipfile(path):
             raise _refusal(path, "it is damaged, or not in the format of torch.save since PyTorch 1.6") from error

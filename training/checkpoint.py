@@ -2,28 +2,50 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Checkpoints: one file format, saved atomically, verified before use.
 
-A checkpoint is a zip archive as torch.save writes it, holding plain tensors and plain containers only, so that it loads
-with weights-only unpickling and its CRCs tell a damaged file from a good one. A run keeps three in its output folder:
+A checkpoint is a zip archive as torch.save writes it, holding plain tensors and plain containers only, with a digest of
+the whole file in the archive's comment. A run keeps these in its output folder:
 
-    last.pth      the newest state
-    previous.pth  the one before, should the newest be damaged
-    best.pth      the state with the best validation accuracy
+    last.pth             the newest state
+    previous.pth         the one before, should the newest be damaged
+    best.pth             the state with the best validation accuracy
+    update-00001234.pth  the last TRAIN.KEEP states, by their number of updates
 """
 
+import errno
+import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple, cast
 
 import torch
 
-from common.archive import DamagedFile, first_non_finite, read_archive, tensors_of
+from common import seal
+from common.archive import DamagedFile, read_archive, tensors_of
 from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal
+from common.files import TRANSIENT_ERRORS, open_regular
 from common.logs import logger
+from training import schema
+from utils import reason
 
-FORMAT = 1
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
-FIELDS = ("format", "model", "optimizer", "rng_states", "progress", "config", "classes")
+KEPT = "update-*.pth"
+ATTEMPTS = 2  # at a save that storage's passing troubles end
+CHUNK = 1 << 20  # bytes read at once for a digest
+
+# What to do about an error of the system, where it is not to run the same command again.
+REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "your quota is used up: free some space",
+    errno.EROFS: "the file system is read-only: mount it writable, or choose another --output",
+    errno.EACCES: "the folder's permissions do not allow it: change them, or choose another --output",
+    errno.EPERM: "the folder's permissions do not allow it: change them, or choose another --output",
+    errno.EIO: "the storage fails: look at the system's log, or choose another --output",
+    errno.EFBIG: "files of this size are not allowed here: see ulimit -f, or choose another --output",
+    errno.EISDIR: "a folder has a name that the checkpoint needs: move it away",
+    errno.ENOTEMPTY: "a folder has a name that the checkpoint needs: move it away",
+    errno.ENOENT: "the output folder is gone: was it moved or deleted?",
+}
 
 
 def load(path: Path) -> Dict[str, Any]:
@@ -45,8 +67,8 @@ def load_own(path: Path) -> Optional[Dict[str, Any]]:
         Refusal: when the file is missing or damaged.
     """
     try:
-        state = read_archive(path)
-        return _verified(state) if isinstance(state, dict) and all(field in state for field in FIELDS) else None
+        contents, sealed = read_archive(path)
+        return schema.verified(contents, sealed) if schema.looks_own(contents) else None
     except DamagedFile as error:
         raise Refusal(f"checkpoint {path} cannot be used: {error}", EXIT_CHECKPOINT) from error
 
@@ -54,61 +76,86 @@ def load_own(path: Path) -> Optional[Dict[str, Any]]:
 def find(folder: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
     """The newest good checkpoint of an output folder with its path; None where there is none at all.
 
+    Damaged ones get another name as soon as there is a good one, so that no save can put them in its place.
+
     Raises:
         Refusal: when there are checkpoints and not one of them is good.
     """
-    good: List[Tuple[Path, Dict[str, Any]]] = []
-    seen = False
-    for name in (LAST, PREVIOUS, BEST):
+    found: Optional[Tuple[Path, Dict[str, Any]]] = None
+    damaged: List[Path] = []
+    for name in (LAST, PREVIOUS, BEST, *reversed(kept(folder))):
         path = folder / name
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
-        seen = True
         try:
-            good.append((path, _load(path)))
+            state = _load(path)
         except DamagedFile as error:
             logger.warning("checkpoint %s is skipped: %s", path, error)
-        if good and name == LAST:
-            return good[0]
-    if seen and not good:
+            damaged.append(path)
+            continue
+        if found is None or state["progress"]["update"] > found[1]["progress"]["update"]:
+            found = path, state
+        if name == LAST:
+            break
+    if damaged and found is None:
         raise Refusal(f"no checkpoint in {folder} can be used: move them away to start anew", EXIT_CHECKPOINT)
-    return max(good, key=lambda found: found[1]["progress"]["update"]) if good else None
+    for path in damaged:
+        _set_aside(path)
+    return found
 
 
-def save(folder: Path, state: Mapping[str, Any], is_best: bool) -> None:
+def kept(folder: Path) -> List[str]:
+    """Names of the checkpoints that TRAIN.KEEP is about, the oldest first."""
+    return sorted(path.name for path in folder.glob(KEPT))
+
+
+def save(folder: Path, state: Mapping[str, Any], is_best: bool, keep: int = 0) -> None:
     """Makes `state` the folder's last checkpoint, and its best if it is; the old last one becomes the previous one.
 
-    At no moment is there less than one good checkpoint.
+    At no moment is there less than one good checkpoint: the new file is written beside the old ones, synchronised and
+    read back before anything is renamed or deleted.
+
+    Args:
+        keep: how many of the last checkpoints stay beside these, under names of their own.
 
     Raises:
-        Refusal: when the disk refuses; what was there before is still there.
+        Refusal: when the system refuses; what was there before is still there.
     """
     path = folder / LAST
     temporary = folder / f".{LAST}.tmp"
-    try:
-        with open(temporary, "wb") as stream:
-            torch.save(dict(state, format=FORMAT), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if path.exists():
-            os.replace(path, folder / PREVIOUS)
-        os.replace(temporary, path)
-        if is_best:
-            _link(path, folder / BEST)
-        _sync_folder(folder)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise Refusal(
-            f"checkpoint {path} of {_megabytes(state)} cannot be saved: {_system_error(error)}; free some "
-            "space and run the same command again",
-            EXIT_RESOURCE,
-        ) from error
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _write(temporary, dict(state, format=schema.FORMAT))
+            _put_in_place(temporary, folder, state["progress"]["update"], is_best, keep)
+            return
+        except (OSError, RuntimeError, DamagedFile) as error:
+            cause = _system_error(error)
+            if cause is None:
+                raise
+            if temporary.is_file():
+                temporary.unlink()
+            if cause.errno in TRANSIENT_ERRORS and attempt < ATTEMPTS:
+                logger.warning("checkpoint %s is saved once more: %s", path, reason(cause))
+                continue
+            remedy = REMEDIES.get(cause.errno or 0, "mend this")
+            raise Refusal(
+                f"checkpoint {path} of {_megabytes(state)} cannot be saved: {cause}; {remedy} "
+                "and run the same command again",
+                EXIT_RESOURCE,
+            ) from error
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes what a killed run left behind: files that it had not finished writing."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
+    """Deletes what a killed run left behind: files that it had not finished writing, and probes.
+
+    Raises:
+        Refusal: for a folder or the like under such a name, which no run of ours made.
+    """
+    for pattern in (".*.tmp", ".probe.*"):
+        for leftover in folder.glob(pattern):
+            if leftover.is_symlink() or not leftover.is_file():
+                raise Refusal(f"{leftover} is in the way of this run's temporary files: move it away")
+            leftover.unlink()
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -143,32 +190,68 @@ def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> N
 
 
 def _load(path: Path) -> Dict[str, Any]:
-    state = read_archive(path)
-    if not isinstance(state, dict) or any(field not in state for field in FIELDS):
-        raise DamagedFile("it is no checkpoint of this program; give foreign weights to --pretrained-model")
-    return _verified(state)
+    return schema.verified(*read_archive(path))
 
 
-def _verified(state: Dict[str, Any]) -> Dict[str, Any]:
-    """The state, when this program can go on from it."""
-    if state["format"] != FORMAT:
-        raise DamagedFile(f"its format is {state['format']}, this program reads {FORMAT}")
-    broken = first_non_finite({name: state[name] for name in ("model", "optimizer")})
-    if broken is not None:
-        raise DamagedFile(f"its {broken} is not finite")
-    return state
+def _set_aside(path: Path) -> None:
+    """Gives a damaged checkpoint the first free name, so that nothing of it is lost."""
+    number = 1
+    while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    aside = path.with_name(f"{path.name}.damaged-{number}")
+    os.replace(path, aside)
+    logger.warning("%s is kept as %s", path, aside)
+
+
+def _write(temporary: Path, state: Mapping[str, Any]) -> None:
+    """A sealed file that is on the disk, and holds when it is read back what was written.
+
+    Raises:
+        DamagedFile: when it does not.
+    """
+    with open(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as stream:
+        sealing = seal.SealingStream(stream)
+        torch.save(state, cast(BinaryIO, sealing))  # which only writes
+        sealing.seal()
+        stream.flush()
+        os.fsync(stream.fileno())
+    with open(open_regular(temporary), "rb") as stream:
+        digest, left = hashlib.sha256(), os.fstat(stream.fileno()).st_size - seal.LENGTH
+        while left > 0:
+            chunk = stream.read(min(CHUNK, left))
+            if not chunk:
+                break
+            digest.update(chunk)
+            left -= len(chunk)
+        if stream.read() != seal.MARK + digest.hexdigest().encode():
+            raise DamagedFile("it holds something else than was written") from OSError(errno.EIO, "wrong contents")
+
+
+def _put_in_place(temporary: Path, folder: Path, update: int, is_best: bool, keep: int) -> None:
+    """Gives a verified new checkpoint its names, and deletes those that TRAIN.KEEP no longer covers."""
+    path = folder / LAST
+    if path.exists():
+        os.replace(path, folder / PREVIOUS)
+    os.replace(temporary, path)
+    if is_best:
+        _link(path, folder / BEST)
+    if keep:
+        _link(path, folder / KEPT.replace("*", f"{update:08d}"))
+        for name in kept(folder)[:-keep]:
+            (folder / name).unlink()
+    _sync_folder(folder)
 
 
 def _megabytes(state: Mapping[str, Any]) -> str:
     return f"{sum(tensor.numel() * tensor.element_size() for _, tensor in tensors_of(state)) / 1e6:.1f} MB"
 
 
-def _system_error(error: BaseException) -> BaseException:
-    """The system's error behind one of torch.save, which only tells that it could not go on where it was."""
+def _system_error(error: BaseException) -> Optional[OSError]:
+    """The system's error behind one of torch.save, which only tells that it could not go on where it was; or None."""
     cause: Optional[BaseException] = error
     while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__context__
-    return error if cause is None else cause
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _link(source: Path, target: Path) -> None:

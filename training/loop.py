@@ -170,7 +170,7 @@ def save(run: Run, progress: Progress, is_best: bool) -> None:
 
 
 def _write(folder: Path, run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -> None:
-    trained = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
+    trained = {"model": dict(run.model.state_dict()), "optimizer": run.optimizer.state_dict()}
     broken = first_non_finite(trained)
     if broken is not None:
         raise Refusal(

@@ -5,11 +5,11 @@
 import dataclasses
 from typing import Any, Dict, List, Tuple
 
-import yaml
 from yacs.config import CfgNode
 
 from common.errors import EXIT_CHECKPOINT, Refusal
 from common.logs import logger
+from config import parse
 
 
 @dataclasses.dataclass
@@ -69,7 +69,7 @@ def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
     Raises:
         Refusal: for a change that makes it another run, or that moves samples in the middle of an epoch.
     """
-    before, now = _flatten(yaml.safe_load(saved)), _flatten(yaml.safe_load(config.dump()))
+    before, now = _flatten(parse(saved, "checkpoint")), _flatten(parse(config.dump(), "configuration"))
     for key in sorted(set(before) | set(now)):
         change = (before.get(key), now.get(key))
         if change[0] == change[1]:

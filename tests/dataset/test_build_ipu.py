@@ -18,8 +18,9 @@ import pytest
 import torch
 
 import accelerator
+from common import memory
 from common.errors import EXIT_DATA, EXIT_RESOURCE, EXIT_USAGE, Refusal
-from dataset import memory, workers
+from dataset import workers
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from dataset.generated import GeneratedImages
 from dataset.samplers import PADDING, EvaluationSampler, Layout, epoch_order

@@ -2,6 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Checkpoints: what is saved loads, what is damaged is never used, and a save destroys nothing."""
 
+import dataclasses
+import errno
+import io
 import os
 import pickle
 import random
@@ -10,10 +13,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal
 from training import checkpoint
+from training.progress import Progress
 
 
 def state(update: int, **changes):
@@ -28,9 +33,10 @@ def state(update: int, **changes):
                 "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0, 1]}],
             },
             "rng_states": [[1, 2, 3]],
-            "progress": {"update": update},
+            "progress": dataclasses.asdict(Progress(update=update)),
             "config": "SEED: 0\n",
             "classes": ["a", "b"],
+            "training_images": 36,
         },
         **changes,
     )
@@ -74,22 +80,36 @@ def test_empty_folder_has_no_checkpoint_and_foreign_files_do_not_count(tmp_path)
 
 
 def test_every_flipped_bit_is_found(tmp_path):
+    """Padding, headers, time stamps and the digest itself included."""
     checkpoint.save(tmp_path, state(1), is_best=False)
     good = (tmp_path / "last.pth").read_bytes()
     chooser = random.Random(0)
-    harmful = 0
-    for _ in range(200):
+    for position in [*(chooser.randrange(len(good)) for _ in range(150)), *range(len(good) - 50, len(good))]:
         data = bytearray(good)
-        position = chooser.randrange(len(data))
         data[position] ^= 1 << chooser.randrange(8)
         (tmp_path / "last.pth").write_bytes(data)
-        try:
-            read = checkpoint.load(tmp_path / "last.pth")
-        except Refusal:
-            harmful += 1
-        else:  # a bit of padding or of a time stamp: what is read is what was saved
-            assert equal(read, state(1))
-    assert harmful > 100
+        with pytest.raises(Refusal, match="cannot be used"):
+            checkpoint.load(tmp_path / "last.pth")
+
+
+def test_file_without_a_digest_is_read_where_it_is_of_the_first_format_and_refused_where_it_is_not(tmp_path):
+    old = state(1)
+    del old["training_images"]
+    torch.save(dict(old, format=1), tmp_path / "old.pth")
+    assert equal(checkpoint.load(tmp_path / "old.pth"), old)
+    torch.save(dict(state(1), format=2), tmp_path / "new.pth")
+    with pytest.raises(Refusal, match="its digest is missing"):
+        checkpoint.load(tmp_path / "new.pth")
+
+
+def test_checkpoint_is_read_by_torch_and_timm_as_any_other(tmp_path):
+    checkpoint.save(tmp_path, state(1), is_best=False)
+    path = tmp_path / "last.pth"
+    assert equal(torch.load(path, weights_only=True), state(1)) and zipfile.ZipFile(path).testzip() is None
+    model = torch.nn.Module()
+    model.head = torch.nn.Linear(20, 30)
+    timm.models.load_checkpoint(model, str(path))
+    assert torch.equal(model.head.weight, state(1)["model"]["head.weight"])
 
 
 @pytest.mark.parametrize("kept", [0, 1, 0.3, 0.9, -10, -1])
@@ -114,7 +134,7 @@ class Payload:
 def test_code_in_a_file_is_not_run(tmp_path, legacy):
     path, marker = tmp_path / "evil.pth", tmp_path / "ran"
     torch.save({"model": Payload(marker)}, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(Refusal, match="cannot be used"):
+    with pytest.raises(Refusal, match="cut off, or no file" if legacy else "holds posix.mkdir: only plain data"):
         checkpoint.load(path)
     path.write_bytes(pickle.dumps(Payload(marker)))
     with pytest.raises(Refusal, match="cannot be used"):
@@ -145,17 +165,93 @@ def test_checkpoint_with_a_moment_that_is_not_finite_gives_way_to_an_older_one(t
     _, found = checkpoint.find(tmp_path)
     assert found["progress"]["update"] == 1
     with pytest.raises(Refusal, match="optimizer.ipu_state.Accl1___head.weight is not finite"):
-        checkpoint.load(tmp_path / "last.pth")
+        checkpoint.load(tmp_path / "last.pth.damaged-1")
+
+
+def test_damaged_checkpoint_is_kept_under_another_name_and_never_takes_the_place_of_a_good_one(tmp_path):
+    for update in (1, 2):
+        checkpoint.save(tmp_path, state(update), is_best=False)
+    (tmp_path / "last.pth").write_bytes(b"damaged")
+    checkpoint.find(tmp_path)
+    checkpoint.save(tmp_path, state(3), is_best=False)
+    assert (tmp_path / "last.pth.damaged-1").read_bytes() == b"damaged"
+    updates = {name: checkpoint.load(tmp_path / name)["progress"]["update"] for name in ("last.pth", "previous.pth")}
+    assert updates == {"last.pth": 3, "previous.pth": 1}
+
+
+def test_last_checkpoints_are_kept_under_their_own_names_and_older_ones_deleted(tmp_path):
+    for update in (1, 2, 3, 4):
+        checkpoint.save(tmp_path, state(update), is_best=False, keep=2)
+    assert checkpoint.kept(tmp_path) == ["update-00000003.pth", "update-00000004.pth"]
+    for name in ("last.pth", "previous.pth", "update-00000004.pth"):
+        (tmp_path / name).unlink()
+    path, found = checkpoint.find(tmp_path)
+    assert (path.name, found["progress"]["update"]) == ("update-00000003.pth", 3)
+
+
+def test_nothing_is_deleted_before_the_new_file_was_read_back(tmp_path, monkeypatch):
+    for update in (1, 2):
+        checkpoint.save(tmp_path, state(update), is_best=False, keep=1)
+    original = os.fsync
+
+    def corrupting(descriptor):
+        original(descriptor)
+        os.pwrite(descriptor, b"what the disk made of it", 1000)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", corrupting)
+    with pytest.raises(Refusal, match="the storage fails"):
+        checkpoint.save(tmp_path, state(3), is_best=True, keep=1)
+    monkeypatch.undo()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"last.pth", "previous.pth", "update-00000002.pth"}
+    assert equal(checkpoint.load(tmp_path / "last.pth"), state(2))
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EROFS, "mount it writable"),
+        (errno.EIO, "the storage fails"),
+        (errno.EACCES, "permissions"),
+    ],
+)
+def test_remedy_of_a_save_that_fails_is_that_of_its_cause(tmp_path, monkeypatch, number, said):
+    def failing(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint.os, "fsync", failing)
+    with pytest.raises(Refusal, match=f"{os.strerror(number)}; .*{said}"):
+        checkpoint.save(tmp_path, state(1), is_best=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_is_done_again_after_a_passing_trouble_of_the_storage(tmp_path, monkeypatch):
+    failures = [OSError(errno.EIO, "Input/output error")]
+    original = os.fsync
+
+    def failing_once(descriptor):
+        if failures:
+            raise failures.pop()
+        original(descriptor)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", failing_once)
+    checkpoint.save(tmp_path, state(1), is_best=False)
+    assert equal(checkpoint.load(tmp_path / "last.pth"), state(1))
+
+
+def test_fault_of_ours_in_a_save_is_not_called_one_of_the_disk(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        checkpoint.save(tmp_path, state(1, model={"a": Unsavable()}), is_best=False)
+
+
+class Unsavable:
+    def __reduce__(self):
+        raise ZeroDivisionError
 
 
 def test_full_disk_is_named_with_what_the_checkpoint_takes(tmp_path, monkeypatch):
-    class Full:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
+    class Full(io.BytesIO):
         def write(self, _):
             raise OSError(28, "No space left on device")
 

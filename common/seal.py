@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""A digest over the whole of a file that torch.save writes, in the comment at the end of its zip archive.
+
+    ... members ... directory ... end record | "swin-sha256:" + 64 hexadecimal digits
+
+Readers of zip files pass over comments, so torch.load and timm read a sealed file as any other. The digest is of every
+byte before the comment, padding and headers included: zip's own checksums cover the contents of members only, and
+torch.load compares not even those.
+"""
+
+import hashlib
+from typing import BinaryIO, Union
+
+MARK = b"swin-sha256:"
+LENGTH = len(MARK) + 64
+_END_RECORD = 22  # bytes, without a comment; its last two are the comment's length
+
+
+class SealingStream:
+    """A stream for torch.save that writes to another one; `seal` ends the file with its digest.
+
+    torch.save writes from the beginning to the end and never goes back. The last bytes are held back, since the end
+    record has to tell of a comment that torch.save knows nothing of.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self._held = b""
+
+    def write(self, data: Union[bytes, memoryview]) -> int:
+        """Writes all but the last bytes."""
+        if len(data) >= _END_RECORD:
+            self._pass_on(self._held)
+            self._pass_on(memoryview(data)[:-_END_RECORD])
+            self._held = bytes(memoryview(data)[-_END_RECORD:])
+        else:
+            joined = self._held + bytes(data)
+            self._pass_on(joined[:-_END_RECORD])
+            self._held = joined[-_END_RECORD:]
+        return len(data)
+
+    def flush(self) -> None:
+        """Called by torch.save; what is held back stays so."""
+
+    def seal(self) -> None:
+        """Writes the rest of the archive and the digest.
+
+        Raises:
+            ValueError: when what was written does not end as a zip archive without a comment.
+        """
+        if self._held[:4] != b"PK\x05\x06" or self._held[-2:] != b"\0\0":
+            raise ValueError("what torch.save wrote does not end as a zip archive")
+        self._pass_on(self._held[:-2] + LENGTH.to_bytes(2, "little"))
+        self._stream.write(MARK + self._digest.hexdigest().encode())
+        self._held = b""
+
+    def _pass_on(self, data: Union[bytes, memoryview]) -> None:
+        self._digest.update(data)
+        self._stream.write(data)
+
+
+def is_sealed(contents: memoryview) -> bool:
+    """Whether the contents of a file end with a digest."""
+    return contents[-LENGTH:][: len(MARK)] == MARK
+
+
+def is_intact(contents: memoryview) -> bool:
+    """Whether the digest of a sealed file is that of its contents."""
+    return contents[-LENGTH:] == MARK + hashlib.sha256(contents[:-LENGTH]).hexdigest().encode()

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""What a checkpoint holds: its fields by format, with the types and ranges of their values.
+
+A value of a file is used only after it passed here. Whatever fails counts as damage, so that automatic resume goes on
+from an older checkpoint. Random states are the device's own, and only their kind is checked: those of another kind of
+device are good, though this one may have no use for them.
+"""
+
+import math
+from typing import Any, Callable, Dict, Mapping, NamedTuple
+
+import torch
+
+from common.archive import DamagedFile, first_non_finite
+from common.errors import Refusal
+from config import parse
+
+FORMAT = 2  # 1: without a digest of its own
+MAX_TEXT = 1 << 20
+MAX_COUNT = 1 << 40  # of updates, images and the like
+MAX_PROCESSES = 1 << 16
+EXACT = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class Wrong(ValueError):
+    """A value is not what its field holds; the message says what it is."""
+
+
+class Field(NamedTuple):
+    """What a field holds: `check` raises Wrong; `since` is the first format that may have it, `needed` that must."""
+
+    check: Callable[[Any], None]
+    since: int = 1
+    needed: int = 1
+
+
+def verified(state: Any, sealed: bool) -> Dict[str, Any]:
+    """A checkpoint's contents once they are known to be good.
+
+    Args:
+        state: what its file holds.
+        sealed: whether the file has a digest of its own.
+
+    Raises:
+        DamagedFile: naming the first field that is missing, unknown or wrong, and the format if it is a later one.
+    """
+    if not looks_own(state):
+        raise DamagedFile("it is no checkpoint of this program; give foreign weights to --pretrained-model")
+    version = state["format"]
+    if type(version) is not int or not 1 <= version <= FORMAT:
+        unknown = ", ".join(repr(name) for name in state if name not in FIELDS)
+        raise DamagedFile(
+            f"its format is {_shown(version)}, this program reads 1 to {FORMAT}"
+            + (f" and does not know its fields {unknown}" if unknown else "")
+        )
+    if version > 1 and not sealed:
+        raise DamagedFile("its digest is missing: it was changed or cut off after it was written")
+    try:
+        _check_fields(state, FIELDS, version)
+        _check_progress(state["progress"], version)
+    except Wrong as error:
+        raise DamagedFile(f"its field {error}") from error
+    broken = first_non_finite({name: state[name] for name in ("model", "optimizer")})
+    if broken is not None:
+        raise DamagedFile(f"its {broken} is not finite")
+    return state
+
+
+def looks_own(state: Any) -> bool:
+    """Whether contents are meant to be a checkpoint of this program, whatever their values are worth."""
+    return isinstance(state, dict) and all(name in state for name, field in FIELDS.items() if field.needed == 1)
+
+
+def _check_fields(values: Dict[str, Any], fields: Mapping[str, Field], version: int) -> None:
+    for name in values:
+        _require(name in fields and fields[name].since <= version, f"{name!r} is unknown to format {version}")
+    for name, field in fields.items():
+        if name not in values:
+            _require(field.needed > version, f"{name} is missing")
+            continue
+        try:
+            field.check(values[name])
+        except Wrong as error:
+            raise Wrong(f"{name} {error}") from error
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Wrong(otherwise)
+
+
+def _shown(value: Any) -> str:
+    if value is None or type(value) in (bool, int, float, str):
+        text = repr(value) if type(value) is not int or abs(value) < 10**30 else "a huge number"
+        return text if len(text) <= 60 else f"{text[:60]}..."
+    return f"a {type(value).__name__}"
+
+
+def _whole(low: int, high: int) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        _require(type(value) is int and low <= value <= high, f"is {_shown(value)}: {low} to {high} are possible")
+
+    return check
+
+
+def _number(low: float, high: float) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        good = type(value) in (int, float) and low <= value <= high
+        _require(good, f"is {_shown(value)}: {low} to {high} are possible")
+
+    return check
+
+
+def _any_number(value: Any) -> None:
+    _require(type(value) in (int, float), f"is {_shown(value)}, not a number")
+
+
+def _text(value: Any) -> None:
+    _require(type(value) is str, f"is {_shown(value)}, not a text")
+    _require(len(value) <= MAX_TEXT, f"has {len(value)} characters")
+
+
+def _list_of(check: Callable[[Any], None], low: int, high: int) -> Callable[[Any], None]:
+    def check_all(values: Any) -> None:
+        _require(type(values) in (list, tuple), f"is {_shown(values)}, not a list")
+        _require(low <= len(values) <= high, f"has {len(values)} values: {low} to {high} are possible")
+        for value in values:
+            check(value)
+
+    return check_all
+
+
+def _row(value: Any) -> None:
+    """An epoch's line of metrics."""
+    _require(type(value) is dict and bool(value), f"has a line that is {_shown(value)}")
+    for name, number in value.items():
+        _require(type(name) is str and (number is None or type(number) in (int, float)), "has a line without numbers")
+
+
+def _tensors(value: Any) -> None:
+    _require(type(value) is dict and bool(value), f"is {_shown(value)}, not weights by name")
+    for name, tensor in value.items():
+        _require(type(name) is str and isinstance(tensor, torch.Tensor), f"holds {_shown(tensor)}, not weights by name")
+        _require(tensor.dtype in FLOATS + EXACT, f"holds {name} of {tensor.dtype}")
+
+
+def _optimizer(value: Any) -> None:
+    """torch.optim's form: groups, and state by the number of a parameter; PopTorch's tensors by name beside them."""
+    _require(type(value) is dict, f"is {_shown(value)}, not a state")
+    groups, state = value.get("param_groups"), value.get("state")
+    _require(type(groups) is list and bool(groups), "has no param_groups")
+    _require(type(state) is dict, "has no state")
+    known = 0
+    for group in groups:
+        _require(type(group) is dict and type(group.get("params")) is list, "has a group without params")
+        known += len(group["params"])
+        for name in ("lr", "weight_decay"):
+            rate = group.get(name, 0.0)
+            rate = rate.item() if isinstance(rate, torch.Tensor) and rate.numel() == 1 else rate
+            good = type(rate) in (int, float) and 0 <= rate < math.inf
+            _require(good, f"has a group whose {name} is {_shown(rate)}")
+    for index in state:
+        _require(type(index) is int and 0 <= index < known, f"has a state for {_shown(index)}, which no group has")
+    for name in ("ipu_state", "ipu_param"):
+        part = value.get(name, {})
+        _require(type(part) is dict and all(type(key) is str for key in part), f"has no {name} by name")
+
+
+def _random_state(value: Any) -> None:
+    """Of one process: whole numbers or a tensor of them."""
+    if isinstance(value, torch.Tensor):
+        _require(value.dtype in EXACT and value.dim() == 1, f"has a state of {value.dtype}")
+        return
+    _require(type(value) in (list, tuple) and bool(value), f"has a state that is {_shown(value)}")
+    _require(all(type(word) is int and abs(word) < 2**64 for word in value), "has a state of something but numbers")
+
+
+def _config(value: Any) -> None:
+    _text(value)
+    try:
+        parse(value, "it")
+    except Refusal as error:
+        raise Wrong(f"does not hold a configuration: {error}") from error
+
+
+def _fields(value: Any) -> None:
+    _require(type(value) is dict, f"holds {_shown(value)}, not fields with names")
+
+
+def _check_progress(value: Dict[str, Any], version: int) -> None:
+    try:
+        _check_fields(value, PROGRESS, version)
+    except Wrong as error:
+        raise Wrong(f"progress {error}") from error
+    _require(
+        value["step"] <= value["update"], f"progress counts {value['step']} updates of {value['update']} in one epoch"
+    )
+    _require(len(value["epochs"]) <= value["epoch"], "progress has more lines of metrics than epochs")
+
+
+PROGRESS = {
+    "epoch": Field(_whole(0, 1 << 24)),
+    "step": Field(_whole(0, MAX_COUNT)),
+    "update": Field(_whole(0, MAX_COUNT)),
+    "loss_sum": Field(_any_number),
+    "best_top1": Field(_number(-1.0, 100.0)),
+    "epochs": Field(_list_of(_row, 0, 1 << 24)),
+}
+
+FIELDS = {
+    "format": Field(_whole(1, FORMAT)),
+    "model": Field(_tensors),
+    "optimizer": Field(_optimizer),
+    "rng_states": Field(_list_of(_random_state, 1, MAX_PROCESSES)),
+    "progress": Field(_fields),
+    "config": Field(_config),
+    "classes": Field(_list_of(_text, 1, 1 << 24)),
+    "training_images": Field(_whole(1, MAX_COUNT), needed=2),
+}
