@@ -299,7 +299,11 @@ class PoplarExecutor(Inspection):
                 self._weights.broadcast(group)
                 self._weights.download()
             self._update = WeightUpdate(
-                self._latch, self._weights.parameters, self._options, seed=self._randomness.seed
+                self._latch,
+                self._weights.parameters,
+                self._options,
+                seed=self._randomness.seed,
+                replica_groups=self._weights.replica_groups(),
             )
         self._engine = Engine(self._model, compiled, self._weights, self._options, self._update)
         self._attached = self._options.connection_type == ConnectionType.Always.value

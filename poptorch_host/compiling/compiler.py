@@ -184,8 +184,9 @@ def compile_model(
     )
     half, ipu = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device)
     overwrites_saved = False
-    with _unchanged_buffers(weights) as changes, weights.installed():
-        with torch.set_grad_enabled(training), weights.tracing(), activate(tracer), half, tracer.listening(model), ipu:
+    with _unchanged_buffers(weights) as changes, weights.installed(), torch.set_grad_enabled(training):
+        weights.select_replica(0)
+        with weights.tracing(), activate(tracer), half, tracer.listening(model), ipu:
             outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
         weights.plain_attributes.note_changes()

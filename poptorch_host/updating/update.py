@@ -24,7 +24,7 @@ from .gradients import Parameters, Reduction, Slot, accumulate, make_slots
 from .latch import OptimizerLatch
 from .operations import update_operations
 from .reduce import GradientReducer, add_up, agree, process_group
-from .rule import UpdateRule
+from .rule import STEP_PREFIX, UpdateRule
 
 _CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 _LARGEST_SEED = 2**63 - 1
@@ -69,6 +69,7 @@ class WeightUpdate:
         seed: int = 0,
         group: Any = None,
         rest: Any = None,
+        replica_groups: Optional[Mapping[str, int]] = None,
     ) -> None:
         latched, popart = latch.latched, options._Popart.options
         self._max_norm = latched.structure["max_grad_norm"]
@@ -77,6 +78,7 @@ class WeightUpdate:
         self._device = device = parameters[0][2].device if parameters else torch.device("cpu")
         group = process_group(options, device) if group is None else group
         self._rest = rest
+        self._replica_groups = replica_groups or {}
         self._latch = latch
         self._reduction = Reduction(options)
         self._slots = make_slots(latched, parameters, self._reduction.micro_batches)
@@ -226,6 +228,9 @@ class WeightUpdate:
     def read_state(self) -> Tuple[State, State]:
         """(ipu_state, ipu_param): states and hyper-parameters by name, copies on the host."""
         state = self._rule.read_state()
+        for name, groups in self._replica_groups.items():
+            if STEP_PREFIX + name in state:  # which every group of replicas counts for itself
+                state[STEP_PREFIX + name] = state[STEP_PREFIX + name].expand(groups).clone()
         if self._loss_scale.automatic:
             state[STATE_NAME] = torch.tensor(self._loss_scale.factor)
         return state, state_names.parameter_tensors(self._latch.latched, self._names)
@@ -242,6 +247,9 @@ class WeightUpdate:
         latch.latched = state_names.with_parameter_tensors(latch.latched, self._names, ipu_param or {})
         self._rule.set_values(latch.latched)
         state = dict(ipu_state or {})
+        for name in self._replica_groups:
+            if STEP_PREFIX + name in state:
+                state[STEP_PREFIX + name] = state[STEP_PREFIX + name].reshape(-1)[:1]
         self._loss_scale.factor = float(state.pop(STATE_NAME, self._loss_scale.factor))
         self._rule.write_state(state)
 

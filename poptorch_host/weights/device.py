@@ -13,7 +13,7 @@ from typing import Any, ContextManager, Dict, Iterator, List, NamedTuple, Option
 import torch
 
 from .._logging import logger
-from ..enums import CommGroupType, ReductionType, VariableRetrievalMode
+from ..enums import CommGroupType, VariableRetrievalMode
 from ..errors import Error, check, createPoptorchError
 from ..inputs.arguments import DEVICE_DTYPES
 from ..inputs.blank import BlankTensors
@@ -60,19 +60,6 @@ class ReplicaGrouping(NamedTuple):
 
     def _size(self) -> int:
         return 1 if self.kind == CommGroupType.NoGrouping else self.size
-
-
-class _GroupGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by `factor`."""
-
-    @staticmethod
-    def forward(ctx, tensor, factor):
-        ctx.factor = factor
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * ctx.factor, None
 
 
 class _Slot(NamedTuple):
@@ -163,6 +150,7 @@ class DeviceWeights:
         self._groupings = {
             id(self._by_host[id(host)]): groupings[name] for name, host, _ in self.parameters if name in groupings
         }
+        self._rows: Dict[int, torch.Tensor] = {}  # of per-replica parameters, those of the replica that was selected
         self.replica_buffers: List[Dict[int, torch.Tensor]] = []
         self.plain_attributes = PlainAttributes(module)
 
@@ -283,6 +271,16 @@ class DeviceWeights:
         """Whether replicas differ in a parameter or buffer."""
         return len(self.replica_buffers) > 1 or bool(self._groupings)
 
+    def replica_groups(self) -> Dict[str, int]:
+        """How many groups of replicas have values of their own, of each parameter that is not shared by all."""
+        replicas = self._options.replication_factor
+        counts = {
+            name: self._groupings[id(device)].groups(replicas)
+            for name, _, device in self.parameters
+            if id(device) in self._groupings
+        }
+        return {name: count for name, count in counts.items() if count > 1}
+
     def installed(self) -> "_Installed":
         """A context inside which the module has the device's tensors, the training flags that were latched, and the
         parts that it had when this was made: a program goes on as it was compiled, whatever the user replaced."""
@@ -301,16 +299,13 @@ class DeviceWeights:
             if id(device) in own:
                 holder[key] = own[id(device)]
             elif id(device) in self._groupings:
-                holder[key] = self._of_group(device, self._groupings[id(device)], replica, replicas)
+                holder[key] = self._rows[id(device)] = self._of_group(device, replica, replicas)
 
-    def _of_group(self, device: torch.Tensor, grouping: ReplicaGrouping, replica: int, replicas: int) -> torch.Tensor:
-        """A replica's row of a per-replica parameter. Its gradient is averaged over the group's replicas only."""
-        groups = grouping.groups(replicas)
-        if groups == 1:
-            return device
-        row = device[grouping.group_of(replica, replicas)]
-        mean = self._options.Training.accumulation_and_replication_reduction_type == ReductionType.Mean
-        return _GroupGradient.apply(row, groups) if mean and row.requires_grad else row
+    def _of_group(self, device: torch.Tensor, replica: int, replicas: int) -> torch.Tensor:
+        """A replica's row of a per-replica parameter. Its gradient is summed over the group, and a mean is that of all
+        replicas, as for any other parameter."""
+        grouping = self._groupings[id(device)]
+        return device if grouping.groups(replicas) == 1 else device[grouping.group_of(replica, replicas)]
 
     def states(self, updated: Set[str]) -> List[torch.Tensor]:
         """The buffers of these names that forward itself updates, of all replicas."""
@@ -335,7 +330,7 @@ class DeviceWeights:
                     f"{_kind(device)} {name} is removed from the model when calling the forward "
                     "method. This is not supported."
                 )
-            if holder[key] is not device and key != "num_batches_tracked":
+            if holder[key] is not self._rows.get(id(device), device) and key != "num_batches_tracked":
                 raise createPoptorchError(
                     f"{_kind(device)} {name} is reassigned within the model when calling the forward method. This is "
                     f"not supported. Consider using self.{name}.copy_(src), which updates it in place."

@@ -100,8 +100,55 @@ def test_groups_of_replicas_have_weights_of_their_own(kind, size, rows, reductio
     products, _ = executor(x)
     assert products.tolist() == [start[row].item() * value for row, value in zip(rows, x.tolist())]
     members = [[value for row, value in zip(rows, x.tolist()) if row == group] for group in range(max(rows) + 1)]
-    gradients = [sum(values) / (len(values) if reduction == "Mean" else 1) for values in members]
+    gradients = [sum(values) / (4 if reduction == "Mean" else 1) for values in members]  # a mean is over all replicas
     torch.testing.assert_close(model.weight.detach(), start - torch.tensor(gradients).view(-1, 1))
+
+
+@pytest.mark.parametrize(
+    "groups, shared", [(KINDS.Consecutive, KINDS.Orthogonal), (KINDS.Orthogonal, KINDS.Consecutive)]
+)
+def test_weights_and_data_cut_across_each_other_train_like_the_whole(groups, shared):
+    generator = torch.Generator().manual_seed(3)
+    x, whole = torch.randn(8, 5, generator=generator), torch.randn(5, 6, generator=generator)
+    reference = Product(whole)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1)
+    shards = whole.view(5, 3, 2).transpose(0, 1)
+    model = Product(shards)
+    options = (
+        poptorch.Options().replicationFactor(6).inputReplicaGrouping(3, shared).outputMode(poptorch.OutputMode.All)
+    )
+    executor = trained(model, options, lr=0.1)
+    executor.weight.replicaGrouping(groups, 2, ONE)
+    for _ in range(3):
+        expected = reference(x)[1]
+        optimizer.zero_grad()
+        expected.backward()
+        optimizer.step()
+        torch.testing.assert_close(executor(x)[1].mean(), expected.detach())
+    torch.testing.assert_close(model.weight.detach().transpose(0, 1).reshape(5, 6), reference.weight.detach())
+
+
+class Product(Grouped):
+    """A matrix product whose loss is a mean."""
+
+    def forward(self, x):
+        product = x @ self.weight
+        return product, poptorch.identity_loss(product**2, "mean")
+
+
+def test_replicas_without_groups_are_compiled_with_a_row_and_keep_states_of_their_own():
+    model = Product(torch.ones(4, 6))
+    optimizer = poptorch.optim.AdamW(model.parameters(), 0.1)
+    executor = poptorch.trainingModel(model, poptorch.Options().replicationFactor(4), optimizer)
+    executor.weight.replicaGrouping(KINDS.NoGrouping, 0, ONE)
+    executor(torch.ones(4, 6))
+    state = optimizer.state_dict()
+    assert {name: tensor.shape[0] for name, tensor in state["ipu_state"].items()} == dict.fromkeys(
+        state["ipu_state"], 4
+    )
+    optimizer.load_state_dict(state)
+    assert executor(torch.ones(4, 6))[0].shape == (4,)
+    assert optimizer.state_dict()["ipu_state"]["Step___weight"].tolist() == [2, 2, 2, 2]
 
 
 def test_all_replicas_share_without_a_dimension_in_front():
@@ -112,7 +159,7 @@ def test_all_replicas_share_without_a_dimension_in_front():
 
 def test_every_replica_can_be_fetched():
     model = Grouped(torch.tensor([[1.0], [2.0]]))
-    executor = trained(model, poptorch.Options().replicationFactor(4), lr=1.0)
+    executor = trained(model, poptorch.Options().replicationFactor(4), lr=2.0)
     executor.weight.replicaGrouping(KINDS.Consecutive, 2, poptorch.VariableRetrievalMode.AllReplicas)
     executor(torch.ones(4))
     assert model.weight.detach().flatten().tolist() == [0, 0, 1, 1]
