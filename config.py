@@ -29,6 +29,8 @@ MAX_WHOLE = 2**63 - 1  # what fits into a tensor
 # Keys that may hold more than the type of their default value.
 ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
     "DATA.IMG_SIZE": (int, list),
+    "MODEL.PRETRAINED_IMG_SIZE": (int, list),
+    "MODEL.PRETRAINED_WINDOW_SIZE": (int, list),
     "MODEL.SWIN.WINDOW_SIZE": (int, list),
     "MODEL.SWIN.QK_SCALE": (float, type(None)),
     "AUG.CUTMIX_MINMAX": (list, type(None)),
@@ -67,6 +69,9 @@ def defaults() -> CfgNode:
     tree.MODEL.NAME = "swin_tiny_patch4_window7_224"
     tree.MODEL.NUM_CLASSES = 0  # 0: as many as the data set has
     tree.MODEL.PRETRAINED = ""  # weights to start from
+    tree.MODEL.PRETRAINED_EMA = False  # take the averaged ones of the file's weights; also in validation
+    tree.MODEL.PRETRAINED_IMG_SIZE = 0  # that those weights were trained at, where the file does not tell; 0: unknown
+    tree.MODEL.PRETRAINED_WINDOW_SIZE = 0  # likewise; 0: a square, if the bias tables' rows are a square number
     tree.MODEL.RESUME = ""  # checkpoint to go on from
     tree.MODEL.DROP_RATE = 0.0
     tree.MODEL.ATTN_DROP_RATE = 0.0

@@ -41,6 +41,8 @@ BOUNDS = {
     "DATA.MEAN": (0.0, 1.0),
     "DATA.STD": (1e-6, math.inf),
     "MODEL.NUM_CLASSES": (0, 1 << 24),
+    "MODEL.PRETRAINED_IMG_SIZE": (0, 1 << 14),
+    "MODEL.PRETRAINED_WINDOW_SIZE": (0, 1 << 10),
     "MODEL.DROP_RATE": (0.0, 0.999),
     "MODEL.ATTN_DROP_RATE": (0.0, 0.999),
     "MODEL.DROP_PATH_RATE": (0.0, 0.999),
@@ -95,14 +97,13 @@ BOUNDS = {
     "IPU.POPART.OUTER_FRAGMENT_EXCLUDED": (0, 63),
 }
 
-WHOLE = (
+SIZES = (  # one number, or height and width
     "DATA.IMG_SIZE",
+    "MODEL.PRETRAINED_IMG_SIZE",
+    "MODEL.PRETRAINED_WINDOW_SIZE",
     "MODEL.SWIN.WINDOW_SIZE",
-    "MODEL.SWIN.DEPTHS",
-    "MODEL.SWIN.NUM_HEADS",
-    "IPU.MAPPING",
-    "IPU.POPART.OUTER_FRAGMENT_EXCLUDED",
 )
+WHOLE = (*SIZES, "MODEL.SWIN.DEPTHS", "MODEL.SWIN.NUM_HEADS", "IPU.MAPPING", "IPU.POPART.OUTER_FRAGMENT_EXCLUDED")
 LENGTHS = {
     "DATA.MEAN": "MODEL.SWIN.IN_CHANS",
     "DATA.STD": "MODEL.SWIN.IN_CHANS",
@@ -172,7 +173,7 @@ def _check_lengths(config: CfgNode) -> None:
         wanted = lookup(config, length) if isinstance(length, str) else length
         if value is not None and len(value) != wanted:
             raise Refusal(f"{key} has {len(value)} values: {wanted} are wanted")
-    for key in ("DATA.IMG_SIZE", "MODEL.SWIN.WINDOW_SIZE"):
+    for key in SIZES:
         value = lookup(config, key)
         if not isinstance(value, int) and len(value) != 2:
             raise Refusal(f"{key} {value}: give one number, or height and width")

@@ -6,29 +6,54 @@ What differs between two uses of the same weights is fitted: names, window size,
 between two architectures is refused.
 """
 
-import math
-import re
-import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import torch
 from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.nn import functional
+from yacs.config import CfgNode
 
-from common.archive import DamagedFile, first_non_finite, read_archive
+from common.archive import first_non_finite
 from common.errors import EXIT_DATA, Refusal
+from common.foreign_pickle import described
 from common.logs import logger
-from planning.geometry import IMAGENET_22K_CLASSES, IMAGENET_CLASSES, Pair
+from planning.geometry import IMAGENET_22K_CLASSES, IMAGENET_CLASSES, Pair, pair
 
+from .pretrained_sizes import Sizes, sizes_in, table_grid
 from .swin_transformer import COMPUTED, SwinTransformer, WindowAttention
+from .weight_files import BadFile, opened
+from .weight_names import PARTS, Missing, find_weights, official_names, plain_names, relative
 
-CONTAINERS = ("model", "state_dict")  # keys under which training programs keep the weights
-PARTS = ("patch_embed.", "absolute_pos_embed", "layers.", "norm.", "head.")  # of a Swin Transformer's state dict
+__all__ = ["Report", "Wanted", "check_exists", "classes_of_22k", "load_pretrained", "official_names", "resize_table"]
+
 HEAD = ("head.weight", "head.bias")
 MOVED_SYNSET, MOVED_INDEX = "n04399382", 5564  # the one class of ImageNet-1k that the list of 21,843 lacks
 SHOWN = 3  # names in a refusal
+
+
+class Wanted(NamedTuple):
+    """What a configuration says of the weights in a file: MODEL.PRETRAINED_EMA and the sizes they were trained at."""
+
+    averaged: bool = False
+    sizes: Sizes = Sizes()
+
+    @classmethod
+    def of(cls, config: CfgNode) -> "Wanted":
+        """That of a configuration."""
+        return cls(config.MODEL.PRETRAINED_EMA, Sizes.asked(config))
+
+
+AS_IT_IS = Wanted()
+
+
+class Weights(NamedTuple):
+    """The entries of a file by their official names, what is no tensor among them, and where they were found."""
+
+    entries: Dict[str, Any]
+    words: str
+    sizes: Sizes
 
 
 class Report(NamedTuple):
@@ -41,7 +66,7 @@ class Report(NamedTuple):
     head: str
 
 
-def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True) -> Report:
+def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True, wanted: Wanted = AS_IT_IS) -> Report:
     """Puts the weights of a file into a model.
 
     Relative position tables and absolute position embeddings are resized bicubically where the window or the image has
@@ -52,17 +77,19 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True) -
         model: changed in place, in its own precision; not at all when the weights are refused.
         path: the file.
         new_head: whether a head with another number of classes may start anew; where it may not, it is refused.
+        wanted: which of the file's weights to take, and what it does not tell of them.
 
     Raises:
         utils.Refusal: for a file that cannot be read, holds no weights of a Swin Transformer or those of another
             architecture, and for weights that are not finite.
     """
     own = model.state_dict()
-    weights = {
-        name: tensor for name, tensor in official_names(read_weights(path)).items() if not name.endswith(COMPUTED)
-    }
+    found = read_weights(path, wanted)
+    weights = {name: value for name, value in found.entries.items() if isinstance(value, Tensor)}
+    computed = {name: weights.pop(name) for name in list(weights) if name.endswith(COMPUTED)}
+    _check_names(weights, own, found, path)
     head = _fit_head(weights, own, path, new_head)
-    resized = [name for name in own if name in weights and _resize(model, name, weights, path)]
+    resized = [name for name in own if name in weights and _resize(model, name, weights, computed, found.sizes, path)]
     missing = [name for name in own if name not in weights]
     _check_architecture(weights, own, missing, path)
     broken = first_non_finite({name: weights[name] for name in own if name in weights})
@@ -72,8 +99,9 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True) -
         tensor.copy_(weights[name]) if name in weights else tensor.zero_()
     report = Report(len(own) - len(missing), missing, [name for name in weights if name not in own], resized, head)
     logger.info(
-        "weights of %s: %d tensors matched, %d missing, %d unexpected, %d resized; %s",
+        "weights of %s%s: %d tensors matched, %d missing, %d unexpected, %d resized; %s",
         path,
+        found.words,
         report.matched,
         len(missing),
         len(report.unexpected),
@@ -89,42 +117,21 @@ def check_exists(path: Path) -> None:
         raise _refusal(path, "there is no such file")
 
 
-def read_weights(path: Path) -> Dict[str, Tensor]:
-    """The tensors of a file by name, without the prefix of a data-parallel wrapper.
+def read_weights(path: Path, wanted: Wanted = AS_IT_IS) -> Weights:
+    """The weights of a file by their official names, whatever container, prefix and names it has.
 
     Raises:
-        utils.Refusal: for anything but plain, dense tensors in a file of torch.save.
+        utils.Refusal: for a file without tensors by name.
     """
-    contents = _read(path)
-    for container in CONTAINERS:
-        if isinstance(contents, Mapping) and isinstance(contents.get(container), Mapping):
-            contents = contents[container]
-            break
-    if not isinstance(contents, Mapping) or not contents:
-        raise _refusal(path, f"it holds {type(contents).__name__}, not tensors by name")
-    for name, value in contents.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
-            raise _refusal(path, f"its entry {name!r} is no plain tensor with a name")
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise _refusal(path, f"its tensor {name} claims to be {_shape(value)}, which is more than the file holds")
-    wrapped = all(name.startswith("module.") for name in contents)
-    return {name[len("module.") :] if wrapped else name: value for name, value in contents.items()}
-
-
-def official_names(weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """The weights by their official names.
-
-    timm puts patch merging at the beginning of a layer instead of the end of the one before, and its head one module
-    deeper.
-    """
-    merging = r"layers\.(\d+)\.(?=downsample\.)"
-    layers = {int(found.group(1)) for found in (re.match(merging, name) for name in weights) if found}
-    if layers and 0 not in layers:
-        weights = {
-            re.sub(merging, lambda found: f"layers.{int(found.group(1)) - 1}.", name): tensor
-            for name, tensor in weights.items()
-        }
-    return {re.sub(r"^head\.fc\.", "head.", name): tensor for name, tensor in weights.items()}
+    try:
+        with opened(path) as contents:
+            found = find_weights(contents.values, wanted.averaged)
+            entries, naming = plain_names(found.entries, contents.tensor)
+            sizes = wanted.sizes or sizes_in(contents.values)
+    except (BadFile, Missing) as error:
+        raise _refusal(path, str(error)) from error
+    words = ", ".join(part for part in (found.place, naming) if part)
+    return Weights(entries, f" ({words})" if words else "", sizes)
 
 
 def classes_of_22k() -> List[int]:
@@ -137,26 +144,10 @@ def classes_of_22k() -> List[int]:
     return [place[synset] for synset in ImageNetInfo("imagenet-1k").label_names()]
 
 
-def resize_table(table: Tensor, size: Pair) -> Tensor:
-    """Values on a square grid, one a row, to a grid of another size: (S * S, C) -> (height * width, C), bicubically.
-
-    Raises:
-        ValueError: where the table is not square.
-    """
-    side = math.isqrt(len(table))
-    if side == 0 or side * side != len(table):
-        raise ValueError(f"its {len(table)} rows are no square")
-    grid = table.float().t().reshape(1, -1, side, side)
-    return functional.interpolate(grid, size=size, mode="bicubic", align_corners=False).flatten(2)[0].t()
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_archive(path).contents
-    except DamagedFile as error:
-        if path.is_file() and not zipfile.is_zipfile(path):
-            raise _refusal(path, "it is damaged, or not in the format of torch.save since PyTorch 1.6") from error
-        raise _refusal(path, str(error)) from error
+def resize_table(table: Tensor, grid: Pair, size: Pair) -> Tensor:
+    """Values on a grid, one a row, to a grid of another size: (h * w, C) -> (height * width, C), bicubically."""
+    values = table.float().t().reshape(1, -1, *grid)
+    return functional.interpolate(values, size=size, mode="bicubic", align_corners=False).flatten(2)[0].t()
 
 
 def _fit_head(weights: Dict[str, Tensor], own: Mapping[str, Tensor], path: Path, new_head: bool) -> str:
@@ -173,7 +164,9 @@ def _fit_head(weights: Dict[str, Tensor], own: Mapping[str, Tensor], path: Path,
             weights[name] = weights[name][classes_of_22k()]
         return f"head of {found} classes mapped to the {classes} of ImageNet-1k"
     if not new_head:
-        raise _refusal(path, f"its head has {found} classes, {classes} are wanted")
+        has = f"its head has {found} classes, {classes} are wanted" if found else "it has no head"
+        remedy = f"set --num-classes {found} (MODEL.NUM_CLASSES)" if found else "train one by --pretrained-model"
+        raise _refusal(path, f"{has}: {remedy}")
     for name in HEAD:
         weights.pop(name, None)
     return f"its head has {found} classes, the model's {classes} start from zero"
@@ -185,25 +178,46 @@ def _classes_in(weights: Mapping[str, Tensor]) -> int:
     return len(bias) if weight.ndim == 2 and bias.shape == weight.shape[:1] else 0
 
 
-def _resize(model: SwinTransformer, name: str, weights: Dict[str, Tensor], path: Path) -> bool:
+def _resize(
+    model: SwinTransformer, name: str, weights: Dict[str, Tensor], computed: Dict[str, Tensor], sizes: Sizes, path: Path
+) -> bool:
     """Fits a table of positions to the model's window or image; whether that was needed."""
     table = weights[name]
     if name == "absolute_pos_embed" and table.ndim == 3:
-        size, rows = model.patch_grid, table[0]
+        size, rows, key = model.patch_grid, table[0], "MODEL.PRETRAINED_IMG_SIZE"
     elif name.endswith("relative_position_bias_table") and table.ndim == 2:
         attention = model.get_submodule(name.rpartition(".")[0])
         assert isinstance(attention, WindowAttention)  # nothing else has such a table
         height, width = attention.window
-        size, rows = (2 * height - 1, 2 * width - 1), table
+        size, rows, key = (2 * height - 1, 2 * width - 1), table, "MODEL.PRETRAINED_WINDOW_SIZE"
     else:
         return False
-    if len(rows) == size[0] * size[1]:
+    patch = pair(model.patch_embed.proj.kernel_size)
+    index = computed.get(name.replace("bias_table", "index"))
+    grid: Optional[Pair] = table_grid(name, len(rows), sizes, patch, index)
+    if grid is None:
+        raise _refusal(
+            path,
+            f"its {name} has {len(rows)} rows, and nothing tells their height and width: set {key} to what the "
+            "weights were trained with, one number or [height, width]",
+        )
+    if grid == size:
         return False
-    try:
-        weights[name] = resize_table(rows, size).view(*table.shape[:-2], -1, table.shape[-1])
-    except ValueError as error:
-        raise _refusal(path, f"its {name} cannot be resized to {size[0]}x{size[1]}: {error}") from error
+    weights[name] = resize_table(rows, grid, size).view(*table.shape[:-2], -1, table.shape[-1])
     return True
+
+
+def _check_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], found: Weights, path: Path) -> None:
+    """Refuses a file that holds another model, or objects where the model has tensors."""
+    for name, value in found.entries.items():
+        if name in own and not isinstance(value, Tensor):
+            raise _refusal(path, f"its entry {name} is a {described(value)}, no plain tensor")
+    if not any(name in own for name in weights):
+        first = ", ".join(f"{name} {_shape(tensor)}" for name, tensor in list(weights.items())[:SHOWN])
+        raise _refusal(path, f"it holds no Swin Transformer; it begins with {first or 'no tensor'}")
+    family = relative(weights)
+    if family and family != relative(own):
+        raise _refusal(path, f"they are of {family}, and this model is none: see MODEL.TYPE")
 
 
 def _check_architecture(
@@ -221,9 +235,6 @@ def _check_architecture(
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
-    if not any(name in own for name in weights):
-        first = ", ".join(f"{name} {_shape(tensor)}" for name, tensor in list(weights.items())[:SHOWN])
-        raise _refusal(path, f"it holds no Swin Transformer; it begins with {first}")
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise _refusal(path, f"they are of another architecture: {'; '.join(problems[:SHOWN])}{more}")

@@ -15,7 +15,7 @@ from common.logs import logger
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from lr_scheduler import build_scheduler
 from models.build import SwinClassifier, build_pipeline
-from models.pretrained import check_exists, load_pretrained
+from models.pretrained import Wanted, check_exists, load_pretrained
 from optimizer import build_optimizer
 from options import inference_options, training_options
 from training import checkpoint, host_pipeline, processes
@@ -148,7 +148,7 @@ def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]],
         checkpoint.check_classes(Path(checkpoint.LAST), state["classes"], names)
         checkpoint.load_weights(model, state["model"], Path(checkpoint.LAST))
     else:
-        load_pretrained(model, Path(config.MODEL.PRETRAINED))
+        load_pretrained(model, Path(config.MODEL.PRETRAINED), wanted=Wanted.of(config))
     return model
 
 

@@ -25,6 +25,7 @@ from common.archive import DamagedFile, read_archive, tensors_of
 from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.files import TRANSIENT_ERRORS, open_regular
 from common.logs import logger
+from models.weight_files import BadFile, opened
 from training import schema
 from utils import reason
 
@@ -67,9 +68,8 @@ def load_own(path: Path) -> Optional[Dict[str, Any]]:
         Refusal: when the file is missing or damaged.
     """
     try:
-        contents, sealed = read_archive(path)
-        return schema.verified(contents, sealed) if schema.looks_own(contents) else None
-    except DamagedFile as error:
+        return load(path) if _is_own(path) else None
+    except BadFile as error:
         raise Refusal(f"checkpoint {path} cannot be used: {error}", EXIT_CHECKPOINT) from error
 
 
@@ -187,6 +187,12 @@ def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> N
             raise Refusal(
                 f"class {index} of the data set is {names[0]}, but {names[1]} in checkpoint {path}", EXIT_DATA
             )
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file of weights is a checkpoint of this program; others may hold objects of any class."""
+    with opened(path) as contents:
+        return schema.looks_own(contents.values)
 
 
 def _load(path: Path) -> Dict[str, Any]:

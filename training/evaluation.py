@@ -18,7 +18,7 @@ from dataset.build_ipu import build_dataset, build_loader, example_batch
 from dataset.samples import PADDED
 from dataset.workers import batches
 from models.build import build_pipeline
-from models.pretrained import load_pretrained
+from models.pretrained import Wanted, load_pretrained
 from options import inference_options
 from training import arguments, checkpoint, processes
 from training.compiling import compile_program
@@ -105,7 +105,7 @@ def build_validator(config: CfgNode, path: Path, state: Optional[Dict[str, Any]]
     if state:
         checkpoint.load_weights(model, state["model"], path)
     else:
-        load_pretrained(model, path, new_head=False)
+        load_pretrained(model, path, new_head=False, wanted=Wanted.of(config))
     validator = accelerator.poptorch().inferenceModel(model.eval(), inference_options(config, launch))
     logger.info("device: %s; processes: %d", accelerator.description(), launch.processes)
     compile_validator(config, validator, classes)

@@ -18,7 +18,8 @@ from timm.models.swin_transformer import checkpoint_filter_fn
 from torch.nn import functional
 
 from common.errors import EXIT_DATA, Refusal
-from models.pretrained import classes_of_22k, load_pretrained, official_names
+from models.pretrained import Wanted, classes_of_22k, load_pretrained, official_names
+from models.pretrained_sizes import Sizes
 from models.swin_transformer import SwinTransformer
 
 SMALL = dict(img_size=32, patch_size=2, num_classes=5, embed_dim=8, depths=(2, 2), num_heads=(2, 4), window_size=4)
@@ -123,7 +124,8 @@ def test_position_tables_fit_rectangular_windows(tmp_path):
 def test_absolute_position_embedding_is_resized_when_the_image_changes(tmp_path):
     source, model = small(ape=True), small(1, ape=True, img_size=(32, 64))
     torch.save({"model": official(source)}, tmp_path / "weights.pth")
-    report = load_pretrained(model, tmp_path / "weights.pth")
+    told = Wanted(sizes=Sizes(image=32))
+    report = load_pretrained(model, tmp_path / "weights.pth", wanted=told)
     old = source.absolute_pos_embed.view(1, 16, 16, 8).permute(0, 3, 1, 2)
     expected = functional.interpolate(old, size=(16, 32), mode="bicubic").permute(0, 2, 3, 1).reshape(1, 512, 8)
     torch.testing.assert_close(model.absolute_pos_embed, expected)
@@ -272,19 +274,35 @@ class Payload:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_file_is_never_run(zipped, tmp_path):
-    marker = tmp_path / "ran"
-    state = dict(small().state_dict(), extra=Payload(f"touch {marker}"))
+def test_code_beside_the_weights_is_never_run(zipped, tmp_path):
+    marker, source, model = tmp_path / "ran", small(), small(1)
+    state = {"model": source.state_dict(), "extra": Payload(f"touch {marker}")}
     torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
-    refusal(small(1), tmp_path / "weights.pth")
+    load_pretrained(model, tmp_path / "weights.pth")
+    assert_taken(model, source)
     assert not marker.exists()
 
 
-def test_formats_before_pytorch_1_6_are_refused(tmp_path):
-    torch.save(small().state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert "since PyTorch 1.6" in refusal(small(1), tmp_path / "old.pth")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_the_place_of_a_tensor_is_never_run_and_named(zipped, tmp_path):
+    marker = tmp_path / "ran"
+    state = dict(small().state_dict(), **{"norm.weight": Payload(f"touch {marker}")})
+    torch.save(state, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
+    assert "norm.weight is a posix.system" in refusal(small(1), tmp_path / "weights.pth")
+    assert not marker.exists()
+
+
+def test_formats_before_pytorch_1_6_are_read(tmp_path):
+    source, model = small(), small(1)
+    state = {"model": official(source.half()), "optimizer": torch.optim.SGD(source.parameters(), 0.1).state_dict()}
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    load_pretrained(model, tmp_path / "old.pth")
+    assert_taken(model.half(), source)
+
+
+def test_pickle_that_torch_did_not_write_is_refused(tmp_path):
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"norm.weight": [1.0]}))
-    refusal(small(1), tmp_path / "pickle.pth")
+    assert "torch.save did not write" in refusal(small(1), tmp_path / "pickle.pth")
 
 
 def test_compressed_archives_are_refused(tmp_path):

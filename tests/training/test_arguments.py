@@ -14,6 +14,7 @@ VALUES = {
     "TAG": "a",
     "MODEL.PRETRAINED": "w.pth",
     "MODEL.RESUME": "r.pth",
+    "MODEL.NUM_CLASSES": 12,
     "DATA.BATCH_SIZE": 2,
     "TRAIN.ACCUMULATION_STEPS": 9,
     "IPU.REPLICAS": 3,

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Pickles of other programs, read as data: no class of theirs is looked up, imported or called.
+
+The instructions of a pickle are carried out here, on lists, dicts and records of this module only. Whatever else a
+pickle names becomes an `Inert` object that keeps the name and the data it was to be made of. What torch.save writes of
+a tensor becomes a `StoredTensor`, which says where its values lie and how they are laid out.
+"""
+
+import pickletools
+from typing import IO, Any, Callable, Dict, Hashable, List, NamedTuple, Tuple, cast
+
+MAX_PICKLE_BYTES = 64 << 20  # the pickle of a checkpoint with 2,000 tensors and their moments has less than one MiB
+MAX_INSTRUCTIONS = 400_000  # such a pickle has a tenth of them
+KEYS = (str, int, float, bytes, type(None))  # of dicts; tuples could be nested until hashing them ends the process
+
+# Storages of torch.save by class, and the dtypes of their values.
+STORAGES = {
+    "torch DoubleStorage": "float64",
+    "torch FloatStorage": "float32",
+    "torch HalfStorage": "float16",
+    "torch BFloat16Storage": "bfloat16",
+    "torch LongStorage": "int64",
+    "torch IntStorage": "int32",
+    "torch ShortStorage": "int16",
+    "torch CharStorage": "int8",
+    "torch ByteStorage": "uint8",
+    "torch BoolStorage": "bool",
+}
+DICTS = ("collections OrderedDict", "collections defaultdict", "builtins dict", "__builtin__ dict")
+TENSORS = ("torch Tensor", "torch._tensor Tensor", "torch.nn.parameter Parameter", "torch.nn.parameter Buffer")
+
+
+class BadPickle(Exception):
+    """The bytes are no pickle, or one that is not read; the message says why."""
+
+
+class Global(NamedTuple):
+    """A class or function that a pickle names, as 'module name'; it is never looked up."""
+
+    name: str
+
+
+class Inert:
+    """What stands for an object of a class that is not read: its name and the data that it was to be made of."""
+
+    def __init__(self, name: str):
+        self.name = name.replace(" ", ".")
+        self.items: Dict[Hashable, Any] = {}
+        self.state: Any = None
+
+
+class Storage(NamedTuple):
+    """Values that a tensor lies in: `count` of `dtype` from the value `first` on, in the part of the file named key."""
+
+    key: str
+    dtype: str
+    count: int
+    first: int = 0
+
+
+class StoredTensor(NamedTuple):
+    """A tensor as a pickle describes it; nothing of it is checked yet."""
+
+    storage: Storage
+    offset: Any
+    size: Any
+    stride: Any
+
+
+def read_pickle(stream: Any, note: Callable[[Storage], Any] = lambda storage: None) -> Any:
+    """The object that the pickle at the stream's position describes; afterwards the stream stands behind it.
+
+    Args:
+        stream: has read, readline and tell.
+        note: called with every storage that the pickle names.
+
+    Raises:
+        BadPickle: for anything but a well-formed pickle of bounded size.
+    """
+    machine = _Machine(note)
+    try:
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], _Bounded(stream)))):
+            if count == MAX_INSTRUCTIONS:
+                raise BadPickle(f"it has more than {MAX_INSTRUCTIONS} instructions")
+            machine.step(instruction.name, argument)
+        return machine.stack.pop()
+    except BadPickle:
+        raise
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError) as error:
+        raise BadPickle(f"it is no sound pickle: {type(error).__name__}") from error
+
+
+def described(value: Any) -> str:
+    """What a value of `read_pickle` is, in a word for messages."""
+    if isinstance(value, Inert):
+        return value.name
+    return value.name.replace(" ", ".") if isinstance(value, Global) else type(value).__name__
+
+
+class _Bounded:
+    """A stream of which MAX_PICKLE_BYTES are read at most."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self._left = MAX_PICKLE_BYTES
+        self.tell = stream.tell
+
+    def read(self, count: int) -> bytes:
+        """As of a file."""
+        return self._counted(self._stream.read(min(count, self._left + 1)))
+
+    def readline(self) -> bytes:
+        """As of a file."""
+        return self._counted(self._stream.readline(self._left + 1))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        if self._left < 0:
+            raise BadPickle(f"its pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB")
+        return data
+
+
+class _Machine:
+    """The stack machine of the pickle format."""
+
+    def __init__(self, note: Callable[[Storage], Any]) -> None:
+        self._note = note
+        self.stack: List[Any] = []
+        self._below: List[List[Any]] = []  # stacks as they were at the marks
+        self._memo: Dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> None:
+        """Carries out one instruction."""
+        if name in _PUSHED:
+            self.stack.append(argument)
+        elif name in _MADE:
+            self.stack.append(_MADE[name]())
+        elif name in _FOLDED:
+            self._fold(*_FOLDED[name])
+        elif name in _HANDLERS:
+            _HANDLERS[name](self, argument)
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise BadPickle(f"it has the instruction {name}, which checkpoints do not need")
+
+    def mark(self, _: Any) -> None:
+        """What follows on the stack belongs together."""
+        self._below.append(self.stack)
+        self.stack = []
+
+    def _since_mark(self) -> List[Any]:
+        together, self.stack = self.stack, self._below.pop()
+        return together
+
+    def _fold(self, count: int, make: Callable[[List[Any]], Any]) -> None:
+        """Makes one value of the last `count`, or of those since the mark."""
+        if count < 0:
+            parts = self._since_mark()
+        else:
+            parts = [self.stack.pop() for _ in range(count)][::-1]
+        self.stack.append(make(parts))
+
+    def append(self, _: Any) -> None:
+        """One value into a list."""
+        self._extend([self.stack.pop()])
+
+    def appends(self, _: Any) -> None:
+        """Values since the mark into a list."""
+        self._extend(self._since_mark())
+
+    def _extend(self, values: List[Any]) -> None:
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(values)
+
+    def setitem(self, _: Any) -> None:
+        """One key and value into a dict."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._update([key, value])
+
+    def setitems(self, _: Any) -> None:
+        """Keys and values since the mark into a dict."""
+        self._update(self._since_mark())
+
+    def _update(self, pairs: List[Any]) -> None:
+        target = self.stack[-1]
+        target = target.items if isinstance(target, Inert) else target
+        if isinstance(target, dict):
+            target.update(_dict(pairs))
+
+    def put(self, index: int) -> None:
+        """Remembers the last value under a number."""
+        self._memo[index] = self.stack[-1]
+
+    def memoize(self, _: Any) -> None:
+        """Remembers the last value under the next number."""
+        self._memo[len(self._memo)] = self.stack[-1]
+
+    def get(self, index: int) -> None:
+        """A remembered value."""
+        self.stack.append(self._memo[index])
+
+    def pop(self, _: Any) -> None:
+        """Forgets the last value, or the mark if there is none above it."""
+        if self.stack:
+            self.stack.pop()
+        else:
+            self._since_mark()
+
+    def pop_mark(self, _: Any) -> None:
+        """Forgets the values since the mark."""
+        self._since_mark()
+
+    def dup(self, _: Any) -> None:
+        """The last value once more."""
+        self.stack.append(self.stack[-1])
+
+    def name(self, argument: str) -> None:
+        """A class or function."""
+        self.stack.append(Global(argument))
+
+    def stack_name(self, _: Any) -> None:
+        """A class or function whose module and name are on the stack."""
+        name, module = self.stack.pop(), self.stack.pop()
+        self.stack.append(Global(f"{module} {name}" if isinstance(module, str) and isinstance(name, str) else "?"))
+
+    def instance(self, argument: str) -> None:
+        """An object of a named class, from the values since the mark."""
+        self.stack.append(_made(Global(argument), tuple(self._since_mark())))
+
+    def instance_of(self, _: Any) -> None:
+        """An object of the class that is the first value since the mark."""
+        parts = self._since_mark()
+        self.stack.append(_made(parts[0], tuple(parts[1:])))
+
+    def call(self, _: Any) -> None:
+        """What a function is to make of a tuple of arguments."""
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.stack.append(_made(function, arguments))
+
+    def call_with_names(self, _: Any) -> None:
+        """The same with arguments by name, which no tensor needs."""
+        del self.stack[-2:]
+        self.stack.append(_made(self.stack.pop(), None))
+
+    def build(self, _: Any) -> None:
+        """Gives an object its state; of dicts, attributes are left out."""
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Inert):
+            self.stack[-1].state = state
+
+    def persistent(self, argument: Any) -> None:
+        """What the file keeps elsewhere, by a line of text."""
+        self.stack.append(Inert("persistent"))
+
+    def stack_persistent(self, _: Any) -> None:
+        """What the file keeps elsewhere: the storages of tensors."""
+        storage = _storage(self.stack.pop())
+        if isinstance(storage, Storage):
+            self._note(storage)
+        self.stack.append(storage)
+
+
+def _dict(pairs: List[Any]) -> Dict[Hashable, Any]:
+    keys, values = pairs[::2], pairs[1::2]
+    return {key: value for key, value in zip(keys, values) if isinstance(key, KEYS)}
+
+
+_PUSHED = (
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING"),
+    *("SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE"),
+    *("SHORT_BINUNICODE", "BINUNICODE8"),
+)
+_MADE: Dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": list,
+}
+_FOLDED: Dict[str, Tuple[int, Callable[[List[Any]], Any]]] = {
+    "TUPLE1": (1, tuple),
+    "TUPLE2": (2, tuple),
+    "TUPLE3": (3, tuple),
+    "TUPLE": (-1, tuple),
+    "FROZENSET": (-1, tuple),
+    "LIST": (-1, list),
+    "DICT": (-1, _dict),
+}
+_HANDLERS: Dict[str, Callable[[_Machine, Any], None]] = {
+    "MARK": _Machine.mark,
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.appends,
+    "ADDITEMS": _Machine.appends,
+    "SETITEM": _Machine.setitem,
+    "SETITEMS": _Machine.setitems,
+    "PUT": _Machine.put,
+    "BINPUT": _Machine.put,
+    "LONG_BINPUT": _Machine.put,
+    "MEMOIZE": _Machine.memoize,
+    "GET": _Machine.get,
+    "BINGET": _Machine.get,
+    "LONG_BINGET": _Machine.get,
+    "POP": _Machine.pop,
+    "POP_MARK": _Machine.pop_mark,
+    "DUP": _Machine.dup,
+    "GLOBAL": _Machine.name,
+    "STACK_GLOBAL": _Machine.stack_name,
+    "INST": _Machine.instance,
+    "OBJ": _Machine.instance_of,
+    "NEWOBJ": _Machine.call,
+    "NEWOBJ_EX": _Machine.call_with_names,
+    "REDUCE": _Machine.call,
+    "BUILD": _Machine.build,
+    "PERSID": _Machine.persistent,
+    "BINPERSID": _Machine.stack_persistent,
+}
+
+
+def _storage(identity: Any) -> Any:
+    """The record of a persistent id of torch.save: ('storage', class, key, device, count[, view])."""
+    if not isinstance(identity, tuple) or len(identity) not in (4, 5, 6) or not isinstance(identity[1], Global):
+        return Inert("persistent")
+    if len(identity) == 4:  # ('module', class, file, source), of models that were saved whole
+        return identity[1]
+    _, kind, key, _, count, *view = identity
+    if kind.name not in STORAGES or not isinstance(key, str) or type(count) is not int or count < 0:
+        return Inert(kind.name)
+    first = 0
+    if view and view[0] is not None:  # of files from before PyTorch 1.6: a part of the storage
+        _, first, _ = view[0]
+    return Storage(key, STORAGES[kind.name], count, first)
+
+
+def _made(function: Any, arguments: Any) -> Any:
+    """What a call in a pickle stands for: a tensor, an empty dict, or something inert."""
+    if not isinstance(function, Global):
+        return Inert(described(function))
+    if isinstance(arguments, tuple):
+        if function.name in DICTS and not any(isinstance(part, (list, tuple)) for part in arguments):
+            return {}
+        if function.name == "torch._utils _rebuild_from_type_v2" and len(arguments) == 4:
+            function, kind, arguments, _ = arguments
+            if not isinstance(kind, Global) or kind.name not in TENSORS:
+                return Inert(described(kind))
+        if isinstance(function, Global) and isinstance(arguments, tuple) and arguments:
+            if function.name in _REBUILT:
+                return _REBUILT[function.name](arguments)
+    return Inert(described(function))
+
+
+def _tensor(arguments: Tuple[Any, ...]) -> Any:
+    if len(arguments) < 4 or not isinstance(arguments[0], Storage):
+        return Inert(f"tensor in {described(arguments[0])}")
+    return StoredTensor(*arguments[:4])
+
+
+def _parameter(arguments: Tuple[Any, ...]) -> Any:
+    return arguments[0]
+
+
+_REBUILT: Dict[str, Callable[[Tuple[Any, ...]], Any]] = {
+    "torch._utils _rebuild_tensor": _tensor,
+    "torch._utils _rebuild_tensor_v2": _tensor,
+    "torch._utils _rebuild_parameter": _parameter,
+    "torch._utils _rebuild_parameter_with_state": _parameter,
+}

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Files of weights: zip and older files of torch.save, and safetensors, told apart by their contents.
+
+Nothing in a file is run, and no size that it states is believed before it is compared with the bytes that are there.
+"""
+
+import contextlib
+import json
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Dict, Iterator, NamedTuple, Tuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from common.files import open_regular
+from common.foreign_pickle import MAX_PICKLE_BYTES, BadPickle, Storage, StoredTensor, read_pickle
+from utils import one_line, reason
+
+ZIP_START, OLD_START = b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+OLD_HEADERS = 3  # pickles before that of the contents: a magic number, a version, sizes of types
+MAX_DIMENSIONS = 16
+ENCRYPTED = 1  # flag bit of a zip archive's member
+
+ReadStorage = Callable[[Storage], bytes]
+
+
+class BadFile(Exception):
+    """The file holds no weights that can be read; the message says why, without the path."""
+
+
+class Contents(NamedTuple):
+    """What a file holds: plain containers, with a `StoredTensor` or tensor where it has one; `tensor` reads one."""
+
+    kind: str
+    values: Any
+    read: ReadStorage
+
+    def tensor(self, name: str, stored: Any) -> Tensor:
+        """The tensor that is stored under a name.
+
+        Raises:
+            BadFile: where it claims to be more than the file holds, or its bytes are damaged.
+        """
+        return stored if isinstance(stored, Tensor) else _materialised(name, stored, self.read)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Contents]:
+    """The contents of a file of weights, while the context is open.
+
+    Raises:
+        BadFile: for a file of another kind, or a damaged one.
+    """
+    try:
+        with open(open_regular(path), "rb") as stream:
+            start = stream.read(len(OLD_START))
+            stream.seek(0)
+            if start.startswith(ZIP_START):
+                with zipfile.ZipFile(stream) as archive:
+                    yield _zipped(archive, os.fstat(stream.fileno()).st_size)
+            elif start == OLD_START:
+                yield _old(stream)
+            elif _begins_safetensors(start, os.fstat(stream.fileno()).st_size):
+                yield _safetensors(path)
+            else:
+                raise BadFile(_unknown(start))
+    except BadPickle as error:
+        raise BadFile(str(error)) from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError) as error:
+        raise BadFile(one_line(reason(error)) or type(error).__name__) from error
+
+
+def _unknown(start: bytes) -> str:
+    if not start:
+        return "it is empty"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "it is a web page, not what was to be downloaded"
+    if start.startswith(b"\x89HDF"):
+        return "it is an HDF5 file, as Keras writes: only PyTorch's weights are read"
+    if start.startswith(b"version http"):
+        return "it is a pointer of Git LFS, not the file itself: git lfs pull fetches that"
+    if start.startswith(b"\x80"):
+        return "it is a pickle that torch.save did not write"
+    return "it is neither of torch.save nor safetensors, or damaged"
+
+
+def _zipped(archive: zipfile.ZipFile, size: int) -> Contents:
+    """A file of torch.save since PyTorch 1.6: one folder with data.pkl and a member for each storage."""
+    members = {member.filename: member for member in archive.infolist()}
+    if any(name.rpartition("/")[2] == "constants.pkl" for name in members):
+        raise BadFile("it is a TorchScript program, whose code is not run: save its state_dict() by torch.save")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
+        raise BadFile("its members are compressed, as torch.save never writes them")
+    if any(member.flag_bits & ENCRYPTED for member in members.values()):
+        raise BadFile("its members are encrypted")
+    if sum(member.file_size for member in archive.infolist()) > size:
+        raise BadFile("its members claim more bytes than the file has")
+    found = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
+    if len(found) != 1:
+        raise BadFile("it is a zip archive, but not of torch.save")
+    folder = found[0][: -len("data.pkl")]
+    if f"{folder}byteorder" in members and _member(archive, f"{folder}byteorder", 16) != b"little":
+        raise BadFile("it was written on a big-endian machine")
+
+    def read(storage: Storage) -> bytes:
+        name = f"{folder}data/{storage.key}"
+        if name not in members:
+            raise BadFile(f"its storage {storage.key[:40]!r} is missing")
+        return _member(archive, name, members[name].file_size)
+
+    if members[found[0]].file_size > MAX_PICKLE_BYTES:
+        raise BadFile(f"its pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB")
+    with archive.open(found[0]) as stream:
+        values = read_pickle(stream)
+        stream.read()  # to the end, where the checksum is compared
+    return Contents("torch.save", values, read)
+
+
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """A member of at most so many bytes; its checksum is compared as its last byte is read."""
+    with archive.open(name) as stream:
+        return stream.read(most + 1)
+
+
+def _old(stream: BinaryIO) -> Contents:
+    """A file of torch.save before PyTorch 1.6: pickles, and after them the storages in the order of their keys."""
+    headers = [read_pickle(stream) for _ in range(OLD_HEADERS)]
+    if not isinstance(headers[-1], dict) or headers[-1].get("little_endian") is not True:
+        raise BadFile("it was written on a big-endian machine")
+    dtypes: Dict[str, str] = {}
+    values = read_pickle(stream, lambda storage: dtypes.setdefault(storage.key, storage.dtype))
+    places, end = {}, os.fstat(stream.fileno()).st_size
+    for key in _keys(read_pickle(stream)):
+        if key not in dtypes or key in places:
+            raise BadFile(f"its storage {key[:40]!r} belongs to no tensor")
+        count = int.from_bytes(stream.read(8), "little")
+        size = count * _itemsize(dtypes[key])
+        if size > end - stream.tell():
+            raise BadFile(f"its storage {key[:40]!r} claims more bytes than the file has")
+        places[key] = (stream.tell(), size)
+        stream.seek(size, os.SEEK_CUR)
+
+    def read(storage: Storage) -> bytes:
+        if storage.key not in places or dtypes[storage.key] != storage.dtype:
+            raise BadFile(f"its storage {storage.key[:40]!r} is missing")
+        position, size = places[storage.key]
+        stream.seek(position)
+        return stream.read(size)
+
+    return Contents("torch.save before PyTorch 1.6", values, read)
+
+
+def _keys(keys: Any) -> Iterator[str]:
+    if not isinstance(keys, list):
+        raise BadFile("it does not list its storages")
+    return (str(key) for key in keys)
+
+
+def _begins_safetensors(start: bytes, size: int) -> bool:
+    """Whether a file begins as the format says: eight bytes with the length of a JSON object, then that."""
+    return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
+
+
+def _safetensors(path: Path) -> Contents:
+    try:
+        weights = safetensors.torch.load_file(str(path))
+    except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, RuntimeError, ValueError) as error:
+        raise BadFile(f"its safetensors are damaged: {one_line(error)}") from error
+    return Contents("safetensors", weights, lambda storage: b"")
+
+
+def _itemsize(dtype: str) -> int:
+    return torch.empty((), dtype=getattr(torch, dtype)).element_size()
+
+
+def _materialised(name: str, stored: StoredTensor, read: ReadStorage) -> Tensor:
+    """The tensor over the bytes of its storage; refuses one that reaches, or claims to hold, more than there is."""
+    storage, offset, size, stride = stored
+    numbers = (offset, storage.first, *_sides(size), *_sides(stride))
+    if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers) or len(size) != len(stride):
+        raise BadFile(f"its tensor {name} has a size, stride or offset that none can have")
+    dtype, count = getattr(torch, storage.dtype), 1
+    for side in size:
+        count *= side
+    data = read(storage)
+    values = len(data) // _itemsize(storage.dtype)
+    offset += storage.first
+    last = offset + sum((side - 1) * step for side, step in zip(size, stride))
+    if count > values or (count and last >= values):
+        shape = "x".join(map(str, size)) or "a number"
+        raise BadFile(f"its tensor {name} claims to be {shape}, which is more than the file holds")
+    if not count:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(bytearray(data), dtype=dtype, count=values).as_strided(size, stride, offset)
+
+
+def _sides(sizes: Any) -> Tuple[Any, ...]:
+    """The sizes of dimensions, or what is refused as none."""
+    return sizes if isinstance(sizes, tuple) and len(sizes) <= MAX_DIMENSIONS else (-1,)

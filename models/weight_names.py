@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Where programs keep the weights in their files, and how they call them: timm, Hugging Face, wrappers of modules."""
+
+import re
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from common.foreign_pickle import StoredTensor, described
+
+# Patterns, and what replaces them, one after the other.
+Renaming = Sequence[Tuple[str, Union[str, Callable[["re.Match[str]"], str]]]]
+
+# Keys under which training programs keep the weights, and those that they averaged over the training (EMA).
+CONTAINERS = ("model", "state_dict", "model_state_dict", "module", "net", "network", "weights")
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
+MAX_NESTING = 4  # of containers
+# What modules around the model put before its names.
+PREFIXES = ("module.", "model.", "backbone.", "encoder.", "_orig_mod.", "net.", "network.", "swin.", "ema.")
+PARTS = ("patch_embed.", "absolute_pos_embed", "layers.", "norm.", "head.")  # of a Swin Transformer's state dict
+# What tells models apart that have such parts, too.
+RELATIVES = {
+    r"\.attn\.cpb_mlp\.": "a Swin Transformer V2",
+    r"\.mlp\._moe_layer\.": "a Swin-MoE",
+    r"\.spatial_mlp\.": "a Swin-MLP",
+}
+HUGGING_FACE = "embeddings.patch_embeddings.projection.weight"  # its last part; before it may be 'swin.'
+OF_HUGGING_FACE: Renaming = (  # as its files have them, and as its models since transformers 5
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.norm\.", "patch_embed.norm."),
+    (r"^embeddings\.position_embeddings$", "absolute_pos_embed"),
+    (r"^encoder\.layers\.", "layers."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.(self|relative_position_bias)\.", ".attn."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
+    (r"\.attn\.(query|key|value)\.", lambda found: f".attn.{found.group(1)[0]}."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"^layernorm\.", "norm."),
+    (r"^classifier\.", "head."),
+)
+TORCHVISION = "features.0.0.weight"  # the last part of its first name
+OF_TORCHVISION: Renaming = (
+    (r"^features\.0\.0\.", "patch_embed.proj."),
+    (r"^features\.0\.2\.", "patch_embed.norm."),
+    (r"^features\.(\d+)\.(?=norm\.|reduction\.)", lambda found: f"layers.{int(found.group(1)) // 2 - 1}.downsample."),
+    (r"^features\.(\d+)\.", lambda found: f"layers.{int(found.group(1)) // 2}.blocks."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+)
+
+
+class Found(NamedTuple):
+    """Weights in a file: their names as it has them, with what is no tensor, and the words for where they were."""
+
+    entries: Dict[str, Any]
+    place: str
+
+
+class Missing(Exception):
+    """There are no such weights; the message says what there is instead."""
+
+
+def find_weights(values: Any, averaged: bool) -> Found:
+    """The entries of the container that holds the weights.
+
+    Args:
+        values: the contents of a file.
+        averaged: whether the averaged weights are wanted; where there are no others, they are taken anyway.
+
+    Raises:
+        Missing: where no container holds tensors by name, and where averaged weights are wanted and missing.
+    """
+    place: List[str] = []
+    for _ in range(MAX_NESTING):
+        if not isinstance(values, Mapping) or any(
+            isinstance(value, (Tensor, StoredTensor)) for value in values.values()
+        ):
+            break
+        order = AVERAGED + CONTAINERS if averaged and not set(place) & set(AVERAGED) else CONTAINERS + AVERAGED
+        inner = next((key for key in order if isinstance(values.get(key), Mapping) and values[key]), None)
+        if inner is None:
+            break
+        place.append(inner)
+        values = values[inner]
+    if not isinstance(values, Mapping):
+        raise Missing(f"it holds {described(values)}, not tensors by name: save the model's state_dict()")
+    if averaged and not set(place) & set(AVERAGED):
+        raise Missing("it has no averaged weights (EMA) beside others: leave MODEL.PRETRAINED_EMA and --use-ema out")
+    return Found({name: value for name, value in values.items() if isinstance(name, str)}, ".".join(place))
+
+
+def without_prefix(names: Mapping[str, Any]) -> Tuple[str, List[str]]:
+    """The prefix of the names that most parts of a Swin Transformer have, and the names that begin with it."""
+    groups: Dict[str, int] = {}
+    for name in names:
+        prefix, rest = _split(name)
+        if rest.startswith(PARTS):
+            groups[prefix] = groups.get(prefix, 0) + 1
+    prefix = max(groups, key=lambda found: groups[found]) if groups else ""
+    return prefix, [name for name in names if name.startswith(prefix)]
+
+
+def _split(name: str) -> Tuple[str, str]:
+    prefix = ""
+    while True:
+        found = next((part for part in PREFIXES if name.startswith(part)), None)
+        if found is None:
+            return prefix, name
+        prefix, name = prefix + found, name[len(found) :]
+
+
+def plain_names(entries: Mapping[str, Any], tensor: Callable[[str, Any], Tensor]) -> Tuple[Dict[str, Any], str]:
+    """Entries by the official names, without prefix; what is no tensor stays as it is.
+
+    Args:
+        entries: of a container.
+        tensor: reads a tensor, given its name and what stands for it.
+
+    Returns:
+        The entries, and words for how they were named: '' for the official names.
+    """
+    signs = [name[: -len(HUGGING_FACE)] for name in entries if name.endswith(HUGGING_FACE)]
+    if signs:
+        base = signs[0]
+        outer = base[: -len("swin.")] if base.endswith("swin.") else base
+        named = {name[len(base) :]: value for name, value in entries.items() if name.startswith(base)}
+        head = f"{outer}classifier."
+        named.update({name[len(outer) :]: value for name, value in entries.items() if name.startswith(head)})
+        return from_hugging_face(_read(named, tensor)), "Hugging Face's names"
+    signs = [name[: -len(TORCHVISION)] for name in entries if name.endswith(TORCHVISION)]
+    if signs:
+        named = {name[len(signs[0]) :]: value for name, value in entries.items() if name.startswith(signs[0])}
+        return renamed(_read(named, tensor), OF_TORCHVISION), "torchvision's names"
+    prefix, kept = without_prefix(entries)
+    named = {name[len(prefix) :]: entries[name] for name in kept}
+    return official_names(_read(named, tensor)), f"names after {prefix}" if prefix else ""
+
+
+def _read(entries: Mapping[str, Any], tensor: Callable[[str, Any], Tensor]) -> Dict[str, Any]:
+    return {
+        name: tensor(name, value) if isinstance(value, (Tensor, StoredTensor)) else value
+        for name, value in entries.items()
+    }
+
+
+def official_names(weights: Mapping[str, Any]) -> Dict[str, Any]:
+    """The weights by their official names.
+
+    timm puts patch merging at the beginning of a layer instead of the end of the one before, and its head one module
+    deeper.
+    """
+    merging = r"layers\.(\d+)\.(?=downsample\.)"
+    layers = {int(found.group(1)) for found in (re.match(merging, name) for name in weights) if found}
+    if layers and 0 not in layers:
+        weights = {
+            re.sub(merging, lambda found: f"layers.{int(found.group(1)) - 1}.", name): tensor
+            for name, tensor in weights.items()
+        }
+    return {re.sub(r"^head\.fc\.", "head.", name): tensor for name, tensor in weights.items()}
+
+
+def renamed(weights: Mapping[str, Any], renaming: Renaming) -> Dict[str, Any]:
+    """The weights, with every pattern in their names replaced."""
+    result = {}
+    for name, tensor in weights.items():
+        for pattern, replacement in renaming:
+            name = re.sub(pattern, replacement, name)
+        result[name] = tensor
+    return result
+
+
+def from_hugging_face(weights: Mapping[str, Any]) -> Dict[str, Any]:
+    """The weights of its Swin models, which keep query, key and value apart, by their official names."""
+    result = renamed(weights, OF_HUGGING_FACE)
+    for query in [name for name in result if ".attn.q." in name]:
+        parts = [result.pop(query.replace(".q.", f".{part}."), None) for part in "qkv"]
+        if all(isinstance(part, Tensor) for part in parts):
+            result[query.replace(".q.", ".qkv.")] = torch.cat(parts)
+    return result
+
+
+def relative(names: Mapping[str, Any]) -> str:
+    """What model of the family the names are of, where it is not the plain first one; or nothing."""
+    for pattern, words in RELATIVES.items():
+        if any(re.search(pattern, name) for name in names):
+            return words
+    return "the backbone of a detector" if "norm0.weight" in names and "norm.weight" not in names else ""
