@@ -51,11 +51,11 @@ class Inert:
 
 
 class Storage(NamedTuple):
-    """Values that a tensor lies in: `count` of `dtype` from the value `first` on, in the part of the file named key."""
+    """Values that a tensor lies in: `length` of `dtype` from the value `first` on, in the part of the file named key."""
 
     key: str
     dtype: str
-    count: int
+    length: int
     first: int = 0
 
 
