@@ -51,7 +51,7 @@ class Inert:
 
 
 class Storage(NamedTuple):
-    """Values that a tensor lies in: `length` of `dtype` from the value `first` on, in the part of the file named key."""
+    """Values of a tensor: `length` of `dtype` from the value `first` on, in the part of the file that `key` names."""
 
     key: str
     dtype: str
