@@ -96,7 +96,7 @@ class OptionsDict:
 
     def __setattr__(self, option: str, value: Any) -> None:
         if option.startswith("_"):
-            if "_values" in vars(self) and option not in vars(self):
+            if "_values" in vars(self) and option not in vars(self) and option != "__class__":
                 raise AttributeError(f"Invalid private attribute {option}")
             super().__setattr__(option, value)
         elif isinstance(getattr(type(self), option, None), property):

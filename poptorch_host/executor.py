@@ -223,7 +223,7 @@ class PoplarExecutor(Inspection):
         if self.compiled is None:
             self._compile(bound)
         else:
-            self.compiled.inputs.check(bound, self._forward_parameters.names)
+            bound = self.compiled.inputs.check(bound, self._forward_parameters.names)
         if not self._attached:
             self.attachToDevice()
         if self._training:

@@ -9,7 +9,17 @@ import torch
 
 from .._logging import logger
 from ..errors import check, createPoptorchError
-from .nested import Signature, check_signature, map_tensors, names_of, signature_of, tensors_of
+from .nested import (
+    Signature,
+    arranged,
+    check_keys,
+    check_signature,
+    map_tensors,
+    names_of,
+    refuse,
+    signature_of,
+    tensors_of,
+)
 
 _Parameter = inspect.Parameter
 _POSITIONAL = (_Parameter.POSITIONAL_ONLY, _Parameter.POSITIONAL_OR_KEYWORD)
@@ -115,45 +125,55 @@ class InputContract:
             for leaf, tensor in zip(names_of(name, value), tensors_of(value)):
                 _check_tensor(leaf, tensor, pieces)
         self.pieces = pieces
-        self._adopt([(name, signature_of(value)) for name, value in named])
+        self._adopt([(name, signature_of(value)) for name, value in named], len(bound.positional))
         if any(isinstance(value, dict) for _, value in named):
-            logger.warning("Dictionaries as inputs work here, but only in the order of the keys of the first call")
+            logger.warning("Dictionaries as inputs are read by the keys, and in the order, of the first call")
 
-    def _adopt(self, signatures: List[Tuple[str, Signature]]) -> None:
+    def _adopt(self, signatures: List[Tuple[str, Signature]], positional: int) -> None:
         self.signatures = signatures
+        self._positional = positional
         plain = all(signature[0] == "tensor" for _, signature in signatures)
         self._plain: Optional[List[Tuple[torch.dtype, torch.Size]]] = (
             [(signature[1], torch.Size(signature[2])) for _, signature in signatures] if plain else None
         )
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {"pieces": self.pieces, "signatures": self.signatures}
+        return {"pieces": self.pieces, "signatures": self.signatures, "positional": self._positional}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self.pieces = state["pieces"]
-        self._adopt(state["signatures"])
+        self._adopt(state["signatures"], state["positional"])
 
     @property
     def is_plain(self) -> bool:
         """Whether every argument is a tensor."""
         return self._plain is not None
 
-    def check(self, bound: Bound, names: List[str]) -> None:
-        """Raises Error unless the arguments are like those the program was compiled for."""
+    def check(self, bound: Bound, names: List[str]) -> Bound:
+        """Compares arguments with those the program was compiled for.
+
+        Returns:
+            The arguments, with dictionaries in the order of keys that the program was compiled for.
+
+        Raises:
+            Error: names the first difference.
+        """
         if self._plain is not None and not bound.keywords and len(bound.positional) == len(self._plain):
             for value, (dtype, shape) in zip(bound.positional, self._plain):
                 if not (isinstance(value, torch.Tensor) and value.dtype is dtype and value.shape == shape):
                     break
             else:
-                return
-        named = bound.named(names)
-        if [name for name, _ in named] != [name for name, _ in self.signatures]:
-            raise createPoptorchError(
-                f"arguments: expected {len(self.signatures)} but got {len(named)}; call "
-                "destroy() to compile for other inputs"
+                return bound
+        if len(bound.positional) != self._positional:
+            refuse(
+                f"Number of positional arguments mismatch: expected {self._positional} arguments but got "
+                f"{len(bound.positional)}"
             )
-        for (name, value), (_, signature) in zip(named, self.signatures):
+        check_keys("named arguments", [name for name, _ in self.signatures[self._positional :]], bound.keywords)
+        for (name, value), (_, signature) in zip(bound.named(names), self.signatures):
             check_signature(name, signature, value)
+        values = [arranged(signature, value) for (_, value), (_, signature) in zip(bound.named(names), self.signatures)]
+        return Bound(tuple(values[: self._positional]), dict(zip(bound.keywords, values[self._positional :])))
 
 
 def _check_tensor(name: str, tensor: torch.Tensor, pieces: int) -> None:

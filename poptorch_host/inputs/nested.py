@@ -3,7 +3,7 @@
 """Nested arguments and results: tuples, named tuples, lists, dictionaries and registered types that hold tensors."""
 
 import collections
-from typing import Any, Callable, Iterable, Iterator, List, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, NoReturn, Tuple
 
 import torch
 
@@ -92,15 +92,39 @@ def check_signature(name: str, compiled: Signature, value: Any) -> None:
     """
     actual = signature_of(value)
     if compiled[0] != actual[0]:
-        _refuse(name, _words(compiled), _words(actual))
+        _require_equal(f"Type mismatch for {name}", _words(compiled), _words(actual))
     if compiled[0] == "tensor":
-        _require_equal(f"dtype of {name}", compiled[1], actual[1])
-        _require_equal(f"shape of {name}", torch.Size(compiled[2]), torch.Size(actual[2]))
+        _require_equal(f"Data type mismatch for {name}", compiled[1], actual[1])
+        _require_equal(f"Shape mismatch for {name}", torch.Size(compiled[2]), torch.Size(actual[2]))
     elif compiled[0] == "constant":
         if not same_constant(compiled[1], value):
-            _refuse(name, repr(compiled[1]), repr(value))
+            refuse(f"Value mismatch for {name}: expected {compiled[1]!r} but got {value!r}")
     else:
         _check_container(name, compiled, actual, value)
+
+
+def check_keys(name: str, compiled: Iterable[Any], actual: Iterable[Any]) -> None:
+    """Raises Error unless the keys are the same, in any order."""
+    compiled, actual = list(compiled), list(actual)
+    extra = [str(key) for key in actual if key not in compiled]
+    missing = [str(key) for key in compiled if key not in actual]
+    words = [f"Unexpected arguments: {', '.join(extra)}"] if extra else []
+    words += [f"Missing arguments: {', '.join(missing)}"] if missing else []
+    if words:
+        refuse(f"Keys mismatch for {name}: {'. '.join(words)}")
+
+
+def arranged(compiled: Signature, value: Any) -> Any:
+    """`value`, which passed `check_signature`, with dictionaries in the order of keys that the program has."""
+    if compiled[0] == "sequence":
+        items = [arranged(part, item) for part, item in zip(compiled[2], value)]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if compiled[0] == "mapping":
+        pairs = ((key, arranged(part, value[key])) for key, part in zip(compiled[2], compiled[3]))
+        if isinstance(value, collections.defaultdict):
+            return type(value)(value.default_factory, pairs)
+        return type(value)(pairs)
+    return value
 
 
 def same_constant(compiled: Any, value: Any) -> bool:
@@ -114,13 +138,15 @@ def same_constant(compiled: Any, value: Any) -> bool:
 
 
 def _check_container(name: str, compiled: Signature, actual: Signature, value: Any) -> None:
-    _require_equal(f"type of {name}", compiled[1], actual[1])
+    _require_equal(f"Type mismatch for {name}", compiled[1], actual[1])
     if compiled[0] == "mapping":
-        _require_equal(f"keys of {name}", list(compiled[2]), list(actual[2]))
-    items = value.values() if isinstance(value, dict) else value if compiled[0] == "sequence" else tensors_of(value)
-    keys = actual[2] if compiled[0] == "mapping" else range(len(actual[2]))
-    _require_equal(f"length of {name}", len(compiled[-1]), len(actual[-1]))
-    for key, part, item in zip(keys, compiled[-1], items):
+        check_keys(name, compiled[2], actual[2])
+        items = [(key, value[key]) for key in compiled[2]]
+    else:
+        items = list(enumerate(value if compiled[0] == "sequence" else tensors_of(value)))
+        if len(compiled[-1]) != len(items):
+            refuse(f"Length mismatch for {name}: expected {len(compiled[-1])} elements but got {len(items)}")
+    for part, (key, item) in zip(compiled[-1], items):
         check_signature(f"{name}[{key!r}]", part, item)
 
 
@@ -137,11 +163,12 @@ def _words(signature: Signature) -> str:
 
 def _require_equal(what: str, compiled: Any, actual: Any) -> None:
     if compiled != actual:
-        _refuse(what, str(compiled), str(actual))
+        refuse(f"{what}: expected {compiled} but got {actual}")
 
 
-def _refuse(what: str, compiled: str, actual: str) -> None:
+def refuse(difference: str) -> NoReturn:
+    """Raises Error for inputs unlike those of the compiled program."""
     raise createPoptorchError(
-        f"{what}: expected {compiled} but got {actual}. A compiled model takes only inputs like those it was compiled "
+        f"{difference}. A compiled model takes only inputs like those it was compiled "
         "for: call destroy() on it to compile again, or make a new inferenceModel or trainingModel"
     )

@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Options of one process among several."""
 
-from typing import NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 from .. import options
 from . import getInstanceIndex, getNumInstances, getNumLocalReplicas
@@ -20,11 +20,11 @@ class Options(options.Options):
         self._distributed = _Distributed()
         self.set(replication_factor=getNumLocalReplicas())
 
-    def useIpuId(self, ipu_id: int) -> NoReturn:
+    def useIpuId(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: the launcher chooses the devices."""
         _refuse("useIpuId")
 
-    def replicationFactor(self, replication_factor: int) -> NoReturn:
+    def replicationFactor(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: the launcher chooses the number of replicas."""
         _refuse("replicationFactor")
 
@@ -36,15 +36,15 @@ class _Distributed(options._DistributedOptions):
         super().__init__()
         self.set(distributed_process_id=getInstanceIndex(), num_distributed_processes=getNumInstances())
 
-    def disable(self) -> NoReturn:
+    def disable(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: the launcher chooses the number of processes."""
         _refuse("Distributed.disable")
 
-    def setEnvVarNames(self, var_num_processes: str, var_process_id: str) -> NoReturn:
+    def setEnvVarNames(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: the launcher chooses the number of processes."""
         _refuse("Distributed.setEnvVarNames")
 
-    def configureProcessId(self, process_id: int, num_processes: int) -> NoReturn:
+    def configureProcessId(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: the launcher chooses the number of processes."""
         _refuse("Distributed.configureProcessId")
 

@@ -197,6 +197,13 @@ def test_unknown_option_is_refused_when_written_and_when_read(options):
         options._no_such_option = 1
 
 
+@pytest.mark.parametrize("part", ["Distributed", "Training", "Precision", "TensorLocations", "Jit"])
+def test_parts_of_options_can_get_a_class_of_the_programs(options, part):
+    original = type(getattr(options, part))
+    getattr(options, part).__class__ = type("Own", (original,), {"own": True})
+    assert getattr(options, part).own and isinstance(getattr(options.clone(), part), original)
+
+
 def test_attribute_assignment_is_a_checked_set(options):
     options.device_iterations = 3
     assert options("device_iterations") == 3

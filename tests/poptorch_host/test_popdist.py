@@ -130,6 +130,7 @@ def test_options_have_replicas_and_processes_of_the_launcher(launched, launcher,
         ("Distributed.disable", []),
         ("Distributed.setEnvVarNames", ["A", "B"]),
         ("Distributed.configureProcessId", [0, 2]),
+        ("Distributed.configureProcessId", [1]),
     ],
 )
 def test_options_of_several_processes_refuse_what_the_launcher_decides(call, arguments):

@@ -73,8 +73,25 @@ def test_keyword_only_and_free_arguments_are_bound_in_any_order():
     one, two, three = (torch.full((2,), value) for value in (1.0, 2.0, 3.0))
     assert executor(one, two, b=one, a=three).tolist() == [6, 6]
     assert executor(one, two, a=three, b=one).tolist() == [6, 6]
-    with pytest.raises(poptorch.Error, match="expected"):
+    with pytest.raises(poptorch.Error, match="Missing arguments: b"):
         executor(one, two, a=three)
+    with pytest.raises(poptorch.Error, match="positional arguments mismatch: expected 2 arguments but got 1"):
+        executor(one, a=three, b=one)
+
+
+@pytest.mark.parametrize("iterations", [1, 8])
+def test_dictionaries_are_fed_by_their_keys_in_the_order_that_was_compiled(iterations):
+    def first_over_second(named):
+        first, second = named["x"].values()
+        return first / second, named["z"][0]["w"] - named["z"][0]["v"]
+
+    executor = infer(first_over_second, poptorch.Options().deviceIterations(iterations))
+    four, two = torch.full((iterations,), 4.0), torch.full((iterations,), 2.0)
+    expected = [[2.0] * iterations] * 2
+    inputs = {"x": {"a": four, "b": two}, "z": [{"w": four, "v": two}]}
+    assert [part.tolist() for part in executor(inputs)] == expected
+    inputs = {"z": [{"v": two, "w": four}], "x": {"b": two, "a": four}}
+    assert [part.tolist() for part in executor(inputs)] == expected
 
 
 def test_wrong_arguments_are_refused_like_a_function_call():
@@ -96,8 +113,8 @@ def test_wrong_arguments_are_refused_like_a_function_call():
         (torch.ones(2), torch.ones(3), r"expected torch.Size\(\[2\]\) but got torch.Size\(\[3\]\)"),
         (torch.ones(2), torch.ones(2).half(), "expected torch.float32 but got torch.float16"),
         ((torch.ones(2),), [torch.ones(2)], "expected .*tuple.* but got .*list"),
-        ((torch.ones(2),), (torch.ones(2), torch.ones(2)), "expected 1 but got 2"),
-        ({"a": torch.ones(2)}, {"b": torch.ones(2)}, r"expected \['a'\] but got \['b'\]"),
+        ((torch.ones(2),), (torch.ones(2), torch.ones(2)), "Length mismatch for .*expected 1 elements but got 2"),
+        ({"a": torch.ones(2)}, {"b": torch.ones(2)}, "Unexpected arguments: b. Missing arguments: a"),
         (numpy.ones(2), numpy.zeros(2), r"expected array\(.* but got array\("),
         (numpy.ones(2), numpy.ones(3), r"expected array\(.* but got array\("),
         (torch.ones(2), 3, "expected .*Tensor.* but got .*int"),
