@@ -211,7 +211,7 @@ class Tracer(Execution):
         elif name == "name_scope":
             self._name_scopes.append(info["scope"])
         elif name == "name_scope_end":
-            self._name_scopes.pop()
+            del self._name_scopes[-1:]  # a program may end more than it began
         if "result" in info and isinstance(info.get("tensor"), torch.Tensor):
             self._learn(info["result"], self._value(info["tensor"]) or _Value(False))
         self._count(f"poptorch::{name}")
