@@ -3,21 +3,24 @@
 """What a pipeline stage occupies of an IPU's memory: an estimate from sizes alone.
 
 A parameter takes its weight, a gradient accumulator and optimizer state, in the types that `optimizer.py` asks for.
-Replicated tensor sharding divides the optimizer state by the replicas of a process.
+Replicated tensor sharding divides the optimizer state by the replicas of a process, but for less than 1 % that is in
+tensors below IPU.SHARDING_MIN_ELEMENTS, left out of account. Off chip, the state takes nothing.
 
 A pipeline of F stages trains in 2F-1 steps: F-1 forward, one forward and back, F-1 back. So stage s (from 0) sees a
 micro-batch again after 2(F-1-s) others and holds 2(F-1-s)+1 in flight. PopART stashes for each of them what the stage's
 backward pass reads: with recomputation the stage's input and the outputs of its blocks, without it everything kept for
-the backward pass. The last stage turns at once, so PopART computes nothing again there: it keeps everything, once.
+the backward pass. The last stage turns at once, so PopART computes nothing again there: it keeps everything, once. Only
+where it is the first stage, too, `options.py` asks for recomputation.
 
 The backward pass works on one block at a time. It needs what that block keeps, where that is computed again, and the
 gradients that enter and leave the largest value inside.
 
-All of this is an estimate. Not counted are code, exchange buffers, temporaries of products, constant tables and
-rounding to tiles; ROOM is left for them. Nor are masks of dropout: an IPU draws them again.
+All of this is an estimate. Not counted are temporaries of products, for which IPU.AVAILABLE_MEMORY_PROPORTION is left,
+and code, exchange buffers, constant tables and rounding to tiles, for which ROOM is. Nor are masks of dropout: an IPU
+draws them again.
 """
 
-from typing import Iterable, NamedTuple, Sequence
+from typing import Iterable, NamedTuple, Sequence, Tuple
 
 from yacs.config import CfgNode
 
@@ -26,9 +29,7 @@ from .costs import Unit
 TILES = 1472  # of a Mk2 IPU
 TILE_BYTES = 624 * 1024
 IPU_BYTES = TILES * TILE_BYTES  # 897 MiB
-ROOM = 1 / 3  # share left for what is not counted. Assumed: 0.2 for temporaries (the default of
-# IPU.AVAILABLE_MEMORY_PROPORTION), the rest for code and exchange
-USABLE_BYTES = int(IPU_BYTES * (1 - ROOM))
+ROOM = 2 / 15  # share left, beside that for temporaries, for what is not counted: an assumption
 IPUS_PER_PROCESS = 16  # what one process drives in the pod scripts, which bounds the replicas that share their state
 
 
@@ -42,6 +43,16 @@ class Footprint(NamedTuple):
     micro_batch: int
     recompute: bool
     sharding_replicas: int  # replicas that may share optimizer state; 1: none
+    temporaries: Tuple[float, ...]  # share of each IPU's memory for temporaries of products; further IPUs have the last
+
+    def usable(self, ipu: int) -> int:
+        """Bytes of an IPU that may be used and leave room for what is not counted."""
+        share = self.temporaries[min(ipu, len(self.temporaries) - 1)]
+        return max(round(IPU_BYTES * (1 - ROOM - share)), 0)
+
+    def recomputes(self, stage: int, stages: int) -> bool:
+        """Whether the backward pass of stage number `stage` of `stages` computes its forward pass again."""
+        return self.recompute and (stage < stages - 1 or stages == 1)
 
     def shards(self, ipus: int) -> int:
         """Replicas of one process, and so the parts of the optimizer state, at so many IPUs a replica."""
@@ -63,12 +74,11 @@ class Memory(NamedTuple):
         """All of them."""
         return sum(self)
 
-    @property
-    def verdict(self) -> str:
-        """Whether an IPU holds this: 'fits', 'tight' (no ROOM for what is not counted) or 'does not fit'."""
+    def verdict(self, usable: int) -> str:
+        """Whether an IPU holds this: 'fits', 'tight' (more than the usable bytes) or 'does not fit'."""
         if self.total > IPU_BYTES:
             return "does not fit"
-        return "fits" if self.total <= USABLE_BYTES else "tight"
+        return "fits" if self.total <= usable else "tight"
 
 
 class Part(NamedTuple):
@@ -86,14 +96,17 @@ def configured_footprint(config: CfgNode) -> Footprint:
     """The bytes that MODEL.PRECISION and TRAIN.OPTIMIZER mean, as `optimizer.py` sets them."""
     half_weights, half_activations = config.MODEL.PRECISION == "16.16", config.MODEL.PRECISION.startswith("16.")
     weight = 2 if half_weights else 4  # accumulators and first moments are as wide, second moments always float32
+    state = weight + (4 if config.TRAIN.OPTIMIZER.NAME == "adamw" else 0)
+    shares = config.IPU.AVAILABLE_MEMORY_PROPORTION
     return Footprint(
         weight=weight,
         gradient=weight,
-        optimizer=weight + (4 if config.TRAIN.OPTIMIZER.NAME == "adamw" else 0),
+        optimizer=0 if config.IPU.OPTIMIZER_STATE_OFF_CHIP else state,
         activation=2 if half_activations else 4,
         micro_batch=config.DATA.BATCH_SIZE,
         recompute=config.IPU.RECOMPUTATION,
         sharding_replicas=config.IPU.REPLICAS if config.IPU.REPLICATED_TENSOR_SHARDING else 1,
+        temporaries=tuple(shares) if isinstance(shares, list) else (shares,),
     )
 
 
@@ -126,7 +139,7 @@ def in_flight(stage: int, stages: int) -> int:
 def stage_memory(part: Part, stage: int, stages: int, ipus: int, footprint: Footprint) -> Memory:
     """What stage number `stage` of `stages`, on one of a replica's `ipus` IPUs, occupies in training."""
     element = footprint.activation * footprint.micro_batch  # bytes of an element of each image
-    recompute = footprint.recompute and stage < stages - 1
+    recompute = footprint.recomputes(stage, stages)
     return Memory(
         weights=part.parameters * footprint.weight,
         gradients=part.parameters * footprint.gradient,

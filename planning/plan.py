@@ -35,6 +35,12 @@ class IpuPlan(NamedTuple):
     macs: int
     training_macs: int
     memory: Memory
+    usable: int  # bytes that leave room for what is not counted
+
+    @property
+    def verdict(self) -> str:
+        """Whether the IPU holds its memory: see `Memory.verdict`."""
+        return self.memory.verdict(self.usable)
 
 
 class Plan(NamedTuple):
@@ -127,10 +133,7 @@ def _ipu_plan(
     mine = [index for index, stage in enumerate(stages) if stage.ipu == ipu]
     parts = [measure(units, edges[index], edges[index + 1]) for index in mine]
     memory = [stage_memory(part, index, len(stages), ipus, footprint) for index, part in zip(mine, parts)]
-    training = [
-        part.macs * (4 if config.IPU.RECOMPUTATION and index < len(stages) - 1 else 3)
-        for index, part in zip(mine, parts)
-    ]
+    training = [part.macs * (4 if footprint.recomputes(index, len(stages)) else 3) for index, part in zip(mine, parts)]
     content = "; ".join(describe(units[edges[index] : edges[index + 1]]) for index in mine)
     return IpuPlan(
         ipu,
@@ -140,6 +143,7 @@ def _ipu_plan(
         sum(part.macs for part in parts),
         sum(training),
         together(memory),
+        footprint.usable(ipu),
     )
 
 

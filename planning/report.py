@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from common.errors import Refusal
 from planning.geometry import configured_classes
-from planning.memory import IPU_BYTES, ROOM, TILE_BYTES, TILES, USABLE_BYTES
+from planning.memory import IPU_BYTES, ROOM, TILE_BYTES, TILES
 from planning.placement import automatic_stages
 from planning.plan import UTILISATION, IpuPlan, Plan, make_plan
 from planning.split import IPU_COUNTS
@@ -34,7 +34,7 @@ def text(config: CfgNode) -> str:
         _memory_table(plan),
         _pipeline(plan),
         _splits(config, plan),
-        _notes(),
+        _notes(plan),
         _warnings(config, plan),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -94,7 +94,8 @@ def _header(config: CfgNode, plan: Plan) -> List[str]:
             (
                 "precision",
                 f"{config.MODEL.PRECISION}; recomputation {_switch(ipu.RECOMPUTATION)}; replicated tensor "
-                f"sharding {_switch(ipu.REPLICATED_TENSOR_SHARDING)}",
+                f"sharding {_switch(ipu.REPLICATED_TENSOR_SHARDING)}; optimizer state "
+                f"{'off' if ipu.OPTIMIZER_STATE_OFF_CHIP else 'on'} chip",
             ),
             (
                 "update",
@@ -128,7 +129,7 @@ def _memory_table(plan: Plan) -> List[str]:
         sizes = "".join(f"{size / MIB:>11.1f}" for size in ipu.memory)
         total = ipu.memory.total
         lines.append(
-            f"{ipu.ipu:>3} {ipu.in_flight:>10}{sizes}{total / MIB:>9.1f}{total / IPU_BYTES:>8.0%}  {ipu.memory.verdict}"
+            f"{ipu.ipu:>3} {ipu.in_flight:>10}{sizes}{total / MIB:>9.1f}{total / IPU_BYTES:>8.0%}  {ipu.verdict}"
         )
     return lines
 
@@ -166,11 +167,11 @@ def _splits(config: CfgNode, plan: Plan) -> List[str]:
         f"{'split':<19}{'IPUs':>5}{'slowest':>16}{'balance':>9}{'fullest':>12}{'samples/s':>12}{'an IPU':>9}  verdict"
     ]
     for name, other in rows:
-        memory, ipus = other.fullest.memory, len(other.ipus)
+        fullest, ipus = other.fullest, len(other.ipus)
         lines.append(
             f"{name:<19}{ipus:>5}{other.slowest / 1e9:>10.3f} GMACs{other.balance:>9.2f}"
-            f"{memory.total / MIB:>8.0f} MiB{other.throughput:>12,.0f}"
-            f"{other.throughput / ipus / other.replicas:>9,.0f}  {memory.verdict}"
+            f"{fullest.memory.total / MIB:>8.0f} MiB{other.throughput:>12,.0f}"
+            f"{other.throughput / ipus / other.replicas:>9,.0f}  {fullest.verdict}"
         )
         lines += textwrap.wrap(_keys(other), WIDTH, initial_indent="    ", subsequent_indent="    ")
     return lines
@@ -187,21 +188,22 @@ def _keys(plan: Plan) -> str:
     return layers if plain else f"{layers}, MAPPING: {plan.mapping}"
 
 
-def _notes() -> List[str]:
+def _notes(plan: Plan) -> List[str]:
     return textwrap.wrap(
         "in flight: micro-batches whose activations PopART stashes, 2 (F-1-s) + 1 in stage s of F. stashed: with "
-        "recomputation the input of the stage and the outputs of its blocks, in the last stage and without it all that "
-        "the backward pass reads. working: the block in its backward pass. fits: at most "
-        f"{USABLE_BYTES / MIB:.0f} MiB, so that {ROOM:.0%} are left for code, exchange and temporaries; tight: less is "
-        "left. models/memory.py and models/plan.py have the arithmetic.",
+        "recomputation the input of the stage and the outputs of its blocks, in the last of several and without it all "
+        "that the backward pass reads. working: the block in its backward pass. fits: at most "
+        f"{_range(sorted({ipu.usable for ipu in plan.ipus}))} MiB, so that IPU.AVAILABLE_MEMORY_PROPORTION is left "
+        f"for temporaries and {ROOM:.0%} for code and exchange; tight: less is left. planning/memory.py and "
+        "planning/plan.py have the arithmetic.",
         WIDTH,
     )
 
 
 def _warnings(config: CfgNode, plan: Plan) -> List[str]:
-    bad = [ipu for ipu in plan.ipus if ipu.memory.verdict != "fits"]
+    bad = [ipu for ipu in plan.ipus if ipu.verdict != "fits"]
     lines = [f"warning: IPU {ipu.ipu} of a replica {_complaint(ipu)}" for ipu in bad]
-    if bad and any(ipu.memory.verdict != "fits" for ipu in _automatic(config, 0).ipus):
+    if bad and any(ipu.verdict != "fits" for ipu in _automatic(config, 0).ipus):
         lines += textwrap.wrap(
             f"warning: no split into {', '.join(map(str, IPU_COUNTS))} IPUs fits, as far as TRAIN.ACCUMULATION_STEPS "
             f"{plan.accumulation} allows it (2F-1 for F stages): {_advice(config)}",
@@ -218,6 +220,7 @@ def _advice(config: CfgNode) -> str:
         ("lower DATA.BATCH_SIZE and raise the accumulation", config.DATA.BATCH_SIZE > 1),
         ("use --precision 16.16", config.MODEL.PRECISION != "16.16"),
         ("use --rts", config.IPU.REPLICAS > 1 and not config.IPU.REPLICATED_TENSOR_SHARDING),
+        ("turn IPU.OPTIMIZER_STATE_OFF_CHIP on", not config.IPU.OPTIMIZER_STATE_OFF_CHIP),
         ("turn IPU.RECOMPUTATION on", not config.IPU.RECOMPUTATION),
     )
     return ", or ".join(words for words, helps in measures if helps) or "take a smaller model"
@@ -225,13 +228,18 @@ def _advice(config: CfgNode) -> str:
 
 def _complaint(ipu: IpuPlan) -> str:
     size = f"{ipu.memory.total / MIB:,.0f} of {IPU_BYTES // MIB} MiB"
-    if ipu.memory.verdict == "tight":
+    if ipu.verdict == "tight":
         return f"is tight: {size}"
     return f"does not fit: {size} (a host does not mind)"
 
 
 def _labelled(rows: Sequence[Tuple[str, str]]) -> List[str]:
     return [f"{name:<12}{value}" for name, value in rows]
+
+
+def _range(sizes: Sequence[int]) -> str:
+    """The smallest and the largest of some sizes, in MiB."""
+    return " to ".join(f"{size / MIB:.0f}" for size in dict.fromkeys((sizes[0], sizes[-1])))
 
 
 def _switch(on: bool) -> str:
@@ -258,7 +266,8 @@ def _draw_work(axes: Any, plan: Plan) -> None:
 def _draw_memory(axes: Any, plan: Plan) -> None:
     """Stacked bars of each IPU's memory, with the limit."""
     places = range(len(plan.ipus))
-    for limit, style, meaning in ((IPU_BYTES, "-", "all of a Mk2 IPU"), (USABLE_BYTES, "--", "fits below")):
+    usable = min(ipu.usable for ipu in plan.ipus)
+    for limit, style, meaning in ((IPU_BYTES, "-", "all of a Mk2 IPU"), (usable, "--", "fits below")):
         axes.axhline(
             limit / MIB, color=ALARM, linestyle=style, linewidth=1, zorder=3, label=f"{limit / MIB:.0f}: {meaning}"
         )
@@ -268,7 +277,7 @@ def _draw_memory(axes: Any, plan: Plan) -> None:
         axes.bar(places, sizes, bottom=below, color=COLOURS[index], zorder=2, label=KINDS[index])
     totals = [ipu.memory.total / MIB for ipu in plan.ipus]
     for place, ipu in zip(places, plan.ipus):
-        _label(axes, place, totals[place], f"{totals[place]:,.0f}", ALARM if ipu.memory.verdict != "fits" else "black")
+        _label(axes, place, totals[place], f"{totals[place]:,.0f}", ALARM if ipu.verdict != "fits" else "black")
     axes.set_ylim(0, 1.1 * max(IPU_BYTES / MIB, *totals))
     width = max(12, 60 // len(plan.ipus))  # characters below a bar
     axes.set_xticks(

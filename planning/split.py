@@ -7,7 +7,7 @@ import math
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from .costs import Unit
-from .memory import USABLE_BYTES, Footprint, Part, measure, stage_memory
+from .memory import Footprint, Part, measure, stage_memory
 
 IPU_COUNTS = (1, 2, 4, 8, 16)  # of a replica
 
@@ -27,7 +27,7 @@ def fewest_ipus_split(units: Tuple[Unit, ...], footprint: Footprint, accumulatio
     """
     for ipus in IPU_COUNTS:
         if ipus <= len(_starts(units)) and 2 * ipus - 1 <= accumulation:
-            begins = _split_within(units, footprint, ipus, USABLE_BYTES)
+            begins = _split_within(units, footprint, ipus, Footprint.usable)
             if begins:
                 return tuple(begins)
     return (0,)
@@ -51,7 +51,7 @@ def balanced_split(units: Tuple[Unit, ...], footprint: Footprint, stages: int) -
             f"IPU.IPUS_PER_REPLICA {stages} does not suit a model of {most // 2} blocks: {most} stages "
             "are the most, of half a block each and the head"
         )
-    for limit in (USABLE_BYTES, math.inf):
+    for limit in (Footprint.usable, _no_limit):
         begins = _split_within(units, footprint, stages, limit)
         if begins is not None:
             return tuple(begins)
@@ -92,8 +92,14 @@ def minimax_split(length: int, stages: int, cost: Callable[[int, int, int], floa
     return begins[:0:-1]
 
 
-def _split_within(units: Sequence[Unit], footprint: Footprint, stages: int, limit: float) -> Optional[List[int]]:
-    """The fastest split within `limit` bytes an IPU; of those, the one whose fullest IPU has the most room."""
+def _no_limit(footprint: Footprint, ipu: int) -> float:
+    return math.inf
+
+
+def _split_within(
+    units: Sequence[Unit], footprint: Footprint, stages: int, limit: Callable[[Footprint, int], float]
+) -> Optional[List[int]]:
+    """The fastest split within the limit of each IPU; of those, the one whose fullest IPU has the most room."""
     starts = _starts(units)
     edges = starts + [len(units)]
     parts: Dict[Tuple[int, int], Part] = {
@@ -102,7 +108,7 @@ def _split_within(units: Sequence[Unit], footprint: Footprint, stages: int, limi
 
     def size(begin: int, end: int, stage: int) -> float:
         total = stage_memory(parts[begin, end], stage, stages, stages, footprint).total
-        return total if total <= limit else math.inf
+        return total if total <= limit(footprint, stage) else math.inf
 
     def macs(begin: int, end: int, stage: int) -> float:
         return parts[begin, end].macs if math.isfinite(size(begin, end, stage)) else math.inf

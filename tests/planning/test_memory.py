@@ -12,7 +12,6 @@ from optimizer import build_optimizer
 from planning.costs import Unit
 from planning.memory import (
     IPU_BYTES,
-    USABLE_BYTES,
     Footprint,
     Memory,
     configured_footprint,
@@ -33,7 +32,16 @@ UNITS = [
     Unit("norm", 7, 0, parameters=6400, kept=10, widest=10, output=5),
     Unit("head", 8, 0, parameters=12800, kept=9, widest=2, output=2),
 ]
-FLOAT = Footprint(weight=4, gradient=4, optimizer=8, activation=4, micro_batch=3, recompute=True, sharding_replicas=1)
+FLOAT = Footprint(
+    weight=4,
+    gradient=4,
+    optimizer=8,
+    activation=4,
+    micro_batch=3,
+    recompute=True,
+    sharding_replicas=1,
+    temporaries=(0.2,),
+)
 
 
 def test_a_mk2_ipu_has_897_mib():
@@ -141,8 +149,28 @@ def test_footprint_follows_the_configuration():
         "IPU.REPLICATED_TENSOR_SHARDING",
         "True",
     ]
-    assert configured_footprint(get_config("SWIN_TINY", opts))[4:] == (7, False, 6)
-    assert configured_footprint(get_config("SWIN_TINY", opts[:-2]))[4:] == (7, False, 1)
+    assert configured_footprint(get_config("SWIN_TINY", opts))[4:] == (7, False, 6, (0.2,))
+    assert configured_footprint(get_config("SWIN_TINY", opts[:-2]))[4:] == (7, False, 1, (0.2,))
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_only_stage_keeps_outputs_of_blocks_where_it_recomputes(recompute):
+    part, footprint = measure(UNITS, 0, 8), FLOAT._replace(recompute=recompute)
+    memory = stage_memory(part, 0, 1, 1, footprint)
+    assert memory.stash == (part.stashed if recompute else part.kept) * 3 * 4
+    assert memory.working == (part.recomputed * recompute + 2 * part.widest) * 3 * 4
+
+
+def test_optimizer_state_off_chip_takes_nothing_of_an_ipu():
+    assert configured_footprint(get_config("SWIN_TINY", ["IPU.OPTIMIZER_STATE_OFF_CHIP", "True"])).optimizer == 0
+
+
+def test_room_for_temporaries_is_that_of_the_configuration():
+    opts = ["IPU.LAYERS_PER_IPU", "[6, 6]", "IPU.AVAILABLE_MEMORY_PROPORTION"]
+    alike, single = (configured_footprint(get_config("SWIN_TINY", [*opts, value])) for value in ("0.2", "[0.1, 0.9]"))
+    assert [alike.usable(0), alike.usable(9)] == [pytest.approx(IPU_BYTES * 2 / 3, abs=1)] * 2
+    assert single.usable(0) == pytest.approx(IPU_BYTES * (1 - 2 / 15 - 0.1), abs=1)
+    assert single.usable(1) == single.usable(2) == 0
 
 
 def test_stages_on_one_ipu_add_up_but_work_in_turn():
@@ -152,7 +180,7 @@ def test_stages_on_one_ipu_add_up_but_work_in_turn():
 
 @pytest.mark.parametrize(
     "total, verdict",
-    [(USABLE_BYTES, "fits"), (USABLE_BYTES + 1, "tight"), (IPU_BYTES, "tight"), (IPU_BYTES + 1, "does not fit")],
+    [(1000, "fits"), (1001, "tight"), (IPU_BYTES, "tight"), (IPU_BYTES + 1, "does not fit")],
 )
 def test_verdict_leaves_room_for_what_is_not_counted(total, verdict):
-    assert Memory(total - 4, 1, 1, 1, 1).verdict == verdict
+    assert Memory(total - 4, 1, 1, 1, 1).verdict(1000) == verdict

@@ -99,7 +99,7 @@ def test_ipus_that_are_too_small_are_warned_of():
     assert "no split" not in tight
     opts = ["DATA.BATCH_SIZE", "128", "IPU.LAYERS_PER_IPU", "auto", "IPU.IPUS_PER_REPLICA", "0"]
     heavy = report.text(get_config("SWIN_TINY", opts))
-    assert "warning: IPU 0 of a replica does not fit: 14,604 of 897 MiB" in heavy
+    assert "warning: IPU 0 of a replica does not fit: 5,177 of 897 MiB" in heavy
     assert "no split into 1, 2, 4, 8, 16 IPUs fits" in heavy
     assert max(map(len, heavy.splitlines())) <= 100
 
@@ -109,11 +109,12 @@ def test_ipus_that_are_too_small_are_warned_of():
     [
         (
             ["DATA.BATCH_SIZE", "300"],
-            "lower DATA.BATCH_SIZE and raise the accumulation, or use --precision 16.16, or use --rts",
+            "lower DATA.BATCH_SIZE and raise the accumulation, or use --precision 16.16, or use --rts, "
+            "or turn IPU.OPTIMIZER_STATE_OFF_CHIP on",
         ),
         (
             ["DATA.BATCH_SIZE", "300", "MODEL.PRECISION", "16.16", "IPU.REPLICAS", "1"],
-            "lower DATA.BATCH_SIZE and raise the accumulation",
+            "lower DATA.BATCH_SIZE and raise the accumulation, or turn IPU.OPTIMIZER_STATE_OFF_CHIP on",
         ),
         (
             [
@@ -128,10 +129,21 @@ def test_ipus_that_are_too_small_are_warned_of():
                 "DATA.IMG_SIZE",
                 "2240",
             ],
-            "turn IPU.RECOMPUTATION on",
+            "turn IPU.OPTIMIZER_STATE_OFF_CHIP on, or turn IPU.RECOMPUTATION on",
         ),
         (
-            ["DATA.BATCH_SIZE", "1", "MODEL.PRECISION", "16.16", "IPU.REPLICAS", "1", "DATA.IMG_SIZE", "4480"],
+            [
+                "DATA.BATCH_SIZE",
+                "1",
+                "MODEL.PRECISION",
+                "16.16",
+                "IPU.REPLICAS",
+                "1",
+                "IPU.OPTIMIZER_STATE_OFF_CHIP",
+                "True",
+                "DATA.IMG_SIZE",
+                "4480",
+            ],
             "take a smaller model",
         ),
     ],
