@@ -54,7 +54,6 @@ class AsynchronousDataAccessor:
     ):
         check(isinstance(buffer_size, int) and buffer_size > 0, f"buffer_size must be at least 1, not {buffer_size!r}")
         check(miss_sleep_time_in_ms >= 0, f"miss_sleep_time_in_ms must not be negative: {miss_sleep_time_in_ms!r}")
-        check(isinstance(sharing_strategy, SharingStrategy), f"not a poptorch.SharingStrategy: {sharing_strategy!r}")
         check(rebatched_size is None or rebatched_size > 1, f"rebatched_size must exceed 1; it is {rebatched_size!r}")
         loader = dataset if isinstance(dataset, DataLoader) else None
         if getattr(loader, "_accessor", None) is not None:
@@ -78,7 +77,7 @@ class AsynchronousDataAccessor:
             seed=int(torch.empty((), dtype=torch.int64).random_()),
             start_method=multiprocessing.get_start_method(allow_none=True),
         )
-        self._process = FetcherProcess(dataset, sharing_strategy, settings)
+        self._process = FetcherProcess(dataset, _strategy(sharing_strategy), settings)
         self._length = _length(dataset, rebatched_size)
         self._epoch = -1  # the one that is iterated over, from 0
         self._begun = False  # it has handed out an element
@@ -148,6 +147,11 @@ class AsynchronousDataAccessor:
         if self._process is None:
             raise createPoptorchError("this accessor was terminated: make a new one to go on")
         return self._process
+
+
+def _strategy(value: Any) -> SharingStrategy:
+    """The strategy that `value` equals. PopTorch takes any other value, such as a name, for SharedMemory."""
+    return next((strategy for strategy in SharingStrategy if strategy == value), SharingStrategy.SharedMemory)
 
 
 def _length(dataset: Any, rebatched_size: Optional[int]) -> Optional[int]:

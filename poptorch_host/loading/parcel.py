@@ -84,14 +84,14 @@ class _ValuePickler(ForkingPickler):
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self._written: Dict[int, Any] = {}
 
-    def persistent_id(self, value: Any) -> Optional[Tuple[int, Optional[bytes]]]:
+    def persistent_id(self, value: Any) -> Optional[Tuple[int, Optional[pickle.PickleBuffer]]]:
         if not isinstance(value, torch.UntypedStorage) or value.device.type != "cpu" or value.is_shared() or not value:
             return None
         address = value.data_ptr()
         if address in self._written:
             return address, None
         self._written[address] = value  # keeps it: no other storage gets the address meanwhile
-        return address, ctypes.string_at(address, len(value))
+        return address, pickle.PickleBuffer((ctypes.c_char * len(value)).from_address(address))
 
 
 class _ValueUnpickler(pickle.Unpickler):
@@ -99,8 +99,8 @@ class _ValueUnpickler(pickle.Unpickler):
         super().__init__(file)
         self._read: Dict[int, torch.UntypedStorage] = {}
 
-    def persistent_load(self, identity: Tuple[int, Optional[bytes]]) -> torch.UntypedStorage:
+    def persistent_load(self, identity: Tuple[int, Optional[bytearray]]) -> torch.UntypedStorage:
         address, content = identity
         if content is not None:
-            self._read[address] = torch.frombuffer(bytearray(content), dtype=torch.uint8).untyped_storage()
+            self._read[address] = torch.frombuffer(content, dtype=torch.uint8).untyped_storage()
         return self._read[address]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from poptorch_host.loading import fetcher
+from poptorch_host.loading import fetcher, parcel
 
 from tests.backend import poptorch
 from tests.poptorch_host.deadline import deadline  # noqa: F401
@@ -304,6 +304,26 @@ def test_data_set_arrives_by_every_strategy(access, strategy):
     assert dataset.weights.is_shared() == (strategy == poptorch.SharingStrategy.SharedMemory)
 
 
+@pytest.mark.parametrize("value, shared", [(0, True), ("SharedMemory", True), (3, False)])
+def test_a_strategy_is_also_its_number_and_another_value_is_shared_memory(access, value, shared):
+    dataset = Counted(2)
+    dataset.weights = torch.arange(2.0)
+    assert len(list(access(dataset, sharing_strategy=value, load_indefinitely=False))) == 2
+    assert dataset.weights.is_shared() == shared
+
+
+def test_a_tensor_beyond_two_gib_travels_without_a_copy():
+    class Sink:
+        written = 0
+
+        def write(self, part):
+            self.written += memoryview(part).nbytes
+
+    sink, size = Sink(), 2**31 + 16
+    parcel._ValuePickler(sink).dump(torch.empty(size, dtype=torch.uint8))
+    assert size < sink.written < size + 10_000
+
+
 def test_fork_server_takes_more_tensors_than_a_process_may_open_files(access):
     whole = torch.arange(3000.0)
     elements = [(whole[i], torch.tensor(i)) for i in range(3000)]
@@ -394,7 +414,6 @@ def test_accessor_works_in_a_process_that_was_forked_off_one_with_a_fork_server(
     [
         ({"buffer_size": 0}, "buffer_size"),
         ({"rebatched_size": 1}, "must exceed 1"),
-        ({"sharing_strategy": 2}, "SharingStrategy"),
         ({"miss_sleep_time_in_ms": -1}, "miss_sleep_time_in_ms"),
     ],
 )
