@@ -2,9 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The configuration tree: defaults < named configuration or YAML file < --opts < flags; checked, then frozen.
 
-Names and defaults of the sections that the official Swin V1 repository also has are the official ones, so that its YAML
-files load unchanged. What a device needs is in the section IPU. Values that follow from others (global batch, scaled
-learning rate, class count) are not written back: see `training/processes.py`.
+Sections that the official Swin V1 repository also has keep its names and defaults, so that its YAML files load
+unchanged. Device settings are in the section IPU. Derived values (global batch size, scaled learning rate, number of
+classes) are not written back: see common/launch.py.
 """
 
 import ast
@@ -26,7 +26,7 @@ MAX_BASE_DEPTH = 8
 MAX_BASE_FILES = 64  # in all, however they name each other
 MAX_WHOLE = 2**63 - 1  # what fits into a tensor
 
-# Keys that may hold more than the type of their default value.
+# Keys that accept other types than that of their default.
 ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
     "DATA.IMG_SIZE": (int, list),
     "MODEL.PRETRAINED_IMG_SIZE": (int, list),
@@ -40,34 +40,34 @@ ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
 
 
 def defaults() -> CfgNode:
-    """A new tree with every key at its default: Swin-T on ImageNet-1k."""
+    """A new tree with the default of every key: Swin-T on ImageNet-1k."""
     tree = CfgNode()
-    tree.OUTPUT = ""  # folder of everything the run writes
-    tree.TAG = ""  # sub-folder of OUTPUT, to keep several runs of one configuration apart
+    tree.OUTPUT = ""  # output folder of the run
+    tree.TAG = ""  # subfolder of OUTPUT, to separate runs of the same configuration
     tree.SEED = 0
-    tree.LOG_INTERVAL = 10  # weight updates between two log lines
+    tree.LOG_INTERVAL = 10  # weight updates between log lines
     tree.WANDB = False  # also log to Weights & Biases
 
     tree.DATA = CfgNode()
     tree.DATA.DATASET = "imagenet"  # imagenet: folders or zip; imagenet22K: map files; generated: random images
     tree.DATA.DATA_PATH = ""
     tree.DATA.IMG_SIZE = 224  # pixels; [height, width] for rectangles
-    tree.DATA.BATCH_SIZE = 4  # micro-batch of one replica
+    tree.DATA.BATCH_SIZE = 4  # micro-batch size
     tree.DATA.INTERPOLATION = "bicubic"
     tree.DATA.ZIP_MODE = False
-    tree.DATA.CACHE_MODE = "part"  # zip mode keeps in memory: no, full, part (what this process reads)
+    tree.DATA.CACHE_MODE = "part"  # caching in zip mode: no, full, part (the share of this process)
     tree.DATA.NUM_WORKERS = 8
     tree.DATA.LOADER = "auto"  # sync, async, rebatched; auto: async for an IPU, sync for the host
-    tree.DATA.INPUT_DTYPE = "float"  # float: normalised by the host; uint8: bytes travel, the device normalises
+    tree.DATA.INPUT_DTYPE = "float"  # float: normalised on the host; uint8: normalised on the device
     tree.DATA.MEAN = [0.485, 0.456, 0.406]
     tree.DATA.STD = [0.229, 0.224, 0.225]
-    tree.DATA.BAD_IMAGES = "skip"  # skip: replace and count; fail: stop the run
-    tree.DATA.GENERATED = "host"  # generated images are made by the host or on the device
+    tree.DATA.BAD_IMAGES = "skip"  # skip: replace and count them; fail: stop the run
+    tree.DATA.GENERATED = "host"  # where random images are generated: host, device
 
     tree.MODEL = CfgNode()
     tree.MODEL.TYPE = "swin"
     tree.MODEL.NAME = "swin_tiny_patch4_window7_224"
-    tree.MODEL.NUM_CLASSES = 0  # 0: as many as the data set has
+    tree.MODEL.NUM_CLASSES = 0  # 0: taken from the data set
     tree.MODEL.PRETRAINED = ""  # weights to start from
     tree.MODEL.PRETRAINED_EMA = False  # take the averaged ones of the file's weights; also in validation
     tree.MODEL.PRETRAINED_IMG_SIZE = 0  # that those weights were trained at, where the file does not tell; 0: unknown
@@ -94,22 +94,22 @@ def defaults() -> CfgNode:
     tree.TRAIN = CfgNode()
     tree.TRAIN.EPOCHS = 300
     tree.TRAIN.WARMUP_EPOCHS = 20
-    tree.TRAIN.TRAINING_STEPS = 0  # stop after so many weight updates; 0: never
-    tree.TRAIN.BASE_LR = 5e-4  # learning rates are for a global batch of 512 and scale with it
+    tree.TRAIN.TRAINING_STEPS = 0  # maximum number of weight updates; 0: no limit
+    tree.TRAIN.BASE_LR = 5e-4  # learning rates are for a global batch size of 512 and scale with it
     tree.TRAIN.WARMUP_LR = 5e-7
     tree.TRAIN.MIN_LR = 5e-6
     tree.TRAIN.WEIGHT_DECAY = 0.05
-    tree.TRAIN.CLIP_GRAD = 5.0  # largest global gradient norm; 0: no clipping
-    tree.TRAIN.ACCUMULATION_STEPS = 64  # micro-batches of a replica in one weight update
-    tree.TRAIN.AUTO_RESUME = True  # go on from the newest good checkpoint in OUTPUT
-    tree.TRAIN.CHECKPOINT_STEPS = 0  # also save every so many updates; 0: at the end of epochs only
+    tree.TRAIN.CLIP_GRAD = 5.0  # maximum global gradient norm; 0: no clipping
+    tree.TRAIN.ACCUMULATION_STEPS = 64  # micro-batches per replica and weight update
+    tree.TRAIN.AUTO_RESUME = True  # resume from the newest valid checkpoint in OUTPUT
+    tree.TRAIN.CHECKPOINT_STEPS = 0  # weight updates between checkpoints; 0: at the end of epochs only
     tree.TRAIN.LOSS_SCALING = 1.0
     tree.TRAIN.AUTO_LOSS_SCALING = False
     tree.TRAIN.LR_SCHEDULER = CfgNode()
     tree.TRAIN.LR_SCHEDULER.NAME = "cosine"  # cosine, linear, step
-    tree.TRAIN.LR_SCHEDULER.DECAY_EPOCHS = 30  # of step
-    tree.TRAIN.LR_SCHEDULER.DECAY_RATE = 0.1  # of step
-    tree.TRAIN.LR_SCHEDULER.WARMUP_PREFIX = True  # the cosine runs over the updates after the warm-up
+    tree.TRAIN.LR_SCHEDULER.DECAY_EPOCHS = 30  # for step
+    tree.TRAIN.LR_SCHEDULER.DECAY_RATE = 0.1  # for step
+    tree.TRAIN.LR_SCHEDULER.WARMUP_PREFIX = True  # the cosine starts after the warm-up instead of at update 0
     tree.TRAIN.OPTIMIZER = CfgNode()
     tree.TRAIN.OPTIMIZER.NAME = "adamw"  # adamw, sgd
     tree.TRAIN.OPTIMIZER.EPS = 1e-8
@@ -128,15 +128,15 @@ def defaults() -> CfgNode:
     tree.AUG.MIXUP_PROB = 1.0
     tree.AUG.MIXUP_SWITCH_PROB = 0.5
     tree.AUG.MIXUP_MODE = "batch"  # batch, pair, elem
-    tree.AUG.SCALE = [0.08, 1.0]  # area of the random crop
+    tree.AUG.SCALE = [0.08, 1.0]  # range of the area of the random crop
     tree.AUG.RATIO = [0.75, 4.0 / 3.0]
     tree.AUG.HFLIP = 0.5
-    tree.AUG.SHIFT = 0  # pixels; above 0 random shifts replace the random crop
+    tree.AUG.SHIFT = 0  # maximum random shift in pixels, instead of the random crop; 0: off
 
     tree.TEST = CfgNode()
-    tree.TEST.CROP = True  # resize a little larger and cut out the centre
-    tree.TEST.BATCH_SIZE = 0  # micro-batch of validation; 0: DATA.BATCH_SIZE
-    tree.TEST.INTERVAL = 1  # epochs between two validations
+    tree.TEST.CROP = True  # resize to a larger size and crop the centre
+    tree.TEST.BATCH_SIZE = 0  # micro-batch size for validation; 0: DATA.BATCH_SIZE
+    tree.TEST.INTERVAL = 1  # epochs between validations
 
     tree.IPU = CfgNode()
     tree.IPU.LAYERS_PER_IPU = "auto"  # Swin blocks of each pipeline stage; x.5: the next stage begins at an MLP
@@ -180,12 +180,12 @@ def get_config(
 
     Args:
         name_or_path: a name in configs/configs.yaml, or the path of a .yaml or .yml file; None: the defaults.
-        opts: alternating keys and values as given to --opts.
-        overrides: (key, value) pairs that win over everything, as flags do.
-        saved: text that `dump` of another frozen tree gave, as checkpoints carry it; stands in for the defaults.
+        opts: alternating keys and values, as given to --opts.
+        overrides: (key, value) pairs with the highest precedence, from flags.
+        saved: text of `CfgNode.dump`, as stored in checkpoints; replaces the defaults.
 
     Raises:
-        utils.Refusal: for unknown names, keys and types, values out of range, and contradictions.
+        Refusal: for unknown names and keys, wrong types, values out of range, and contradictions.
     """
     tree = defaults()
     if saved:
@@ -206,12 +206,12 @@ def get_config(
 
 
 def named_configs() -> List[str]:
-    """The names that --cfg takes."""
+    """The names of the configurations in configs/configs.yaml."""
     return list(_read(NAMED_CONFIGS))
 
 
 def keys_of(tree: CfgNode, prefix: str = "") -> Iterable[str]:
-    """Dotted names of all leaves of the tree."""
+    """Yields the dotted names of all keys of the tree."""
     for key, value in tree.items():
         if isinstance(value, CfgNode):
             yield from keys_of(value, f"{prefix}{key}.")
@@ -235,7 +235,7 @@ def _named_layers(name: str, seen: Tuple[str, ...]) -> List[Tuple[str, Dict[str,
     if name not in known:
         raise Refusal(f"--cfg {name} is neither a .yaml file nor a name in {NAMED_CONFIGS.name}{nearest(name, known)}")
     if name in seen:
-        raise Refusal(f"{NAMED_CONFIGS.name}: BASE of {name} leads back to itself")
+        raise Refusal(f"{NAMED_CONFIGS.name}: BASE of {name} is circular")
     values = dict(known[name])
     base = values.pop("BASE", None)
     below = _named_layers(base, seen + (name,)) if base else []
@@ -247,7 +247,7 @@ def _file_layers(path: Path, root: Path, seen: Tuple[Path, ...]) -> Iterator[Tup
     if path.suffix not in (".yaml", ".yml") or root not in path.parents:
         raise Refusal(f"BASE {path} must be a .yaml file inside {root}")
     if path in seen or len(seen) >= MAX_BASE_DEPTH:
-        raise Refusal(f"{seen[0]}: BASE leads back to itself or deeper than {MAX_BASE_DEPTH} files")
+        raise Refusal(f"{seen[0]}: BASE is circular or deeper than {MAX_BASE_DEPTH} files")
     values = dict(_read(path))
     bases = values.pop("BASE", None) or []
     bases = [bases] if isinstance(bases, str) else bases
@@ -267,7 +267,7 @@ def _read(path: Path) -> Dict[str, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain data only; a key given twice and aliases within aliases are errors."""
+    """Loads plain data only; duplicate keys and aliases are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
         seen = set()
@@ -283,7 +283,7 @@ class _StrictLoader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Optional[yaml.Node]:
         if self.check_event(yaml.AliasEvent):
             raise yaml.constructor.ConstructorError(
-                None, None, "aliases are not used in configurations", self.peek_event().start_mark
+                None, None, "aliases are not supported in configurations", self.peek_event().start_mark
             )
         return super().compose_node(parent, index)
 
@@ -301,7 +301,7 @@ def parse(text: str, source: str) -> Dict[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: dates and numbers that are none
         raise Refusal(f"{source} is not a configuration: {_brief(one_line(error), 300)}") from error
     if not isinstance(values, dict):
-        raise Refusal(f"{source} is not a configuration: it holds {type(values).__name__}, not sections with keys")
+        raise Refusal(f"{source} is not a configuration: it holds {type(values).__name__}, not sections of keys")
     return values
 
 
@@ -312,7 +312,7 @@ def _brief(value: Any, length: int = 80) -> str:
 
 
 def _merge(tree: CfgNode, values: Dict[str, Any], source: str, prefix: str = "") -> None:
-    """Writes nested values into the tree; keys that are not named keep what they have."""
+    """Merges nested values into the tree; keys that are not given keep their values."""
     for key, value in values.items():
         full = f"{prefix}{key}"
         if isinstance(value, dict) and isinstance(_find(tree, full), CfgNode):
@@ -344,7 +344,7 @@ def _assign(tree: CfgNode, key: str, value: Any, source: str) -> None:
 
 
 def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
-    """`value` as the type that `key` holds: whole numbers serve as floats, tuples as lists, '1e-3' as a number."""
+    """Converts `value` to the type of `key`: integers to floats, tuples to lists, text such as '1e-3' to numbers."""
     types = ALTERNATIVE_TYPES.get(key, (type(default),))
     if isinstance(value, str) and types != (str,):
         decoded = _decode(value)
@@ -365,7 +365,8 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
 
 
 def _decode(text: str) -> Any:
-    """A value written as text: a number, list, True, None, or else the text itself."""
+    """The value that a text denotes: a number, list, boolean or null, or else the text itself."""
+--
     plain = {"true": True, "false": False, "null": None}
     if text.lower() in plain:
         return plain[text.lower()]

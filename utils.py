@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Small helpers with no better home: texts of errors, the nearest name, a throughput meter."""
+"""Small helpers: error messages, the nearest name, a throughput meter."""
 
 import difflib
 import time
@@ -8,30 +8,30 @@ from typing import Iterable
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, for a line that names the file: without the path that an OSError names once more."""
+    """The message of an error, without the path that OSError adds: for lines that already name the file."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def one_line(error: object) -> str:
-    """What an error of another library says, without its line breaks."""
+    """The message of an error on a single line."""
     return " ".join(str(error).split())
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """' (did you mean ...?)' for the known word that looks most like `word` in any case, or nothing."""
+    """' (did you mean NAME?)' for the known name closest to `word`, ignoring case, or an empty string."""
     by_letters = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), list(by_letters), n=1, cutoff=0.5)
     return f" (did you mean {by_letters[found[0]]}?)" if found else ""
 
 
 class Throughput:
-    """Samples a second since the last reading, by a clock that no time adjustment moves."""
+    """Measures samples per second with a monotonic clock."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was counted so far."""
+        """Starts a new interval."""
         self._since = time.monotonic()
         self._samples = 0
 
@@ -40,7 +40,8 @@ class Throughput:
         self._samples += samples
 
     def read(self) -> float:
-        """Samples a second since the last `read` or `restart`; starts a new interval."""
+        """Samples per second since the last `read` or `restart`; starts a new interval."""
+--
         rate = self._samples / max(time.monotonic() - self._since, 1e-9)
         self.restart()
         return rate

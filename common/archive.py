@@ -37,7 +37,7 @@ STORAGES = {
 
 
 class DamagedFile(Exception):
-    """The file is not what torch.save wrote, or not a checkpoint of ours; the message says why."""
+    """The file is damaged, or not a checkpoint of this program; the message says why."""
 
 
 class Archive(NamedTuple):
@@ -55,7 +55,7 @@ def read_archive(path: Path) -> Archive:
     small file cannot unpack into a large one, and so are formats from before PyTorch 1.6.
 
     Raises:
-        DamagedFile: when it cannot be read or its contents are not plain data.
+        DamagedFile: if the file cannot be read or its contents are not plain data.
     """
     try:
         view = memoryview(read_regular(path, _room()))
@@ -174,7 +174,7 @@ def _bytes_of(dtype: torch.dtype) -> int:
 
 
 def first_non_finite(tensors: Mapping[str, Any]) -> Optional[str]:
-    """The name of the first tensor in nested containers that holds a NaN or an infinity, or None."""
+    """The name of the first tensor in nested containers with a NaN or infinite value, or None."""
     for name, tensor in tensors_of(tensors):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             return name
@@ -182,7 +182,8 @@ def first_non_finite(tensors: Mapping[str, Any]) -> Optional[str]:
 
 
 def tensors_of(values: Any, name: str = "") -> Iterator[Tuple[str, torch.Tensor]]:
-    """(dotted name, tensor) of all tensors in nested containers."""
+    """Yields (dotted name, tensor) for every tensor in nested containers."""
+--
     if isinstance(values, torch.Tensor):
         yield name, values
     elif isinstance(values, (dict, list, tuple)):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Command lines: parsing without abbreviations or unknown flags, and errors as one line with an exit code."""
+"""Command lines: strict parsing, and errors as one line with an exit code."""
 
 import argparse
 import signal
@@ -13,14 +13,14 @@ from utils import nearest
 
 
 class CommandLine(argparse.ArgumentParser):
-    """An argument parser whose complaints are refusals, with the nearest flag for a mistyped one."""
+    """An argument parser that raises `Refusal`, and suggests the nearest flag for a mistyped one."""
 
     def error(self, message: str) -> Any:
-        """Called by argparse with what is wrong."""
+        """Called by argparse for invalid arguments."""
         raise Refusal(f"{message}; see --help")
 
     def parse(self, argv: Optional[Sequence[str]]) -> argparse.Namespace:
-        """Parses `argv` (None: the command line); nothing unknown is let through."""
+        """Parses `argv`, by default that of the process; raises `Refusal` for unknown arguments."""
         args, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [name for action in self._actions for name in action.option_strings]
@@ -29,14 +29,15 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def run_command(main: Callable[[], None]) -> int:
-    """Runs an entry point and turns refusals into one line on standard error and an exit code.
+    """Runs an entry point and returns its exit code; a `Refusal` is printed as one line on standard error.
 
-    Anything but a refusal or Ctrl-C is a fault of ours and keeps its traceback.
+    Every exception but a refusal and Ctrl-C is a bug of this program and keeps its traceback.
     """
     try:
         main()
     except Refusal as refusal:
-        if refusal.code == EXIT_PREEMPTED:  # torchrun ends those that are still leaving when the first has left
+        if refusal.code == EXIT_PREEMPTED:  # torchrun terminates the others as soon as one exits
+--
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(f"{Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
         return refusal.code

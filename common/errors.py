@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Errors that a user can fix, and the exit codes of the command lines."""
 
-# What a caller of the command lines can rely on; 128 + n stands for an unhandled signal n.
+# Exit codes of the command lines; 128 + n means an unhandled signal n.
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_DATA = 3
@@ -14,10 +14,10 @@ EXIT_PREEMPTED = 75
 
 
 class Refusal(Exception):
-    """The run cannot go on, for a reason the user can mend: one line that says what, which value and what to do.
+    """An error that the user can fix: one line that says what is wrong, with which value, and what to do.
 
     Args:
-        message: the line.
+        message: the line to print.
         code: the exit code, one of the EXIT_ constants of this module.
     """
 
@@ -27,7 +27,8 @@ class Refusal(Exception):
 
 
 class Preempted(Refusal):
-    """A signal asked the run to stop; its state is saved and the same command goes on from there."""
+    """A signal stopped the run after its state was saved; the same command resumes it."""
+--
 
     def __init__(self, message: str):
         super().__init__(message, EXIT_PREEMPTED)

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Where a run runs: the kinds of device, and one process's place with its share of the replicas."""
+"""The kinds of device, and the place of one process in a run."""
 
 from typing import NamedTuple
 
 from yacs.config import CfgNode
 
 DEVICES = ("auto", "ipu", "gpu", "cpu")
-REFERENCE_BATCH = 512  # global batch for which the recipes name their learning rates
+REFERENCE_BATCH = 512  # global batch size for which the recipes give their learning rates
+--
 
 
 class Launch(NamedTuple):
-    """This process's place in the run and how replicas are shared out."""
+    """The rank of this process, and how replicas are divided among processes."""
 
     process: int
     processes: int
-    replicas: int  # in all processes together
+    replicas: int  # over all processes
     local_replicas: int
     stages: int = 1  # processes that share a model; see training/host_pipeline.py
 
@@ -30,9 +31,9 @@ class Launch(NamedTuple):
         return self.process == 0
 
     def global_batch(self, config: CfgNode) -> int:
-        """Samples in one weight update, all processes together."""
+        """Samples per weight update, over all processes."""
         return config.DATA.BATCH_SIZE * config.TRAIN.ACCUMULATION_STEPS * self.replicas
 
     def learning_rate_factor(self, config: CfgNode) -> float:
-        """What the recipe's learning rates are multiplied by: they grow linearly with the global batch."""
+        """The factor for the recipe's learning rates, which scale linearly with the global batch size."""
         return self.global_batch(config) / REFERENCE_BATCH

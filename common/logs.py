@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The application's logger and where its lines go: the console and a run's log file."""
+"""The application's logger and its handlers: the console and the log file of a run."""
 
 import contextlib
 import logging
@@ -13,7 +13,7 @@ logger = logging.getLogger("swin")
 
 @contextlib.contextmanager
 def console_log(is_leader: bool) -> Iterator[None]:
-    """While this context is open, the log goes to standard output; processes that do not lead only warn."""
+    """Logs to standard output inside the context; processes other than the leader log warnings only."""
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO if is_leader else logging.WARNING)
     logger.propagate = False
@@ -27,28 +27,29 @@ def console_log(is_leader: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def file_log(path: Path) -> Iterator[None]:
-    """While this context is open, the log is also appended to the file at `path`."""
+    """Also appends the log to the file at `path` inside the context."""
     with _log_to(_LogFile(str(path), encoding="utf-8")):
         yield
 
 
 class _LogFile(logging.FileHandler):
-    """A log file whose disk may fill up: it says so once, and the run goes on without it."""
+    """A log file that reports a write error once and lets the run continue."""
 
     _failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Called by logging where a line cannot be written."""
-        self._tell(sys.exc_info()[1])
+        """Called by logging when a record cannot be written."""
+        self._report(sys.exc_info()[1])
 
     def close(self) -> None:
-        """Closes the file, whether or not what is left in the buffer can be written."""
+        """Closes the file, even if the rest of the buffer cannot be written."""
         try:
             super().close()
         except OSError as error:
-            self._tell(error)
+            self._report(error)
 
-    def _tell(self, error: Optional[BaseException]) -> None:
+    def _report(self, error
+--: Optional[BaseException]) -> None:
         if not self._failed:
             print(f"log {self.baseFilename} cannot be written: {error}", file=sys.stderr)
         self._failed = True

@@ -11,7 +11,7 @@ from common.errors import Preempted
 
 @contextlib.contextmanager
 def stop_signals_go_to(handler: Any) -> Iterator[None]:
-    """While this context is open, SIGTERM, SIGUSR1 and Ctrl-C go to `handler`, as signal.signal takes it."""
+    """Handles SIGTERM, SIGUSR1 and Ctrl-C by `handler` (see signal.signal) inside the context."""
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     before = [signal.signal(number, handler) for number in numbers]
     try:
@@ -22,14 +22,14 @@ def stop_signals_go_to(handler: Any) -> Iterator[None]:
 
 
 class StopRequest:
-    """SIGTERM, SIGUSR1 and Ctrl-C as a polite request: the step in progress ends, the state is saved, the run stops.
+    """A request to stop by SIGTERM, SIGUSR1 or Ctrl-C: the current step completes, the state is saved, the run ends.
 
-    While `deferred`, the first signal only sets `name`; a second Ctrl-C interrupts at once. Otherwise a signal raises
-    `Preempted` on the spot, since there is nothing to save.
+    While `deferred`, the first signal only sets `name`; a second Ctrl-C interrupts immediately. Otherwise a signal
+    raises `Preempted` immediately, since there is nothing to save.
 
     Attributes:
-        name: of the signal that came first; empty while none has.
-        agreed: all processes of the run know of it, so that all stop after the same step.
+        name: name of the first signal received; empty if there was none.
+        agreed: whether all processes know of the request, so that all stop after the same step.
     """
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class StopRequest:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["StopRequest"]:
-        """While this context is open, the three signals of this process come here."""
+        """Handles the three signals of this process inside the context."""
         with stop_signals_go_to(self._handle):
             yield self
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """While this context is open, signals are noted instead of raised."""
+        """Records signals instead of raising inside the context."""
         self._deferred = True
         try:
             yield
@@ -53,14 +53,15 @@ class StopRequest:
             self._deferred = False
 
     def check(self) -> None:
-        """Raises `Preempted` when a stop was requested."""
+        """Raises `Preempted` if a stop was requested."""
         if self.name:
-            raise Preempted(f"stopped by {self.name}; run the same command to go on")
+            raise Preempted(f"stopped by {self.name}; run the same command to resume")
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.name and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.name:  # torchrun sends a signal more to those that are still stopping when the first has stopped
+        if self.name:  # torchrun signals the others once more as soon as one exits
+--
             return
         self.name = signal.Signals(number).name
         if not self._deferred:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What makes a configuration contradictory or out of range, found before anything is read or built."""
+"""Checks of a configuration before anything is read or built: choices, ranges, lengths and contradictions."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ CHOICES = {
     "IPU.POPART.OUTER_FRAGMENT_FOR": ("memory", "cycles"),
 }
 
-# Smallest and largest value; every element of a list.
+# Minimum and maximum of a value, or of every element of a list.
 BOUNDS = {
     "SEED": (0, 2**31 - 1),
     "LOG_INTERVAL": (1, math.inf),
@@ -115,20 +115,20 @@ LENGTHS = {
 
 
 def precision(name: str) -> str:
-    """The name of a precision as the code knows it: 'half' is 16.16 and 'float' is 32.32.
+    """The canonical name of a precision: 16.16 for 'half', 32.32 for 'float'.
 
     Raises:
-        Refusal: for a name that is not one.
+        Refusal: for an unknown name.
     """
     name = PRECISION_ALIASES.get(name, name)
     if name not in PRECISIONS:
         known = ", ".join(PRECISIONS + tuple(PRECISION_ALIASES))
-        raise Refusal(f"MODEL.PRECISION {name} is unknown: use input.weights out of {known}")
+        raise Refusal(f"MODEL.PRECISION {name} is unknown: use one of {known} (input.weights)")
     return name
 
 
 def check(config: CfgNode) -> None:
-    """Refuses values out of range and values that contradict each other."""
+    """Raises `Refusal` for values that are out of range or contradict each other."""
     _check_choices(config)
     _check_bounds(config)
     _check_lengths(config)
@@ -160,9 +160,9 @@ def _check_bounds(config: CfgNode) -> None:
             if number is None or isinstance(number, str):
                 continue
             if isinstance(number, bool) or not isinstance(number, (int, float)):
-                raise Refusal(f"{key} holds {number!r}: numbers are wanted")
+                raise Refusal(f"{key} holds {number!r}: expected numbers")
             if key in WHOLE and not isinstance(number, int):
-                raise Refusal(f"{key} holds {number!r}: whole numbers are wanted")
+                raise Refusal(f"{key} holds {number!r}: expected integers")
             if not (low <= number <= high and math.isfinite(number)):
                 raise Refusal(f"{key} {number} is out of range: {low} to {high}")
 
@@ -176,13 +176,13 @@ def _check_lengths(config: CfgNode) -> None:
     for key in SIZES:
         value = lookup(config, key)
         if not isinstance(value, int) and len(value) != 2:
-            raise Refusal(f"{key} {value}: give one number, or height and width")
+            raise Refusal(f"{key} {value}: expected one number, or height and width")
 
 
 def _check_architecture(config: CfgNode) -> None:
-    """Every layer's width splits into its heads, and its windows tile its feature map."""
+    """The width of every layer is divisible by its heads, and windows tile its feature map."""
     if not config.MODEL.SWIN.DEPTHS:
-        raise Refusal("MODEL.SWIN.DEPTHS is empty: a list of whole numbers is wanted, one for each layer")
+        raise Refusal("MODEL.SWIN.DEPTHS is empty: expected a list of integers, one per layer")
     try:
         configured_layers(config)
     except ValueError as error:
@@ -199,11 +199,11 @@ def _check_schedule(config: CfgNode) -> None:
     for key in ("AUG.CUTMIX_MINMAX", "AUG.SCALE", "AUG.RATIO"):
         limits = lookup(config, key)
         if limits is not None and limits[0] > limits[1]:
-            raise Refusal(f"{key} {limits}: the smaller value comes first")
+            raise Refusal(f"{key} {limits}: the minimum must come first")
 
 
 def _check_pipeline(config: CfgNode) -> None:
-    """The stages cover the blocks, and gradient accumulation fills the pipeline (PopTorch: at least 2F-1)."""
+    """The stages cover all blocks, and gradient accumulation fills the pipeline (PopTorch: at least 2F-1)."""
     try:
         stages = pipeline_stages(config)
     except ValueError as error:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What the parts of a Swin Transformer cost, worked out from its sizes.
+"""Costs of the parts of a Swin Transformer, computed from its sizes.
 
-All numbers are of one image. MACs are multiply-accumulate operations of the matrix products and the convolution in the
-forward pass: a FLOP counter that counts multiplications and additions gives twice as many. `kept` counts what the
-backward pass reads beside weights; autograd keeps the same, and the means and deviations of norms, which are 1 % more.
+All numbers are for one image. MACs are multiply-accumulate operations of the matrix products and the convolution in the
+forward pass: a FLOP counter that counts multiplications and additions gives twice as many. `kept` counts the activations
+that the backward pass reads; autograd also saves the statistics of norms, about 1 % more.
 """
 
 from typing import List, NamedTuple, Sequence, Tuple
@@ -15,9 +15,9 @@ from .geometry import LayerShape, Size, configured_classes, configured_layers, p
 
 
 class Unit(NamedTuple):
-    """A part of the model that runs on one device as a whole.
+    """A part of the model that is never split between devices.
 
-    `module` is the name of the module with which it begins: layers.i.blocks.j for the attention half of a block and
+    `module` is the name of its first module: layers.i.blocks.j for the attention half of a block and
     layers.i.blocks.j.norm2 for its MLP half. The other fields count: MACs, elements that pass a layer norm (once each),
     parameters, elements kept for the backward pass, elements of the largest value inside, and of the output.
     """
@@ -51,11 +51,11 @@ def swin_units(
     qkv_bias: bool = True,
     ape: bool = False,
 ) -> List[Unit]:
-    """The parts of a Swin Transformer in the order in which they run.
+    """The units of a Swin Transformer, in the order of execution.
 
     Args:
         layers: from `geometry.layer_shapes`.
-        num_classes: 0 where the model ends with its features.
+        num_classes: 0 for a model without a head.
     """
     units = [_embedding_unit(layers[0], patch_size, in_chans, patch_norm, ape)]
     for index, layer in enumerate(layers):
@@ -81,7 +81,7 @@ def swin_units(
 
 
 def configured_units(config: CfgNode) -> Tuple[Unit, ...]:
-    """The parts of the configured model."""
+    """The units of the configured model."""
     swin = config.MODEL.SWIN
     return tuple(
         swin_units(
@@ -98,7 +98,7 @@ def configured_units(config: CfgNode) -> Tuple[Unit, ...]:
 
 
 def _embedding_unit(layer: LayerShape, patch_size: Size, in_chans: int, patch_norm: bool, ape: bool) -> Unit:
-    """A convolution whose windows do not overlap: one product of each patch with each channel."""
+    """A convolution without overlap: one product per patch and output channel."""
     patch = pair(patch_size)
     pixels = in_chans * patch[0] * patch[1]  # numbers in a patch
     elements = layer.tokens * layer.channels
@@ -146,7 +146,8 @@ def _block_units(name: str, layer: LayerShape, mlp_ratio: float, qkv_bias: bool)
 
 
 def _merging_unit(name: str, layer: LayerShape) -> Unit:
-    """Four neighbours become one token of twice the width."""
+    """Four neighbouring tokens become one of twice the width."""
+--
     elements = layer.tokens * layer.channels
     return Unit(
         name,

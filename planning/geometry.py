@@ -14,9 +14,9 @@ Pair = Tuple[int, int]
 
 
 class LayerShape(NamedTuple):
-    """One layer: a row of blocks that work at one resolution.
+    """The sizes of one layer, a sequence of blocks at the same resolution.
 
-    `grid` is (height, width) in tokens, `window` likewise, `shift` is how far every second block moves its windows.
+    `grid` and `window` are (height, width) in tokens; `shift` is the offset of the windows in every second block.
     """
 
     grid: Pair
@@ -28,17 +28,17 @@ class LayerShape(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Tokens of one image."""
+        """Number of tokens of one image."""
         return self.grid[0] * self.grid[1]
 
     @property
     def window_tokens(self) -> int:
-        """Tokens that attend to each other."""
+        """Number of tokens in a window."""
         return self.window[0] * self.window[1]
 
 
 def pair(size: Size) -> Pair:
-    """(height, width) of a size given as one number or as two."""
+    """(height, width) of a size given as one number or two."""
     if isinstance(size, int):
         return size, size
     height, width = size
@@ -46,23 +46,23 @@ def pair(size: Size) -> Pair:
 
 
 def patch_grid(img_size: Size, patch_size: Size) -> Pair:
-    """Patches in height and width.
+    """Number of patches along height and width.
 
     Raises:
-        ValueError: where patches do not tile the image.
+        ValueError: if patches do not tile the image.
     """
     image, patch = pair(img_size), pair(patch_size)
     if any(side % extent for side, extent in zip(image, patch)):
-        raise ValueError(f"image size {image[0]}x{image[1]} is no multiple of the patch size {patch[0]}x{patch[1]}")
+        raise ValueError(f"image size {image[0]}x{image[1]} is not a multiple of the patch size {patch[0]}x{patch[1]}")
     return image[0] // patch[0], image[1] // patch[1]
 
 
 def fit_window(grid: Pair, window: Size) -> Tuple[Pair, Pair]:
-    """Window and shift at a resolution.
+    """Window and shift for a feature map.
 
-    Where a map is not larger than the window there is nothing to shift. A window given as one number follows the
-    official code: if either side of the map is not larger, the window becomes a square of the shorter side. A window
-    given as (height, width) is fitted on each side by itself.
+    A map that is not larger than the window is not shifted. A window given as one number follows the official code: if
+    either side of the map is not larger, the window becomes a square of the shorter side. A window given as
+    (height, width) is fitted to each side separately.
     """
     if isinstance(window, int):
         if min(grid) <= window:
@@ -78,7 +78,7 @@ def layer_shapes(
     """The layers of a Swin Transformer: each halves the resolution of the one before and doubles its width.
 
     Raises:
-        ValueError: naming the numbers that do not fit each other.
+        ValueError: for sizes that do not match, with their values.
     """
     if len(depths) != len(num_heads):
         raise ValueError(f"depths {list(depths)} and num_heads {list(num_heads)} differ in length")
@@ -86,11 +86,11 @@ def layer_shapes(
     for index, (depth, heads) in enumerate(zip(depths, num_heads)):
         if index:
             if grid[0] % 2 or grid[1] % 2:
-                raise ValueError(f"layer {index - 1} has {grid[0]}x{grid[1]} tokens: merging them needs even numbers")
+                raise ValueError(f"layer {index - 1} has {grid[0]}x{grid[1]} tokens: patch merging needs even numbers")
             grid = grid[0] // 2, grid[1] // 2
         channels = embed_dim * 2**index
         if channels % heads:
-            raise ValueError(f"layer {index}: {heads} heads do not divide the width {channels}")
+            raise ValueError(f"layer {index}: the width {channels} is not divisible by {heads} heads")
         window, shift = fit_window(grid, window_size)
         if grid[0] % window[0] or grid[1] % window[1]:
             raise ValueError(
@@ -101,7 +101,7 @@ def layer_shapes(
 
 
 def configured_layers(config: CfgNode) -> List[LayerShape]:
-    """The layers of the configured model; ValueError as `layer_shapes`."""
+    """The layers of the configured model; raises ValueError as `layer_shapes` does."""
     swin = config.MODEL.SWIN
     return layer_shapes(
         config.DATA.IMG_SIZE, swin.PATCH_SIZE, swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE
@@ -109,7 +109,8 @@ def configured_layers(config: CfgNode) -> List[LayerShape]:
 
 
 def configured_classes(config: CfgNode) -> int:
-    """MODEL.NUM_CLASSES; where it is left to the data, as many as the named data set has."""
+    """MODEL.NUM_CLASSES, or the number of classes of the configured data set if it is 0."""
+--
     known = IMAGENET_22K_CLASSES if config.DATA.DATASET == "imagenet22K" else IMAGENET_CLASSES
     return config.MODEL.NUM_CLASSES or known
 

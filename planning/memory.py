@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a pipeline stage occupies of an IPU's memory: an estimate from sizes alone.
+"""An estimate of the IPU memory of a pipeline stage, from sizes alone.
 
 A parameter takes its weight, a gradient accumulator and optimizer state, in the types that `optimizer.py` asks for.
 Replicated tensor sharding divides the optimizer state by the replicas of a process, but for less than 1 % that is in
@@ -12,8 +12,8 @@ backward pass reads: with recomputation the stage's input and the outputs of its
 the backward pass. The last stage turns at once, so PopART computes nothing again there: it keeps everything, once. Only
 where it is the first stage, too, `options.py` asks for recomputation.
 
-The backward pass works on one block at a time. It needs what that block keeps, where that is computed again, and the
-gradients that enter and leave the largest value inside.
+The backward pass processes one block at a time. It needs the recomputed activations of that block, and the gradients of
+the input and the output of its widest operation.
 
 All of this is an estimate. Not counted are temporaries of products, for which IPU.AVAILABLE_MEMORY_PROPORTION is left,
 and code, exchange buffers, constant tables and rounding to tiles, for which ROOM is. Nor are masks of dropout: an IPU
@@ -34,7 +34,7 @@ IPUS_PER_PROCESS = 16  # what one process drives in the pod scripts, which bound
 
 
 class Footprint(NamedTuple):
-    """Bytes of one element of each kind, and how many there are at a time."""
+    """Bytes per element of each kind, and the settings that multiply them."""
 
     weight: int
     gradient: int
@@ -55,13 +55,13 @@ class Footprint(NamedTuple):
         return self.recompute and (stage < stages - 1 or stages == 1)
 
     def shards(self, ipus: int) -> int:
-        """Replicas of one process, and so the parts of the optimizer state, at so many IPUs a replica."""
+        """Number of replicas per process, which is the number of shards, for the given IPUs per replica."""
         most = max(IPUS_PER_PROCESS // ipus, 1)
         return max(count for count in range(1, most + 1) if self.sharding_replicas % count == 0)
 
 
 class Memory(NamedTuple):
-    """Bytes of one IPU."""
+    """Bytes used on one IPU, by purpose."""
 
     weights: int
     gradients: int
@@ -71,7 +71,7 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum over all purposes."""
         return sum(self)
 
     def verdict(self, usable: int) -> str:
@@ -82,18 +82,18 @@ class Memory(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Units in a row, summed up; elements are of one image."""
+    """Sums over consecutive units; elements are for one image."""
 
     macs: int
     parameters: int
-    stashed: int  # with recomputation: the input, and the outputs of blocks but for what only the next stage reads
-    recomputed: int  # the most that is kept between two stashed values
+    stashed: int  # with recomputation: the input and the outputs of blocks, except what only the next stage reads
+    recomputed: int  # the most that is recomputed between two stashed values
     widest: int
     kept: int  # without recomputation
 
 
 def configured_footprint(config: CfgNode) -> Footprint:
-    """The bytes that MODEL.PRECISION and TRAIN.OPTIMIZER mean, as `optimizer.py` sets them."""
+    """The footprint for MODEL.PRECISION and TRAIN.OPTIMIZER, as `optimizer.py` sets them."""
     half_weights, half_activations = config.MODEL.PRECISION == "16.16", config.MODEL.PRECISION.startswith("16.")
     weight = 2 if half_weights else 4  # accumulators and first moments are as wide, second moments always float32
     state = weight + (4 if config.TRAIN.OPTIMIZER.NAME == "adamw" else 0)
@@ -132,12 +132,12 @@ def measure(units: Sequence[Unit], begin: int, end: int) -> Part:
 
 
 def in_flight(stage: int, stages: int) -> int:
-    """Micro-batches that a stage (from 0) holds when the pipeline of so many forward stages is full."""
+    """Micro-batches that stage `stage` holds when a pipeline of `stages` forward stages is full."""
     return 2 * (stages - 1 - stage) + 1
 
 
 def stage_memory(part: Part, stage: int, stages: int, ipus: int, footprint: Footprint) -> Memory:
-    """What stage number `stage` of `stages`, on one of a replica's `ipus` IPUs, occupies in training."""
+    """The training memory of stage `stage` of `stages`, on one of the `ipus` IPUs of a replica."""
     element = footprint.activation * footprint.micro_batch  # bytes of an element of each image
     recompute = footprint.recomputes(stage, stages)
     return Memory(
@@ -150,7 +150,8 @@ def stage_memory(part: Part, stage: int, stages: int, ipus: int, footprint: Foot
 
 
 def together(stages: Iterable[Memory]) -> Memory:
-    """What stages on one IPU occupy: they run in turn, so only one of them works at a time."""
+    """The memory of several stages on one IPU, of which only one works at a time."""
+--
     held = list(stages)
     return Memory(
         weights=sum(memory.weights for memory in held),

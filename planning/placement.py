@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Where the parts of the model run: the stages of the pipeline.
+"""Placement of the model on IPUs: the stages of the pipeline.
 
-IPU.LAYERS_PER_IPU counts Swin blocks, all layers in a row. Patch embedding runs with the first block, patch merging
+IPU.LAYERS_PER_IPU counts Swin blocks over all layers. Patch embedding runs with the first block, patch merging
 with the block before it, and the final norm, the head and the loss with the last block or in a stage of their own.
 """
 
@@ -16,7 +16,7 @@ from planning.split import balanced_split, fewest_ipus_split
 
 
 class Stage(NamedTuple):
-    """One stage of the pipeline: the id of its PopTorch block, its IPU, and the module with which it begins."""
+    """A stage of the pipeline: the ID of its PopTorch block, its IPU, and its first module."""
 
     block_id: str
     ipu: int
@@ -24,12 +24,12 @@ class Stage(NamedTuple):
 
 
 def pipeline_stages(config: CfgNode) -> List[Stage]:
-    """The stages that IPU.LAYERS_PER_IPU and IPU.MAPPING ask for.
+    """The stages that IPU.LAYERS_PER_IPU and IPU.MAPPING define.
 
-    Stages that follow each other on one IPU are one stage, as PopTorch merges them.
+    Consecutive stages on the same IPU are merged, as PopTorch does.
 
     Raises:
-        ValueError: where the lists contradict each other or the model, with the numbers.
+        ValueError: if the lists contradict each other or the model.
     """
     depths, layers = list(config.MODEL.SWIN.DEPTHS), config.IPU.LAYERS_PER_IPU
     if layers == "auto":
@@ -54,18 +54,18 @@ def pipeline_stages(config: CfgNode) -> List[Stage]:
 
 
 def ipus_of(stages: Sequence[Stage]) -> int:
-    """The IPUs of a replica that runs these stages; one that is left out between others counts."""
+    """Number of IPUs per replica, including unused ones in between."""
     return 1 + max(stage.ipu for stage in stages)
 
 
 def automatic_stages(config: CfgNode, ipus: int) -> List[Stage]:
-    """The stages of IPU.LAYERS_PER_IPU auto, whatever the configuration has there.
+    """The stages that IPU.LAYERS_PER_IPU 'auto' makes, whatever its configured value.
 
     Args:
-        ipus: how many stages, one an IPU; 0: as few as memory allows.
+        ipus: number of stages, one per IPU; 0: as few as fit in memory.
 
     Raises:
-        ValueError: where the model has fewer places to begin a stage.
+        ValueError: if the model cannot be split into as many stages.
     """
     units, footprint = configured_units(config), configured_footprint(config)
     begins = (
@@ -80,7 +80,7 @@ def _check_layers(layers: Sequence[float], depths: Sequence[int]) -> None:
     if isinstance(layers, str) or not layers:
         raise ValueError(f"IPU.LAYERS_PER_IPU {layers!r}: give 'auto' or a list of Swin blocks per stage")
     if any(count <= 0 or 2 * count != int(2 * count) for count in layers):
-        raise ValueError(f"IPU.LAYERS_PER_IPU {list(layers)}: whole or half blocks above 0 are wanted")
+        raise ValueError(f"IPU.LAYERS_PER_IPU {list(layers)}: expected positive multiples of 0.5")
     if sum(layers) != sum(depths):
         raise ValueError(
             f"IPU.LAYERS_PER_IPU {list(layers)} adds up to {sum(layers):g} blocks, "
@@ -91,18 +91,19 @@ def _check_layers(layers: Sequence[float], depths: Sequence[int]) -> None:
 def _check_mapping(mapping: Sequence[int], begins: Sequence[str]) -> None:
     if len(mapping) != len(begins):
         raise ValueError(
-            f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries: {len(begins)} are wanted for the "
-            f"stages of IPU.LAYERS_PER_IPU, or {len(begins) + 1} for a last stage with the head alone"
+            f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries, expected {len(begins)} for the "
+            f"stages of IPU.LAYERS_PER_IPU, or {len(begins) + 1} to put the head into a stage of its own"
         )
     if mapping[0] != 0:
         raise ValueError(
-            f"IPU.MAPPING {list(mapping)} begins with IPU {mapping[0]}: the first stage is on IPU 0, "
-            "where PopTorch runs whatever comes before it"
+            f"IPU.MAPPING {list(mapping)} begins with IPU {mapping[0]}: the first stage must be on IPU 0, "
+            "where PopTorch runs everything before it"
         )
 
 
 def _module_at(blocks: float, depths: Sequence[int]) -> str:
-    """The module with which a stage begins after so many blocks; after half a block it is the block's MLP."""
+    """The module that begins after `blocks` blocks; after half a block, the MLP of that block."""
+--
     block = int(blocks)
     for layer, depth in enumerate(depths):
         if block < depth:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The plan of a training run on IPUs, from its configuration alone: numbers without hardware.
+"""The plan of a training run on IPUs, computed from its configuration without hardware.
 
-Parameters and MACs are exact. Memory is the estimate of `memory.py`. The throughput is a bound: the time that products
-alone take at a stated rate. A backward pass takes twice the MACs of its forward pass, one for the gradients of
-activations and one for those of weights, and as many as the forward pass again where that is recomputed. All IPUs of a
-replica work at once, on different micro-batches, so a micro-batch takes as long as the busiest IPU needs for it. To
-fill and to empty a pipeline of F stages takes the time of F-1 micro-batches in each update: F-1 forward steps before
-the first backward step, and F-1 backward steps after the last forward step.
+Parameters and MACs are exact. Memory is the estimate of `memory.py`. Throughput is an upper bound: the time of matrix
+products alone at a given rate. A backward pass takes twice the MACs of its forward pass, half of them for the gradients
+of activations and half for those of weights, plus those of the forward pass where it is recomputed. All IPUs of a replica
+work at the same time on different micro-batches, so the slowest IPU determines the time per micro-batch. Filling and
+draining a pipeline of F stages takes the time of F-1 micro-batches per update: F-1 forward steps before the first
+backward step, and F-1 backward steps after the last forward step.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -22,11 +22,11 @@ from .memory import Memory, configured_footprint, in_flight, measure, stage_memo
 # Products of a Mk2 IPU in MACs a second: Graphcore's 250 TFLOP/s in half and 62.5 TFLOP/s in single precision.
 PEAK_HALF = 125e12
 PEAK_FLOAT = 31.25e12
-UTILISATION = 0.2  # share of the peak that a run reaches: an assumption, for small products and all that is no product
+UTILISATION = 0.2  # assumed share of the peak that a run reaches
 
 
 class IpuPlan(NamedTuple):
-    """One IPU of a replica. MACs are of one image: of the forward pass, and of everything that training computes."""
+    """One IPU of a replica. MACs are for one image, of the forward pass and of training."""
 
     ipu: int
     content: str
@@ -44,15 +44,15 @@ class IpuPlan(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a configuration asks of IPUs."""
+    """What a configuration requires of IPUs."""
 
     stages: Tuple[Stage, ...]
-    layers: List[float]  # as IPU.LAYERS_PER_IPU would say it
+    layers: List[float]  # in the form of IPU.LAYERS_PER_IPU
     ipus: List[IpuPlan]
     micro_batch: int
     accumulation: int
     replicas: int
-    peak: float  # MACs of an IPU in a second
+    peak: float  # MACs per second of an IPU
 
     @property
     def mapping(self) -> List[int]:
@@ -71,32 +71,32 @@ class Plan(NamedTuple):
 
     @property
     def slowest(self) -> int:
-        """MACs of the forward pass on the IPU that has the most."""
+        """MACs of the forward pass on the slowest IPU."""
         return max(ipu.macs for ipu in self.ipus)
 
     @property
     def balance(self) -> float:
-        """The slowest IPU over the mean; 1 is perfect."""
+        """MACs of the slowest IPU over the mean; 1 is perfect."""
         return self.slowest * len(self.ipus) / self.macs
 
     @property
     def bubble(self) -> float:
-        """Time that filling and emptying the pipeline adds to an update: F-1 stages over accumulation."""
+        """Relative time that filling and draining the pipeline adds to an update: (F-1) / accumulation."""
         return (len(self.stages) - 1) / self.accumulation
 
     @property
     def samples(self) -> int:
-        """Images of one weight update, all replicas together."""
+        """Images per weight update, over all replicas."""
         return self.micro_batch * self.accumulation * self.replicas
 
     @property
     def fullest(self) -> IpuPlan:
-        """The IPU that needs the most memory."""
+        """The IPU with the highest memory use."""
         return max(self.ipus, key=lambda ipu: ipu.memory.total)
 
     @property
     def throughput(self) -> float:
-        """Bound of training throughput at the peak rate, in images a second, all replicas together."""
+        """Upper bound of the training throughput at the peak rate, in images per second over all replicas."""
         step = max(ipu.training_macs for ipu in self.ipus) * self.micro_batch / self.peak
         return self.samples / (step * (self.accumulation + len(self.stages) - 1))
 
@@ -105,7 +105,7 @@ def make_plan(config: CfgNode, stages: Optional[Sequence[Stage]] = None) -> Plan
     """The plan of a configuration.
 
     Args:
-        stages: other stages than the configuration's.
+        stages: replaces the stages of the configuration.
     """
     units, stages = configured_units(config), tuple(stages or pipeline_stages(config))
     names = [unit.module for unit in units]
@@ -128,7 +128,8 @@ def make_plan(config: CfgNode, stages: Optional[Sequence[Stage]] = None) -> Plan
 def _ipu_plan(
     config: CfgNode, units: Sequence[Unit], edges: Sequence[int], stages: Sequence[Stage], ipu: int
 ) -> IpuPlan:
-    """The stages of one IPU, of those that begin at `edges`, summed up."""
+    """The sums over the stages of one IPU; stages begin at the units `edges`."""
+--
     footprint, ipus = configured_footprint(config), ipus_of(stages)
     mine = [index for index, stage in enumerate(stages) if stage.ipu == ipu]
     parts = [measure(units, edges[index], edges[index + 1]) for index in mine]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The plan of a configuration for people: a text of 100 columns, and a picture of the stages."""
+"""The plan of a configuration as text of 100 columns and as a chart."""
 
 import textwrap
 from pathlib import Path
@@ -20,13 +20,13 @@ from .geometry import image_size
 
 WIDTH = 100
 MIB = 1 << 20
-KINDS = ("weights", "gradients", "optimizer", "stashed", "working")  # the fields of Memory, in the words of the report
-COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7")  # told apart by everyone (Okabe and Ito)
+KINDS = ("weights", "gradients", "optimizer", "stashed", "working")  # columns for the fields of Memory
+COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7")  # colour-blind safe (Okabe and Ito)
 ALARM = "#c00000"
 
 
 def text(config: CfgNode) -> str:
-    """The whole report, without a last newline."""
+    """The report, without a trailing newline."""
     plan = make_plan(config)
     sections = [
         _header(config, plan),
@@ -41,20 +41,20 @@ def text(config: CfgNode) -> str:
 
 
 def show_plan(config: CfgNode, picture: Optional[str]) -> None:
-    """Prints the report, and draws it where a file is named."""
+    """Prints the report, and draws it if a file is given."""
     print(text(config))
     if picture is not None:
         draw(config, Path(picture))
 
 
 def draw(config: CfgNode, path: Path) -> None:
-    """Draws each IPU's share of the work and its memory against the limit, as a PNG file at `path`.
+    """Draws the work and the memory of each IPU as a PNG file at `path`.
 
     Raises:
-        Refusal: where matplotlib is not installed, or the file cannot be written.
+        Refusal: if matplotlib is not installed, or the file cannot be written.
     """
     if path.suffix.lower() != ".png":
-        raise Refusal(f"--plan-output {path}: the picture is a PNG, so name a .png file")
+        raise Refusal(f"--plan-output {path}: the chart is a PNG, give the name of a .png file")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -108,7 +108,7 @@ def _header(config: CfgNode, plan: Plan) -> List[str]:
 
 
 def _work_table(plan: Plan) -> List[str]:
-    """Each IPU's blocks, parameters and MACs; what does not fit a line goes on below."""
+    """Blocks, parameters and MACs of each IPU; long lines are wrapped."""
     lines = [f"{'IPU':>3}  {'runs (blocks as layer.block)':<57}{'parameters':>13}{'GMACs':>12}{'share':>10}"]
     for ipu in plan.ipus:
         first, *more = textwrap.wrap(ipu.content, 55)
@@ -156,7 +156,7 @@ def _pipeline(plan: Plan) -> List[str]:
 
 
 def _splits(config: CfgNode, plan: Plan) -> List[str]:
-    """The configured split beside those that IPU.LAYERS_PER_IPU auto makes."""
+    """The configured split, compared with those of IPU.LAYERS_PER_IPU auto."""
     used = len(set(plan.mapping))  # MAPPING may leave IPUs out
     rows = [
         ("as configured", plan),
@@ -182,7 +182,7 @@ def _automatic(config: CfgNode, ipus: int) -> Plan:
 
 
 def _keys(plan: Plan) -> str:
-    """What to write under IPU: to get these stages."""
+    """The keys of the section IPU that give these stages."""
     layers = f"LAYERS_PER_IPU: [{', '.join(f'{count:g}' for count in plan.layers)}]"
     plain = plan.mapping == list(range(len(plan.layers)))
     return layers if plain else f"{layers}, MAPPING: {plan.mapping}"
@@ -205,17 +205,17 @@ def _warnings(config: CfgNode, plan: Plan) -> List[str]:
     lines = [f"warning: IPU {ipu.ipu} of a replica {_complaint(ipu)}" for ipu in bad]
     if bad and any(ipu.verdict != "fits" for ipu in _automatic(config, 0).ipus):
         lines += textwrap.wrap(
-            f"warning: no split into {', '.join(map(str, IPU_COUNTS))} IPUs fits, as far as TRAIN.ACCUMULATION_STEPS "
-            f"{plan.accumulation} allows it (2F-1 for F stages): {_advice(config)}",
+            f"warning: no split into {', '.join(map(str, IPU_COUNTS))} IPUs fits within TRAIN.ACCUMULATION_STEPS "
+            f"{plan.accumulation} (at least 2F-1 for F stages): {_advice(config)}",
             WIDTH,
         )
     if config.MODEL.PRECISION == "mix":
-        lines.append("warning: MODEL.PRECISION mix is for hosts alone; IPUs have 16.16, 16.32 and 32.32")
+        lines.append("warning: MODEL.PRECISION mix runs on hosts only; IPUs support 16.16, 16.32 and 32.32")
     return lines
 
 
 def _advice(config: CfgNode) -> str:
-    """What makes a micro-batch or its model smaller, of that which is not done yet."""
+    """The remaining settings that reduce memory."""
     measures = (
         ("lower DATA.BATCH_SIZE and raise the accumulation", config.DATA.BATCH_SIZE > 1),
         ("use --precision 16.16", config.MODEL.PRECISION != "16.16"),
@@ -223,14 +223,14 @@ def _advice(config: CfgNode) -> str:
         ("turn IPU.OPTIMIZER_STATE_OFF_CHIP on", not config.IPU.OPTIMIZER_STATE_OFF_CHIP),
         ("turn IPU.RECOMPUTATION on", not config.IPU.RECOMPUTATION),
     )
-    return ", or ".join(words for words, helps in measures if helps) or "take a smaller model"
+    return ", or ".join(words for words, helps in measures if helps) or "use a smaller model"
 
 
 def _complaint(ipu: IpuPlan) -> str:
     size = f"{ipu.memory.total / MIB:,.0f} of {IPU_BYTES // MIB} MiB"
     if ipu.verdict == "tight":
         return f"is tight: {size}"
-    return f"does not fit: {size} (a host does not mind)"
+    return f"does not fit: {size} (hosts have no such limit)"
 
 
 def _labelled(rows: Sequence[Tuple[str, str]]) -> List[str]:
@@ -247,7 +247,7 @@ def _switch(on: bool) -> str:
 
 
 def _draw_work(axes: Any, plan: Plan) -> None:
-    """Bars of each IPU's share of the forward MACs."""
+    """Draws bars for the share of each IPU in the forward MACs."""
     shares = [100 * ipu.macs / plan.macs for ipu in plan.ipus]
     mean = 100 / len(shares)
     axes.bar(range(len(shares)), shares, color=COLOURS[0], zorder=2)
@@ -264,7 +264,7 @@ def _draw_work(axes: Any, plan: Plan) -> None:
 
 
 def _draw_memory(axes: Any, plan: Plan) -> None:
-    """Stacked bars of each IPU's memory, with the limit."""
+    """Draws stacked bars for the memory of each IPU, with the limits."""
     places = range(len(plan.ipus))
     usable = min(ipu.usable for ipu in plan.ipus)
     for limit, style, meaning in ((IPU_BYTES, "-", "all of a Mk2 IPU"), (usable, "--", "fits below")):
@@ -292,7 +292,8 @@ def _draw_memory(axes: Any, plan: Plan) -> None:
 
 
 def _label(axes: Any, place: int, height: float, words: str, colour: str = "black") -> None:
-    """Words above a bar, which no line strikes through."""
+    """Writes a label above a bar, on a background that covers grid lines."""
+--
     axes.annotate(
         words,
         (place, height),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The best split of a model into pipeline stages: exact, by dynamic programming."""
+"""The optimal split of a model into pipeline stages, by dynamic programming."""
 
 import functools
 import math
@@ -14,16 +14,16 @@ IPU_COUNTS = (1, 2, 4, 8, 16)  # of a replica
 
 @functools.lru_cache(maxsize=32)
 def fewest_ipus_split(units: Tuple[Unit, ...], footprint: Footprint, accumulation: int) -> Tuple[int, ...]:
-    """The best split into as few stages as memory allows, one IPU each.
+    """The best split into as few stages as fit in memory, one per IPU.
 
-    Where no number of IPUs suffices, one stage: a host does not mind, and for an IPU the plan says what is missing.
+    If none fits, a single stage: hosts can run it, and for IPUs the plan reports what does not fit.
 
     Args:
-        units: the model's parts in the order of execution.
-        accumulation: micro-batches in a weight update, of which PopTorch wants 2F-1 for F stages.
+        units: the units of the model, in the order of execution.
+        accumulation: micro-batches per weight update; PopTorch requires 2F-1 for F stages.
 
     Returns:
-        The index of the unit with which each stage begins.
+        The index of the first unit of each stage.
     """
     for ipus in IPU_COUNTS:
         if ipus <= len(_starts(units)) and 2 * ipus - 1 <= accumulation:
@@ -35,21 +35,21 @@ def fewest_ipus_split(units: Tuple[Unit, ...], footprint: Footprint, accumulatio
 
 @functools.lru_cache(maxsize=32)
 def balanced_split(units: Tuple[Unit, ...], footprint: Footprint, stages: int) -> Tuple[int, ...]:
-    """The split into so many stages, one IPU each, whose slowest stage has the fewest MACs.
+    """The split into `stages` stages, one per IPU, that minimises the MACs of the slowest stage.
 
-    Stages fit the usable memory of their IPUs; where no split does, memory is left out of account.
+    Every stage fits in the usable memory of its IPU if such a split exists; otherwise memory is ignored.
 
     Returns:
-        The index of the unit with which each stage begins.
+        The index of the first unit of each stage.
 
     Raises:
-        ValueError: where the model has fewer places to begin a stage.
+        ValueError: if the model cannot be split into as many stages.
     """
     most = len(_starts(units))
     if not 1 <= stages <= most:
         raise ValueError(
-            f"IPU.IPUS_PER_REPLICA {stages} does not suit a model of {most // 2} blocks: {most} stages "
-            "are the most, of half a block each and the head"
+            f"IPU.IPUS_PER_REPLICA {stages} is out of range for a model of {most // 2} blocks: it has at most "
+            f"{most} stages, of half a block each and the head"
         )
     for limit in (Footprint.usable, _no_limit):
         begins = _split_within(units, footprint, stages, limit)
@@ -59,20 +59,20 @@ def balanced_split(units: Tuple[Unit, ...], footprint: Footprint, stages: int) -
 
 
 def minimax_split(length: int, stages: int, cost: Callable[[int, int, int], float]) -> Optional[List[int]]:
-    """Cuts a row into stages so that the dearest stage is as cheap as it can be.
+    """Splits a sequence into stages so that the cost of the most expensive stage is minimal.
 
-    Bellman's recurrence over (stages, items): the best cut of the first n items into s stages ends with a stage that
-    begins at some item m, after the best cut of the first m items into s - 1 stages.
+    Bellman's recurrence over (stages, items): the best split of the first n items into s stages ends with a stage that
+    begins at some item m, after the best split of the first m items into s - 1 stages.
 
     Args:
-        length: items in the row.
-        stages: how many stages to make, none of them empty.
-        cost: of items [begin, end) as stage number s, called as cost(begin, end, s); infinite where it must not be.
+        length: number of items.
+        stages: number of stages, none of them empty.
+        cost: cost(begin, end, s) of items [begin, end) as stage s; infinite if that stage is not allowed.
 
     Returns:
-        The item with which each stage begins; None where every split has a stage that must not be.
+        The first item of each stage; None if every split has a stage that is not allowed.
     """
-    best = [0.0] + [math.inf] * length  # best[n]: the dearest stage of the first n items
+    best = [0.0] + [math.inf] * length  # best[n]: cost of the most expensive stage of the first n items
     choices: List[List[int]] = []  # choices[s][n]: where stage s begins, if n ends it
     for stage in range(stages):
         row, choice = [math.inf] * (length + 1), [0] * (length + 1)
@@ -127,6 +127,6 @@ def _split_within(
 
 
 def _starts(units: Sequence[Unit]) -> List[int]:
-    """Where a stage may begin: with each half of a block and with the final norm, and the first with the embedding."""
+    """The units with which a stage may begin: the embedding, every half of a block but the first, the final norm."""
     halves = [index for index, unit in enumerate(units) if unit.begins_block or unit.ends_block]
     return [0] + halves[1:] + [index for index, unit in enumerate(units) if unit.module == "norm"]

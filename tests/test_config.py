@@ -159,7 +159,8 @@ def test_empty_name_is_not_the_defaults():
         (["DATA.BATCH_SIZE", "0"], "out of range"),
         (["TRAIN.BASE_LR", "1e400"], "out of range"),
         (["TRAIN.WARMUP_EPOCHS", "300"], "WARMUP_EPOCHS"),
-        (["AUG.SCALE", "[0.9, 0.1]"], "smaller value comes first"),
+        (["AUG.SCALE", "[0.9, 0.1]"], "minimum must come first"
+--),
         (["DATA.IMG_SIZE", "223"], "223"),
         (["DATA.IMG_SIZE", "[224, 224, 3]"], "DATA.IMG_SIZE"),
         (["MODEL.SWIN.WINDOW_SIZE", "9"], "window"),

@@ -155,7 +155,7 @@ def test_advice_leaves_out_what_is_done_already(opts, advice):
 
 def test_precision_that_ipus_lack_is_warned_of():
     text = report.text(get_config("SWIN_TINY", ["MODEL.PRECISION", "mix"]))
-    assert text.endswith("warning: MODEL.PRECISION mix is for hosts alone; IPUs have 16.16, 16.32 and 32.32")
+    assert text.endswith("warning: MODEL.PRECISION mix runs on hosts only; IPUs support 16.16, 16.32 and 32.32")
 
 
 def test_split_that_fits_is_not_warned_of_where_auto_finds_none():
@@ -220,7 +220,7 @@ def test_missing_matplotlib_is_one_clear_line_after_the_report(undisturbed, monk
     assert said.err.count("\n") == 1 and "matplotlib, which is not installed: pip install matplotlib" in said.err
 
 
-@pytest.mark.parametrize("path, said", [("plan.svg", "name a .png file"), ("absent/plan.png", "cannot be written")])
+@pytest.mark.parametrize("path, said", [("plan.svg", "name of a .png file"), ("absent/plan.png", "cannot be written")])
 def test_picture_that_cannot_be_written_is_refused(undisturbed, path, said):
     pytest.importorskip("matplotlib")
     with pytest.raises(Refusal, match=said):
