@@ -23,9 +23,9 @@ from utils import one_line
 
 
 class Accelerator(NamedTuple):
-    """The choice: `device` is 'ipu', 'gpu' or 'cpu'; the modules have PopTorch's and popdist's interface.
+    """An accelerator: `device` is 'ipu', 'gpu' or 'cpu'; the modules have the interfaces of PopTorch and popdist.
 
-    popdist is None where PopTorch is installed without it: such a machine runs one process. Where `blank`, programs are
+    popdist is None if PopTorch is installed without it, which allows one process only. If `blank`, programs are
     compiled from shapes alone and cannot run.
     """
 
@@ -42,10 +42,10 @@ def select(device: str = "auto") -> Accelerator:
     """Chooses the accelerator of this process.
 
     Args:
-        device: 'ipu', 'gpu', 'cpu', or 'auto': an IPU where the SDK is installed, else a GPU where PyTorch sees one.
+        device: 'ipu', 'gpu', 'cpu', or 'auto': an IPU if the SDK is installed, else a GPU if PyTorch finds one.
 
     Raises:
-        Refusal: for a device that is not to be had here.
+        Refusal: for a device that is not available.
     """
     global _selected
     if device not in DEVICES:
@@ -64,7 +64,7 @@ def select(device: str = "auto") -> Accelerator:
 
 
 def selected() -> Accelerator:
-    """The accelerator in use; 'auto' where nobody has chosen."""
+    """The accelerator in use; selects 'auto' if none was selected."""
     return _selected or select()
 
 
@@ -79,7 +79,7 @@ def is_ipu() -> bool:
 
 
 def description() -> str:
-    """The device and what runs on it, for a log that should say all that a result depends on."""
+    """The device and the versions that a result depends on, for the log."""
     device = "IPU, PopTorch" if is_ipu() else f"{selected().device.upper()}, poptorch_host"
     return (
         f"{device} {getattr(poptorch(), '__version__', '')}, PyTorch {torch.__version__}, "
@@ -89,9 +89,9 @@ def description() -> str:
 
 @contextlib.contextmanager
 def without_values() -> Iterator[None]:
-    """While this context is open, a host compiles models of any size in seconds, from shapes alone; they cannot run.
+    """Compiles from shapes alone inside the context: seconds for a model of any size, which cannot run then.
 
-    On IPUs it changes nothing.
+    Has no effect on IPUs.
     """
     global _selected
     chosen = selected()
@@ -110,56 +110,58 @@ def without_values() -> Iterator[None]:
 
 
 def new_weights() -> ContextManager[Any]:
-    """A context in which to build a model whose weights are not read from anywhere."""
+    """A context for building a model with new weights, which are not allocated if the accelerator is `blank`."""
     return torch.device("meta") if selected().blank else contextlib.nullcontext()
 
 
 def summary(program: Any) -> List[str]:
-    """What was compiled, in lines for people; nothing on IPUs, where PopTorch does not tell."""
+    """A description of a compiled program, as lines; empty on IPUs, where PopTorch gives none."""
     if is_ipu():
         return []
     return importlib.import_module("poptorch_host.reporting.summary").summary(program)
 
 
 def pipelining() -> ModuleType:
-    """What runs the stages of a pipeline in processes of their own, which is a matter of hosts.
+    """The module that runs each stage of a pipeline in a process of its own, on hosts.
 
     Raises:
-        Refusal: on IPUs, and with a PyTorch that cannot do it.
+        Refusal: on IPUs, and if PyTorch is too old.
     """
     if is_ipu():
-        raise Refusal(
-            "HOST_PIPELINE=1 is for CPUs and GPUs, IPUs run the pipeline as it is: unset it, or use --device cpu"
-        )
+        raise Refusal("HOST_PIPELINE=1 is for CPUs and GPUs: unset it, or use --device cpu")
     try:
         return importlib.import_module("poptorch_host.running.pipelining")
     except ModuleNotFoundError as error:
         raise Refusal(
-            "HOST_PIPELINE=1 needs torch.distributed.pipelining, which PyTorch has from 2.5 on and not in "
-            f"{torch.__version__}"
+            f"HOST_PIPELINE=1 needs torch.distributed.pipelining of PyTorch 2.5 or later, this is {torch.__version__}"
         ) from error
 
 
 def _sdk() -> Optional[Accelerator]:
-    """The SDK's modules, or None where it is not installed.
+    """The modules of the SDK, or None if it is not installed.
 
     Raises:
-        Refusal: where its poptorch is installed and does not work here, rather than training on something else.
+        Refusal: if its poptorch is installed but cannot be imported.
     """
     try:
         module = _import_if_installed("poptorch")
-    except (ImportError, AssertionError) as error:  # libraries that are not enabled; another torch than its own
+    except (
+        ImportError,
+        AssertionError,
+    ) as error:  # the SDK is not enabled, or torch is not the version it was built for
         raise Refusal(
             f"the poptorch package of this environment cannot be imported: {one_line(error)}; "
-            "enable the Poplar SDK that it is of, or use --device cpu or gpu"
+            "enable its Poplar SDK, or use --device cpu or gpu"
         ) from error
-    if module is None or module.__name__ != "poptorch":  # another name: the stand-in, run as `python -m poptorch_host`
+    if (
+        module is None or module.__name__ != "poptorch"
+    ):  # another name: poptorch_host itself, under `python -m poptorch_host`
         return None
     return Accelerator("ipu", module, _import_if_installed("popdist"))
 
 
 def _import_if_installed(name: str) -> Optional[ModuleType]:
-    """The module, or None where it is not installed; one that is installed and broken raises its own error."""
+    """The module, or None if it is not installed; a broken module raises its own error."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -169,7 +171,7 @@ def _import_if_installed(name: str) -> Optional[ModuleType]:
 
 
 def _host(device: str) -> Accelerator:
-    """poptorch_host on a GPU of this process's own, or on the CPU."""
+    """poptorch_host on the GPU of this process, or on the CPU."""
     host = importlib.import_module("poptorch_host.host")
     if device == "gpu" and not torch.cuda.is_available():
         raise Refusal("--device gpu needs CUDA: this PyTorch sees no GPU; use --device cpu")
@@ -184,10 +186,10 @@ def _host(device: str) -> Accelerator:
 
 
 def _use_fast_matmul() -> None:
-    """Lets float32 products use the reduced-precision kernels of the CPU library where they are as exact.
+    """Sets PyTorch's float32 matmul precision to 'medium' if that is as accurate as 'highest' on this CPU.
 
-    On CPUs whose float32 path is a vendor library tuned for another make, PyTorch's 'medium' precision is nearly twice
-    as fast and loses nothing; with matrix units such as AMX it would round to bfloat16. So it is measured, not assumed.
+    On some CPUs 'medium' selects a kernel that is nearly twice as fast and equally accurate; with matrix units such as
+    AMX it would round to bfloat16. The accuracy is therefore measured.
     """
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(128, 512, generator=generator) for _ in range(2))

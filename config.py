@@ -366,7 +366,6 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
 
 def _decode(text: str) -> Any:
     """The value that a text denotes: a number, list, boolean or null, or else the text itself."""
---
     plain = {"true": True, "false": False, "null": None}
     if text.lower() in plain:
         return plain[text.lower()]

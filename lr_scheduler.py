@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Configuration and optimizer -> learning-rate schedule by weight update."""
+"""Configuration and optimizer -> learning rate schedule, by weight update."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from common.launch import Launch
 
 
 def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, launch: Launch) -> Scheduler:
-    """timm's schedule of TRAIN.LR_SCHEDULER; `schedule.step_update(n)` sets the rate of update n (counted from 0).
+    """The timm scheduler of TRAIN.LR_SCHEDULER; `scheduler.step_update(n)` sets the learning rate of update n, from 0.
 
     Linear warm-up from WARMUP_LR to BASE_LR, then cosine or linear decay to MIN_LR at the last update, or steps
-    counted from update 0. With WARMUP_PREFIX the cosine starts at its top when the warm-up ends and runs over the
-    remaining updates; without it the cosine counts from update 0, so that the rate drops a little where the warm-up
-    ends, as older code did. All rates scale with the global batch.
+    counted from update 0. With WARMUP_PREFIX the cosine starts after the warm-up and spans the remaining updates;
+    without it the cosine starts at update 0, so that the rate drops slightly at the end of the warm-up, as in older
+    code. All rates scale with the global batch size.
     """
     settings = config.TRAIN.LR_SCHEDULER
     factor = launch.learning_rate_factor(config)

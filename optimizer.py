@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Configuration and model -> poptorch.optim optimizer with its parameter groups."""
+"""Configuration and model -> poptorch.optim optimizer with parameter groups."""
 
 import math
 from typing import Any, Dict, List
@@ -15,11 +15,11 @@ from options import half_weights
 
 
 def build_optimizer(config: CfgNode, model: SwinTransformer, launch: Launch) -> Any:
-    """The optimizer of TRAIN.OPTIMIZER, its learning rate scaled to the global batch.
+    """The optimizer of TRAIN.OPTIMIZER, with the learning rate scaled to the global batch size.
 
-    The learning rate is given to the constructor: PopTorch then keeps it variable, and a schedule can change it after
-    compilation. With half weights gradients and first moments are half too, second moments stay float32: they are
-    squares, and half would lose them.
+    The learning rate is passed to the constructor, so that PopTorch keeps it variable and a schedule can change it
+    after compilation. With float16 weights, gradients and first moments are float16, too; second moments stay float32,
+    since they are squares and would underflow.
     """
     poptorch = accelerator.poptorch()
     half = half_weights(config)
@@ -53,9 +53,9 @@ def build_optimizer(config: CfgNode, model: SwinTransformer, launch: Launch) -> 
 
 
 def parameter_groups(config: CfgNode, model: SwinTransformer) -> List[Dict[str, Any]]:
-    """Two groups: with weight decay, and without it.
+    """Two parameter groups, with and without weight decay.
 
-    Not decayed are vectors (norms and biases) and what the model names in `no_weight_decay` and
+    Vectors (norms and biases) are not decayed, nor are the parameters named by `no_weight_decay` and
     `no_weight_decay_keywords`: position embeddings and relative position bias tables (Swin paper, appendix A2.1).
     """
     names, keywords = model.no_weight_decay(), model.no_weight_decay_keywords()

@@ -21,20 +21,20 @@ COPY_JUST_IN_TIME = 1  # popart.SubgraphCopyingStrategy.JustInTime
 
 
 def half_weights(config: CfgNode) -> bool:
-    """Whether weights, and with them accumulators and first moments, are float16."""
+    """Whether weights, accumulators and first moments are float16."""
     return config.MODEL.PRECISION == "16.16"
 
 
 def device_generates_data(config: CfgNode) -> bool:
-    """Whether the device makes up its input, and nothing that it returns means anything."""
+    """Whether the device generates its own input, so that its outputs are meaningless."""
     return config.DATA.DATASET == "generated" and config.DATA.GENERATED == "device"
 
 
 def training_options(config: CfgNode, launch: Launch) -> Any:
     """poptorch.Options of the training model.
 
-    One call runs IPU.DEVICE_ITERATIONS weight updates of TRAIN.ACCUMULATION_STEPS micro-batches on every replica and
-    returns the sum of the micro-batches' losses, so that no micro-batch is left out of the logged loss.
+    A call runs IPU.DEVICE_ITERATIONS weight updates of TRAIN.ACCUMULATION_STEPS micro-batches on every replica, and
+    returns the sum of the losses of all micro-batches.
     """
     poptorch = accelerator.poptorch()
     options = _common_options(config, launch)
@@ -44,7 +44,7 @@ def training_options(config: CfgNode, launch: Launch) -> Any:
     training.gradientAccumulation(config.TRAIN.ACCUMULATION_STEPS)
     training.accumulationAndReplicationReductionType(poptorch.ReductionType.Mean)
     strategy = poptorch.MeanReductionStrategy
-    # A running mean never exceeds the largest gradient, so half accumulators cannot overflow by summing.
+    # A running mean never exceeds the largest gradient, so that half-precision accumulators do not overflow.
     training.setMeanAccumulationAndReplicationReductionStrategy(
         strategy.Running if half_weights(config) else strategy.Post
     )
@@ -64,7 +64,7 @@ def training_options(config: CfgNode, launch: Launch) -> Any:
 
 
 def inference_options(config: CfgNode, launch: Launch) -> Any:
-    """poptorch.Options of the validation model: every output returned, nothing rounded, the pipeline always filled."""
+    """poptorch.Options of the validation model: all outputs, no stochastic rounding, a filled pipeline."""
     poptorch = accelerator.poptorch()
     options = _common_options(config, launch)
     stages = len(pipeline_stages(config))
@@ -79,7 +79,7 @@ def _common_options(config: CfgNode, launch: Launch) -> Any:
     poptorch = accelerator.poptorch()
     ipus = ipus_of(pipeline_stages(config))
     options = _distributed_options(launch, ipus)
-    # A host compiles in no time; for IPUs it can take an hour, which one process is enough to tell of.
+    # Hosts compile in seconds; for IPUs it can take an hour. One bar is enough for all processes.
     options.showCompilationProgressBar(launch.is_leader and accelerator.is_ipu())
     options.autoRoundNumIPUs(config.IPU.ROUND_UP_IPUS)
     # The asynchronous loader hands the options to a process of its own, and PopTorch's strategy of named stages cannot
@@ -102,7 +102,7 @@ def _common_options(config: CfgNode, launch: Launch) -> Any:
 
 
 def _distributed_options(launch: Launch, ipus_per_replica: int) -> Any:
-    """Options that know how many processes and replicas there are; under poprun popdist fills that in itself."""
+    """Options with the number of processes and replicas, which popdist sets under poprun."""
     chosen = accelerator.selected()
     if chosen.device == "ipu" and chosen.popdist is not None and chosen.popdist.isPopdistEnvSet():
         if not hasattr(chosen.popdist, "poptorch"):

@@ -41,7 +41,6 @@ class Throughput:
 
     def read(self) -> float:
         """Samples per second since the last `read` or `restart`; starts a new interval."""
---
         rate = self._samples / max(time.monotonic() - self._since, 1e-9)
         self.restart()
         return rate

@@ -4,4 +4,3 @@
 
 Imports `utils` and, in `archive`, torch; nothing else of the application.
 """
---

@@ -183,7 +183,6 @@ def first_non_finite(tensors: Mapping[str, Any]) -> Optional[str]:
 
 def tensors_of(values: Any, name: str = "") -> Iterator[Tuple[str, torch.Tensor]]:
     """Yields (dotted name, tensor) for every tensor in nested containers."""
---
     if isinstance(values, torch.Tensor):
         yield name, values
     elif isinstance(values, (dict, list, tuple)):

@@ -37,7 +37,6 @@ def run_command(main: Callable[[], None]) -> int:
         main()
     except Refusal as refusal:
         if refusal.code == EXIT_PREEMPTED:  # torchrun terminates the others as soon as one exits
---
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(f"{Path(sys.argv[0]).name}: {refusal}", file=sys.stderr)
         return refusal.code

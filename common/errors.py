@@ -28,7 +28,6 @@ class Refusal(Exception):
 
 class Preempted(Refusal):
     """A signal stopped the run after its state was saved; the same command resumes it."""
---
 
     def __init__(self, message: str):
         super().__init__(message, EXIT_PREEMPTED)

@@ -72,7 +72,6 @@ def read_regular(path: PathLike, limit: int) -> bytearray:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes `text` to the file at `path`; readers see either the old contents or the new, never a part."""
---
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as stream:

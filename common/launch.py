@@ -8,7 +8,6 @@ from yacs.config import CfgNode
 
 DEVICES = ("auto", "ipu", "gpu", "cpu")
 REFERENCE_BATCH = 512  # global batch size for which the recipes give their learning rates
---
 
 
 class Launch(NamedTuple):

@@ -48,8 +48,7 @@ class _LogFile(logging.FileHandler):
         except OSError as error:
             self._report(error)
 
-    def _report(self, error
---: Optional[BaseException]) -> None:
+    def _report(self, error: Optional[BaseException]) -> None:
         if not self._failed:
             print(f"log {self.baseFilename} cannot be written: {error}", file=sys.stderr)
         self._failed = True

@@ -61,7 +61,6 @@ class StopRequest:
         if self.name and number == signal.SIGINT:
             raise KeyboardInterrupt
         if self.name:  # torchrun signals the others once more as soon as one exits
---
             return
         self.name = signal.Signals(number).name
         if not self._deferred:

@@ -4,4 +4,3 @@
 
 Imports `planning` and `common`, and nothing heavy. A configuration tree goes in; a `Refusal` comes out, or nothing.
 """
---

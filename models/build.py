@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Configuration -> the model that PopTorch compiles: staged, in its precision, with its loss."""
+"""Configuration -> the model that PopTorch compiles, with its stages, precision and loss."""
 
 import contextlib
 from typing import Any, ContextManager, Optional, Tuple, Union, overload
@@ -20,10 +20,10 @@ from .swin_transformer import LayerNorm, SwinTransformer
 
 
 class SwinClassifier(SwinTransformer):
-    """A Swin Transformer as a configuration wants it, which knows its input, its precision and its loss.
+    """The configured Swin Transformer, with input normalisation, precision and loss.
 
-    Its parameters have the names of the plain model's. MODEL.PRECISION 16.16 has weights and activations in float16;
-    16.32 keeps float32 weights and casts them where they are used; mix lets torch.autocast choose.
+    Parameter names are those of SwinTransformer. MODEL.PRECISION 16.16 has weights and activations in float16; 16.32
+    keeps weights in float32 and casts them where they are used; mix uses torch.autocast.
     """
 
     pixel_mean: Tensor
@@ -70,11 +70,11 @@ class SwinClassifier(SwinTransformer):
         """Classifies a micro-batch.
 
         Args:
-            images: (B, C, H, W), normalised, or uint8 as they were decoded.
-            targets: class indices (B,), or probabilities (B, num_classes) as mixup makes them.
+            images: (B, C, H, W), normalised, or uint8.
+            targets: class indices (B,), or probabilities (B, num_classes) from mixup.
 
         Returns:
-            Logits (B, num_classes) in float32; with targets also the mean loss, from which PopTorch differentiates.
+            Logits (B, num_classes) in float32; with targets also the mean loss, marked for PopTorch to differentiate.
         """
         with self.autocast(images.device.type):
             logits = super().forward(self.normalised(images)).float()
@@ -83,19 +83,19 @@ class SwinClassifier(SwinTransformer):
         return logits, accelerator.poptorch().identity_loss(self.loss(logits, targets), "mean")
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of logits (B, num_classes) in float32, a scalar; targets as `forward` takes them."""
+        """The mean loss of float32 logits (B, num_classes), a scalar; targets as in `forward`."""
         if targets.is_floating_point():
             return self._loss_of_probabilities(logits, targets.float())
         return self._loss_of_classes(logits, targets)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """The images in the precision of the activations; bytes become what the host's transforms make of them."""
+        """The images in the precision of the activations; uint8 images are normalised first."""
         if images.dtype == torch.uint8:
             images = (images.float() / 255 - self.pixel_mean) / self.pixel_std
         return images.to(self._activations)
 
     def autocast(self, device: str) -> ContextManager[Any]:
-        """What the forward pass runs in, on a device of this type."""
+        """The context of the forward pass, on a device of this type."""
         if not self._autocasts:
             return contextlib.nullcontext()
         plain = device == "cuda" and not torch.cuda.is_bf16_supported()
@@ -106,19 +106,19 @@ MODELS = {"swin": SwinClassifier}  # by MODEL.TYPE
 
 
 def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training: bool = True) -> SwinClassifier:
-    """The configured model with the stages of its pipeline marked.
+    """Builds the configured model and marks the stages of its pipeline.
 
     Args:
         config: a checked configuration.
-        num_classes: size of the head; None: what the configuration or the named data set says.
-        training: whether to mark what IPU.RECOMPUTATION keeps for a backward pass.
+        num_classes: number of classes; None: from the configuration or its data set.
+        training: whether to mark the outputs that IPU.RECOMPUTATION keeps for the backward pass.
 
     Raises:
-        utils.Refusal: for a precision that the accelerator does not have.
-        ValueError: for sizes or stages that do not fit each other.
+        Refusal: for a precision that the accelerator does not support.
+        ValueError: for sizes or stages that do not match.
     """
     if config.MODEL.PRECISION == "mix" and accelerator.is_ipu():
-        raise Refusal("MODEL.PRECISION mix is torch.autocast, which IPUs do not have: use 16.16, 16.32 or 32.32")
+        raise Refusal("MODEL.PRECISION mix is torch.autocast, which IPUs do not support: use 16.16, 16.32 or 32.32")
     classes = configured_classes(config) if num_classes is None else num_classes
     model = MODELS[config.MODEL.TYPE](config, classes)
     annotate(model, pipeline_stages(config), recompute=training and config.IPU.RECOMPUTATION)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The stages of the pipeline as PopTorch sees them: blocks that begin at modules of a model."""
+"""Pipeline stages in PopTorch's terms: blocks that begin at modules of a model."""
 
 from typing import Any, Sequence
 

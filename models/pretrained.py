@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Weights from elsewhere: official Swin V1 files, plain state dicts, timm's, and our own checkpoints.
+"""Pretrained weights: official Swin V1 files, plain state dicts, timm's, and our own checkpoints.
 
-What differs between two uses of the same weights is fitted: names, window size, image size and classes. What differs
-between two architectures is refused.
+Parameter names, window size, image size and number of classes are adapted. Weights of another architecture are refused.
 """
 
 from pathlib import Path
@@ -30,7 +29,7 @@ __all__ = ["Report", "Wanted", "check_exists", "classes_of_22k", "load_pretraine
 
 HEAD = ("head.weight", "head.bias")
 MOVED_SYNSET, MOVED_INDEX = "n04399382", 5564  # the one class of ImageNet-1k that the list of 21,843 lacks
-SHOWN = 3  # names in a refusal
+SHOWN = 3  # names in an error message
 
 
 class Wanted(NamedTuple):
@@ -57,11 +56,11 @@ class Weights(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What became of a file's weights: how many tensors the model took, names of others, and how the head was made."""
+    """What was loaded from a file: the number of matched tensors, names of the others, and the source of the head."""
 
     matched: int
-    missing: List[str]  # a head that starts anew
-    unexpected: List[str]  # the file's, which the model has no use for
+    missing: List[str]  # a head that was reset
+    unexpected: List[str]  # in the file only
     resized: List[str]
     head: str
 
@@ -69,19 +68,19 @@ class Report(NamedTuple):
 def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True, wanted: Wanted = AS_IT_IS) -> Report:
     """Puts the weights of a file into a model.
 
-    Relative position tables and absolute position embeddings are resized bicubically where the window or the image has
-    another size. The head is taken where the classes agree in number, mapped from ImageNet-22k to ImageNet-1k, or else
-    starts from zero, as the official code does it.
+    Relative position bias tables and absolute position embeddings are resized bicubically if the window or image size
+    differs. A head with the same number of classes is loaded, one for ImageNet-22k is mapped to ImageNet-1k, and any
+    other is reset to zero, as in the official code.
 
     Args:
-        model: changed in place, in its own precision; not at all when the weights are refused.
+        model: modified in place, in its own precision; left unchanged if the weights are refused.
         path: the file.
         new_head: whether a head with another number of classes may start anew; where it may not, it is refused.
         wanted: which of the file's weights to take, and what it does not tell of them.
 
     Raises:
-        utils.Refusal: for a file that cannot be read, holds no weights of a Swin Transformer or those of another
-            architecture, and for weights that are not finite.
+        Refusal: for a file that cannot be read or holds no weights of this architecture, and for weights that are not
+            finite.
     """
     own = model.state_dict()
     found = read_weights(path, wanted)
@@ -112,7 +111,7 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True, w
 
 
 def check_exists(path: Path) -> None:
-    """Refuses a path that leads to no file."""
+    """Raises `Refusal` if there is no file at `path`."""
     if not path.is_file():
         raise _refusal(path, "there is no such file")
 
@@ -135,9 +134,9 @@ def read_weights(path: Path, wanted: Wanted = AS_IT_IS) -> Weights:
 
 
 def classes_of_22k() -> List[int]:
-    """For each class of ImageNet-1k its index among the 21,841 of ImageNet-22k.
+    """The index of each class of ImageNet-1k among the 21,841 of ImageNet-22k.
 
-    That is the place of its synset in the sorted list of 21,843 that timm ships; one of ImageNet-1k's is not in it.
+    This is the position of its synset in the sorted list of 21,843 that timm ships, which lacks one of ImageNet-1k.
     """
     place = {synset: index for index, synset in enumerate(sorted(ImageNetInfo("imagenet-21k-goog").label_names()))}
     place[MOVED_SYNSET] = MOVED_INDEX
@@ -151,7 +150,7 @@ def resize_table(table: Tensor, grid: Pair, size: Pair) -> Tensor:
 
 
 def _fit_head(weights: Dict[str, Tensor], own: Mapping[str, Tensor], path: Path, new_head: bool) -> str:
-    """Makes the weights' head one of the model's classes, or takes it out, and says which."""
+    """Adapts the head in `weights` to the classes of the model, or removes it; returns what was done."""
     if HEAD[0] not in own:
         for name in HEAD:
             weights.pop(name, None)
@@ -169,11 +168,11 @@ def _fit_head(weights: Dict[str, Tensor], own: Mapping[str, Tensor], path: Path,
         raise _refusal(path, f"{has}: {remedy}")
     for name in HEAD:
         weights.pop(name, None)
-    return f"its head has {found} classes, the model's {classes} start from zero"
+    return f"its head has {found} classes: the head of {classes} classes is reset to zero"
 
 
 def _classes_in(weights: Mapping[str, Tensor]) -> int:
-    """Classes of the weights' head; 0 where there is none, or only a part of one."""
+    """Number of classes of the head in `weights`; 0 if it is missing or incomplete."""
     weight, bias = (weights.get(name, torch.empty(0)) for name in HEAD)
     return len(bias) if weight.ndim == 2 and bias.shape == weight.shape[:1] else 0
 
@@ -223,7 +222,7 @@ def _check_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], found
 def _check_architecture(
     weights: Mapping[str, Tensor], own: Mapping[str, Tensor], missing: List[str], path: Path
 ) -> None:
-    """Refuses weights that lack a tensor of the model, have more of its parts, or others of its shapes."""
+    """Raises `Refusal` for missing or unexpected tensors, and for other shapes."""
     problems = [f"{name} is missing" for name in missing if name not in HEAD]
     problems += [
         f"{name} {_shape(weights[name])} is not in the model"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The stages of a pipeline as modules of their own, for hosts that run each in another process."""
+"""Pipeline stages as modules, for hosts that run each stage in a process of its own."""
 
 import copy
 from typing import List, Sequence
@@ -14,17 +14,17 @@ from .swin_transformer import SwinTransformerBlock
 
 
 class SwinStage(nn.Module):
-    """A copy of consecutive parts of a model: what the previous stage returned -> what the next one takes.
+    """A copy of consecutive units of a model.
 
-    The first stage takes images (B, C, H, W), the last one returns logits (B, num_classes) in float32, and between
-    stages feature maps (B, H, W, C) pass, or features (B, C) where the head is a stage of its own.
+    The first stage takes images (B, C, H, W) and the last one returns float32 logits (B, num_classes). Stages exchange
+    feature maps (B, H, W, C), or features (B, C) if the head is a stage of its own.
 
     Args:
-        model: the whole model, which stays as it is.
-        units: names of its parts, as `costs.Unit.module` has them.
+        model: the whole model, which is not modified.
+        units: names of the units, see `costs.Unit.module`.
 
     Attributes:
-        part: the model without the modules of the other parts; parameters have their names in the model.
+        part: the model without the modules of other stages; parameters keep their names.
     """
 
     def __init__(self, model: SwinClassifier, units: Sequence[str]):
@@ -37,7 +37,7 @@ class SwinStage(nn.Module):
             self.part.absolute_pos_embed = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Runs the parts one after the other."""
+        """Runs the units in order."""
         with self.part.autocast(x.device.type):
             for unit in self.units:
                 x = self._run(unit, x)
@@ -59,7 +59,7 @@ class SwinStage(nn.Module):
 
 
 def units_of_stages(model: SwinClassifier, stages: Sequence[Stage]) -> List[List[str]]:
-    """The names of the parts that run in each stage, in order."""
+    """The names of the units of each stage, in the order of execution."""
     begins = [stage.module for stage in stages]
     units: List[List[str]] = []
     for unit in model.units:
@@ -70,7 +70,7 @@ def units_of_stages(model: SwinClassifier, stages: Sequence[Stage]) -> List[List
 
 
 def _modules_of(unit: str) -> List[str]:
-    """The modules with the parameters of a part of the model."""
+    """The modules that hold the parameters of a unit."""
     if unit.endswith(".norm2"):
         return [unit, f"{_block_of(unit)}.mlp"]
     return [f"{unit}.norm1", f"{unit}.attn"] if ".blocks." in unit else [unit]

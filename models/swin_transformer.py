@@ -2,9 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Swin Transformer V1 (Liu et al., ICCV 2021), with the parameter names of the official checkpoints.
 
-Feature maps are (B, H, W, C) throughout: B images, H x W tokens, C channels. Cutting a map into windows is no step of
-its own: it shares the copy that separates the attention heads, and putting the map together again shares the copy that
-joins them. The forward pass has static shapes and only operations that PopTorch compiles.
+Feature maps are (B, H, W, C) throughout: B images, H x W tokens, C channels. Window partitioning shares the copy that
+separates the attention heads, and window reversal the copy that joins them. The forward pass has static shapes and uses
+only operations that PopTorch supports.
 """
 
 from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Set
@@ -19,13 +19,17 @@ from planning.geometry import LayerShape, Pair, Size, layer_shapes, pair
 
 from .windows import relative_position_index, shift_mask
 
-COMPUTED = ("relative_position_index", "attn_mask", "relative_coords_table")  # saved elsewhere; they follow from sizes
+COMPUTED = (
+    "relative_position_index",
+    "attn_mask",
+    "relative_coords_table",
+)  # in foreign checkpoints; computed from sizes here
 
-NormLayer = Callable[[int], nn.Module]  # makes a norm from a width
+NormLayer = Callable[[int], nn.Module]  # builds a norm from a width
 
 
 class BlockStyle(NamedTuple):
-    """What all blocks of a model have in common; see SwinTransformer for the meaning."""
+    """The settings that all blocks of a model share; see SwinTransformer."""
 
     mlp_ratio: float
     qkv_bias: bool
@@ -36,7 +40,7 @@ class BlockStyle(NamedTuple):
 
 
 class Linear(nn.Linear):
-    """A linear layer that works in the precision of its input, whatever the precision of its weights."""
+    """A linear layer that computes in the dtype of its input and casts its weights to it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features), in the dtype of `x`."""
@@ -45,7 +49,7 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """A layer norm that works in the precision of its input, whatever the precision of its weights."""
+    """A layer norm that computes in the dtype of its input and casts its weights to it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C), in the dtype of `x`."""
@@ -53,15 +57,15 @@ class LayerNorm(nn.LayerNorm):
 
 
 def dropout(rate: float) -> nn.Module:
-    """Dropout, or nothing at all where the rate is 0, so that no random numbers are drawn on the device."""
+    """Dropout, or the identity for rate 0, so that the device draws no random numbers."""
     return nn.Dropout(rate) if rate else nn.Identity()
 
 
 class DropPath(nn.Module):
-    """Adds a residual branch, which training leaves out for a random part of the samples (stochastic depth).
+    """Adds a residual branch, which is dropped for random samples in training (stochastic depth).
 
     Args:
-        rate: probability that a sample's branch is left out; those that stay are scaled up by 1 / (1 - rate).
+        rate: probability to drop the branch of a sample; the others are scaled by 1 / (1 - rate).
     """
 
     def __init__(self, rate: float):
@@ -76,7 +80,7 @@ class DropPath(nn.Module):
         return torch.addcmul(x, branch, kept)
 
     def extra_repr(self) -> str:
-        """What print(model) shows."""
+        """The arguments that print(model) shows."""
         return f"rate={self.rate:.3f}"
 
 
@@ -95,12 +99,12 @@ class Mlp(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention within windows, with a learned bias for each relative position (paper, section 3.2).
+    """Multi-head self-attention within windows, with a learned relative position bias (paper, section 3.2).
 
     Args:
-        layer: sizes of the layer that the block is in.
-        shift: how far the windows are moved down and to the right; (0, 0) for the regular grid.
-        style: what all blocks have in common.
+        layer: sizes of the layer.
+        shift: offset of the windows, down and to the right; (0, 0) for regular windows.
+        style: settings that all blocks share.
     """
 
     relative_position_index: Tensor
@@ -120,7 +124,7 @@ class WindowAttention(nn.Module):
         self.proj_drop = dropout(style.drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C): every token replaced by what it gathers from its window."""
+        """(B, H, W, C) -> (B, H, W, C)."""
         if any(self.shift):
             x = torch.roll(x, (-self.shift[0], -self.shift[1]), (1, 2))
         query, key, value = self._windows(self.qkv(x))
@@ -137,7 +141,7 @@ class WindowAttention(nn.Module):
         size = channels // (3 * self.heads)
         parts = qkv.reshape(batch, rows, self.window[0], columns, self.window[1], 3, self.heads, size)
         shape = (batch, rows * columns, self.heads, self.window[0] * self.window[1], size)
-        # separated first: in the backward pass the three gradients are then joined and put in order by a single copy
+        # unbind first: the backward pass then joins and permutes the three gradients in a single copy
         return [part.permute(0, 1, 3, 5, 2, 4, 6).reshape(shape) for part in parts.unbind(5)]
 
     def _map(self, windows: Tensor, shape: Sequence[int]) -> Tensor:
@@ -149,7 +153,7 @@ class WindowAttention(nn.Module):
         return parts.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, channels)
 
     def _bias(self) -> Tensor:
-        """What is added to the scores, (1 or windows, heads, tokens, tokens): position bias, and mask where shifted."""
+        """Position bias, plus the mask of shifted windows: (1 or windows, heads, tokens, tokens)."""
         tokens = self.window[0] * self.window[1]
         bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
         bias = bias.view(tokens, tokens, self.heads).permute(2, 0, 1).contiguous().unsqueeze(0)
@@ -157,13 +161,13 @@ class WindowAttention(nn.Module):
 
 
 class SwinTransformerBlock(nn.Module):
-    """Window attention and an MLP, each on normalised tokens and added to them.
+    """Window attention and an MLP, with pre-normalisation and residual connections.
 
     Args:
-        layer: sizes of the layer that the block is in.
-        shifted: whether the windows are moved by half a window.
+        layer: sizes of the layer.
+        shifted: whether the windows are shifted.
         drop_path: rate of stochastic depth.
-        style: what all blocks have in common.
+        style: settings that all blocks share.
     """
 
     def __init__(self, layer: LayerShape, shifted: bool, drop_path: float, style: BlockStyle):
@@ -188,7 +192,7 @@ class SwinTransformerBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Joins each 2 x 2 tokens into one of twice the width."""
+    """Merges each 2 x 2 tokens into one of twice the width."""
 
     def __init__(self, channels: int, norm_layer: NormLayer):
         super().__init__()
@@ -199,20 +203,20 @@ class PatchMerging(nn.Module):
         """(B, H, W, C) -> (B, H / 2, W / 2, 2 C)."""
         batch, height, width, channels = x.shape
         parts = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-        # the lower neighbour before the right one: the order of the official weights
+        # the lower neighbour before the right one, as in the official weights
         x = parts.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
         return self.reduction(self.norm(x))
 
 
 class BasicLayer(nn.Module):
-    """A row of blocks at one resolution, every second one shifted, and the merging of patches where a layer follows.
+    """The blocks of one resolution, every second one shifted, with patch merging before the next layer.
 
     Args:
         layer: sizes of the layer.
         drop_path: rate of stochastic depth of each block.
-        merge: whether patches are merged at the end.
-        style: what all blocks have in common.
-        use_checkpoint: compute the blocks again in the backward pass instead of keeping what is inside them.
+        merge: whether to merge patches at the end.
+        style: settings that all blocks share.
+        use_checkpoint: recompute the blocks in the backward pass instead of storing their activations.
     """
 
     def __init__(
@@ -233,7 +237,7 @@ class BasicLayer(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts images into patches and maps each to a token."""
+    """Splits images into patches and projects each to a token."""
 
     def __init__(self, patch_size: Pair, in_chans: int, embed_dim: int, norm_layer: Optional[NormLayer]):
         super().__init__()
@@ -252,28 +256,28 @@ class SwinTransformer(nn.Module):
     """Swin Transformer classifier.
 
     Args:
-        img_size: size of the images in pixels, one number or (height, width).
-        patch_size: size of a patch, likewise.
-        in_chans: channels of the images.
-        num_classes: size of the head; 0: the model returns its features.
+        img_size: image size in pixels, one number or (height, width).
+        patch_size: patch size in pixels, one number or (height, width).
+        in_chans: number of image channels.
+        num_classes: number of classes; 0: no head, the model returns its features.
         embed_dim: width of the first layer; each following layer is twice as wide.
-        depths: blocks of each layer.
-        num_heads: attention heads of each layer.
-        window_size: size of the attention windows in tokens, one number or (height, width); see `geometry.fit_window`.
-        mlp_ratio: width of the MLPs' hidden layer over the width of the layer.
+        depths: number of blocks of each layer.
+        num_heads: number of attention heads of each layer.
+        window_size: window size in tokens, one number or (height, width); see `geometry.fit_window`.
+        mlp_ratio: ratio of the hidden width of the MLPs to the width of the layer.
         qkv_bias: whether queries, keys and values have a bias.
-        qk_scale: what attention scores are multiplied by; None: one over the root of a head's width.
-        drop_rate: dropout of tokens, of the MLPs and of what attention returns.
-        attn_drop_rate: dropout of attention weights.
-        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
-        norm_layer: makes a norm from a width.
-        ape: add a learned embedding of the absolute position to the patches.
-        patch_norm: normalise the embedded patches.
-        use_checkpoint: trade time for memory: compute blocks again in the backward pass (host only).
-        fused_window_process: accepted since callers of the official class pass it; there it picks a CUDA kernel.
+        qk_scale: scale of the attention scores; None: head width ** -0.5.
+        drop_rate: dropout rate of tokens, MLPs and attention outputs.
+        attn_drop_rate: dropout rate of attention weights.
+        drop_path_rate: stochastic depth rate of the last block, growing linearly from 0 at the first.
+        norm_layer: builds a norm from a width.
+        ape: whether to add an absolute position embedding to the patches.
+        patch_norm: whether to normalise the embedded patches.
+        use_checkpoint: whether to recompute blocks in the backward pass to save memory (hosts only).
+        fused_window_process: ignored; for callers of the official class, where it selects a CUDA kernel.
 
     Raises:
-        ValueError: naming the sizes that do not fit each other.
+        ValueError: for sizes that do not match, with their values.
     """
 
     def __init__(
@@ -322,7 +326,7 @@ class SwinTransformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Linear weights, position embeddings and bias tables from a truncated normal of 0.02; linear biases zero."""
+        """Truncated normal of std 0.02 for linear weights, position embeddings and bias tables; zero linear biases."""
         for name, parameter in self.named_parameters():
             if name.endswith(("absolute_pos_embed", "relative_position_bias_table")):
                 nn.init.trunc_normal_(parameter, std=0.02)
@@ -333,26 +337,26 @@ class SwinTransformer(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As of any module; the tables that official state dicts have and sizes determine are left out."""
+        """As nn.Module.load_state_dict, but ignores the constant tables of official state dicts."""
         weights = {name: value for name, value in state_dict.items() if not name.endswith(COMPUTED)}
         return super().load_state_dict(weights, *args, **kwargs)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, num_features): the mean over the last layer's normalised tokens."""
+        """(B, in_chans, H, W) -> (B, num_features), the mean over the normalised tokens of the last layer."""
         x = self.embed(images)
         for layer in self.layers:
             x = layer(x)
         return self.pool(x)
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> tokens (B, H / patch, W / patch, embed_dim), told where they are if ape says so."""
+        """(B, in_chans, H, W) -> tokens (B, H / patch, W / patch, embed_dim), with position embeddings if `ape`."""
         x = self.patch_embed(images)
         if self.absolute_pos_embed is not None:
             x = x + self.absolute_pos_embed.to(x.dtype).view(1, *x.shape[1:])
         return self.pos_drop(x)
 
     def pool(self, x: Tensor) -> Tensor:
-        """The last layer's tokens (B, H, W, num_features) -> (B, num_features)."""
+        """Tokens of the last layer (B, H, W, num_features) -> (B, num_features)."""
         return self.norm(x).mean((1, 2))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -360,13 +364,13 @@ class SwinTransformer(nn.Module):
         return self.head(self.forward_features(images))
 
     def no_weight_decay(self) -> Set[str]:
-        """Parameters that are not decayed, by name."""
+        """Names of parameters without weight decay."""
         return {"absolute_pos_embed"}
 
     def no_weight_decay_keywords(self) -> Set[str]:
-        """Parameters that are not decayed, by a part of their name."""
+        """Substrings of the names of parameters without weight decay."""
         return {"relative_position_bias_table"}
 
     def flops(self) -> int:
-        """Cost of one image's forward pass as the paper counts it: 1 for each MAC and for each normalised element."""
+        """Cost of the forward pass of one image as the paper counts it: 1 per MAC and per normalised element."""
         return sum(unit.macs + unit.normalised for unit in self.units)

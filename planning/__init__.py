@@ -5,4 +5,3 @@
 Imports `common` and no torch. A configuration goes in; layer shapes, units with their costs, pipeline stages and the
 plan of a run come out.
 """
---

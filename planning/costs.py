@@ -2,9 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Costs of the parts of a Swin Transformer, computed from its sizes.
 
-All numbers are for one image. MACs are multiply-accumulate operations of the matrix products and the convolution in the
-forward pass: a FLOP counter that counts multiplications and additions gives twice as many. `kept` counts the activations
-that the backward pass reads; autograd also saves the statistics of norms, about 1 % more.
+All numbers are for one image. MACs are multiply-accumulate operations of the matrix products and the convolution in
+the forward pass: a FLOP counter that counts multiplications and additions gives twice as many. `kept` counts the
+activations that the backward pass reads; autograd also saves the statistics of norms, about 1 % more.
 """
 
 from typing import List, NamedTuple, Sequence, Tuple
@@ -147,7 +147,6 @@ def _block_units(name: str, layer: LayerShape, mlp_ratio: float, qkv_bias: bool)
 
 def _merging_unit(name: str, layer: LayerShape) -> Unit:
     """Four neighbouring tokens become one of twice the width."""
---
     elements = layer.tokens * layer.channels
     return Unit(
         name,

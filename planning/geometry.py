@@ -110,7 +110,6 @@ def configured_layers(config: CfgNode) -> List[LayerShape]:
 
 def configured_classes(config: CfgNode) -> int:
     """MODEL.NUM_CLASSES, or the number of classes of the configured data set if it is 0."""
---
     known = IMAGENET_22K_CLASSES if config.DATA.DATASET == "imagenet22K" else IMAGENET_CLASSES
     return config.MODEL.NUM_CLASSES or known
 

@@ -151,7 +151,6 @@ def stage_memory(part: Part, stage: int, stages: int, ipus: int, footprint: Foot
 
 def together(stages: Iterable[Memory]) -> Memory:
     """The memory of several stages on one IPU, of which only one works at a time."""
---
     held = list(stages)
     return Memory(
         weights=sum(memory.weights for memory in held),

@@ -103,7 +103,6 @@ def _check_mapping(mapping: Sequence[int], begins: Sequence[str]) -> None:
 
 def _module_at(blocks: float, depths: Sequence[int]) -> str:
     """The module that begins after `blocks` blocks; after half a block, the MLP of that block."""
---
     block = int(blocks)
     for layer, depth in enumerate(depths):
         if block < depth:

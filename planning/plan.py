@@ -4,10 +4,10 @@
 
 Parameters and MACs are exact. Memory is the estimate of `memory.py`. Throughput is an upper bound: the time of matrix
 products alone at a given rate. A backward pass takes twice the MACs of its forward pass, half of them for the gradients
-of activations and half for those of weights, plus those of the forward pass where it is recomputed. All IPUs of a replica
-work at the same time on different micro-batches, so the slowest IPU determines the time per micro-batch. Filling and
-draining a pipeline of F stages takes the time of F-1 micro-batches per update: F-1 forward steps before the first
-backward step, and F-1 backward steps after the last forward step.
+of activations and half for those of weights, plus those of the forward pass where it is recomputed. All IPUs of a
+replica work at the same time on different micro-batches, so the slowest IPU determines the time per micro-batch.
+Filling and draining a pipeline of F stages takes the time of F-1 micro-batches per update: F-1 forward steps before the
+first backward step, and F-1 backward steps after the last forward step.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -129,7 +129,6 @@ def _ipu_plan(
     config: CfgNode, units: Sequence[Unit], edges: Sequence[int], stages: Sequence[Stage], ipu: int
 ) -> IpuPlan:
     """The sums over the stages of one IPU; stages begin at the units `edges`."""
---
     footprint, ipus = configured_footprint(config), ipus_of(stages)
     mine = [index for index, stage in enumerate(stages) if stage.ipu == ipu]
     parts = [measure(units, edges[index], edges[index + 1]) for index in mine]

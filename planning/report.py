@@ -293,7 +293,6 @@ def _draw_memory(axes: Any, plan: Plan) -> None:
 
 def _label(axes: Any, place: int, height: float, words: str, colour: str = "black") -> None:
     """Writes a label above a bar, on a background that covers grid lines."""
---
     axes.annotate(
         words,
         (place, height),

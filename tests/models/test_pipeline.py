@@ -75,12 +75,11 @@ def test_neighbouring_stages_on_one_ipu_are_one_stage():
     [
         ([2, 3, 5], [], r"\[2, 3, 5\] adds up to 10 blocks.*has 12"),
         ([2, 3, 5, 1.5], [], "adds up to 11.5"),
-        ([2, 3, 5.25, 1.75], [], "whole or half"),
-        ([2, 3, 7, 0], [], "above 0"),
+        ([2, 3, 5.25, 1.75], [], "multiples of 0.5"),
+        ([2, 3, 7, 0], [], "positive multiples"),
         ([], [], "'auto' or a list"),
         ("balanced", [], "'balanced'"),
-        ([6, 6], [0], "1 entries, expected 2.*or 3"
---),
+        ([6, 6], [0], "1 entries, expected 2.*or 3"),
         ([6, 6], [0, 1, 2, 3], "4 entries"),
         ([6, 6], [1, 2], "begins with IPU 1"),
     ],

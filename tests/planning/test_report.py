@@ -150,7 +150,7 @@ def test_ipus_that_are_too_small_are_warned_of():
 )
 def test_advice_leaves_out_what_is_done_already(opts, advice):
     text = " ".join(report.text(get_config("SWIN_TINY", opts)).split())
-    assert text.endswith(f"(2F-1 for F stages): {advice}")
+    assert text.endswith(f"(at least 2F-1 for F stages): {advice}")
 
 
 def test_precision_that_ipus_lack_is_warned_of():

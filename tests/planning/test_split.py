@@ -128,7 +128,7 @@ def test_fewest_ipus_respect_the_accumulation_that_a_pipeline_needs(accumulation
 
 
 def test_more_stages_than_places_to_begin_are_refused():
-    with pytest.raises(ValueError, match="IPUS_PER_REPLICA 8 .* 3 blocks: 7 stages"):
+    with pytest.raises(ValueError, match="IPUS_PER_REPLICA 8 .* 3 blocks: it has at most 7 stages"):
         balanced_split(UNITS, FOOTPRINT, 8)
 
 

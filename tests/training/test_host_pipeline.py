@@ -252,7 +252,7 @@ def test_ipus_and_unknown_values_are_refused(monkeypatch):
 
 @pytest.mark.skipif(HAS_PIPELINING, reason="this PyTorch has torch.distributed.pipelining")
 def test_pytorch_without_pipelining_is_refused(monkeypatch):
-    assert "PyTorch has from 2.5 on" in refusal(monkeypatch)
+    assert "PyTorch 2.5 or later" in refusal(monkeypatch)
 
 
 def test_too_few_micro_batches_for_the_stages_are_refused():
