@@ -163,7 +163,7 @@ def _fit_head(weights: Dict[str, Tensor], own: Mapping[str, Tensor], path: Path,
             weights[name] = weights[name][classes_of_22k()]
         return f"head of {found} classes mapped to the {classes} of ImageNet-1k"
     if not new_head:
-        has = f"its head has {found} classes, {classes} are wanted" if found else "it has no head"
+        has = f"its head has {found} classes, expected {classes}" if found else "it has no head"
         remedy = f"set --num-classes {found} (MODEL.NUM_CLASSES)" if found else "train one by --pretrained-model"
         raise _refusal(path, f"{has}: {remedy}")
     for name in HEAD:

@@ -183,7 +183,7 @@ def test_empty_name_is_not_the_defaults():
         (["IPU.PARTIALS", "half"], "MODEL.PRECISION 32.32 has not"),
         (["IPU.SHARDING_MIN_ELEMENTS", "0"], "out of range"),
         (["IPU.POPART.OUTER_FRAGMENT_FOR", "speed"], "memory, cycles"),
-        (["IPU.POPART.OUTER_FRAGMENT_EXCLUDED", "[0.5]"], "whole numbers"),
+        (["IPU.POPART.OUTER_FRAGMENT_EXCLUDED", "[0.5]"], "expected integers"),
         (["IPU.POPART.PATTERNS", "['-Tied Gather']"], "'-Tied Gather'"),
     ],
 )
