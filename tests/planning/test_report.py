@@ -144,7 +144,7 @@ def test_ipus_that_are_too_small_are_warned_of():
                 "DATA.IMG_SIZE",
                 "4480",
             ],
-            "take a smaller model",
+            "use a smaller model",
         ),
     ],
 )
