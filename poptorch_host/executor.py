@@ -19,6 +19,7 @@ from .enums import ConnectionType, OutputMode
 from .errors import Error, check, createPoptorchError
 from .inputs.arguments import Bound, ForwardParameters, InputContract
 from .inputs.blank import BlankTensors
+from .operators import library  # noqa: F401, for what it does: torch.ops.poptorch is there
 from .options import Options, PipelinedExecution
 from .reporting.inspection import Inspection
 from .reporting.summary import report_compilation

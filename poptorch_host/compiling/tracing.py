@@ -304,7 +304,8 @@ class Tracer(Execution):
     def run(self, func: Any, args: Tuple, kwargs: Dict[str, Any]) -> Any:
         """Runs one operation, after the checks that a compiler makes of it."""
         name = func._schema.name
-        if func.namespace == "prim":  # a question, such as where a tensor without values is: nothing to compute
+        # A question, such as where a tensor without values is, or what tells of itself: nothing to compute.
+        if func.namespace in ("prim", "poptorch"):
             return func(*args, **kwargs)
         inputs = tensors_in(args) + tensors_in(tuple(kwargs.values()))
         self._count_uses(name, inputs)
