@@ -9,7 +9,11 @@ from typing import Any, Callable, Dict, List, Optional, Union
 
 import torch
 
-from . import host, torch_ops  # noqa: F401, torch_ops for what it does: torch.ops.poptorch is there
+from . import (  # noqa: F401, torch_ops for what it does: torch.ops.poptorch is there
+    host,
+    library,  # noqa: F401, for what it does: torch.ops.poptorch is there
+    torch_ops,
+)
 from . import optim as poptorch_optim
 from ._logging import logger
 from ._printing import module_repr
@@ -19,7 +23,6 @@ from .enums import ConnectionType, OutputMode
 from .errors import Error, check, createPoptorchError
 from .inputs.arguments import Bound, ForwardParameters, InputContract
 from .inputs.blank import BlankTensors
-from .operators import library  # noqa: F401, for what it does: torch.ops.poptorch is there
 from .options import Options, PipelinedExecution
 from .reporting.inspection import Inspection
 from .reporting.summary import report_compilation

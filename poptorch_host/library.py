@@ -11,11 +11,11 @@ from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 import torch
 
-from .. import ops
-from ..context import current
-from ..enums import OverlapMode
-from ..errors import createPoptorchError
-from .blocks import Block
+from . import ops
+from .context import current
+from .enums import OverlapMode
+from .errors import createPoptorchError
+from .operators.blocks import Block
 
 _NAMESPACE = "poptorch"
 _REDUCTIONS = ("sum", "mean", "none")

@@ -6,7 +6,7 @@ import poptorch_host as poptorch
 import pytest
 import torch
 
-from ..models import Function
+from .models import Function
 
 poptorch.inferenceModel  # noqa: B018 (loading it registers the operations)
 pop = torch.ops.poptorch
