@@ -9,11 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Union
 
 import torch
 
-from . import (  # noqa: F401, torch_ops for what it does: torch.ops.poptorch is there
-    host,
-    library,  # noqa: F401, for what it does: torch.ops.poptorch is there
-    torch_ops,
-)
+from . import host, torch_ops  # noqa: F401, torch_ops for what it does: torch.ops.poptorch is there
 from . import optim as poptorch_optim
 from ._logging import logger
 from ._printing import module_repr

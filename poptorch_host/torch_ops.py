@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The operations under the names that PopTorch registers with PyTorch: `torch.ops.poptorch.NAME`.
+"""`torch.ops.poptorch`: the operations that PopTorch registers with PyTorch, under their names and signatures.
 
-Programs call a few of them for want of a public function (push_name_scope, pop_name_scope, internal_cast). Loading this
-module puts all of them there, as loading PopTorch does. Those that are one half of a public function are refused: on a
-host only the whole runs.
+Programs call a few of them for want of a public function. Loading this module registers all. What an operation does is
+what its function in `ops` does; the halves of loops, branches and host calls, which only mean something to a compiler
+that records them, are refused.
 """
 
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 import torch
 
@@ -15,121 +15,192 @@ from . import ops
 from .context import current
 from .enums import OverlapMode
 from .errors import createPoptorchError
+from .operators.blocks import Block
 
+_NAMESPACE = "poptorch"
 _REDUCTIONS = ("sum", "mean", "none")
-_FLOAT_FORMATS = ("auto", "fixed", "scientific", "none")
-_TYPES = {
+_PRINT_FORMATS = ("auto", "fixed", "scientific", "none")
+# ONNX names of what a device casts to; integers of 64 bits and doubles have 32 there.
+_CASTS = {
+    "FLOAT16": torch.float16,
+    "FLOAT": torch.float32,
+    "DOUBLE": torch.float32,
+    "BOOL": torch.bool,
     "UINT8": torch.uint8,
     "INT8": torch.int8,
     "INT16": torch.int16,
     "INT32": torch.int32,
-    "INT64": torch.int64,
-    "FLOAT16": torch.float16,
-    "FLOAT": torch.float32,
-    "DOUBLE": torch.float64,
-    "BOOL": torch.bool,
-    "BFLOAT16": torch.bfloat16,
+    "INT64": torch.int32,
 }
-_WHOLE = {
-    "begin_ipu_block": "Block",
-    "end_ipu_block": "Block",
-    "start_for_loop": "for_loop",
-    "end_for_loop": "for_loop",
-    "start_if_block": "cond",
-    "start_else_block": "cond",
-    "end_if_block": "cond",
-    "begin_multi_conv": "MultiConv",
-    "end_multi_conv": "MultiConv",
-    "set_attribute": "Attribute",
-    "clear_attribute": "Attribute",
-    "call_cpu_op": "CPU",
-    "end_cpu_op": "CPU",
-    "custom_operation": "custom_op",
-    "optimizer_group": "trainingModel",
+_HALVES = {
+    "start_for_loop(Tensor[] inputs) -> ()": "for_loop",
+    "end_for_loop(Tensor[] outputs, Tensor[] inputs, int trip_count) -> Tensor[]": "for_loop",
+    "start_if_block(Tensor condition) -> ()": "cond",
+    "start_else_block(Tensor[] outputs_true) -> ()": "cond",
+    "end_if_block(Tensor[] outputs, Tensor condition) -> Tensor[]": "cond",
+    "call_cpu_op(Tensor[] inputs, str name) -> ()": "CPU",
+    "end_cpu_op(Tensor[] output) -> Tensor[]": "CPU",
 }
 
 
-def push_name_scope(name: str) -> None:
-    """Operations from here on are named after `name` in reports, until pop_name_scope."""
-    ops.NameScope(name).__enter__()
+def _note(name: str, **info: Any) -> None:
+    execution = current()
+    if execution is not None:
+        execution.note_op(name, **info)
 
 
-def pop_name_scope() -> None:
-    """Ends the innermost name scope."""
-    ops.NameScope("").__exit__(None, None, None)
+def _begin_ipu_block(stage_id: int, phase_id: int, ipu_id: int) -> None:
+    Block.start(None, ipu_id)
 
 
-def internal_cast(self: torch.Tensor, dtype: str) -> torch.Tensor:
-    """`self` as the type that PopART calls `dtype`, such as 'FLOAT16'. Outside a compiled model halves are float32."""
-    if current() is None:
-        return self.float() if dtype in ("FLOAT16", "FLOAT32") else self
-    if dtype not in _TYPES:
-        raise createPoptorchError(f"internal_cast: no type is called {dtype!r}: use one of {', '.join(_TYPES)}")
-    return self.to(_TYPES[dtype])
+def _end_ipu_block() -> None:
+    execution = current()
+    if execution is not None:
+        execution.end_block()
 
 
-def ipu_print_tensor(
-    self: torch.Tensor,
-    title: str,
-    print_gradient: int,
-    threshold: int,
-    edge: int,
-    width: int,
-    digits: int,
-    float_format: int,
-    *marks: str,
-) -> torch.Tensor:
-    """The public function, with the format by its number."""
-    style = (threshold, edge, width, digits, _FLOAT_FORMATS[float_format], *marks)
-    return ops.ipu_print_tensor(self, title, bool(print_gradient), *style)
+def _optimizer_group(group: int, inputs: List[torch.Tensor]) -> None:
+    """The groups are the optimizer's own."""
 
 
-def recomputation_checkpoint(self: torch.Tensor) -> torch.Tensor:
-    """`recomputationCheckpoint` of one tensor."""
-    return ops.recomputationCheckpoint(self)
+def _begin_multi_conv() -> None:
+    _note("multi_conv", options={})
 
 
-def set_matmul_serialization(matmul: torch.Tensor, mode: str, factor: int, keep_precision: bool) -> torch.Tensor:
-    """A hint about memory for the product that made `matmul`; without effect on a host."""
-    return matmul
+def _end_multi_conv(
+    available_memory_proportions: Optional[List[float]],
+    partials_types: Optional[List[int]],
+    plan_type: Optional[int],
+    per_conv_reserved_tiles: Optional[int],
+    cycle_back_off: Optional[float],
+    enableConvDithering: Optional[List[int]],
+) -> None:
+    lists = {
+        "availableMemoryProportions": available_memory_proportions,
+        "partialsTypes": partials_types,
+        "enableConvDithering": enableConvDithering,
+    }
+    _note("multi_conv_end", options={name: value for name, value in lists.items() if value})
 
 
-def set_overlap_for_input(t: torch.Tensor, mode: str) -> torch.Tensor:
-    """The public function, with the mode by its value."""
-    return ops.set_overlap_for_input(t, OverlapMode(mode))
+def _push_name_scope(name: str) -> None:
+    _note("name_scope", scope=name)
 
 
-def set_overlap_for_output(t: torch.Tensor, mode: str) -> torch.Tensor:
-    """The public function, with the mode by its value."""
-    return ops.set_overlap_for_output(t, OverlapMode(mode))
+def _pop_name_scope() -> None:
+    _note("name_scope_end", scope="")
 
 
-def identity_loss(x: torch.Tensor, reduction: int) -> torch.Tensor:
-    """The public function, with the reduction by its number: sum, mean or none."""
+def _set_attribute(attribute: str, key: str, value: str) -> None:
+    _note("attribute", attributes={attribute: {key: value}})
+
+
+def _clear_attribute(attribute: str, key: str) -> None:
+    _note("attribute_end", attributes={attribute: {key: None}})
+
+
+def _ipu_print_tensor(
+    tensor: torch.Tensor, title: str, print_gradient: int, threshold: int, edges: int, width: int, digits: int,
+    float_format: int, separator: str, opening: str, closing: str,
+) -> torch.Tensor:  # fmt: skip
+    style = _PRINT_FORMATS[float_format]
+    return ops.ipu_print_tensor(
+        tensor, title, bool(print_gradient), threshold, edges, width, digits, style, separator, opening, closing
+    )
+
+
+def _set_matmul_serialization(matmul: torch.Tensor, mode: str, factor: int, keep_precision: bool) -> torch.Tensor:
+    return matmul.view_as(matmul)
+
+
+def _recomputation_checkpoint(tensor: torch.Tensor) -> torch.Tensor:
+    return ops.recomputationCheckpoint(tensor.view_as(tensor))
+
+
+def _custom_operation(
+    inputs: List[torch.Tensor],
+    name: str,
+    domain: str,
+    domain_version: int,
+    num_outputs: int,
+    outputs: List[torch.Tensor],
+    attributes: str,
+) -> List[torch.Tensor]:
+    if attributes:
+        raise createPoptorchError("torch.ops.poptorch.custom_operation takes no attributes: use poptorch.custom_op")
+    return ops.custom_op(inputs, name, domain, domain_version, outputs)
+
+
+def _internal_cast(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    if current() is None:  # as PopTorch's CPU kernel: there is no half arithmetic to be had
+        return tensor.float() if dtype in ("FLOAT16", "FLOAT32") else tensor.view_as(tensor)
+    if dtype not in _CASTS:
+        raise createPoptorchError(f"internal_cast: there is no type {dtype!r}: use one of {', '.join(_CASTS)}")
+    return tensor.to(_CASTS[dtype])
+
+
+def _identity_loss(x: torch.Tensor, reduction: int) -> torch.Tensor:
+    if reduction not in range(len(_REDUCTIONS)):
+        raise createPoptorchError(f"identity_loss: reduction must be sum (0), mean (1) or none (2), not {reduction}")
     return ops.identity_loss(x, _REDUCTIONS[reduction])
 
 
-def nearest_batch_list(x: torch.Tensor, y: torch.Tensor, batch_x: Any, batch_y: Any) -> torch.Tensor:
-    """The public `nearest`, with batches as lists."""
-    return ops.nearest(x, y, batch_x, batch_y)
+_FUNCTIONS: Dict[str, Callable] = {
+    "begin_ipu_block(int stage_id, int phase_id, int ipu_id) -> ()": _begin_ipu_block,
+    "end_ipu_block() -> ()": _end_ipu_block,
+    "optimizer_group(int group, Tensor[] inputs) -> ()": _optimizer_group,
+    "begin_multi_conv() -> ()": _begin_multi_conv,
+    "end_multi_conv(float[]? available_memory_proportions, int[]? partials_types, int? plan_type, "
+    "int? per_conv_reserved_tiles, float? cycle_back_off, int[]? enableConvDithering) -> ()": _end_multi_conv,
+    "push_name_scope(str name) -> ()": _push_name_scope,
+    "pop_name_scope() -> ()": _pop_name_scope,
+    "set_attribute(str attribute, str key, str value) -> ()": _set_attribute,
+    "clear_attribute(str attribute, str key) -> ()": _clear_attribute,
+    "ipu_print_tensor(Tensor self, str title, int print_gradient, int summarize_threshold, int edge_items, "
+    "int max_line_width, int digits, int float_format, str separator, str open_bracket, str close_bracket) "
+    "-> Tensor": _ipu_print_tensor,
+    "nop(Tensor self) -> Tensor": ops.nop,
+    "set_matmul_serialization(Tensor matmul, str mode, int factor, bool keep_precision) "
+    "-> Tensor": _set_matmul_serialization,
+    "set_overlap_for_input(Tensor t, str mode) -> Tensor": (
+        lambda tensor, mode: ops.set_overlap_for_input(tensor, OverlapMode(mode))
+    ),
+    "set_overlap_for_output(Tensor t, str mode) -> Tensor": (
+        lambda tensor, mode: ops.set_overlap_for_output(tensor, OverlapMode(mode))
+    ),
+    "recomputation_checkpoint(Tensor self) -> Tensor": _recomputation_checkpoint,
+    "set_available_memory(Tensor t, float mem) -> Tensor": ops.set_available_memory,
+    "custom_operation(Tensor[] inputs, str name, str domain, int domain_version, int num_outputs, Tensor[] outputs, "
+    "str attributes) -> Tensor[]": _custom_operation,
+    "ctc_beam_search_decoder(Tensor probs, Tensor lengths, int blank, int beam_width, int top_paths) "
+    "-> (Tensor, Tensor, Tensor)": lambda *arguments: tuple(ops.ctc_beam_search_decoder(*arguments)),
+    "dynamic_slice(Tensor self, int dim, Tensor start, int size, int step) -> Tensor": ops.dynamic_slice,
+    "dynamic_update(Tensor self, Tensor src, int dim, Tensor start, int size) -> Tensor": ops.dynamic_update,
+    "identity_loss(Tensor x, int reduction) -> Tensor": _identity_loss,
+    "internal_cast(Tensor self, str dtype) -> Tensor": _internal_cast,
+    "fps(Tensor src, int[] ptr, float ratio, bool random_start) -> Tensor": ops.fps,
+    "nearest(Tensor x, Tensor y, Tensor batch_x, Tensor batch_y) -> Tensor": ops.nearest,
+    "nearest_batch_list(Tensor x, Tensor y, int[] batch_x, int[] batch_y) -> Tensor": ops.nearest,
+}
 
 
-def _refusing(name: str, whole: str) -> Callable[..., NoReturn]:
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise createPoptorchError(f"torch.ops.poptorch.{name} alone cannot run on a host: use poptorch.{whole}")
+def _refusal(name: str, instead: str) -> Callable[..., NoReturn]:
+    def refuse(*_: Any) -> NoReturn:
+        raise createPoptorchError(f"torch.ops.poptorch.{name} is half of a construct: use poptorch.{instead}")
 
     return refuse
 
 
-def _register() -> None:
-    here = [push_name_scope, pop_name_scope, internal_cast, ipu_print_tensor, recomputation_checkpoint]
-    here += [set_matmul_serialization, set_overlap_for_input, set_overlap_for_output, identity_loss, nearest_batch_list]
-    same = [ops.nop, ops.set_available_memory, ops.dynamic_slice, ops.dynamic_update]
-    same += [ops.fps, ops.nearest, ops.ctc_beam_search_decoder]
-    for function in here + same:
-        setattr(torch.ops.poptorch, function.__name__, function)
-    for name, whole in _WHOLE.items():
-        setattr(torch.ops.poptorch, name, _refusing(name, whole))
+def _register() -> Optional[torch.library.Library]:
+    """Defines the operations, unless PopTorch itself has."""
+    if hasattr(getattr(torch.ops, _NAMESPACE), "push_name_scope"):
+        return None
+    library = torch.library.Library(_NAMESPACE, "DEF")
+    halves = {schema: _refusal(schema.split("(")[0], instead) for schema, instead in _HALVES.items()}
+    for schema, function in {**_FUNCTIONS, **halves}.items():
+        # Made of other operations for whoever looks: autograd, vmap and a tracing compiler see those.
+        library.impl(library.define(schema), function, "CompositeImplicitAutograd")
+    return library
 
 
-_register()
+_library = _register()  # lives as long as the module: without it the operations are gone
