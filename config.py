@@ -53,7 +53,7 @@ def defaults() -> CfgNode:
     tree.DATA.DATA_PATH = ""
     tree.DATA.IMG_SIZE = 224  # pixels; [height, width] for rectangles
     tree.DATA.BATCH_SIZE = 4  # micro-batch size
-    tree.DATA.INTERPOLATION = "bicubic"
+    tree.DATA.INTERPOLATION = "bicubic"  # also bilinear, nearest, lanczos, hamming; random: one of two for each crop
     tree.DATA.ZIP_MODE = False
     tree.DATA.CACHE_MODE = "part"  # caching in zip mode: no, full, part (the share of this process)
     tree.DATA.NUM_WORKERS = 8
@@ -62,6 +62,7 @@ def defaults() -> CfgNode:
     tree.DATA.MEAN = [0.485, 0.456, 0.406]
     tree.DATA.STD = [0.229, 0.224, 0.225]
     tree.DATA.BAD_IMAGES = "skip"  # skip: replace and count them; fail: stop the run
+    tree.DATA.ALLOW_EMPTY_CLASSES = False  # accept classes without images
     tree.DATA.GENERATED = "host"  # where random images are generated: host, device
 
     tree.MODEL = CfgNode()
@@ -75,7 +76,7 @@ def defaults() -> CfgNode:
     tree.MODEL.RESUME = ""  # checkpoint to go on from
     tree.MODEL.DROP_RATE = 0.0
     tree.MODEL.ATTN_DROP_RATE = 0.0
-    tree.MODEL.DROP_PATH_RATE = 0.2
+    tree.MODEL.DROP_PATH_RATE = 0.1
     tree.MODEL.LABEL_SMOOTHING = 0.1
     tree.MODEL.PRECISION = "32.32"  # input.weights: 16.16, 16.32, 32.32; mix: autocast, host only
     tree.MODEL.SWIN = CfgNode()

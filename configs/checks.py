@@ -19,7 +19,7 @@ CHOICES = {
     "DATA.CACHE_MODE": ("no", "full", "part"),
     "DATA.LOADER": ("auto", "sync", "async", "rebatched"),
     "DATA.INPUT_DTYPE": ("float", "uint8"),
-    "DATA.INTERPOLATION": ("bicubic", "bilinear", "nearest", "random"),
+    "DATA.INTERPOLATION": ("bicubic", "bilinear", "nearest", "lanczos", "hamming", "random"),
     "DATA.BAD_IMAGES": ("skip", "fail"),
     "DATA.GENERATED": ("host", "device"),
     "MODEL.TYPE": ("swin",),

@@ -20,7 +20,7 @@ from dataset.generated import GeneratedImages
 from dataset.image_folder import check_root, open_split
 from dataset.mixup import MixingCollate, Sample, build_mixup, group, stack
 from dataset.samplers import EvaluationSampler, Layout, TrainingSampler
-from dataset.samples import EpochView, ImageDataset
+from dataset.samples import EpochView, ImageDataset, NamedImages
 from dataset.transforms import build_transform, image_dtype
 from dataset.workers import affordable_workers, begin_worker, clear_failures, stall_seconds
 from planning.geometry import image_size
@@ -65,16 +65,16 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
 
 
 def build_images(config: CfgNode, files: Sequence[str]) -> ImageDataset:
-    """Image files as evaluation sees them: `dataset[i]` -> (image (C, H, W), i); one that does not decode ends it."""
-    source = MappedImages(Path(), ImageMap(Path(), list(files), np.arange(len(files))), [])
-    return ImageDataset(
+    """Image files as evaluation sees them: `dataset[i]` -> (image (C, H, W), i), or UNREADABLE where that is none."""
+    source = MappedImages("", ImageMap(Path(), list(files), np.arange(len(files))), [])
+    return NamedImages(
         source,
         build_transform(config, training=False),
         _shape(config),
         image_dtype(config),
         config.SEED,
         training=False,
-        stop_at_bad=True,
+        stop_at_bad=False,
     )
 
 
@@ -157,7 +157,7 @@ def _source(config: CfgNode, training: bool) -> Any:
         return open_22k(root, training, config.MODEL.NUM_CLASSES)
     if config.DATA.ZIP_MODE:
         return open_zip(root, training, config.DATA.CACHE_MODE, *_process_share(), config.MODEL.NUM_CLASSES)
-    return open_split(root, training)
+    return open_split(root, training, config.DATA.ALLOW_EMPTY_CLASSES)
 
 
 def _process_share() -> Tuple[int, int]:

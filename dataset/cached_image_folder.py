@@ -12,7 +12,7 @@ import json
 import os
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from common.logs import logger
 from dataset.decode import read_file, shown
 from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES, PathTable
 from dataset.zipreader import ZipReader
+from planning.geometry import IMAGENET_22K_CLASSES
 from utils import reason
 
 MAP_22K = "ILSVRC2011fall_whole_map_{}.txt"
@@ -43,7 +44,7 @@ class MappedImages:
         labels: int64 array, one label an image.
     """
 
-    def __init__(self, root: Path, images: ImageMap, classes: List[str]):
+    def __init__(self, root: Union[Path, str], images: ImageMap, classes: List[str]):
         self.classes = classes
         self.labels = images.labels
         self._root = str(root)
@@ -122,11 +123,17 @@ def open_zip(root: Path, training: bool, cache: str, process: int, processes: in
 
 
 def open_22k(root: Path, training: bool, limit: int = 0) -> MappedImages:
-    """The training or validation images of ImageNet-22k below `root`; as `open_zip`."""
+    """The training or validation images of ImageNet-22k below `root`; as `open_zip`.
+
+    Its maps may name a part of the images: there are always 21,841 classes, or as many as `limit` says.
+    """
     ours, other = (root / MAP_22K.format(name) for name in (("train", "val") if training else ("val", "train")))
     if not ours.exists():
         raise Refusal(f"{shown(root)} has no {ours.name}: the maps of ImageNet-22k lie in the data path", EXIT_DATA)
-    images, classes = _read_maps(ours, other if other.exists() else None, training, limit)
+    others = other if other.exists() else None
+    images, classes = _read_maps(
+        ours, others, training, limit or IMAGENET_22K_CLASSES, fewest=limit or IMAGENET_22K_CLASSES
+    )
     return MappedImages(root, images, classes)
 
 
@@ -156,14 +163,17 @@ def _stem(root: Path, names: Sequence[str]) -> Optional[str]:
     return next((name for name in names if (root / f"{name}.zip").exists()), None)
 
 
-def _read_maps(path: Path, other: Optional[Path], training: bool, limit: int) -> Tuple[ImageMap, List[str]]:
+def _read_maps(
+    path: Path, other: Optional[Path], training: bool, limit: int, fewest: int = 0
+) -> Tuple[ImageMap, List[str]]:
     """The map at `path`, and the names of all classes: the same for both splits, since training's map comes first."""
     images = read_map(path, limit)
     if other is None:
-        return images, _class_names([images])
+        return images, _class_names([images], fewest)
     maps = [images, read_map(other, limit)] if training else [read_map(other, limit), images]
-    _check_labels(maps[1], int(maps[0].labels.max()) + 1, f"the number of classes in {shown(maps[0].file)}")
-    return images, _class_names(maps)
+    count = max(int(maps[0].labels.max()) + 1, fewest)
+    _check_labels(maps[1], count, f"the number of classes in {shown(maps[0].file)}")
+    return images, _class_names(maps, fewest)
 
 
 def _check_labels(images: ImageMap, limit: int, reason: str) -> None:
@@ -173,9 +183,9 @@ def _check_labels(images: ImageMap, limit: int, reason: str) -> None:
         raise Refusal(f"{shown(images.file)}:{line}: label {label} is not below {limit}, {reason}", EXIT_DATA)
 
 
-def _class_names(maps: Sequence[ImageMap]) -> List[str]:
+def _class_names(maps: Sequence[ImageMap], fewest: int) -> List[str]:
     """A name for each label up to the largest: the folder that its images share, or else the label itself."""
-    count = 1 + max(int(images.labels.max()) for images in maps)
+    count = max(fewest, 1 + max(int(images.labels.max()) for images in maps))
     names: List[Optional[str]] = [None] * count
     for images in maps:
         labels, first = np.unique(images.labels, return_index=True)

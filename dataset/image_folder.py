@@ -4,15 +4,17 @@
 
 import os
 from pathlib import Path
-from typing import Iterable, Iterator, List, Optional, Sequence
+from typing import Counter, Iterable, Iterator, List, Optional, Sequence
 
 import numpy as np
 
 from common.errors import EXIT_DATA, Refusal
+from common.logs import logger
 from dataset.decode import EXTENSIONS, read_file, shown
 
 TRAINING_NAMES = ("train",)
 VALIDATION_NAMES = ("validation", "val")
+SHOWN_ENDINGS = 6
 
 
 class PathTable:
@@ -45,22 +47,33 @@ class ImageFolder:
 
     Args:
         folder: holds one folder a class, with images at any depth. Hidden files and folders do not count.
+        classes: names of the classes; None: the folder's.
+        allow_empty: whether classes may lack images, or their folder.
 
     Raises:
         Refusal: when the folder is missing, has no classes, or a class has no images.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, classes: Optional[List[str]] = None, allow_empty: bool = False):
         self.folder = folder
-        self.classes = class_names(folder)
+        own = class_names(folder)
+        self.classes = own if classes is None else classes
         counts, paths = [], []
+        left_out: Counter[str] = Counter()
         for name in self.classes:
-            found = sorted(image_files(folder, name))
+            found = sorted(image_files(folder, name, left_out)) if name in own else []
             counts.append(len(found))
             paths += found
+        note_left_out(folder, left_out)
         empty = [name for name, count in zip(self.classes, counts) if count == 0]
+        if empty and (not allow_empty or not paths):
+            raise Refusal(
+                f"{shown(folder)}: no images ({', '.join(EXTENSIONS)}) in {_some(empty)}; DATA.ALLOW_EMPTY_CLASSES "
+                "goes on without",
+                EXIT_DATA,
+            )
         if empty:
-            raise Refusal(f"{shown(folder)}: no images ({', '.join(EXTENSIONS)}) in {_some(empty)}", EXIT_DATA)
+            logger.warning("%s: no images in %s", shown(folder), _some(empty))
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
         self._paths = PathTable(paths)
 
@@ -80,8 +93,11 @@ class ImageFolder:
         return read_file(self.name(index))
 
 
-def open_split(root: Path, training: bool) -> ImageFolder:
+def open_split(root: Path, training: bool, allow_empty: bool = False) -> ImageFolder:
     """The training or the validation split below `root`, whose classes must be those of the other split if that exists.
+
+    Args:
+        allow_empty: whether classes may be empty, or missing in validation.
 
     Raises:
         Refusal: naming the path, when anything about the layout is wrong.
@@ -95,20 +111,24 @@ def open_split(root: Path, training: bool) -> ImageFolder:
             EXIT_DATA,
         )
     other = _first_existing(root, others)
-    if other is not None:
-        check_same_classes(folder, other)
-    return ImageFolder(folder)
+    if other is None:
+        return ImageFolder(folder, allow_empty=allow_empty)
+    trained, validated = (folder, other) if training else (other, folder)
+    check_same_classes(trained, validated, allow_empty)
+    return ImageFolder(folder, class_names(trained), allow_empty)
 
 
-def check_same_classes(first: Path, second: Path) -> None:
-    """Refuses two splits whose class folders differ, since labels would not mean the same."""
-    ours, theirs = class_names(first), class_names(second)
-    for here, there, missing in ((first, second, set(ours) - set(theirs)), (second, first, set(theirs) - set(ours))):
-        if missing:
-            raise Refusal(
-                f"{shown(there)} lacks {len(missing)} of the classes of {shown(here)}: {_some(sorted(missing))}",
-                EXIT_DATA,
-            )
+def check_same_classes(trained: Path, validated: Path, allow_empty: bool) -> None:
+    """Refuses two splits whose class folders differ, since labels would not mean the same.
+
+    With `allow_empty`, validation may lack classes: those of training name the labels.
+    """
+    ours, theirs = set(class_names(trained)), set(class_names(validated))
+    for here, there, missing in ((trained, validated, ours - theirs), (validated, trained, theirs - ours)):
+        if missing and not (allow_empty and there == validated):
+            remedy = "; DATA.ALLOW_EMPTY_CLASSES goes on without" if there == validated else ""
+            lacking = f"{shown(there)} lacks {len(missing)} of the classes of {shown(here)}"
+            raise Refusal(f"{lacking}: {_some(sorted(missing))}{remedy}", EXIT_DATA)
 
 
 def class_names(folder: Path) -> List[str]:
@@ -147,14 +167,37 @@ def _first_existing(root: Path, names: Sequence[str]) -> Optional[Path]:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def image_files(folder: Path, name: str = "") -> Iterator[str]:
-    """Paths, relative to `folder`, of the image files of class `name`, or of all in it; hidden ones do not count."""
-    prefix = os.path.join(str(folder), "")
-    for place, folders, files in os.walk(prefix + name, onerror=_refuse_unlistable):
-        folders[:] = [entry for entry in folders if not entry.startswith(".")]
+def image_files(folder: Path, name: str = "", left_out: Optional[Counter[str]] = None) -> Iterator[str]:
+    """Paths, relative to `folder`, of the image files of class `name`, or of all in it; hidden ones do not count.
+
+    Links to folders are followed, and each folder is read once: a link may lead back to one that it lies in.
+
+    Args:
+        left_out: counts the other files by the ending of their names.
+    """
+    prefix, seen = os.path.join(str(folder), ""), set()
+    for place, folders, files in os.walk(prefix + name, onerror=_refuse_unlistable, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders[:] = []
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
         for file in files:
-            if not file.startswith(".") and file.lower().endswith(EXTENSIONS):
+            if file.startswith("."):
+                continue
+            if file.lower().endswith(EXTENSIONS):
                 yield os.path.join(place, file)[len(prefix) :]
+            elif left_out is not None:
+                left_out[os.path.splitext(file)[1].lower() or "no ending"] += 1
+
+
+def note_left_out(folder: Path, left_out: Counter[str]) -> None:
+    """Says once how many files of which endings are not read."""
+    if left_out:
+        endings = ", ".join(f"{count} of {shown(ending)}" for ending, count in left_out.most_common(SHOWN_ENDINGS))
+        more = f" and {len(left_out) - SHOWN_ENDINGS} more" if len(left_out) > SHOWN_ENDINGS else ""
+        logger.warning("%s: %d files are not read: %s%s", shown(folder), sum(left_out.values()), endings, more)
 
 
 def _refuse_unlistable(error: OSError) -> None:

@@ -8,9 +8,10 @@ import torch
 from torch.utils.data import Dataset
 
 from common.logs import logger
-from dataset.decode import BadImage, Picture, decode, shown
+from dataset.decode import DECODER_ERRORS, BadImage, decode, shown
 from dataset.samplers import PADDING, Position, mix_seed
 from dataset.transforms import Transform, seeded
+from utils import one_line
 
 PADDED = -1  # label of a row that only fills the last evaluation batch
 UNREADABLE = -2  # label of an evaluation image that does not decode: it counts as an image, and never as correct
@@ -73,22 +74,25 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        picture = self._picture(index)
-        while picture is None:
+        image = self._image(epoch, index)
+        while image is None:
             if not self._training:
                 return self.blank(), UNREADABLE
             index = (index + 1) % len(self)
-            picture = self._picture(index)
-        with seeded(mix_seed(self._seed, epoch, index)):
-            return self._transform(picture), int(self._source.labels[index])
+            image = self._image(epoch, index)
+        return image, int(self._source.labels[index])
 
-    def _picture(self, index: int) -> Optional[Picture]:
-        """The decoded picture, or None for a bad image that is to be skipped."""
+    def _image(self, epoch: int, index: int) -> Optional[torch.Tensor]:
+        """The finished image, or None for a bad one that is to be skipped."""
         try:
-            return decode(self._source.read(index))
+            picture = decode(self._source.read(index))
+            with seeded(mix_seed(self._seed, epoch, index)):
+                return self._transform(picture)
         except BadImage as error:
             self._note_bad(index, error)
-            return None
+        except (*DECODER_ERRORS, RuntimeError) as error:  # of a library, at a picture that it did not expect
+            self._note_bad(index, BadImage(f"gives no sample: {one_line(error) or type(error).__name__}"))
+        return None
 
     def blank(self) -> torch.Tensor:
         """An image of zeros."""
@@ -115,6 +119,13 @@ def _shared_flags(count: int) -> torch.Tensor:
         return flags.share_memory_()
     except RuntimeError:  # no room in /dev/shm, and so none for workers: a private count is enough
         return flags
+
+
+class NamedImages(ImageDataset):
+    """Image files that somebody named: one that is bad is told and left out, however many there are."""
+
+    def _note_bad(self, index: int, error: BadImage) -> None:
+        logger.warning("%s %s", shown(self._source.name(index)), error)
 
 
 class EpochView(Dataset[Tuple[torch.Tensor, int, int, int]]):

@@ -20,12 +20,14 @@ from torchvision import transforms
 from yacs.config import CfgNode
 
 from common.errors import EXIT_USAGE, Refusal
-from dataset.decode import Picture
+from dataset.decode import MAX_PIXELS, BadImage, Picture
 from planning.geometry import image_size
+from utils import one_line
 
 Transform = Callable[[Picture], torch.Tensor]
 Part = Callable[[Any], Any]  # of a transform: takes what the part before it returns
 FAST_RESIZE = {transforms.InterpolationMode.BICUBIC: "bicubic", transforms.InterpolationMode.BILINEAR: "bilinear"}
+WITHIN_A_PICTURE = {"lanczos": "bicubic", "hamming": "bilinear"}  # for rotations and shears, as Pillow has no other
 NO_POLICY = ("", "none")  # the second is the official configurations' word
 CENTRE_SHARE = 224 / 256  # of the resized image's side that a centre crop keeps
 
@@ -66,15 +68,15 @@ def _training_parts(config: CfgNode) -> List[Part]:
             (3, *image_size(config)),
             is_training=True,
             separate=True,
-            interpolation=config.DATA.INTERPOLATION,
+            interpolation=WITHIN_A_PICTURE.get(config.DATA.INTERPOLATION, config.DATA.INTERPOLATION),
             mean=tuple(config.DATA.MEAN),
             normalize=False,
             hflip=config.AUG.HFLIP,
             color_jitter=jitter,
             auto_augment=policy if policy not in NO_POLICY else None,
         )
-    except AssertionError as error:
-        raise Refusal(f"AUG.AUTO_AUGMENT {policy} is no policy of timm's: {error}", EXIT_USAGE) from error
+    except (AssertionError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise Refusal(f"AUG.AUTO_AUGMENT {policy} is no policy of timm's: {one_line(error)}", EXIT_USAGE) from error
     mend_posterize(augment)
     flips = [part for part in crop.transforms if isinstance(part, transforms.RandomHorizontalFlip)]
     if config.AUG.SHIFT:
@@ -87,7 +89,7 @@ def _training_parts(config: CfgNode) -> List[Part]:
 def _evaluation(config: CfgNode) -> Transform:
     """From the picture to the bytes that are evaluated."""
     cropped = config.TEST.CROP and not config.AUG.SHIFT
-    return create_transform(
+    resized = create_transform(
         (3, *image_size(config)),
         is_training=False,
         interpolation=_fixed_interpolation(config),
@@ -95,6 +97,7 @@ def _evaluation(config: CfgNode) -> Transform:
         crop_pct=CENTRE_SHARE if cropped else 1.0,
         crop_mode="center" if cropped else "squash",
     )
+    return transforms.Compose([NarrowPictures(image_size(config)), resized]) if cropped else resized
 
 
 def _statistics(config: CfgNode) -> Tuple[Sequence[float], Sequence[float]]:
@@ -102,7 +105,7 @@ def _statistics(config: CfgNode) -> Tuple[Sequence[float], Sequence[float]]:
 
 
 def _fixed_interpolation(config: CfgNode) -> str:
-    return "bicubic" if config.DATA.INTERPOLATION == "random" else config.DATA.INTERPOLATION
+    return "bilinear" if config.DATA.INTERPOLATION == "random" else config.DATA.INTERPOLATION
 
 
 def _resize_whole(config: CfgNode) -> transforms.Resize:
@@ -114,12 +117,31 @@ def as_image(picture: Picture) -> Image.Image:
     return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
 
 
+class NarrowPictures:
+    """Refuses a picture so long and narrow that resizing its shorter side to `size` makes too many pixels of it."""
+
+    def __init__(self, size: Sequence[int]):
+        self.side = max(size) / CENTRE_SHARE
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        longer, shorter = max(image.size), min(image.size)
+        if self.side * self.side * longer / shorter > MAX_PIXELS:
+            raise BadImage(f"of {image.width}x{image.height} pixels is too narrow to be resized")
+        return image
+
+
 class RandomResizedCrop(RandomResizedCropAndInterpolation):
     """timm's random resized crop, three times as fast where PyTorch has a vectorised resize of bytes.
 
     The same crops. Pixels of photographs differ from Pillow's by at most 2 of 255 levels and by 0.02 on average; where
     black meets white, one in a thousand differs by more, since overshoots are cut off at another point.
     """
+
+    @staticmethod
+    def get_params(picture: Any, scale: Sequence[float], ratio: Sequence[float]) -> Tuple[int, int, int, int]:
+        """Top, left, height and width of a crop; in the smallest pictures a crop of no pixel becomes one of a pixel."""
+        top, left, height, width = RandomResizedCropAndInterpolation.get_params(picture, scale, ratio)
+        return top, left, max(height, 1), max(width, 1)
 
     def __call__(self, picture: Picture) -> Image.Image:
         mode = FAST_RESIZE.get(self.interpolation) if has_fast_resize() else None

@@ -30,7 +30,7 @@ def write(folder: Path, name: str, text: str) -> str:
 
 
 def test_precedence_is_named_configuration_then_opts_then_flags():
-    assert get_config().MODEL.DROP_PATH_RATE == 0.2
+    assert get_config().MODEL.DROP_PATH_RATE == 0.1
     assert get_config("SWIN_BASE").MODEL.DROP_PATH_RATE == 0.5
     assert get_config("SWIN_BASE", ["MODEL.DROP_PATH_RATE", "0.4"]).MODEL.DROP_PATH_RATE == 0.4
     flags = [("MODEL.DROP_PATH_RATE", 0.3)]

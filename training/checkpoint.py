@@ -178,8 +178,16 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], pa
     model.load_state_dict(weights)
 
 
-def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> None:
-    """Refuses a data set whose labels mean something else than those the checkpoint was trained with."""
+def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> List[str]:
+    """The names of the classes; refuses a data set whose labels mean something else than the checkpoint's.
+
+    Maps of archives may number the classes only: then the other side's names are taken.
+    """
+    if _numbered(found) and not _numbered(trained) and len(found) <= len(trained):
+        logger.info("the data set numbers its classes: their names are those of checkpoint %s", path)
+        return list(trained)
+    if _numbered(trained) and len(found) == len(trained):
+        return list(found)
     if len(trained) != len(found):
         raise Refusal(f"the data set has {len(found)} classes, checkpoint {path} knows {len(trained)}", EXIT_DATA)
     for index, names in enumerate(zip(found, trained)):
@@ -187,6 +195,11 @@ def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> N
             raise Refusal(
                 f"class {index} of the data set is {names[0]}, but {names[1]} in checkpoint {path}", EXIT_DATA
             )
+    return list(trained)
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    return all(name == str(label) for label, name in enumerate(names))
 
 
 def _is_own(path: Path) -> bool:

@@ -150,14 +150,15 @@ def validate_weights(
         Refusal: for weights of another architecture, and for a data set with other classes.
     """
     dataset = build_dataset(config, training=False)
-    classes = config.MODEL.NUM_CLASSES or len(dataset.classes)
+    names = list(dataset.classes)
     if state and config.DATA.DATASET != "generated":  # whose classes have no names
-        checkpoint.check_classes(path, state["classes"], dataset.classes)
+        names = checkpoint.check_classes(path, state["classes"], names)
+    classes = config.MODEL.NUM_CLASSES or len(names)
     validator = build_validator(config, path, state, classes, launch)
     logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)
     loader = build_loader(config, validator.options, dataset, training=False)
     accuracy = evaluate(validator, loader, len(dataset), launch)
-    for name, (images, right) in zip(dataset.classes, accuracy.classes) if per_class else ():
+    for name, (images, right) in zip(names, accuracy.classes) if per_class else ():
         logger.info("class %s: top-1: %.2f %% images: %d", name, 100.0 * right / max(images, 1), images)
     logger.info("validation: %s", accuracy)
     return accuracy

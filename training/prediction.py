@@ -2,8 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Predictions: the likeliest classes of single images."""
 
+import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
+from typing import Any, Counter, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
 from timm.data import ImageNetInfo
 from yacs.config import CfgNode
@@ -12,7 +13,8 @@ from common.errors import EXIT_DATA, Refusal
 from common.launch import Launch
 from dataset.build_ipu import build_images, build_loader
 from dataset.decode import shown
-from dataset.image_folder import image_files
+from dataset.image_folder import image_files, note_left_out
+from dataset.samples import UNREADABLE
 from dataset.workers import batches
 from planning.geometry import configured_classes
 from training.evaluation import build_validator
@@ -29,7 +31,9 @@ def find_images(names: Sequence[str]) -> List[str]:
     files: List[str] = []
     for name in names:
         if Path(name).is_dir():
-            found = sorted(str(Path(name, file)) for file in image_files(Path(name)))
+            left_out: Counter[str] = Counter()
+            found = sorted(os.path.join(name, file) for file in image_files(Path(name), left_out=left_out))
+            note_left_out(Path(name), left_out)
             if not found:
                 raise Refusal(f"{shown(name)} has no images", EXIT_DATA)
             files += found
@@ -45,23 +49,29 @@ def predict(
 ) -> Iterator[Tuple[str, Prediction]]:
     """Each of this process's files with its `top` likeliest classes, as soon as its batch is computed.
 
+    A file that is no image is named in the log and left out.
+
     Args:
         path: where the weights are.
         state: what `checkpoint.load_own` read there; None for foreign weights.
 
     Raises:
-        Refusal: for weights of another architecture, and for a file that is no image.
+        Refusal: for weights of another architecture; at the end, where files were left out.
     """
     names = state["classes"] if state else []
     classes = config.MODEL.NUM_CLASSES or len(names) or configured_classes(config)
     names = describe(names, classes)
     validator = build_validator(config, path, state, classes, launch)
     loader = build_loader(config, validator.options, build_images(config, files), training=False)
+    bad = 0
     for images, numbers in batches(loader):
+        bad += int((numbers == UNREADABLE).sum())
         likeliest = validator(images).float().softmax(1).topk(min(top, classes))
         for number, probabilities, labels in zip(numbers.tolist(), *(part.tolist() for part in likeliest)):
             if number >= 0:  # otherwise a row that only fills the batch
                 yield files[number], [(names[label], share) for label, share in zip(labels, probabilities)]
+    if bad:
+        raise Refusal(f"{bad} of {len(files)} files are no images that can be read; they are named above", EXIT_DATA)
 
 
 def describe(names: Sequence[str], classes: int) -> List[str]:
