@@ -1,3 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Data: where images come from, how they are augmented, and how they reach the device as combined batches."""
+"""Data: image sources, decoding, augmentation, sampling and loading; `dataset.prepare` writes data sets.
+
+Imports `accelerator`, `planning` and `common`; knows neither models nor options nor optimizer. A configuration and
+untrusted files go in; combined batches for PopTorch come out.
+"""

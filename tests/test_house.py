@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "torchvision", "timm"}
@@ -42,6 +43,15 @@ def test_types_are_consistent(pytestconfig):
 def test_import_contracts_are_kept():
     pytest.importorskip("importlinter", reason="import-linter needs Python 3.10")
     run("-c", "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache")
+
+
+def test_hooks_of_pre_commit_are_what_the_tests_run():
+    """Every hook is a command of the linters' tests, on the local tools; the tests have no other."""
+    (source,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert source["repo"] == "local" and {hook["language"] for hook in source["hooks"]} == {"system"}
+    entries = [" ".join(hook["entry"].split()[:4]) for hook in source["hooks"]]
+    tools = ["python -m ruff check", "python -m ruff format", "python -m mypy", "lint-imports"]
+    assert entries == [*tools, "shellcheck --external-sources"]
 
 
 def test_modules_of_the_top_folder_import_only_what_lies_below_them():

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The README is true: its commands parse, its links lead somewhere, its tables hold what the configurations hold."""
+"""README and CONTRIBUTING are true: commands parse, links lead somewhere, tables hold what the configurations hold."""
 
 import re
 import shlex
@@ -16,7 +16,11 @@ from training.arguments import build_config, parse_prediction, parse_training, p
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines() if line]
+PAGES = TEXT + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", PAGES, re.DOTALL)
+COMMANDS = sorted({line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()})
+ENVIRONMENT = ("git clone", "cd swin", "python -m venv", "source .venv/bin/activate")  # nothing of ours to check
+LINTERS = ("python -m ruff", "python -m mypy", "lint-imports")  # run by tests/test_house.py
 LAUNCHERS = ("train_swin.sh", "torchrun.sh", "train_swin.py")
 
 
@@ -47,7 +51,7 @@ def parse(words):
     elif words[:3] == ["python", "-m", "tests.golden"]:
         golden.parse(words[3:])
     elif words[:3] == ["python", "-m", "pytest"]:
-        assert words[3:5] == ["--backend", "sdk"] and all((ROOT / path).exists() for path in words[5:])
+        check_tests(words[3:])
     elif words[:4] == ["python3", "-m", "examples_utils", "benchmark"]:
         options = dict(zip(words[4::2], words[5::2]))
         assert options["--benchmark"] in yaml.safe_load((ROOT / options["--spec"]).read_text())
@@ -57,21 +61,36 @@ def parse(words):
         assert (ROOT / program).exists() and name.endswith(".sh"), f"nobody knows how to check {words}"
 
 
+def check_tests(arguments):
+    """Fails for arguments of pytest that name no file, no test or no back end."""
+    options = dict(zip(arguments, arguments[1:]))
+    assert options.get("--backend", "sdk") == "sdk"
+    for argument in arguments:
+        if argument.startswith("tests"):
+            path, _, test = argument.partition("::")
+            assert (ROOT / path).exists()
+            assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_parses(command):
+    if command.startswith(ENVIRONMENT + LINTERS):
+        return
     words = words_of(command)
-    if len(words) == 1:
+    if words[0] == "./test_swin.sh":
+        assert words[1:] in ([], ["--torch", "2.0.1"])
+    elif len(words) == 1:
         assert (ROOT / words[0]).exists()
     else:
         parse(words)
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", PAGES))))
 def test_link_leads_to_a_file(target):
     assert (ROOT / target).exists()
 
 
-@pytest.mark.parametrize("key", sorted(set(re.findall(r"`([A-Z]+(?:\.[A-Z_]+)+)`", TEXT))))
+@pytest.mark.parametrize("key", sorted(set(re.findall(r"`([A-Z]+(?:\.[A-Z_]+)+)`", PAGES))))
 def test_key_that_is_named_exists(key):
     assert key in set(keys_of(get_config()))
 
@@ -100,4 +119,4 @@ def test_every_named_configuration_is_in_the_table():
 
 
 def test_no_placeholder_is_left():
-    assert re.findall(r"@\w+@", TEXT) == []
+    assert re.findall(r"@\w+@", PAGES) == []
