@@ -132,7 +132,7 @@ def is_wrapped(model: torch.nn.Module) -> bool:
 def plain_copy(model: torch.nn.Module) -> torch.nn.Module:
     """A shallow copy of the original class: parameters, buffers and sub-modules are the model's own."""
     original = _original_class(model)
-    copied = original.__new__(original)
+    copied = object.__new__(original)  # the class may make more than objects: torch.fx makes classes
     vars(copied).update({key: value for key, value in vars(model).items() if key != _OWNER})
     return copied
 

@@ -102,6 +102,22 @@ def test_a_model_for_inference_is_a_copy_with_a_training_flag_of_its_own(change,
     assert executor.training == executor.model.training == (shown % 10 == 1.0)
 
 
+def test_a_model_that_torch_fx_made_trains_and_infers():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def forward(self, x):
+            return torch.nn.functional.l1_loss(self.layer(x), x[:, :1] + 9)
+
+    model = torch.fx.symbolic_trace(Net())
+    x = torch.ones(1, 2)
+    assert torch.allclose(poptorch.inferenceModel(model)(x), model(x))
+    trainer = poptorch.trainingModel(model, optimizer=poptorch.optim.SGD(model.parameters(), lr=0.01))
+    assert trainer(x) > trainer(x)
+
+
 def test_flags_of_an_executor_for_inference_leave_the_users_model_alone():
     model = OwnFlag()
     poptorch.inferenceModel(model).eval()
