@@ -85,7 +85,7 @@ def main() -> None:
         per_micro_batch = executors[1].compiled.activation_bytes / 2**20
         print(f"{name}, micro-batch {CASES[name][2]} x {CASES[name][3]}, {per_micro_batch:.2f} MiB each:")
         for fold, found in measure(executors, batch, arguments.rounds).items():
-            chosen = f"* (chose {executors[fold]._engine.fold})" if fold == "auto" else ""
+            chosen = f"* (chose {executors[fold]._program.engine.fold})" if fold == "auto" else ""
             print(f"  {fold:>5}{chosen}: {statistics.median(found):.3f} [{min(found):.3f}-{max(found):.3f}]")
 
 

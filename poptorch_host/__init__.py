@@ -2,14 +2,14 @@
 # Copyright 2026 the Swin IPU trainer authors
 """PopTorch's programming interface on ordinary PyTorch, for CPU and CUDA.
 
-Use it in PopTorch's place: `python -m poptorch_host program.py ARGS` runs a PopTorch program unchanged on this package,
-and `import poptorch_host as poptorch` does for a new one. The parts are loaded when their names are first used.
+`python -m poptorch_host program.py ARGS` runs an existing PopTorch program on this package, unchanged. A new program
+can use `import poptorch_host as poptorch`. Modules are loaded when one of their names is first used.
 """
 
 from importlib import import_module as _import_module
 from typing import Any, List
 
-from . import _alias  # noqa: F401, for what it does: other names of this package are this package
+from . import _alias  # noqa: F401 (imported for its effect: aliases of this package share its modules)
 
 __version__ = "3.4.0+host"
 
@@ -85,13 +85,13 @@ _EXPORTS = {
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 _SUBMODULES = ["enums", "ops", "optim", "options", "poptorch_core", "profiling"]
-_PRIVATE_SUBMODULES = ["_impl", "_logging", "_options_impl", "_poplar_executor"]  # which programs reach all the same
+_PRIVATE_SUBMODULES = ["_impl", "_logging", "_options_impl", "_poplar_executor"]  # programs use them nevertheless
 
 __all__ = [*_HOME, *_SUBMODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the part that has `name`, once."""
+    """Imports the module that defines `name`."""
     if name in _HOME:
         value = getattr(_import_module(f"{__name__}.{_HOME[name]}"), name)
     elif name in _SUBMODULES or name in _PRIVATE_SUBMODULES:

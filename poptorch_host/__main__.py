@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Runs a PopTorch program on the stand-in: `python -m poptorch_host program.py ARGS` or `... -m module ARGS`.
+"""Runs a PopTorch program on this package: `python -m poptorch_host program.py ARGS` or `... -m module ARGS`.
 
-The program gets an interpreter of its own in the place of this one, so that arguments, exit code, `__main__` and
-tracebacks are those of `python program.py ARGS`. All that differs is a folder on PYTHONPATH, which child
-processes inherit.
+A new interpreter replaces this process, so that arguments, exit code, `__main__` and tracebacks are those of
+`python program.py ARGS`. The only difference is an additional folder on PYTHONPATH, which child processes inherit.
 """
 
 import os
@@ -18,7 +17,7 @@ _SHIM = str(Path(__file__).resolve().parent / "shim")
 
 
 def main(arguments: List[str]) -> int:
-    """Replaces this process by the program; returns only when there is none to run."""
+    """Replaces this process by the program. Returns an exit code if there is no program to run."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
@@ -26,12 +25,13 @@ def main(arguments: List[str]) -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(search)
     if sys.flags.ignore_environment:
         print(
-            "poptorch_host: the program would not find it, which -I and -E keep from doing: leave these flags out",
+            "poptorch_host: -I and -E hide PYTHONPATH, through which the program finds poptorch: remove these flags",
             file=sys.stderr,
         )
         return 2
-    flags = subprocess._args_from_interpreter_flags()  # as multiprocessing takes them for its own interpreters
-    flags += ["-u"] if sys.stdout.write_through else []  # which are not all: torchrun passes this one
+    # as multiprocessing takes them for its own interpreters
+    flags: List[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # not in typeshed
+    flags += ["-u"] if getattr(sys.stdout, "write_through", False) else []  # not among them, but torchrun passes it
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *flags, *arguments])
 

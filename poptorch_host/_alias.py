@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Lets this package be imported under other names, as the very same module objects.
+"""Makes this package importable under other names, as the same module objects.
 
-Whoever puts a module of this package into sys.modules under a second name, as `alias` does, gets its parts under that
-name too. Without this, `import poptorch.optim` would load optim a second time, and its classes would be strangers to
-the first.
+Once a module of this package is in sys.modules under a second name, as by `alias`, its submodules can be imported under
+that name too. Otherwise `import poptorch.optim` would load optim a second time, with classes that are not the first
+ones.
 """
 
 import importlib
@@ -19,12 +19,12 @@ PACKAGE = __package__
 
 
 def alias(name: str, target: str) -> None:
-    """Makes `import name` and `import name.part` give the modules `target` and `target.part`."""
+    """Makes `import name` and `import name.part` return the modules `target` and `target.part`."""
     sys.modules[name] = importlib.import_module(target)
 
 
 class _Finder(MetaPathFinder):
-    """Finds the parts of modules of this package that stand in sys.modules under another name than their own."""
+    """Finds submodules of those modules of this package that are in sys.modules under a second name."""
 
     def find_spec(self, fullname: str, path: Any, target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
         parent, _, part = fullname.rpartition(".")
@@ -36,7 +36,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Hands out a module that is loaded under its own name, and leaves it as it is."""
+    """Returns a module that is loaded under its own name, unchanged."""
 
     def __init__(self, actual: str) -> None:
         self._actual = actual
@@ -50,4 +50,4 @@ class _Loader(Loader):
         module.__spec__ = self._own_spec
 
 
-sys.meta_path.insert(0, _Finder())  # the one thing that importing the package does: see above
+sys.meta_path.insert(0, _Finder())  # the only side effect of importing the package

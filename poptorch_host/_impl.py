@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The names of PopTorch's private module that programs reach: errors, and models that are plain for a while."""
+"""The names that programs import from PopTorch's private module `_impl`."""
 
 from .errors import createPoptorchError
 from .weights.wrapping import set_aside as unwrapModelIfNecessary

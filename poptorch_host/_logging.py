@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The logger of the package, with PopTorch's name, levels, form of a line and environment variable."""
+"""The package's logger, with the name, levels, line format and environment variable of PopTorch's."""
 
 import copy
 import logging
 import os
 import sys
-from typing import TextIO, Union
+from typing import Union
 
 _OFF = logging.CRITICAL + 10
 _LEVELS = {
@@ -24,32 +24,31 @@ _BY_INTEGER = {0: "TRACE", 1: "DEBUG", 2: "INFO", 3: "WARN", 4: "ERR", 6: "OFF"}
 logger = logging.getLogger("poptorch::python")
 
 
-class _StandardErrorHandler(logging.StreamHandler):
-    """Writes to the standard error of the moment of writing, so that a redirection made later is followed."""
+class _StandardErrorHandler(logging.Handler):
+    """Writes to the current sys.stderr, so that it follows later redirections."""
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:
-        return sys.stderr
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:  # as all handlers of logging: a program must not fail because a line cannot be logged
+            self.handleError(record)
 
 
 class _Formatter(logging.Formatter):
-    """PopTorch's lines, whose level is in small letters."""
+    """Formats lines as PopTorch does, with the level in lower case."""
 
     def format(self, record: logging.LogRecord) -> str:
-        shown = copy.copy(record)  # which other handlers are yet to see
+        shown = copy.copy(record)  # other handlers get the same record
         shown.levelname = record.levelname.lower()
         return super().format(shown)
 
 
 def setLogLevel(level: Union[str, int]) -> None:
-    """Sets what is logged from now on.
+    """Sets the log level.
 
     Args:
-        level: a name among TRACE, TRACE_ALL, DEBUG, DEBUG_IR, INFO, WARN, ERR, OFF; or 0 (TRACE), 1 (DEBUG), 2 (INFO),
-            3 (WARN), 4 (ERR), 6 (OFF).
+        level: one of the names TRACE, TRACE_ALL, DEBUG, DEBUG_IR, INFO, WARN, ERR, OFF; or 0 (TRACE), 1 (DEBUG), 2
+            (INFO), 3 (WARN), 4 (ERR), 6 (OFF).
 
     Raises:
         ValueError: for any other level.
@@ -64,7 +63,7 @@ def setLogLevel(level: Union[str, int]) -> None:
 
 
 def _configure() -> None:
-    """Gives the logger its own output and the level of POPTORCH_LOG_LEVEL (WARN unless set)."""
+    """Adds a handler to the logger and sets its level from POPTORCH_LOG_LEVEL (default WARN)."""
     handler = _StandardErrorHandler()
     form = "[%(asctime)s.%(msecs)03d] [%(name)s] [%(levelname)s] %(message)s"
     handler.setFormatter(_Formatter(form, "%H:%M:%S"))

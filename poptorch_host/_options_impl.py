@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What every object that holds options has in common: a fixed set of typed values that can be frozen."""
+"""The base class of all options: a fixed set of typed values that can be frozen."""
 
 import copy
 from typing import Any, Dict, Optional
@@ -8,13 +8,23 @@ from typing import Any, Dict, Optional
 from .errors import check
 
 
-class OptionsDict:
-    """Options by name, each of the type of its first value, readable and writable as attributes too.
+def check_not_frozen(is_frozen: bool, option: Optional[str]) -> None:
+    """Raises AttributeError for options that are frozen."""
+    if is_frozen:
+        of = f" (option {option})" if option else ""
+        raise AttributeError(
+            f"Can't modify frozen Options{of}: change them before they are given to a model or a "
+            "DataLoader, or change a clone()"
+        )
 
-    Names that begin with an underscore are ordinary attributes: the ones made before this constructor ran, no others.
+
+class OptionsDict:
+    """Options by name, which can be read and set as attributes too. A value keeps the type of the first one.
+
+    Names that begin with an underscore are ordinary attributes. They must be set before this constructor is called.
 
     Args:
-        default_values: the options that exist from the start.
+        default_values: the initial options and their values.
     """
 
     def __init__(self, **default_values: Any) -> None:
@@ -22,11 +32,11 @@ class OptionsDict:
         self._values = default_values
 
     def set(self, **kwargs: Any) -> None:
-        """Gives existing options new values.
+        """Sets existing options.
 
         Raises:
-            AttributeError: when frozen.
-            AssertionError: for a name that is no option, or a value of another type than the present one.
+            AttributeError: if the options are frozen.
+            AssertionError: for an unknown option, or a value of another type.
         """
         for option, value in kwargs.items():
             self.checkIsFrozen(option)
@@ -38,34 +48,29 @@ class OptionsDict:
             self._values[option] = value
 
     def createOrSet(self, **kwargs: Any) -> None:
-        """Like `set`, and adds the options that do not exist yet."""
+        """Sets options, adding those that do not exist."""
         for option, value in kwargs.items():
             self.checkIsFrozen(option)
             self._values.setdefault(option, value)
             self.set(**{option: value})
 
     def exists(self, option: str) -> bool:
-        """Whether there is an option of this name now."""
+        """Returns whether the option exists."""
         return option in self._values
 
     def deleteIfExists(self, option: str) -> None:
-        """Removes an option, if it is there. Works on frozen options too, as PopTorch's does."""
+        """Removes an option if it exists, also from frozen options, as in PopTorch."""
         self._values.pop(option, None)
 
     def checkIsFrozen(self, option: Optional[str] = None) -> None:
-        """Raises AttributeError when these options may not change any more."""
-        if self._is_frozen:
-            of = f" (option {option})" if option else ""
-            raise AttributeError(
-                f"Can't modify frozen Options{of}: change them before they are given to a model or a "
-                "DataLoader, or change a clone()"
-            )
+        """Raises AttributeError if the options are frozen."""
+        check_not_frozen(self._is_frozen, option)
 
     def update(self, other: Dict[str, Any]) -> Dict[str, Any]:
-        """Adds the options to the dictionary `other` and returns it.
+        """Adds the options to the dictionary `other`, and returns it.
 
         Raises:
-            AssertionError: when `other` has one of them already.
+            AssertionError: if `other` already has one of them.
         """
         both = sorted(set(other) & set(self._values))
         check(not both, f"Options set twice: {both}")
@@ -73,18 +78,18 @@ class OptionsDict:
         return other
 
     def toDict(self) -> Dict[str, Any]:
-        """The options as a new dictionary."""
+        """Returns the options as a new dictionary."""
         return self.update({})
 
     def _freeze(self) -> None:
-        """Forbids all further changes, in everything these options contain as well."""
+        """Freezes these options and all nested ones."""
         self._is_frozen = True
         for part in vars(self).values():
             if hasattr(part, "_freeze"):
                 part._freeze()
 
     def __deepcopy__(self, memory: Dict[int, Any]) -> "OptionsDict":
-        """An independent copy, not frozen, whatever the original is."""
+        """Returns an independent copy that is not frozen."""
         copied = type(self).__new__(type(self))
         memory[id(self)] = copied
         vars(copied).update(copy.deepcopy(vars(self), memory))
@@ -111,7 +116,7 @@ class OptionsDict:
         return values[option]
 
     def __call__(self, option: str) -> Any:
-        """The value of an option."""
+        """Returns the value of an option."""
         check(option in self._values, f"Invalid option {option}: use one of {sorted(self._values)}")
         return self._values[option]
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The name under which programs reach the class of executors, to annotate with it."""
+"""The executor class, under the name that programs import it from for annotations."""
 
 from .executor import PoplarExecutor
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Modules as text, with the blocks they begin."""
+"""Text representation of modules, with their blocks."""
 
 import builtins
 from typing import Any
@@ -11,11 +11,12 @@ from .operators.blocks import block_of
 
 
 def module_repr(m: torch.nn.Module) -> str:
-    """The text of a module, with BeginBlock(...) in front of every module that begins a block."""
+    """Returns repr(m) with BeginBlock(...) in front of every module that begins a block."""
     lines = [line for line in m.extra_repr().split("\n") if line]
     parts = [f"({name}): {module_repr(child)}".replace("\n", "\n  ") for name, child in m.named_children()]
     block = block_of(m)
-    head = f"{block} {m._get_name()}(" if block else f"{m._get_name()}("
+    name: str = m._get_name()
+    head = f"{block} {name}(" if block else f"{name}("
     if len(lines) == 1 and not parts:
         return f"{head}{lines[0]})"
     if not lines and not parts:
@@ -24,5 +25,5 @@ def module_repr(m: torch.nn.Module) -> str:
 
 
 def print(m: Any) -> None:
-    """Prints `module_repr(m)` for a module, and anything else as Python does."""
+    """Prints `module_repr(m)` for a module, and any other value like the built-in print."""
     builtins.print(module_repr(m) if isinstance(m, torch.nn.Module) else m)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The execution whose forward is running, and what operations tell it.
+"""The current execution: the object that PopTorch's operations report to while a model's forward runs.
 
-The compiler and the engine each run a model's forward under an `Execution` of their own. The operations of `ops` call
-its hooks; outside any execution (the same module on the CPU) they do the plain computation and nothing else.
+The compiler and the engine each run forward under an `Execution` of their own, and the operations of `ops` call its
+hooks. Outside an execution, where the same module runs as plain PyTorch, operations only compute.
 """
 
 import contextlib
@@ -16,45 +16,45 @@ from .errors import createPoptorchError
 
 
 class Execution:
-    """Hooks that operations call while a forward runs under it. All are inert here: subclass to listen.
+    """The hooks that operations call while forward runs. They do nothing here; subclasses override them.
 
-    A fresh forward starts by `activate`, which also restarts the automatic block ids.
+    Each run of forward is entered through `activate`, which also restarts the automatic block ids.
     """
 
-    #: True while a compiler listens to a forward that has no effects yet: nothing is printed, for example.
+    #: True while forward runs for compilation only, without side effects such as printing.
     compiling = False
 
     def __init__(self) -> None:
         self._next_block = 0
-        self.own_op_depth = 0  # above 0, torch operations are the inside of one of PopTorch's own
+        self.own_op_depth = 0  # above 0 inside the implementation of one of PopTorch's operations
 
     def begin_block(self, user_id: str, ipu_id: Optional[int]) -> None:
-        """What runs from here on belongs to block `user_id`, until the next begins or this one ends."""
+        """Called when block `user_id` begins. It lasts until the next one begins or it ends."""
 
     def end_block(self) -> None:
-        """From here on no block is active: an operation before the next block is an error of the program."""
+        """Called when a block ends. No operation may follow before the next block begins."""
 
     def mark_loss(self, tensor: torch.Tensor, reduction: str) -> None:
-        """`tensor`, reduced already ('sum', 'mean' or 'none'), is where back-propagation starts."""
+        """Called for the tensor that back-propagation starts from, after its reduction ('sum', 'mean' or 'none')."""
 
     def recomputation_checkpoint(self, tensors: Sequence[torch.Tensor]) -> None:
-        """The values of `tensors` are to be kept for the backward pass rather than computed again."""
+        """Called for tensors to keep for the backward pass rather than recompute."""
 
     def note_op(self, name: str, **info: Any) -> None:
-        """One of PopTorch's own operations runs; `info` is what a compiler may check about it.
+        """Called for each of PopTorch's own operations. `info` holds what a compiler may check.
 
-        The names, with their info: set_overlap_for_input and set_overlap_for_output (tensor, result, mode),
+        The names and their info: set_overlap_for_input and set_overlap_for_output (tensor, result, mode),
         set_available_memory (tensor, result, proportion), nop and ipu_print_tensor (tensor, result), for_loop (count),
         cond, cpu (id), name_scope and name_scope_end (scope), attribute and attribute_end (attributes), multi_conv and
-        multi_conv_end (options); and as an `own_op`: custom_op (op, domain), cpu (id), dynamic_slice, dynamic_update,
+        multi_conv_end (options); and through `own_op`: custom_op (op, domain), cpu (id), dynamic_slice, dynamic_update,
         fps, nearest, ctc_beam_search_decoder.
         """
 
     @contextlib.contextmanager
     def own_op(self, name: str, **info: Any) -> Iterator[None]:
-        """Runs the torch code inside as the implementation of PopTorch's operation `name`.
+        """A context manager for the implementation of PopTorch's operation `name` in terms of torch operations.
 
-        A device has that operation whole, so the torch operations it is made of here are not the program's.
+        On a device it is a single operation, so the compiler does not check the torch operations inside.
         """
         self.note_op(name, **info)
         self.own_op_depth += 1
@@ -64,12 +64,12 @@ class Execution:
             self.own_op_depth -= 1
 
     def automatic_block_id(self) -> str:
-        """The id of a block that names none: '0', '1', ... in order of execution."""
+        """Returns the id of a block without a user id: '0', '1', ... in order of execution."""
         self._next_block += 1
         return str(self._next_block - 1)
 
     def restart_block_ids(self) -> None:
-        """The next automatic id is '0' again."""
+        """Makes the next automatic id '0' again."""
         self._next_block = 0
 
 
@@ -81,12 +81,12 @@ _current = _Current()
 
 
 def current() -> Optional[Execution]:
-    """The execution whose forward is running in this thread; None outside."""
+    """Returns the execution whose forward is running in this thread, or None."""
     return _current.execution
 
 
 class activate:
-    """Runs a forward under `execution`: a context. Every call enters one, so it is no generator."""
+    """A context manager that makes `execution` current. A class, since it is faster than a generator."""
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
@@ -101,16 +101,16 @@ class activate:
 
 
 def own_op(name: str, **info: Any) -> ContextManager[None]:
-    """`Execution.own_op` of the current execution; outside any, a context manager that does nothing."""
+    """Returns `Execution.own_op` of the current execution, or a context manager that does nothing."""
     execution = current()
     return contextlib.nullcontext() if execution is None else execution.own_op(name, **info)
 
 
 def isRunningOnIpu() -> bool:
-    """Whether this is inside the forward of a compiled model, rather than the same module called as plain PyTorch."""
+    """Returns whether a compiled model is running, rather than the same module as plain PyTorch."""
     return current() is not None
 
 
 def getIpuTensorId(x: torch.Tensor) -> NoReturn:
-    """Refused: tensors of a model that runs on a host have no place in a device's graph."""
+    """Raises Error: on a host, tensors are not part of a device's graph."""
     raise createPoptorchError("getIpuTensorId: tensors have no ids in a device's graph on a host")

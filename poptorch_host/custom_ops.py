@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Operations that a program brings along as device code, and what stands for them on a host.
+"""Custom operations: device code on an IPU, Python functions on a host.
 
-A program says it with `implement`. For one that knows nothing of this package, the environment variable
-POPTORCH_HOST_OPERATIONS names a Python file that does; it is run once, when the first operation is looked for.
+A program registers these functions with `implement`. For a program that cannot be changed, the environment variable
+POPTORCH_HOST_OPERATIONS names a Python file that registers them. It is run once, when it is first needed.
 """
 
 import runpy
@@ -22,9 +22,9 @@ _implementations: Dict[Tuple[str, str], Implementation] = {}
 
 
 def implement(name: str, domain: str) -> Callable[[Implementation], Implementation]:
-    """A decorator for the host's own use: the function computes custom operation `name` of `domain`.
+    """A decorator that registers a function as the host's implementation of custom operation `name` of `domain`.
 
-    It takes the input tensors and the attributes and returns the output tensors, in plain PyTorch.
+    The function takes the input tensors and the attributes and returns the output tensors. Not part of PopTorch.
     """
 
     def register(function: Implementation) -> Implementation:
@@ -35,32 +35,32 @@ def implement(name: str, domain: str) -> Callable[[Implementation], Implementati
 
 
 def custom_op(
-    inputs: Tuple[torch.Tensor],
+    inputs: Sequence[torch.Tensor],
     name: str,
     domain: str,
     domain_version: int,
-    example_outputs: Tuple[torch.Tensor],
-    attributes: Optional[Dict[str, Union[float, int, str, list, tuple]]] = None,
+    example_outputs: Sequence[torch.Tensor],
+    attributes: Optional[Dict[str, Union[float, int, str, List[Any], Tuple[Any, ...]]]] = None,
 ) -> List[torch.Tensor]:
-    """Runs an operation that is written in device code.
+    """Runs a custom operation.
 
-    A host has no such code. Outside a compiled model the result is zeros, as with PopTorch; inside one it is what the
-    function registered by `implement` computes.
+    Inside a compiled model, calls the function that was registered by `implement`. Outside one, returns zeros, as
+    PopTorch does.
 
     Args:
-        inputs: its input tensors.
-        name: its name.
-        domain: the domain of the name.
+        inputs: the input tensors.
+        name: the name of the operation.
+        domain: the domain of the operation.
         domain_version: the version of the domain.
-        example_outputs: tensors of the shapes and dtypes of its outputs.
-        attributes: numbers, strings, and lists of one of these kinds, by name.
+        example_outputs: tensors with the shapes and dtypes of the outputs.
+        attributes: numbers, strings, and lists of one of these types, by name.
 
     Returns:
         One tensor for each of `example_outputs`.
 
     Raises:
-        ValueError: for other attributes, or text that is not ASCII.
-        Error: in a compiled model, when nothing is registered for the operation.
+        ValueError: for attributes of other types, or text that is not ASCII.
+        Error: in a compiled model, if no function is registered for the operation.
     """
     attributes = {} if attributes is None else attributes
     _check_attributes(attributes)
@@ -87,11 +87,11 @@ def _run_once(file: str) -> None:
     try:
         runpy.run_path(file)
     except FileNotFoundError as error:
-        raise createPoptorchError(f"POPTORCH_HOST_OPERATIONS names {file}, which is no file") from error
+        raise createPoptorchError(f"POPTORCH_HOST_OPERATIONS is {file}, which does not exist") from error
 
 
 def accessAttributes(attribute_id_str: str) -> NoReturn:
-    """Refused: the attributes of a custom operation are kept for device code, which a host does not run."""
+    """Raises Error: attributes are for device code, which a host does not run."""
     raise createPoptorchError(f"accessAttributes({attribute_id_str!r}): a host keeps no attributes for device code")
 
 

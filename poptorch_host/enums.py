@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The enumerations that options, loaders and operations take. Names and values are PopTorch 3.4's."""
+"""The enumerations of options, loaders and operations, with the names and values of PopTorch 3.4."""
 
 import enum
 
 
 class MeanReductionStrategy(enum.IntEnum):
-    """How a mean over micro-batches is taken: of the sum so far at every step, or once at the end."""
+    """When gradients are divided to form a mean over micro-batches: at every step, or once at the end."""
 
     Running = 0
     Post = 1
@@ -14,7 +14,7 @@ class MeanReductionStrategy(enum.IntEnum):
 
 
 class DataLoaderMode(enum.IntEnum):
-    """Where a loader makes batches: in the calling process, in one of its own, or there out of its workers' parts."""
+    """Where batches are loaded: in the calling process, in a separate process, or there from smaller batches."""
 
     Sync = 0
     Async = 1
@@ -22,7 +22,7 @@ class DataLoaderMode(enum.IntEnum):
 
 
 class SharingStrategy(enum.IntEnum):
-    """How a data set reaches the process of an asynchronous accessor."""
+    """How a dataset is passed to the process of an asynchronous accessor."""
 
     SharedMemory = 0
     FileSystem = 1
@@ -31,7 +31,7 @@ class SharingStrategy(enum.IntEnum):
 
 
 class OutputMode(enum.IntEnum):
-    """Which micro-batches' outputs a call returns."""
+    """The micro-batches whose outputs a call returns."""
 
     Final = 0
     EveryN = 1
@@ -41,7 +41,7 @@ class OutputMode(enum.IntEnum):
 
 
 class ConnectionType(enum.IntEnum):
-    """When a device is attached: at compilation, at the first run, or never."""
+    """When to attach to a device: at compilation, at the first run, or never."""
 
     Always = 0
     OnDemand = 1
@@ -49,7 +49,7 @@ class ConnectionType(enum.IntEnum):
 
 
 class HalfFloatCastingBehavior(enum.IntEnum):
-    """Deprecated in PopTorch; accepted and without effect."""
+    """Deprecated in PopTorch. Accepted without effect."""
 
     FloatDowncastToHalf = 0
     HalfUpcastToFloat = 1
@@ -65,7 +65,7 @@ class ReductionType(enum.IntEnum):
 
 
 class SyncPattern(enum.IntEnum):
-    """How the IPUs of a program wait for each other."""
+    """How the IPUs of a program synchronise."""
 
     Full = 0
     SinglePipeline = 1
@@ -73,7 +73,7 @@ class SyncPattern(enum.IntEnum):
 
 
 class MatMulSerializationMode(enum.Enum):
-    """The dimension along which a serialised matrix product is cut."""
+    """The dimension along which a matrix product is serialised."""
 
     InputChannels = "input_channels"
     ReducingDim = "reducing_dim"
@@ -82,7 +82,7 @@ class MatMulSerializationMode(enum.Enum):
 
 
 class Liveness(enum.IntEnum):
-    """Where the tensors of a phase wait for their use in the backward pass."""
+    """Where the tensors of a phase are kept until the backward pass."""
 
     AlwaysLive = 0
     OffChipAfterFwd = 1
@@ -91,7 +91,7 @@ class Liveness(enum.IntEnum):
 
 
 class OverlapMode(enum.Enum):
-    """The loop inside which host transfers overlap with computation."""
+    """The loop in which host transfers overlap with computation."""
 
     NoOverlap = "no_overlap"
     OverlapAccumulationLoop = "overlap_accumulation_loop"
@@ -99,21 +99,21 @@ class OverlapMode(enum.Enum):
 
 
 class AutoStage(enum.IntEnum):
-    """How blocks become stages where none are named: one a device, or one a block."""
+    """How blocks are assigned to stages by default: one stage per IPU, or one per block."""
 
     SameAsIpu = 0
     AutoIncrement = 1
 
 
 class MultiConvPlanType(enum.IntEnum):
-    """Whether the convolutions of a group run side by side or one after the other."""
+    """Whether the convolutions of a group run in parallel or in sequence."""
 
     Parallel = 0
     Serial = 1
 
 
 class CommGroupType(enum.IntEnum):
-    """Which replicas belong together: all, neighbours, those at equal distance, or none."""
+    """How replicas are grouped: all together, consecutive ones, those at equal distance, or each alone."""
 
     All = 0
     Consecutive = 1
@@ -122,7 +122,7 @@ class CommGroupType(enum.IntEnum):
 
 
 class VariableRetrievalMode(enum.IntEnum):
-    """Which copies of a variable that differs between replicas are read back."""
+    """Which copies of a variable are read back if it differs between replicas."""
 
     OnePerGroup = 0
     AllReplicas = 2

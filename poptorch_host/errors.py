@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The exceptions of the runtime."""
+"""The exceptions that this package raises."""
 
 from typing import Any
 
 
 class Error(Exception):
-    """What the runtime refuses or fails at.
+    """The base class of PopTorch's exceptions.
 
     Attributes:
-        message: what happened, without its origin.
-        type: the part of the runtime it comes from.
-        location: where in the program; empty when not known.
+        message: the description without the error's origin.
+        type: the component that raised the error.
+        location: the position in the program; empty if unknown.
     """
 
     message = ""
@@ -24,26 +24,27 @@ class Error(Exception):
 
 
 class RecoverableError(Error):
-    """A device failed and can be used again after `recovery_action`.
+    """Raised by PopTorch when a device fails and can be used again after `recovery_action`.
 
-    That is IPU_RESET, LINK_RESET, PARTITION_RESET or FULL_RESET. A host has no such failures: programs may catch it.
+    The action is one of IPU_RESET, LINK_RESET, PARTITION_RESET and FULL_RESET. Never raised on a host; defined so that
+    programs can catch it.
     """
 
     recovery_action = ""
 
 
 class UnrecoverableError(Error):
-    """A device failed for good. A host has no such failures: programs may catch it."""
+    """Raised by PopTorch when a device fails for good. Never raised on a host."""
 
 
 def createPoptorchError(msg: str) -> Error:
-    """Builds, without raising it, the error that PopTorch's Python side raises for `msg`."""
+    """Creates, without raising it, the error that PopTorch's Python front end raises with message `msg`."""
     error = Error(f"'poptorch_py_error': {msg}")
     error.message = msg
     return error
 
 
 def check(condition: bool, message: str) -> None:
-    """Raises the AssertionError of PopTorch's argument checks unless `condition`, under `python -O` as well."""
+    """Raises AssertionError unless `condition` holds, as PopTorch's argument checks do; also under `python -O`."""
     if not condition:
         raise AssertionError(message)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a program asks about devices: a host has none, unless it is set to say so."""
+"""Queries for IPU hardware, of which a host has none unless it is configured."""
 
 from . import host
 from .errors import check
@@ -9,11 +9,11 @@ _MK2 = 2  # the version of the IPUs that PopTorch 3.4 is for
 
 
 def ipuHardwareIsAvailable(num_ipus: int = 1) -> bool:
-    """Whether that many IPUs can be had: as many as the host is set to tell of, none unless it is."""
+    """Returns whether that many IPUs are available: the number that the host is configured to report, by default 0."""
     return num_ipus <= host.ipus()
 
 
 def ipuHardwareVersion() -> int:
-    """The version of the IPUs. AssertionError where there are none."""
+    """Returns the version of the IPUs. Raises AssertionError if there are none."""
     check(ipuHardwareIsAvailable(), "no IPU hardware is available: this is poptorch_host")
     return _MK2

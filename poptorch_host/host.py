@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Settings of the host that stands in for a device. PopTorch has nothing like them, so no option of it changes.
+"""Settings of the host, which PopTorch does not have.
 
-The environment gives the defaults, read at each use: POPTORCH_HOST_DEVICE names the PyTorch device that models run on
-("cpu" unless set; on "meta" they are only compiled), POPTORCH_HOST_FOLD how many micro-batches one forward and backward
-may cover: "auto" (unless set), or a number; 0 and 1 mean one by one. POPTORCH_HOST_TIMEOUT is how many seconds a
-process waits for the others of its run, PyTorch's default unless set. POPTORCH_HOST_IPUS is how many IPUs programs are
-told of that ask whether there is one, none unless set. POPTORCH_HOST_OPERATIONS names a Python file whose functions
-stand for custom operations; `custom_ops` says how.
+Defaults come from the environment, which is read at each use: POPTORCH_HOST_DEVICE is the PyTorch device that models
+run on (default "cpu"; on "meta" they are only compiled); POPTORCH_HOST_FOLD is the number of micro-batches that one
+forward and backward pass may process (default "auto"; 0 and 1 process them one at a time); POPTORCH_HOST_TIMEOUT is the
+number of seconds that a process waits for the other processes (default: PyTorch's); POPTORCH_HOST_IPUS is the number of
+IPUs to report to programs that query it (default 0); POPTORCH_HOST_OPERATIONS is a Python file that implements custom
+operations (see `custom_ops`).
 """
 
 import datetime
@@ -20,7 +20,17 @@ from .errors import createPoptorchError
 
 AUTO = "auto"
 
-_settings = {"device": None, "fold": None, "timeout": None, "ipus": None}
+
+class _Settings:
+    """The arguments of `configure`; None for the environment's defaults."""
+
+    device: Optional[torch.device] = None
+    fold: Optional[Union[int, str]] = None
+    timeout: Optional[datetime.timedelta] = None
+    ipus: Optional[int] = None
+
+
+_settings = _Settings()
 
 
 def configure(
@@ -29,64 +39,64 @@ def configure(
     timeout: Optional[float] = None,
     ipus: Optional[int] = None,
 ) -> None:
-    """Sets where and how models run from their next compilation on. What is not given stays as it is.
+    """Sets where and how models run, from their next compilation on. Settings that are not given keep their values.
 
     Args:
-        device: a PyTorch device such as "cpu" or "cuda:1"; on "meta" models compile without values and do not run.
-        fold: how many micro-batches are computed together where that changes nothing but rounding: "auto" or True for
-            as many as fit and pay, a number for at most so many, 0 or False for one by one.
-        timeout: how many seconds a process waits for another that does not answer, from when they meet on.
-        ipus: how many IPUs `ipuHardwareIsAvailable` finds. Programs that end or skip parts without one go on with it.
+        device: a PyTorch device such as "cpu" or "cuda:1"; on "meta", models are compiled without values and cannot
+            run.
+        fold: the number of micro-batches to compute together where only rounding changes: "auto" or True for as many as
+            fit and pay off, a number for an upper limit, 0 or False for one at a time.
+        timeout: the number of seconds that a process waits for another one that does not respond.
+        ipus: the number of IPUs that `ipuHardwareIsAvailable` reports, for programs that need IPUs to continue.
 
     Raises:
-        Error: for a device that this PyTorch does not know, another kind of `fold`, a timeout that is no time, and a
-            negative number of IPUs.
+        Error: for a device that PyTorch does not know, an invalid `fold` or `timeout`, or a negative number of IPUs.
     """
     if device is not None:
-        _settings["device"] = _parse_device(device)
+        _settings.device = _parse_device(device)
     if fold is not None:
-        _settings["fold"] = _parse_fold(fold)
+        _settings.fold = _parse_fold(fold)
     if timeout is not None:
-        _settings["timeout"] = _parse_timeout(timeout)
+        _settings.timeout = _parse_timeout(timeout)
     if ipus is not None:
-        _settings["ipus"] = _parse_ipus(ipus)
+        _settings.ipus = _parse_ipus(ipus)
 
 
 def device() -> torch.device:
-    """The PyTorch device that models run on. Of several GPUs without a number, the one of this process's LOCAL_RANK."""
-    chosen = _settings["device"] or _parse_device(os.environ.get("POPTORCH_HOST_DEVICE") or "cpu")
+    """Returns the PyTorch device that models run on. "cuda" is the GPU with the index LOCAL_RANK."""
+    chosen = _settings.device or _parse_device(os.environ.get("POPTORCH_HOST_DEVICE") or "cpu")
     if chosen.type == "cuda" and chosen.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return chosen
 
 
 def fold_limit() -> Optional[int]:
-    """The most micro-batches that may be computed together; None where the host chooses."""
-    chosen = _settings["fold"]
+    """Returns the largest number of micro-batches to compute together; None for automatic choice."""
+    chosen = _settings.fold
     if chosen is None:
         chosen = _parse_fold(os.environ.get("POPTORCH_HOST_FOLD") or AUTO)
-    return None if chosen == AUTO else chosen
+    return None if isinstance(chosen, str) else chosen
 
 
 def timeout() -> Optional[datetime.timedelta]:
-    """How long processes wait for each other; None for PyTorch's default."""
+    """Returns how long processes wait for each other; None for PyTorch's default."""
     given = os.environ.get("POPTORCH_HOST_TIMEOUT")
-    return _settings["timeout"] or (_parse_timeout(given) if given else None)
+    return _settings.timeout or (_parse_timeout(given) if given else None)
 
 
 def ipus() -> int:
-    """How many IPUs a program is told of."""
-    chosen = _settings["ipus"]
+    """Returns the number of IPUs to report to programs."""
+    chosen = _settings.ipus
     return _parse_ipus(os.environ.get("POPTORCH_HOST_IPUS") or 0) if chosen is None else chosen
 
 
 def operations_file() -> Optional[str]:
-    """The Python file with the functions that stand for custom operations; None where there is none."""
+    """Returns the Python file with the implementations of custom operations; None if there is none."""
     return os.environ.get("POPTORCH_HOST_OPERATIONS") or None
 
 
 def total_memory(of: torch.device) -> int:
-    """The bytes of memory that `of` has in all, used or not: the same in every run on the same machine."""
+    """Returns the size of the memory of device `of` in bytes, used or not, so that it is the same in every run."""
     if of.type == "cuda":
         return torch.cuda.get_device_properties(of).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -107,7 +117,7 @@ def _parse_fold(value: Union[int, bool, str]) -> Union[int, str]:
     except ValueError:
         count = -1
     if count < 0:
-        raise createPoptorchError(f"fold is {value!r}: use 'auto', or a number of micro-batches from 0 on")
+        raise createPoptorchError(f"fold is {value!r}: use 'auto' or a number of micro-batches, 0 or more")
     return max(count, 1)
 
 
@@ -117,7 +127,7 @@ def _parse_ipus(value: Union[int, str]) -> int:
     except ValueError:
         count = -1
     if count < 0:
-        raise createPoptorchError(f"ipus is {value!r}: use a number from 0 on")
+        raise createPoptorchError(f"ipus is {value!r}: use a number, 0 or more")
     return count
 
 
@@ -127,5 +137,5 @@ def _parse_timeout(value: Union[str, float]) -> datetime.timedelta:
     except (TypeError, ValueError):
         seconds = 0.0
     if not 0 < seconds <= 1e6:
-        raise createPoptorchError(f"timeout is {value!r}: use a number of seconds above 0")
+        raise createPoptorchError(f"timeout is {value!r}: use a positive number of seconds")
     return datetime.timedelta(seconds=seconds)

@@ -15,7 +15,7 @@ from .custom_ops import custom_op
 from .enums import MatMulSerializationMode, MultiConvPlanType, OverlapMode
 from .errors import check, createPoptorchError
 from .inputs.nested import map_tensors
-from .operators import tensor_text as _tensor_text
+from .operators import tensor_text
 from .operators.blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
 from .operators.searches import ctc_beam_search_decoder, fps, nearest
 
@@ -75,7 +75,7 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
     return loss
 
 
-def recomputationCheckpoint(*tensors: Any) -> List[torch.Tensor]:
+def recomputationCheckpoint(*tensors: Any) -> Any:
     """Keeps the values of these tensors for the backward pass where a stage is otherwise computed again.
 
     Args:
@@ -160,16 +160,16 @@ def ipu_print_tensor(
     Raises:
         Error: when `tensor` is none.
     """
-    style = _tensor_text.Style(
+    style = tensor_text.Style(
         summarise_threshold, edge_items, max_line_width, digits, float_format, separator, open_bracket, close_bracket
     )
     printed = _annotate("ipu_print_tensor", tensor)
     execution = current()
     if execution is None or not execution.compiling:
         name = title or "print_tensor"
-        _tensor_text.write(name, tensor, style)
+        tensor_text.write(name, tensor, style)
         if print_gradient and printed.requires_grad:
-            printed.register_hook(lambda gradient: _tensor_text.write(f"{name}_gradient", gradient, style))
+            printed.register_hook(lambda gradient: tensor_text.write(f"{name}_gradient", gradient, style))
     return printed
 
 
@@ -412,7 +412,7 @@ class CPU:
         ID: a name of its own.
     """
 
-    def __init__(self, layer_to_call: Callable, ID: str) -> None:
+    def __init__(self, layer_to_call: Callable[..., Any], ID: str) -> None:
         self._layer_to_call = layer_to_call
         self._ID = ID
         self.inputs: Tuple[Any, ...] = ()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The options of a model: what a program says about devices, batches, precision and placement."""
+"""The options of a model: devices, batches, precision and placement."""
 
+import copy
+import enum
 import json
 import os
 import sys
@@ -13,7 +15,7 @@ from . import enums
 from ._logging import logger
 from ._options_impl import OptionsDict
 from .errors import check, createPoptorchError
-from .settings import progress as _progress
+from .settings import progress
 from .settings.strategies import (
     BlockId,
     ParallelPhasedExecution,
@@ -56,22 +58,22 @@ __all__ = [
     "_TrainingOptions",
 ]
 
-# What PopTorch stores for an unlimited number of repeated log lines.
+# PopTorch's value for an unlimited number of repeated log lines.
 _UNLIMITED = 2**64 - 1
 
 
 class ConfigFileError(Exception):
-    """A file of options cannot be understood."""
+    """Raised for a file of options with a syntax error."""
 
 
 class Options(OptionsDict):
-    """Options of a model or a loader.
+    """The options of a model or a data loader.
 
-    Nearly every setter returns the object, so that calls can be chained. A model or a DataLoader freezes the options it
-    is given: from then on every change raises AttributeError. `clone()` gives a copy that can be changed.
+    Most setters return the object, so that calls can be chained. A model or a DataLoader freezes the options it is
+    given: any later change raises AttributeError. `clone()` returns a copy that can be changed.
 
-    The environment has a say when the object is made: POPTORCH_CACHE_DIR (a folder for compiled programs) and
-    POPTORCH_DEFAULT_OPTIONS (JSON text for `from_json`).
+    The environment variables POPTORCH_CACHE_DIR (a folder for compiled programs) and POPTORCH_DEFAULT_OPTIONS (JSON
+    text for `from_json`) are read when the object is created.
     """
 
     def __init__(self) -> None:
@@ -81,7 +83,7 @@ class Options(OptionsDict):
         self._training = _TrainingOptions(self._popart)
         self._distributed = _DistributedOptions()
         self._tensor_locations = _TensorLocationOptions()
-        self._execution_strategy = PipelinedExecution()
+        self._execution_strategy: _IExecutionStrategy = PipelinedExecution()
         self._show_compilation_progress_bar = True
         self._relax_optimizer_checks = False
         self._module_namescope_enabled = True
@@ -107,16 +109,16 @@ class Options(OptionsDict):
         if os.environ.get("POPTORCH_DEFAULT_OPTIONS"):
             self.from_json(os.environ["POPTORCH_DEFAULT_OPTIONS"])
 
-    # The option objects inside.
+    # Nested options.
 
     @property
     def TensorLocations(self) -> _TensorLocationOptions:
-        """Where tensors are kept."""
+        """Options for the location of tensors."""
         return self._tensor_locations
 
     @property
     def Distributed(self) -> _DistributedOptions:
-        """Which of how many processes this is."""
+        """Options of distributed execution."""
         return self._distributed
 
     @property
@@ -126,7 +128,7 @@ class Options(OptionsDict):
 
     @property
     def Precision(self) -> _PrecisionOptions:
-        """Number formats and rounding."""
+        """Options for number formats and rounding."""
         return self._precision
 
     @property
@@ -139,10 +141,10 @@ class Options(OptionsDict):
         """Options of the compiler behind PopTorch."""
         return self._popart
 
-    # Settings from text.
+    # Options from text.
 
     def from_json(self, string: str) -> "Options":
-        """Makes the calls that a JSON object names: {"dotted.accessor": argument or list of arguments}.
+        """Sets options from a JSON object: {"dotted.setter": argument or list of arguments}.
 
         A string such as "OutputMode.All" stands for the member of that enumeration.
         """
@@ -154,13 +156,13 @@ class Options(OptionsDict):
         return self
 
     def loadFromFile(self, filepath: str) -> "Options":
-        """Runs a file of calls on these options, one a line, each written without the `options.` in front.
+        """Sets options from a file with one setter call per line, without the leading `options.`.
 
-        Empty lines and lines that begin with # are skipped. The file is Python code, run with the names `options` and
-        `poptorch`: load only files you trust.
+        Empty lines and lines that begin with # are skipped. The file is executed as Python code with the names
+        `options` and `poptorch`: only load files you trust.
 
         Raises:
-            ConfigFileError: for a syntax error; lines are counted without the skipped ones.
+            ConfigFileError: for a syntax error. Skipped lines are not counted in its line number.
         """
         with open(filepath, encoding="utf-8") as stream:
             lines = [line.strip() for line in stream]
@@ -168,8 +170,8 @@ class Options(OptionsDict):
         try:
             code = compile("\n".join(calls), filepath, "exec")
         except SyntaxError as error:
-            number = error.lineno
-            wrong = "".join(calls[number - 1 : number])  # the file's own line of that number may be another
+            number = error.lineno or 0
+            wrong = "".join(calls[number - 1 : number])  # line numbers of the file include the skipped lines
             raise ConfigFileError(f"SyntaxError at line {number} of {filepath}: {error.msg}\n> {wrong}") from error
         exec(code, {"poptorch": sys.modules[__package__], "options": self})
         return self
@@ -177,44 +179,44 @@ class Options(OptionsDict):
     # Logging and debugging.
 
     def sourceLocationExcludes(self, excludes: List[str]) -> "Options":
-        """Paths that are left out when the origin of an operation is told."""
+        """Sets the paths to exclude from the source locations of operations."""
         self.checkIsFrozen("sourceLocationExcludes")
         self._source_location_excludes = list(excludes)
         return self
 
     def appendToLocationExcludes(self, *excludes: str) -> "Options":
-        """Adds to the paths that are left out when the origin of an operation is told."""
+        """Adds paths to exclude from the source locations of operations."""
         return self.sourceLocationExcludes(self._source_location_excludes + list(excludes))
 
     def showCompilationProgressBar(self, show: bool = True) -> "Options":
-        """Whether a compilation ends with a bar on the standard error; `compilationTime()` needs it too."""
+        """Whether to show a progress bar on standard error. `compilationTime()` needs it too."""
         self.checkIsFrozen("showCompilationProgressBar")
         self._show_compilation_progress_bar = show
         return self
 
     def logDir(self, log_dir: str) -> "Options":
-        """The folder for logs."""
+        """Sets the folder for logs."""
         self.set(log_dir=log_dir)
         return self
 
     def maxRepeatLogs(self, max_lines: Optional[int]) -> "Options":
-        """How often the same line may be logged; None for no limit."""
+        """Sets how often the same line may be logged; None for no limit."""
         self.set(max_repeat_logs=_UNLIMITED if max_lines is None else max_lines)
         return self
 
     def modelName(self, name: str) -> "Options":
-        """The name of the model in reports."""
+        """Sets the name of the model in reports."""
         self.createOrSet(model_name=name)
         return self
 
     def disableModuleNamescope(self) -> "Options":
-        """Operations are not named after the modules they belong to."""
+        """Leaves out module names from the names of operations."""
         self.checkIsFrozen("disableModuleNamescope")
         self._module_namescope_enabled = False
         return self
 
     def enableProfiling(self, profile_dir: Optional[str] = None) -> "Options":
-        """Asks the engine for reports, in `profile_dir` or the current folder."""
+        """Enables reports, which are written to `profile_dir` or the current folder."""
         wanted = {
             "debug.allowOutOfMemory": "true",
             "autoReport.directory": profile_dir or ".",
@@ -232,7 +234,7 @@ class Options(OptionsDict):
         return self
 
     def logCycleCount(self, log_cycle_count: bool) -> "Options":
-        """Counts the cycles of a run for `cycleCount`. Compiling for the IPU model or offline then raises Error."""
+        """Whether to count the cycles of a run for `cycleCount`. Not possible with the IPU model or offline."""
         self._popart.set("instrumentWithHardwareCycleCounter", log_cycle_count)
         return self
 
@@ -243,40 +245,41 @@ class Options(OptionsDict):
         output_mode: Optional[enums.OutputMode] = None,
         output_return_period: Optional[int] = 1,
     ) -> None:
-        """Makes an inner tensor readable through `getAnchoredTensor(short_name)`.
+        """Makes an internal tensor available through `getAnchoredTensor(short_name)`.
 
         Args:
-            short_name: what the program calls it.
-            long_name: what the compiled model calls it, one of `getTensorNames()`.
-            output_mode: which micro-batches are kept; None or Default for the mode of the model's outputs.
-            output_return_period: the N of OutputMode.EveryN.
+            short_name: the name to use in the program.
+            long_name: the name in the compiled model, one of `getTensorNames()`.
+            output_mode: the micro-batches to return; None or Default for the output mode of the model.
+            output_return_period: N of OutputMode.EveryN.
         """
-        follows_outputs = output_mode is None or output_mode is enums.OutputMode.Default
+        mode = enums.OutputMode.Default if output_mode is None else output_mode
+        follows_outputs = mode is enums.OutputMode.Default
         anchor: List[Any] = [long_name, follows_outputs]
         if not follows_outputs:
-            _check_output_mode(output_mode, output_return_period)
-            anchor.append(output_mode)
-            if output_mode == enums.OutputMode.EveryN:
+            _check_output_mode(mode, output_return_period)
+            anchor.append(mode)
+            if mode == enums.OutputMode.EveryN:
                 anchor.append(output_return_period)
         self.anchored_tensors[short_name] = anchor
 
     # Batches, replicas, outputs.
 
     def deviceIterations(self, device_iterations: int) -> "Options":
-        """Rounds of the device's outer loop in one call: weight updates when training, micro-batches otherwise."""
+        """Sets the iterations of the device's loop in one call: weight updates in training, else micro-batches."""
         self.set(device_iterations=device_iterations)
         return self
 
     def replicationFactor(self, replication_factor: int) -> "Options":
-        """Data-parallel copies of the model in this process."""
+        """Sets the number of data-parallel replicas in this process."""
         self.set(replication_factor=replication_factor)
         return self
 
     def inputReplicaGrouping(self, input_group_size: int, input_group_type: enums.CommGroupType) -> "Options":
-        """Gives the replicas of a group the same inputs. Set the replication factor first.
+        """Sets the groups of replicas that get the same inputs. Set the replication factor first.
 
         Raises:
-            ValueError: for CommGroupType.All, and a size that does not divide the number of replicas.
+            ValueError: for CommGroupType.All, or a group size that does not divide the replication factor.
         """
         self.checkIsFrozen("inputReplicaGrouping")
         if input_group_type == enums.CommGroupType.All:
@@ -299,11 +302,11 @@ class Options(OptionsDict):
         return self
 
     def outputMode(self, output_mode: enums.OutputMode, output_return_period: Optional[int] = None) -> "Options":
-        """Which micro-batches' outputs a call returns.
+        """Sets the micro-batches whose outputs a call returns.
 
         Args:
             output_mode: the mode.
-            output_return_period: the N of OutputMode.EveryN, from 1.
+            output_return_period: N of OutputMode.EveryN, at least 1.
         """
         _check_output_mode(output_mode, output_return_period)
         if output_mode != enums.OutputMode.EveryN and output_return_period is not None:
@@ -315,33 +318,33 @@ class Options(OptionsDict):
         return self
 
     def defaultOutputMode(self) -> bool:
-        """Whether the output mode is left to the kind of model: Final for training, All for inference."""
-        return self.output_mode == enums.OutputMode.Default
+        """Returns whether the output mode is the default: Final for training, All for inference."""
+        return bool(self.output_mode == enums.OutputMode.Default)
 
     def broadcastBuffers(self, broadcast_buffers: bool = True) -> "Options":
-        """Whether replicas are to keep the same buffers; False lets each have its own."""
+        """Whether replicas share the values of buffers; with False, each replica has its own."""
         self.set(broadcast_buffers=broadcast_buffers)
         return self
 
     def updatableNamedBuffers(self, buffers: List[str]) -> "Options":
-        """Buffers that `copyNamedBuffersToDevice()` uploads."""
+        """Sets the buffers that `copyNamedBuffersToDevice()` copies."""
         self._popart.set("updatableNamedBuffers", buffers)
         return self
 
     def randomSeed(self, random_seed: int) -> "Options":
-        """Seeds the device, the shuffling of loaders and, at once, torch's generators on the host."""
+        """Sets the seed of the device and of shuffling in data loaders, and calls torch.manual_seed."""
         check(isinstance(random_seed, int), f"the random seed must be an int, not {random_seed!r}")
         self.createOrSet(random_seed=random_seed)
         torch.manual_seed(random_seed)
         return self
 
     def enableSyntheticData(self, enabled: bool) -> "Options":
-        """Leaves host transfers out and computes on random numbers made on the device."""
+        """Whether to replace host transfers by random numbers generated on the device."""
         self._popart.set("syntheticDataMode", 2 if enabled else 0)
         return self
 
     def relaxOptimizerAttributesChecks(self, relax: bool = True) -> "Options":
-        """Unexpected attributes of an optimizer are logged for debugging only, rather than as warnings."""
+        """Whether to log unexpected attributes of an optimizer at level DEBUG rather than as warnings."""
         self.checkIsFrozen("relaxOptimizerAttributesChecks")
         self._relax_optimizer_checks = relax
         return self
@@ -349,19 +352,19 @@ class Options(OptionsDict):
     # Devices and the programs for them.
 
     def autoRoundNumIPUs(self, auto_round_num_ipus: bool = True) -> "Options":
-        """Allows reserving more devices than needed, up to the next power of two."""
+        """Whether to round up the number of IPUs to the next power of two."""
         self.set(auto_round_num_ipus=auto_round_num_ipus)
         return self
 
     def setExecutionStrategy(self, strategy: Union[ParallelPhasedExecution, SerialPhasedExecution]) -> "Options":
-        """How blocks become stages and phases."""
+        """Sets how blocks are assigned to stages and phases."""
         self.checkIsFrozen("setExecutionStrategy")
         check(isinstance(strategy, _IExecutionStrategy), f"expected an execution strategy, not {strategy!r}")
         self._execution_strategy = strategy
         return self
 
     def setAvailableMemoryProportion(self, available_memory_proportion: Dict[str, float]) -> "Options":
-        """The share of a device's memory that one operation may use for the time of its run: {"IPU0": 0.6, ...}."""
+        """Sets the proportion of a device's memory that an operation may use temporarily: {"IPU0": 0.6, ...}."""
         proportions = {}
         for name, proportion in available_memory_proportion.items():
             check(name.startswith("IPU"), f"memory proportions are given to 'IPU0', 'IPU1', ..., not to {name!r}")
@@ -370,31 +373,31 @@ class Options(OptionsDict):
         return self
 
     def enableExecutableCaching(self, path: str) -> "Options":
-        """Keeps compiled programs in the folder `path`; None keeps none."""
+        """Sets the folder in which to cache compiled programs; None for no caching."""
         if path is not None:
             self._popart.set("cachePath", path)
         self._popart.set("enableEngineCaching", path is not None)
         return self
 
     def useIpuModel(self, use_model: bool) -> "Options":
-        """Whether a simulator takes the place of a device."""
+        """Whether to use the simulator instead of a device."""
         self.createOrSet(use_model=use_model)
         return self
 
     def useIpuId(self, ipu_id: int) -> "Options":
-        """Uses the device of this id."""
+        """Sets the id of the device to use."""
         check(isinstance(ipu_id, int), f"the id of an IPU must be an int, not {ipu_id!r}")
         self.createOrSet(ipu_id=ipu_id)
         return self
 
     def useOfflineIpuTarget(self, ipu_version: int = 2) -> "Options":
-        """Compiles for a device of that version without having one; the model cannot be run."""
+        """Compiles for a device of the given version without attaching to one. The model cannot be run."""
         self.connectionType(enums.ConnectionType.Never)
         self.createOrSet(ipu_version=ipu_version)
         return self
 
     def connectionType(self, connection_type: enums.ConnectionType) -> "Options":
-        """When the device is attached."""
+        """Sets when to attach to a device."""
         check(
             isinstance(connection_type, enums.ConnectionType),
             f"expected a poptorch.ConnectionType, not {connection_type!r}",
@@ -403,39 +406,39 @@ class Options(OptionsDict):
         return self
 
     def syncPattern(self, sync_pattern: enums.SyncPattern) -> "Options":
-        """How the devices of a model wait for each other."""
+        """Sets how the devices of a model synchronise."""
         check(isinstance(sync_pattern, enums.SyncPattern), f"expected a poptorch.SyncPattern, not {sync_pattern!r}")
         self.set(sync_pattern=sync_pattern.value)
         return self
 
     def enableStableNorm(self, enabled: bool) -> "Options":
-        """Computes variances in normalisation layers the slower way that cannot become negative."""
+        """Whether to compute variances in normalisation layers in the slower, numerically stable way."""
         self._popart.set("enableStableNorm", enabled)
         return self
 
-    # The object itself.
+    # The options as a whole.
 
     def toDict(self) -> Dict[str, Any]:
-        """All options in one dictionary, as a compilation gets them.
+        """Returns all options in one dictionary.
 
         Raises:
-            AssertionError: while the output mode is left to the kind of model.
+            AssertionError: if the output mode is OutputMode.Default.
         """
         check(
             not self.defaultOutputMode(),
             "the output mode is still OutputMode.Default: a model resolves it, or call outputMode() first",
         )
-        values = dict(self._execution_strategy.backendOptions())
-        values.update(self._popart.options)
-        for part in (super(), self._training, self._distributed, self._tensor_locations):
+        values: Dict[str, Any] = {**self._execution_strategy.backendOptions(), **self._popart.options}
+        self.update(values)
+        for part in (self._training, self._distributed, self._tensor_locations):
             part.update(values)
         if self._show_compilation_progress_bar:
-            values["compilation_progress_bar_fn"] = _progress.show
+            values["compilation_progress_bar_fn"] = progress.show
         return values
 
     def clone(self) -> "Options":
-        """An independent copy that can be changed."""
-        return self.__deepcopy__({})
+        """Returns an independent copy that is not frozen."""
+        return copy.deepcopy(self)
 
     def __repr__(self) -> str:
         parts = (self._popart, self._jit, self._precision, self._training, self._distributed, self._tensor_locations)
@@ -445,7 +448,7 @@ class Options(OptionsDict):
 
 
 def environment_engine_options() -> Dict[str, str]:
-    """The engine's options in POPLAR_ENGINE_OPTIONS. Error when that is no JSON object."""
+    """Returns the engine options in POPLAR_ENGINE_OPTIONS. Raises Error if it is not a JSON object."""
     text = os.environ.get("POPLAR_ENGINE_OPTIONS") or "{}"
     try:
         return dict(json.loads(text))
@@ -463,7 +466,7 @@ def _check_output_mode(output_mode: enums.OutputMode, period: Optional[int]) -> 
 
 
 def _enum_member(value: Any) -> Any:
-    """The enumeration member that a string such as 'OutputMode.All' names; any other value as it is."""
+    """Returns the enumeration member for a string such as 'OutputMode.All', and any other value unchanged."""
     name, dot, member = value.partition(".") if isinstance(value, str) else ("", "", "")
     kind = getattr(enums, name, None) if dot else None
-    return kind[member] if isinstance(kind, type) and member in kind.__members__ else value
+    return kind[member] if isinstance(kind, enum.EnumMeta) and member in kind.__members__ else value

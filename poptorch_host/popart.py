@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The enumerations of the popart package. `Options._Popart` takes their members as int(member) only, as PopTorch's."""
+"""The enumerations of the popart package. As in PopTorch, `Options._Popart` takes int(member), not the member."""
 
 import enum
-from typing import List
+from typing import Any
 
 
 class _Enumeration(enum.Enum):
-    """Members that are no integers, but become one by int()."""
+    """An enumeration whose members are not integers but convert to them by int()."""
 
     def __int__(self) -> int:
-        return self.value
+        return int(self.value)
 
     __index__ = __int__
 
 
 def _enumeration(name: str, members: str) -> enum.EnumMeta:
-    """An enumeration that counts from 0."""
-    named: List[str] = members.split()
-    return _Enumeration(name, [(member, value) for value, member in enumerate(named)], module=__name__)
+    """Creates an enumeration with values from 0."""
+    create: Any = _Enumeration  # type checkers do not know this form for a subclass
+    created: enum.EnumMeta = create(
+        name, [(member, value) for value, member in enumerate(members.split())], module=__name__
+    )
+    return created
 
 
 AccumulateOuterFragmentSchedule = _enumeration(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The name under which programs reach the exceptions of PopTorch's native module."""
+"""The exceptions of PopTorch's native module, under the name that programs import them from."""
 
 from .errors import Error, RecoverableError, UnrecoverableError
 

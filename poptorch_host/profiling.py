@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Marks on the time line of a profiler."""
+"""Annotations for profilers."""
 
 import functools
 from typing import Any, Callable, ContextManager
@@ -9,29 +9,29 @@ import torch
 
 
 class Channel:
-    """A named source of marks. They appear in torch.profiler as `name.mark`; where nobody profiles, nothing happens.
+    """A named source of annotations, which torch.profiler shows as `name.annotation`.
 
-    PopTorch writes them for the PopVision tools instead, and only where those are installed and switched on.
+    PopTorch records them for the PopVision tools instead, if those are installed and enabled.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def instrument(self, obj: Any, *methods: str) -> Any:
-        """Marks every call of these methods of `obj`, which is returned.
+        """Annotates every call of the given methods of `obj`. Returns `obj`.
 
         Raises:
-            AttributeError: when `obj` has no such method.
+            AttributeError: if `obj` does not have one of the methods.
         """
         for method in methods:
             setattr(obj, method, self._marked(method, getattr(obj, method)))
         return obj
 
-    def tracepoint(self, name: str) -> ContextManager:
-        """A context manager: marks the time that passes inside."""
+    def tracepoint(self, name: str) -> ContextManager[Any]:
+        """Returns a context manager that annotates the code inside."""
         return torch.profiler.record_function(f"{self._name}.{name}")
 
-    def _marked(self, name: str, function: Callable) -> Callable:
+    def _marked(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             with self.tracepoint(name):

@@ -9,7 +9,7 @@ and what there is to say about the first. An entry holds for the members of its 
 
 import json
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple
 
 PACKAGE = Path(__file__).resolve().parent
 IMPLEMENTED, RECORDED, REFUSED = "implemented", "recorded", "refused"
@@ -107,7 +107,7 @@ class Support(NamedTuple):
     remark: str
 
 
-def recorded_names() -> Dict[str, Dict]:
+def recorded_names() -> Dict[str, Dict[str, Any]]:
     """The public names of PopTorch and popdist, each with what data/poptorch-api.json says about it."""
     record = json.loads((PACKAGE / "data" / "poptorch-api.json").read_text(encoding="utf-8"))
     wrapped = {f"wrapped model.{name}": entry for name, entry in record["wrapped_user_model_members"].items()}
@@ -148,7 +148,7 @@ def _text(name: str, support: Support) -> str:
     return f"`{name}`" + (f" ({support.remark})" if support.remark else "")
 
 
-def _by_owner(names: Dict[str, Dict]) -> Dict[str, List[str]]:
+def _by_owner(names: Dict[str, Dict[str, Any]]) -> Dict[str, List[str]]:
     """The names under the module or class they belong to, in the order of the record."""
     owners: Dict[str, List[str]] = {}
     for name in names:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Comparison of results, for tests."""
+"""Comparison of results in tests."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ import torch
 
 
 def allclose(ref: Any, other: Any) -> bool:
-    """Whether two results agree: tensors and numbers to rounding, containers member by member, all else exactly.
+    """Returns whether two results are close: tensors and floats within torch.allclose's tolerances, other values equal.
 
-    Tensors of different shapes do not agree; different dtypes may.
+    Containers are compared recursively. Tensors must have the same shape; their dtypes may differ.
     """
     if torch.is_tensor(ref) and torch.is_tensor(other):
         return ref.shape == other.shape and torch.allclose(_comparable(ref), _comparable(other), equal_nan=True)

@@ -2,9 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """`torch.ops.poptorch`: the operations that PopTorch registers with PyTorch, under their names and signatures.
 
-Programs call a few of them for want of a public function. Loading this module registers all. What an operation does is
-what its function in `ops` does; the halves of loops, branches and host calls, which only mean something to a compiler
-that records them, are refused.
+Programs call those that have no public function. Importing this module registers all of them. They do the same as the
+functions in `ops`. Those that begin or end loops, branches and host calls raise Error, since they only make sense to a
+compiler.
 """
 
 from typing import Any, Callable, Dict, List, NoReturn, Optional
@@ -20,7 +20,7 @@ from .operators.blocks import Block
 _NAMESPACE = "poptorch"
 _REDUCTIONS = ("sum", "mean", "none")
 _PRINT_FORMATS = ("auto", "fixed", "scientific", "none")
-# ONNX names of what a device casts to; integers of 64 bits and doubles have 32 there.
+# The dtypes of a device by ONNX name: 64-bit integers and doubles have 32 bits.
 _CASTS = {
     "FLOAT16": torch.float16,
     "FLOAT": torch.float32,
@@ -60,7 +60,7 @@ def _end_ipu_block() -> None:
 
 
 def _optimizer_group(group: int, inputs: List[torch.Tensor]) -> None:
-    """The groups are the optimizer's own."""
+    """No effect: the optimizer defines the groups."""
 
 
 def _begin_multi_conv() -> None:
@@ -127,15 +127,15 @@ def _custom_operation(
     attributes: str,
 ) -> List[torch.Tensor]:
     if attributes:
-        raise createPoptorchError("torch.ops.poptorch.custom_operation takes no attributes: use poptorch.custom_op")
+        raise createPoptorchError("torch.ops.poptorch.custom_operation has no attributes: use poptorch.custom_op")
     return ops.custom_op(inputs, name, domain, domain_version, outputs)
 
 
 def _internal_cast(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
-    if current() is None:  # as PopTorch's CPU kernel: there is no half arithmetic to be had
+    if current() is None:  # as PopTorch's CPU kernel, which has no half arithmetic
         return tensor.float() if dtype in ("FLOAT16", "FLOAT32") else tensor.view_as(tensor)
     if dtype not in _CASTS:
-        raise createPoptorchError(f"internal_cast: there is no type {dtype!r}: use one of {', '.join(_CASTS)}")
+        raise createPoptorchError(f"internal_cast: unknown type {dtype!r}: use one of {', '.join(_CASTS)}")
     return tensor.to(_CASTS[dtype])
 
 
@@ -145,7 +145,7 @@ def _identity_loss(x: torch.Tensor, reduction: int) -> torch.Tensor:
     return ops.identity_loss(x, _REDUCTIONS[reduction])
 
 
-_FUNCTIONS: Dict[str, Callable] = {
+_FUNCTIONS: Dict[str, Callable[..., Any]] = {
     "begin_ipu_block(int stage_id, int phase_id, int ipu_id) -> ()": _begin_ipu_block,
     "end_ipu_block() -> ()": _end_ipu_block,
     "optimizer_group(int group, Tensor[] inputs) -> ()": _optimizer_group,
@@ -186,7 +186,7 @@ _FUNCTIONS: Dict[str, Callable] = {
 
 def _refusal(name: str, instead: str) -> Callable[..., NoReturn]:
     def refuse(*_: Any) -> NoReturn:
-        raise createPoptorchError(f"torch.ops.poptorch.{name} is half of a construct: use poptorch.{instead}")
+        raise createPoptorchError(f"torch.ops.poptorch.{name} is not supported on a host: use poptorch.{instead}")
 
     return refuse
 

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Functions that are called before and after every compilation of any model."""
+"""Hooks that are called before and after every compilation."""
 
 import collections
-from typing import Callable
+from typing import Any, Callable
 
 from torch.utils.hooks import RemovableHandle
 
-_before: "collections.OrderedDict[int, Callable]" = collections.OrderedDict()
-_after: "collections.OrderedDict[int, Callable]" = collections.OrderedDict()
+_before: "collections.OrderedDict[int, Callable[[], Any]]" = collections.OrderedDict()
+_after: "collections.OrderedDict[int, Callable[[], Any]]" = collections.OrderedDict()
 
 
-def registerPreCompileHook(hook: Callable) -> RemovableHandle:
-    """Calls `hook()` before every compilation of any model, in the order of registration.
+def registerPreCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
+    """Registers `hook()` to be called before every compilation, in the order of registration.
 
     Returns:
-        A handle whose remove() ends it.
+        A handle whose remove() removes the hook.
 
     Raises:
-        RuntimeError: when it cannot be called.
+        RuntimeError: if `hook` is not callable.
     """
     return _register(_before, hook)
 
 
-def registerPostCompileHook(hook: Callable) -> RemovableHandle:
-    """Calls `hook()` after every compilation of any model, a failed one as well. See `registerPreCompileHook`."""
+def registerPostCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
+    """Registers `hook()` to be called after every compilation, also a failed one; see `registerPreCompileHook`."""
     return _register(_after, hook)
 
 
-def _register(hooks: "collections.OrderedDict[int, Callable]", hook: Callable) -> RemovableHandle:
+def _register(hooks: "collections.OrderedDict[int, Callable[[], Any]]", hook: Callable[[], Any]) -> RemovableHandle:
     if not callable(hook):
         raise RuntimeError(f"a compile hook must be callable, not {hook!r}")
     handle = RemovableHandle(hooks)
@@ -37,12 +37,12 @@ def _register(hooks: "collections.OrderedDict[int, Callable]", hook: Callable) -
 
 
 def run_before() -> None:
-    """A compilation begins."""
+    """Calls the hooks for the start of a compilation."""
     for hook in list(_before.values()):
         hook()
 
 
 def run_after() -> None:
-    """A compilation has ended, well or not."""
+    """Calls the hooks for the end of a compilation."""
     for hook in list(_after.values()):
         hook()

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Compiles a model: one forward of one micro-batch, listened to, and every check that a device's compiler makes.
+"""Compiles a model: traces forward on one micro-batch and makes the checks of a device's compiler.
 
-Nothing of the model changes by it: buffers and inputs are put back, weights are only read.
+The model is not changed: buffers and inputs are restored, and weights are only read.
 """
 
 import contextlib
 import os
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -34,38 +34,38 @@ _INFERENCE_ONLY = {"poptorch::cond", "poptorch::cpu"}
 
 
 class Loss(NamedTuple):
-    """Where a run finds the loss: an output, or a mark that identity_loss or a built-in loss makes.
+    """Where the loss of a program comes from.
 
     Attributes:
-        source: 'output', 'identity' or 'built-in'.
-        index: the position among the output tensors, or the count of marks of that kind before it.
+        source: 'output' (a returned tensor), 'identity' (identity_loss) or 'built-in' (a loss of PyTorch).
+        position: the index among the output tensors, or among the losses of that source in forward.
     """
 
     source: str
-    index: int
+    position: int
 
 
 class Compiled(NamedTuple):
-    """A compiled program, as plain data but for `inputs` and `outputs`.
+    """The result of compilation: plain data except for `inputs` and `outputs`.
 
     Attributes:
-        training: whether it has a backward pass and a weight update.
-        inputs: what the arguments of a call must be.
-        outputs: what forward returned; its tensors are on the meta device. None in a program that was loaded.
+        training: whether the program has a backward pass and a weight update.
+        inputs: the arguments that a call accepts.
+        outputs: the outputs of forward, with tensors on device meta; None in a loaded program.
         constant_outputs: for each output tensor, whether it is the same for every micro-batch.
-        stages: of the forward, in order of execution.
-        ipus: devices of one replica.
-        loss: where the loss is; None for inference.
-        updated_buffers: names of the buffers that forward updates.
-        touched_constants: names of the integer buffers that forward writes to, which is undone.
+        stages: the stages of forward in order of execution.
+        ipus: the number of IPUs of a replica.
+        loss: where the loss comes from; None for inference.
+        updated_buffers: the names of the buffers that forward updates.
+        touched_constants: the names of the integer buffers that forward writes to, which are restored afterwards.
         writes_inputs: whether forward writes to its inputs.
-        half_arithmetic: whether it needs `HalfArithmetic`.
-        makes_tensors: whether forward makes tensors without saying on which device.
-        names_ipu: whether forward calls the device "ipu".
-        draws_random_numbers: whether forward does.
-        activation_bytes: what the operations of one micro-batch's forward return, in all.
-        training_flags: the latched training flag of each module by name.
-        overwrites_saved: whether forward writes over values that the backward pass needs.
+        half_arithmetic: whether the program needs `HalfArithmetic`.
+        makes_tensors: whether forward creates tensors without specifying a device.
+        names_ipu: whether forward uses the device name "ipu".
+        draws_random_numbers: whether forward uses random numbers.
+        activation_bytes: the size in bytes of the results of all operations in forward of one micro-batch.
+        training_flags: the `training` flag of each module, by name.
+        overwrites_saved: whether forward overwrites values that the backward pass needs.
     """
 
     training: bool
@@ -88,31 +88,31 @@ class Compiled(NamedTuple):
 
     @property
     def ops(self) -> Tuple[str, ...]:
-        """The names of all operations of the forward."""
+        """The names of all operations in forward."""
         return tuple(sorted({name for stage in self.stages for name in stage.ops}))
 
     @property
     def input_shapes(self) -> List[Tuple[str, Any]]:
-        """Name and signature of each argument of a call."""
+        """The name and signature of each argument of a call."""
         return self.inputs.signatures
 
     @property
     def output_shapes(self) -> List[Tuple[int, ...]]:
-        """The shapes that one micro-batch returns."""
+        """The shapes of the outputs of one micro-batch."""
         return [tuple(tensor.shape) for tensor in tensors_of(self.outputs)]
 
 
 def pieces_of(options: Options) -> int:
-    """How many micro-batches of different data one call takes."""
+    """Returns the number of micro-batches that a call splits its inputs into."""
     groups = options.replication_factor // options.input_group_size
-    return options.device_iterations * groups * options.Training.gradient_accumulation
+    return int(options.device_iterations * groups * options.Training.gradient_accumulation)
 
 
 def check_options(options: Options) -> None:
-    """Refuses what no program can be compiled with.
+    """Checks options that do not depend on the model.
 
     Raises:
-        Error: names the option.
+        Error: for an invalid option.
         AssertionError: for an option that was set in two ways.
     """
     counts = {
@@ -130,7 +130,7 @@ def check_options(options: Options) -> None:
 
 
 def _check_periods(options: Options, steps: int) -> None:
-    """Raises Error for an OutputMode.EveryN, of outputs or of an anchor, that returns nothing."""
+    """Raises Error for an OutputMode.EveryN of the outputs or of an anchor that would return nothing."""
     periods = [options.output_return_period] if options.output_mode == OutputMode.EveryN else []
     periods += [anchor[3] for anchor in options.anchored_tensors.values() if len(anchor) > 3]
     for period in periods:
@@ -142,7 +142,7 @@ def _check_periods(options: Options, steps: int) -> None:
 
 
 def _log_options(options: Options) -> None:
-    """Tells, for debugging, what options a compilation got. AssertionError where one was set in two ways."""
+    """Logs all options at level DEBUG. Raises AssertionError for an option that was set in two ways."""
     for name, value in options.toDict().items():
         logger.debug("%s set to value %s", name, str(value).lower() if isinstance(value, bool) else value)
 
@@ -151,7 +151,7 @@ def _check_target(options: Options) -> None:
     offline = options.exists("ipu_version")
     simulated = options.use_model if options.exists("use_model") else os.environ.get("POPTORCH_IPU_MODEL") == "1"
     if options._Popart.options.get("instrumentWithHardwareCycleCounter") and (offline or simulated):
-        raise createPoptorchError("logCycleCount needs a device: it works neither with the IPU model nor offline")
+        raise createPoptorchError("logCycleCount needs a device: it is not supported by the IPU model or offline")
     if offline and options.ipu_version not in _IPU_VERSIONS:
         raise createPoptorchError(
             f"useOfflineIpuTarget: there are no IPUs of version {options.ipu_version!r}: use one of {_IPU_VERSIONS}"
@@ -170,10 +170,18 @@ def compile_model(
     options: Options,
     training: bool,
 ) -> Compiled:
-    """Compiles `model`, whose device weights are `weights`, for arguments like `bound`.
+    """Compiles a model for the given arguments.
+
+    Args:
+        model: the model to compile.
+        bound: the arguments of the first call.
+        inputs: the inputs that the program will accept.
+        weights: the model's weights on the device.
+        options: the executor's options.
+        training: whether to compile a backward pass.
 
     Raises:
-        Error, AssertionError: for everything that sections 4, 6 and 8 of PopTorch's guide call a compile-time error.
+        Error, AssertionError: for the compile-time errors in sections 4, 6 and 8 of PopTorch's user guide.
     """
     arguments = _first_micro_batch(bound, inputs, weights)
     tracer = Tracer(
@@ -225,7 +233,7 @@ def compile_model(
 
 
 def _first_micro_batch(bound: Bound, inputs: InputContract, weights: DeviceWeights) -> Bound:
-    """The arguments of the first micro-batch, copied: forward may write to them."""
+    """Returns a copy of the first micro-batch of the arguments; a copy, since forward may write to it."""
 
     def copied(tensor: torch.Tensor) -> torch.Tensor:
         if weights.blank:
@@ -239,15 +247,15 @@ def _first_micro_batch(bound: Bound, inputs: InputContract, weights: DeviceWeigh
 
 
 def _run_forward(model: torch.nn.Module, arguments: Bound, tracer: Tracer) -> Any:
-    """What forward returns. Raises Error for operations that a device does not have, naming all that it met."""
+    """Runs forward and returns its outputs. Raises Error with the names of all unsupported operations in it."""
     outputs = None
     try:
         outputs = model(*arguments.positional, **arguments.keywords)
-    except NEEDS_VALUES as error:  # only without values: forward ends here
+    except NEEDS_VALUES as error:  # only on device meta
         if not tracer.unsupported:
             raise createPoptorchError(
-                f"{str(error).splitlines()[0]} depends on values, which there are none of on the "
-                "device meta: compile on cpu, or take it out of forward"
+                f"{str(error).splitlines()[0]} depends on values, which do not exist on device meta: compile on cpu, "
+                "or remove it from forward"
             ) from error
     if tracer.unsupported:
         raise createPoptorchError(f"Unsupported ops found in compiled model: [{', '.join(tracer.unsupported)}]")
@@ -259,7 +267,7 @@ def _shape_only(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _check_trainable(tracer: Tracer) -> None:
-    """Raises Error for an operation of PopTorch's own that has no gradient."""
+    """Raises Error for an operation of PopTorch that has no gradient."""
     for stage in tracer.stage_records():
         for name in _INFERENCE_ONLY & set(stage.ops):
             raise createPoptorchError(
@@ -271,7 +279,13 @@ def _check_trainable(tracer: Tracer) -> None:
 
 
 class _BufferChanges:
-    """What a forward did to buffers: those it updated, in place by an operation that says so, and integer ones."""
+    """The buffers that forward changed.
+
+    Attributes:
+        updated: the names of all floating-point buffers that changed.
+        in_place: those among them that are not statistics of a batch norm.
+        touched_constants: the names of the integer buffers that changed.
+    """
 
     def __init__(self) -> None:
         self.updated: List[str] = []
@@ -280,8 +294,8 @@ class _BufferChanges:
 
 
 @contextlib.contextmanager
-def _unchanged_buffers(weights: DeviceWeights):
-    """Puts the device's buffers back at the end, and tells what had changed."""
+def _unchanged_buffers(weights: DeviceWeights) -> Iterator[_BufferChanges]:
+    """A context manager that restores the buffers on the device at exit and records which of them had changed."""
     before = [(name, device, device.clone(), device._version) for name, _, device in weights.buffers]
     changes = _BufferChanges()
     try:
@@ -328,7 +342,7 @@ def _find_loss(tracer: Tracer, leaves: List[torch.Tensor]) -> Loss:
 
 
 def _locate_loss(mark: MarkedLoss, leaves: List[torch.Tensor]) -> Loss:
-    """A returned loss is found without listening; of the others the mark has to be waited for."""
+    """Prefers the output: to find any other loss, calls of loss functions must be intercepted at run time."""
     if mark.identity:
         return Loss("identity", mark.ordinal)
     for index, leaf in enumerate(leaves):
@@ -338,16 +352,16 @@ def _locate_loss(mark: MarkedLoss, leaves: List[torch.Tensor]) -> Loss:
 
 
 def _try_half_backward(tracer: Tracer, half: HalfArithmetic, weights: DeviceWeights, overwrites_saved: bool) -> None:
-    """Finds out whether the backward pass of a half model needs help on this host as well."""
+    """Determines whether the backward pass of a half model needs `HalfArithmetic`."""
     loss = tracer.final_losses()[0].tensor
     some_half = any(tensor.dtype == torch.float16 for _, tensor in weights.named_tensors())
     if not loss.requires_grad or half.needed or not (some_half or loss.dtype == torch.float16):
         return
-    if overwrites_saved:  # there is no trying
+    if overwrites_saved:  # the backward pass cannot be tried
         half.needed = True
         return
     with half:
-        loss.backward(torch.ones_like(loss))
+        torch.autograd.backward(loss, torch.ones_like(loss))
     for _, _, parameter in weights.parameters:
         parameter.grad = None
 
@@ -356,7 +370,7 @@ def _try_half_backward(tracer: Tracer, half: HalfArithmetic, weights: DeviceWeig
 
 
 def _check_stages(stages: Tuple[StageRecord, ...], options: Options, training: bool) -> None:
-    """Raises Error for a pipeline that a call cannot fill."""
+    """Raises Error if a call has too few micro-batches to fill the pipeline."""
     if not is_pipelined(options._execution_strategy):
         return
     forward = len(stages)
@@ -376,19 +390,19 @@ def _check_stages(stages: Tuple[StageRecord, ...], options: Options, training: b
 
 
 def _count_ipus(tracer: Tracer, options: Options) -> int:
-    """Devices of one replica. Raises Error when a process would need too many."""
+    """Returns the number of IPUs of a replica. Raises Error if the process would need too many."""
     ids = tracer.ipus or {0}
     per_replica = max(len(ids), max(ids) + 1)
     total = per_replica * options.replication_factor
     if total > MAX_IPUS:
         raise createPoptorchError(f"Too many IPUs requested ({total}): a process can have {MAX_IPUS}")
     if total & (total - 1) and not options.auto_round_num_ipus:
-        logger.info("%d IPUs are no power of two: hardware would need Options.autoRoundNumIPUs(True)", total)
+        logger.info("%d IPUs is not a power of two: hardware needs Options.autoRoundNumIPUs(True)", total)
     return per_replica
 
 
 def _check_overlap(tracer: Tracer, leaves: List[torch.Tensor], options: Options) -> None:
-    """The rules of overlapped transfers. Raises Error for the first that is broken."""
+    """Raises Error for overlapped transfers that violate one of PopTorch's rules."""
     overlaps = [(name, info) for name, info in tracer.overlaps if info["mode"] != OverlapMode.NoOverlap]
     rules: List[Tuple[Callable[[str, Dict[str, Any]], bool], str]] = [
         (lambda *_: isinstance(options._execution_strategy, ShardedExecution), "needs poptorch.ShardedExecution"),
@@ -432,5 +446,5 @@ def _io_tiles(options: Options) -> int:
 
 
 def can_run(options: Options) -> bool:
-    """Whether a program may be run rather than only compiled."""
-    return options.connection_type != ConnectionType.Never.value
+    """Returns whether a program may be run rather than only compiled."""
+    return bool(options.connection_type != ConnectionType.Never.value)

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Programs that call the device of their tensors "ipu": here it is the one that stands for it."""
+"""Support for the device name "ipu" in forward."""
 
 from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+_TO_IPU: Any = torch.Tensor.ipu  # type: ignore[attr-defined]  # torch's stubs leave it out
+
 
 class IpuAsHost(TorchFunctionMode):
-    """Inside, `device="ipu"`, `.to("ipu")` and `.ipu()` mean `device`.
+    """A context manager in which `device="ipu"`, `.to("ipu")` and `.ipu()` refer to `device`.
 
     Attributes:
-        met: whether that has happened.
+        met: whether one of them was used.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -20,11 +22,13 @@ class IpuAsHost(TorchFunctionMode):
         self._device = device
         self.met = False
 
-    def __torch_function__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.device:  # a name only becomes a place where it is used
+        if func is torch.device:  # replaced where it is used
             return func(*args, **kwargs)
-        if func is torch.Tensor.ipu:
+        if func is _TO_IPU:
             self.met = True
             return args[0].to(self._device)
         return func(*map(self._on_host, args), **{name: self._on_host(value) for name, value in kwargs.items()})

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""PyTorch's own losses, which mark themselves as the point where back-propagation starts."""
+"""PyTorch's loss functions, from which back-propagation starts without identity_loss."""
 
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -22,12 +22,12 @@ BUILT_IN = frozenset(
 _CROSS_ENTROPY = ("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing")
 
 
-def compute(func: Callable, args: Tuple, kwargs: Dict[str, Any], mark: Mark) -> Any:
-    """Calls one of the built-in losses and marks what a device would differentiate.
+def compute(func: Callable[..., torch.Tensor], args: Tuple[Any, ...], kwargs: Dict[str, Any], mark: Mark) -> Any:
+    """Calls a built-in loss function and marks the tensor that a device treats as the loss.
 
-    That is the reduced loss itself. Soft targets are plain arithmetic to a device and have no mark. With label
-    smoothing only the part without smoothing has it, with reduction 'batchmean' only the sum: a program that trains on
-    such a loss has to wrap it in identity_loss.
+    This is the reduced loss, with three exceptions, for which a program must use identity_loss: a cross entropy with
+    soft targets is not marked, one with label smoothing is marked before smoothing, and a kl_div with reduction
+    'batchmean' is marked after the sum.
 
     Raises:
         Error: for class weights.
@@ -37,7 +37,8 @@ def compute(func: Callable, args: Tuple, kwargs: Dict[str, Any], mark: Mark) -> 
         kwargs.get("weight") is not None or (len(args) > 2 and args[2] is not None)
     ):
         raise createPoptorchError(
-            f"{name}: class weights are not supported on a device; weigh the samples' losses and use identity_loss"
+            f"{name}: class weights are not supported on a device; weight the losses of the samples and use "
+            "identity_loss"
         )
     if name == "cross_entropy":
         return _cross_entropy(func, args, kwargs, mark)
@@ -50,7 +51,9 @@ def compute(func: Callable, args: Tuple, kwargs: Dict[str, Any], mark: Mark) -> 
     return result
 
 
-def _cross_entropy(func: Callable, args: Tuple, kwargs: Dict[str, Any], mark: Mark) -> torch.Tensor:
+def _cross_entropy(
+    func: Callable[..., torch.Tensor], args: Tuple[Any, ...], kwargs: Dict[str, Any], mark: Mark
+) -> torch.Tensor:
     values = {**dict(zip(_CROSS_ENTROPY, args)), **kwargs}
     if is_soft(values["target"]):
         return func(*args, **kwargs)
@@ -63,12 +66,15 @@ def _cross_entropy(func: Callable, args: Tuple, kwargs: Dict[str, Any], mark: Ma
 
 
 def is_soft(target: torch.Tensor) -> bool:
-    """Whether targets of a cross entropy are probabilities rather than class indices."""
+    """Returns whether the targets of a cross entropy are class probabilities rather than indices."""
     return target.is_floating_point()
 
 
-def smooths_mean_of_indices(name: str, args: Tuple, kwargs: Dict[str, Any]) -> bool:
-    """Whether a call is a cross entropy of class indices with label smoothing and a mean, which selects by mask."""
+def smooths_mean_of_indices(name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
+    """Returns whether a call is a cross entropy of class indices with label smoothing and mean reduction.
+
+    PopTorch's decomposition of it selects by a mask, which devices do not support.
+    """
     if name != "cross_entropy":
         return False
     values = {**dict(zip(_CROSS_ENTROPY, args)), **kwargs}
@@ -80,13 +86,15 @@ def smooths_mean_of_indices(name: str, args: Tuple, kwargs: Dict[str, Any]) -> b
 
 
 class LossMode(TorchFunctionMode):
-    """Inside, `mark` gets the losses that mark themselves."""
+    """A context manager that calls `mark` with the losses computed by PyTorch's loss functions."""
 
     def __init__(self, mark: Mark) -> None:
         super().__init__()
         self._mark = mark
 
-    def __torch_function__(self, func: Any, types: List, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: List[Any], args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
         if getattr(func, "__name__", "") in BUILT_IN:
             return compute(func, args, kwargs or {}, self._mark)
         return func(*args, **(kwargs or {}))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Where each operation of a program runs, as a compiler logs it: by PopART's names of operations and their results."""
+"""The IPU and stage of each operation of a program as log lines, with PopART's names for operations."""
 
 import collections
 from typing import Dict, Iterator, Tuple
@@ -9,7 +9,7 @@ from ..options import Options, PipelinedExecution, ShardedExecution
 from .compiler import Compiled
 from .tracing import is_pipelined
 
-# PopART's names where they are not PyTorch's in other letters.
+# PopART's names where they differ from PyTorch's in more than case.
 _NAMES = {
     "_softmax": "Softmax",
     "_log_softmax": "LogSoftmax",
@@ -28,7 +28,7 @@ _NAMES = {
 
 
 def placement(compiled: Compiled, options: Options) -> Iterator[str]:
-    """Yields a line on the pipeline, and one for each operation of the forward: its result's name, IPU and stage."""
+    """Yields a line on the pipeline, and one with the result name, IPU and stage of each operation in forward."""
     strategy = options._execution_strategy
     yield f"enable_pipelining set to value {int(is_pipelined(strategy) and len(compiled.stages) > 1)}"
     mode = (
@@ -48,7 +48,7 @@ def placement(compiled: Compiled, options: Options) -> Iterator[str]:
 
 
 def popart_name(operation: str) -> Tuple[str, str]:
-    """The scopes of an operation and PopART's name of it: 'a/b/aten::log_softmax' -> ('a/b/', 'LogSoftmax')."""
+    """Returns the scopes and PopART's name of an operation: 'a/b/aten::log_softmax' -> ('a/b/', 'LogSoftmax')."""
     scopes, slash, kind = operation.rpartition("/")
     name = kind.split("::")[1].rstrip("_")
     return scopes + slash, _NAMES.get(name) or "".join(word.capitalize() for word in name.split("_"))

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Compiled programs in files.
+"""Saves compiled programs to files and loads them.
 
-A file is a ZIP archive of up to three members. `program.pt` is plain data, read by PyTorch's loader that makes nothing
-but tensors and containers. `model.pkl`, there when the model was exported, is a pickle, since a model is code: reading
-it runs what its writer wanted. So `poptorch.load` is for files from people you trust, while `loadExecutable` only reads
-plain data and is safe with any file.
+A file is a ZIP archive. `program.pt` is plain data, which torch.load reads with weights_only. `model.pkl`, if the model
+was exported, is a pickle, and loading it can execute arbitrary code: `poptorch.load` is for files from trusted sources,
+while `loadExecutable` reads plain data only and is safe for any file.
 """
 
 import io
@@ -28,12 +27,12 @@ _HEADER, _PROGRAM, _MODEL = "header.json", "program.pt", "model.pkl"
 
 
 class ProgramFile(NamedTuple):
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         compiled: the program.
-        rng_state: of the device, if it was saved.
-        has_model: whether the model, its options and its optimizer are in it too.
+        rng_state: the state of the random number generator; None if it was not saved.
+        has_model: whether the file contains the model, its options and its optimizer.
     """
 
     compiled: Compiled
@@ -44,10 +43,10 @@ class ProgramFile(NamedTuple):
 def write(
     filename: str, version: str, compiled: Compiled, rng_state: Optional[List[int]], model: Optional[Any]
 ) -> None:
-    """Writes a program, atomically; `model` is pickled beside it unless None.
+    """Writes a program and, unless None, a model to a file, atomically.
 
     Raises:
-        Error: when the program was compiled for an argument that is not plain data, or the model cannot be pickled.
+        Error: if the program was compiled for an argument that is not plain data, or the model cannot be pickled.
     """
     program = _to_bytes({"compiled": _to_plain(compiled), "rng_state": rng_state})
     try:
@@ -59,9 +58,9 @@ def write(
         ) from error
     try:
         pickled = None if model is None else _to_bytes(model)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:  # as of a class that a function defines
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # for example, a class defined in a function
         raise createPoptorchError(
-            f"The model cannot be saved: {error}. Use export_model=False to save the program alone"
+            f"The model cannot be saved: {error}. Use export_model=False to save only the program"
         ) from error
     header = {"format": FORMAT, "version": version, "model": model is not None}
     temporary = f"{filename}.{os.getpid()}.part"
@@ -74,10 +73,10 @@ def write(
 
 
 def read(filename: str, version: str) -> ProgramFile:
-    """Reads a program, without its model.
+    """Reads a program without its model.
 
     Raises:
-        Error: for a file that is no program, is damaged, or was written by another version.
+        Error: for a file that is not a program, is damaged, or was written by another version.
     """
     try:
         with zipfile.ZipFile(filename) as archive:
@@ -94,16 +93,16 @@ def read(filename: str, version: str) -> ProgramFile:
 
 
 def read_model(filename: str) -> Any:
-    """Unpickles the model, its options and its optimizer: for files from people you trust."""
+    """Unpickles the model, its options and its optimizer. Only for files from trusted sources."""
     with zipfile.ZipFile(filename) as archive:
         return torch.load(io.BytesIO(archive.read(_MODEL)), map_location="cpu", **_trusting())
 
 
-def importPoptorchMetadataFromFile(import_filename, /) -> bytes:
-    """The bytes of the model, its options and its optimizer in a file, not unpickled; none without them.
+def importPoptorchMetadataFromFile(import_filename: str, /) -> bytes:
+    """Returns the pickled model, options and optimizer in a file as bytes, which are empty if there is no model.
 
     Raises:
-        Error: for a file that is no program.
+        Error: for a file that is not a program.
     """
     try:
         with zipfile.ZipFile(import_filename) as archive:
@@ -113,7 +112,7 @@ def importPoptorchMetadataFromFile(import_filename, /) -> bytes:
 
 
 def _trusting() -> Dict[str, bool]:
-    """The argument by which newer versions of PyTorch are told to unpickle; a model is code."""
+    """Returns the argument for torch.load to unpickle arbitrary objects."""
     return {"weights_only": False}
 
 

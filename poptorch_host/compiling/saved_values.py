@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Values that autograd keeps for the backward pass. A device keeps the values as they were, PyTorch the memory, which
-forward may write to later."""
+"""Checks for in-place changes of the tensors that autograd saves.
+
+A device saves the values. PyTorch saves a reference to the tensor, which forward may overwrite before the backward
+pass.
+"""
 
 import functools
 from typing import Any, Tuple
 
 import torch
 
-_OVERWRITTEN = "modified by an inplace operation"  # in the error of PyTorch, which has no class of its own
+_OVERWRITTEN = "modified by an inplace operation"  # in the message of PyTorch's RuntimeError
 
 
 def are_overwritten(loss: torch.Tensor) -> bool:
-    """Whether what the gradient of `loss` needs has been written to: PyTorch then refuses to hand it out."""
+    """Returns whether a tensor that is saved for the gradient of `loss` was modified in place."""
     met, waiting = set(), [loss.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -26,8 +29,9 @@ def are_overwritten(loss: torch.Tensor) -> bool:
 
 
 def _keeps_overwritten(node: Any) -> bool:
+    kind: Any = type(node)
     try:
-        for name in _names(type(node)):
+        for name in _names(kind):
             getattr(node, name)
     except RuntimeError as error:
         if _OVERWRITTEN in str(error):
@@ -38,5 +42,5 @@ def _keeps_overwritten(node: Any) -> bool:
 
 @functools.lru_cache(maxsize=None)
 def _names(kind: type) -> Tuple[str, ...]:
-    """The attributes of a kind of node that hold what it keeps."""
+    """Returns the attributes of a type of node that hold its saved tensors."""
     return tuple(name for name in dir(kind) if name.startswith("_saved_") or name == "saved_tensors")

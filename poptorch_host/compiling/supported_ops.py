@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Which of PyTorch's operations a device's compiler takes: the list in data/supported_ops.txt and the rules with it."""
+"""The PyTorch operations that devices support: the list in data/supported_ops.txt, and rules for their arguments."""
 
 import functools
 from pathlib import Path
@@ -10,12 +10,12 @@ import torch
 
 LIST = Path(__file__).resolve().parents[1] / "data" / "supported_ops.txt"
 
-# Listed, but these functions are only taken in some of their forms: look at the operations they are made of.
+# Listed, but supported only for some arguments: the operations that these functions call are checked instead.
 _DEPENDS_ON_FORM = {"where", "index", "__getitem__", "pad"}
 
 _RECURRENCES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
-# Not listed, but expanded by PyTorch into listed ones on a device that has no kernel of its own for them.
+# Not listed, but decomposed by PyTorch into listed operations on a device without a kernel for them.
 _EXPANDED = frozenset(
     f"aten::{name}"
     for name in """
@@ -24,7 +24,7 @@ _EXPANDED = frozenset(
     """.split()
 )
 
-# Kernels that PyTorch chooses on hosts, or has got since 2.0.1, for operations that a device is given in parts.
+# Kernels on hosts, or newer than PyTorch 2.0.1, for operations that are decomposed on a device.
 _HOST_KERNELS = frozenset(
     f"aten::{name}"
     for name in """
@@ -40,36 +40,36 @@ _HOST_KERNELS = frozenset(
 
 @functools.lru_cache(maxsize=None)
 def supported() -> FrozenSet[str]:
-    """The names of the operations that are taken, such as 'aten::add'."""
+    """Returns the names of the supported operations, such as 'aten::add'."""
     lines = LIST.read_text(encoding="utf-8").splitlines()
     return frozenset(line.split("#")[0].strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
 def takes_function(name: str) -> bool:
-    """Whether a function of PyTorch's interface is taken whole, whatever operations it is made of here."""
+    """Returns whether a PyTorch function is supported as a whole, whatever operations it calls on a host."""
     return name not in _DEPENDS_ON_FORM and takes_operation(f"aten::{name}")
 
 
 def takes_operation(name: str) -> bool:
-    """Whether an operation is taken; of in-place ones, whether the plain one is."""
+    """Returns whether an operation, or the out-of-place form of an in-place operation, is supported."""
     plain = name[:-1] if name.endswith("_") and name not in supported() else name
     return plain in supported() or plain in _EXPANDED or plain in _HOST_KERNELS or not name.startswith("aten::")
 
 
-def selects_by_mask(name: str, args: Tuple) -> bool:
-    """Whether an operation reads by a boolean mask, so that the shape of its result depends on data."""
+def selects_by_mask(name: str, args: Tuple[Any, ...]) -> bool:
+    """Returns whether an operation indexes with a boolean mask, so that the shape of its result depends on data."""
     return name == "aten::index" and any(
         isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1]
     )
 
 
-def one_hot_without_classes(name: str, args: Tuple, kwargs: Dict[str, Any]) -> bool:
-    """Whether a call of one_hot leaves the number of classes to the data."""
+def one_hot_without_classes(name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
+    """Returns whether a call of one_hot infers the number of classes from data."""
     return name == "one_hot" and (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1
 
 
-def unsupported_recurrence(name: str, args: Tuple) -> Optional[str]:
-    """What a device lacks for a call of a recurrent network, in words; None where it lacks nothing."""
+def unsupported_recurrence(name: str, args: Tuple[Any, ...]) -> Optional[str]:
+    """Returns the unsupported argument of a call of a recurrent network, in words; None if it is supported."""
     settings = [arg for arg in args if isinstance(arg, (bool, int, float))] if name in _RECURRENCES else []
     if len(settings) < 5:
         return None
@@ -84,18 +84,18 @@ def unsupported_recurrence(name: str, args: Tuple) -> Optional[str]:
 
 
 def unsupported_embedding(name: str, kwargs: Dict[str, Any]) -> Optional[str]:
-    """What a device lacks for a call of embedding or embedding_bag, in words; None where it lacks nothing."""
+    """Returns the unsupported argument of a call of embedding or embedding_bag; None if it is supported."""
     options = ("max_norm", "scale_grad_by_freq", "sparse") if name in ("embedding", "embedding_bag") else ()
     return next((option for option in options if kwargs.get(option)), None)
 
 
-def unsupported_form(name: str, args: Tuple) -> Optional[str]:
-    """What a device lacks for the arguments of an operation, in words; None where it lacks nothing."""
+def unsupported_form(name: str, args: Tuple[Any, ...]) -> Optional[str]:
+    """Returns the unsupported argument of an operation, in words; None if it is supported."""
     rule = _FORMS.get(name)
     return None if rule is None else rule(args)
 
 
-def _uneven_pooling(args: Tuple) -> Optional[str]:
+def _uneven_pooling(args: Tuple[Any, ...]) -> Optional[str]:
     data, size = args[0], tuple(args[1])
     given = tuple(data.shape[-len(size) :])
     if any(before % after for before, after in zip(given, size)):
@@ -103,18 +103,18 @@ def _uneven_pooling(args: Tuple) -> Optional[str]:
     return None
 
 
-def _uneven_interpolation(args: Tuple) -> Optional[str]:
+def _uneven_interpolation(args: Tuple[Any, ...]) -> Optional[str]:
     (height, width), (new_height, new_width) = args[0].shape[-2:], args[1]
     if new_height % height or new_width % width or new_height // height != new_width // width:
         return f"scales that are not one integer, from {[height, width]} to {[new_height, new_width]}"
     return None
 
 
-def _aligned_corners(args: Tuple) -> Optional[str]:
+def _aligned_corners(args: Tuple[Any, ...]) -> Optional[str]:
     return "align_corners=True" if args[2] else None
 
 
-_FORMS: Dict[str, Callable[[Tuple], Optional[str]]] = {
+_FORMS: Dict[str, Callable[[Tuple[Any, ...]], Optional[str]]] = {
     "aten::_adaptive_avg_pool2d": _uneven_pooling,
     "aten::_adaptive_avg_pool3d": _uneven_pooling,
     "aten::upsample_bilinear2d": _uneven_interpolation,

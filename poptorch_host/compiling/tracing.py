@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Listens to one forward as a device's compiler would: what is computed where, from what, and what is not possible."""
+"""Traces a forward pass: records operations with their stages and inputs, and checks what a device does not support."""
 
 import collections
 import contextlib
@@ -27,11 +27,11 @@ from .supported_ops import (
     unsupported_recurrence,
 )
 
-# Functions by which a program hands a host value to the device.
+# Functions that copy a host value to the device.
 _TRANSFERS = {"to", "tensor", "as_tensor", "asarray", "new_tensor", "cuda", "type_as"}
-# Operations that no block has to hold: they compute nothing.
+# Operations that may run outside blocks, since they compute nothing.
 _BOOKKEEPING = {"aten::detach", "aten::alias", "aten::lift_fresh", "aten::lift"}
-# Operations for which PyTorch makes a tensor of a Python number without telling anybody.
+# Operations for which PyTorch converts a Python number to a tensor without a dispatched operation.
 _FROM_NUMBERS = {
     "aten::index_put_",
     "aten::index_put",
@@ -42,9 +42,9 @@ _FROM_NUMBERS = {
     "aten::where",
     "aten::copy_",
 }
-# Functions that bring an index to the device of what is indexed.
+# Functions that copy an index to the device of the indexed tensor.
 _INDEXING = {"__getitem__", "__setitem__"}
-# Functions by which a program reads values without an operation.
+# Functions that read values without a dispatched operation.
 _READS = {"tolist", "numpy", "__array__"}
 _FACTORIES = {
     "tensor",
@@ -69,17 +69,17 @@ _NONE: FrozenSet[int] = frozenset()
 
 
 def is_pipelined(strategy: Any) -> bool:
-    """Whether stages work at the same time."""
+    """Returns whether stages run in parallel."""
     return isinstance(strategy, PipelinedExecution) and not isinstance(strategy, ShardedExecution)
 
 
 class StageRecord(NamedTuple):
-    """A stage of the forward.
+    """A stage of forward.
 
     Attributes:
-        ipu: where it runs.
-        blocks: those that it has.
-        run: its operations in order, each with the name scopes around it in front: 'outer/inner/aten::add'.
+        ipu: the IPU that it runs on.
+        blocks: the ids of its blocks.
+        run: its operations in order, each prefixed with its name scopes: 'outer/inner/aten::add'.
     """
 
     ipu: int
@@ -88,12 +88,12 @@ class StageRecord(NamedTuple):
 
     @property
     def ops(self) -> Dict[str, int]:
-        """How often each operation runs."""
+        """The number of calls of each operation."""
         return collections.Counter(name.rsplit("/", 1)[-1] for name in self.run)
 
 
 class MarkedLoss(NamedTuple):
-    """A loss that was marked: by identity_loss (`ordinal` counts those) or by itself (counts those)."""
+    """A tensor that was marked as a loss, by identity_loss or a built-in loss; `ordinal` is its index among these."""
 
     identity: bool
     ordinal: int
@@ -101,7 +101,7 @@ class MarkedLoss(NamedTuple):
 
 
 class _Value(NamedTuple):
-    """What is known of a tensor's storage: whether it is a compile-time constant, the losses behind it, its stage."""
+    """What is known of a storage: whether it is a compile-time constant, the losses it depends on, and its stage."""
 
     constant: bool
     marks: FrozenSet[int] = _NONE
@@ -109,12 +109,12 @@ class _Value(NamedTuple):
 
 
 class Tracer(Execution):
-    """The execution of a compiling forward.
+    """The execution that traces forward.
 
     Args:
-        options: of the executor.
+        options: the executor's options.
         device_tensors: parameters and floating-point buffers.
-        constants: integer buffers, which are baked into a program.
+        constants: integer buffers, which are compiled into the program.
         inputs: the tensors of the micro-batch.
     """
 
@@ -156,7 +156,7 @@ class Tracer(Execution):
 
     @contextlib.contextmanager
     def listening(self, model: torch.nn.Module) -> Iterator[None]:
-        """Inside, every operation is noted and checked. The parts of `model` are name scopes for what they run."""
+        """A context manager that records and checks every operation. The modules of `model` are name scopes."""
         self._strategy.onStartTracing()
         try:
             with self._scopes_of_parts(model), _FunctionListener(self), _OperationListener(self):
@@ -174,7 +174,7 @@ class Tracer(Execution):
 
         def leave(part: torch.nn.Module, *_: Any) -> None:
             if part in names:
-                del self._name_scopes[-1:]  # there is none for a call that began before, in another thread
+                del self._name_scopes[-1:]  # empty if the call began earlier in another thread
 
         handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
         try:
@@ -183,7 +183,7 @@ class Tracer(Execution):
             for handle in handles:
                 handle.remove()
 
-    # What PopTorch's operations tell.
+    # Hooks for PopTorch's operations.
 
     def begin_block(self, user_id: str, ipu_id: Optional[int]) -> None:
         """See `Execution`."""
@@ -217,24 +217,24 @@ class Tracer(Execution):
         self._count(f"poptorch::{name}")
 
     def _group_convolutions(self, name: str, settings: Dict[str, Any]) -> None:
-        """A group of convolutions begins or ends. Raises Error for one that cannot be planned together."""
+        """Called when a MultiConv begins or ends. Raises Error if its convolutions cannot be planned together."""
         count = sum(stage.ops.get(op, 0) for stage in self.stage_records() for op in _CONVOLUTIONS)
         if name == "multi_conv":
             if self._convolutions_before_group is not None:
                 raise createPoptorchError("A poptorch.MultiConv cannot be inside another")
             self._convolutions_before_group = count
             return
-        inside, self._convolutions_before_group = count - self._convolutions_before_group, None
+        inside, self._convolutions_before_group = count - (self._convolutions_before_group or 0), None
         if inside == 0:
             raise createPoptorchError("A poptorch.MultiConv has no convolution inside")
         for option, value in settings.items():
             if isinstance(value, (list, tuple)) and len(value) != inside:
                 raise createPoptorchError(f"MultiConv.{option} has {len(value)} values for {inside} convolutions")
 
-    # What the losses tell.
+    # Losses.
 
     def mark_built_in(self, tensor: torch.Tensor) -> None:
-        """One of PyTorch's own losses was computed."""
+        """Called for the result of a PyTorch loss function."""
         self._mark(tensor, identity=False)
 
     def _mark(self, tensor: torch.Tensor, identity: bool) -> None:
@@ -245,31 +245,31 @@ class Tracer(Execution):
         self.marks.append(MarkedLoss(identity, ordinal, tensor))
 
     def final_losses(self) -> List[MarkedLoss]:
-        """The marked losses that no other marked loss depends on."""
+        """Returns the marked losses that no other marked loss depends on."""
         return [mark for index, mark in enumerate(self.marks) if index not in self._superseded]
 
-    # What PyTorch's operations tell.
+    # PyTorch's operations.
 
     def is_constant(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor has the same value in every micro-batch."""
+        """Returns whether a tensor has the same value in every micro-batch."""
         value = self._value(tensor)
         return value is not None and value.constant
 
     def is_known(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor was made on the device or brought to it."""
+        """Returns whether a tensor was created on the device or copied to it."""
         return self._value(tensor) is not None
 
     def uses_of_input(self, tensor: torch.Tensor) -> int:
-        """How many operations read an input of the model."""
+        """Returns the number of operations that read an input of the model."""
         return self._input_uses[id(tensor)]
 
     def bring_to_device(self, tensor: torch.Tensor) -> None:
-        """The program hands a host tensor to the device: a constant of the program."""
+        """Called for a host tensor that is copied to the device, as a constant of the program."""
         if not self.is_known(tensor):
             self._learn(tensor, _Value(constant=True))
 
-    def check_function(self, name: str, args: Tuple, kwargs: Dict[str, Any]) -> None:
-        """A function is about to run. Raises Error for one that no device has, or notes that."""
+    def check_function(self, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
+        """Called before a PyTorch function runs. Raises Error, or records it, if it is not supported."""
         if one_hot_without_classes(name, args, kwargs):
             raise createPoptorchError("one_hot needs num_classes on a device: shapes cannot depend on data")
         lacking = unsupported_recurrence(name, args) or unsupported_embedding(name, kwargs)
@@ -289,22 +289,22 @@ class Tracer(Execution):
 
     @property
     def makes_tensors(self) -> bool:
-        """Whether the program makes tensors without saying where."""
+        """Whether forward creates tensors without specifying a device."""
         return bool(self._factories)
 
     def enter_function(self, name: str) -> None:
-        """A function begins that a device has whole."""
+        """Called when a function begins that devices support as a whole."""
         self._whole_functions += 1
         self._count(f"aten::{name}")
 
     def leave_function(self) -> None:
-        """And it ends."""
+        """Called when such a function ends."""
         self._whole_functions -= 1
 
-    def run(self, func: Any, args: Tuple, kwargs: Dict[str, Any]) -> Any:
-        """Runs one operation, after the checks that a compiler makes of it."""
+    def run(self, func: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        """Checks, runs and records an operation."""
         name = func._schema.name
-        # A question, such as where a tensor without values is, or what tells of itself: nothing to compute.
+        # A query such as the device of a tensor without values, or an operation that reports itself.
         if func.namespace in ("prim", "poptorch"):
             return func(*args, **kwargs)
         inputs = tensors_in(args) + tensors_in(tuple(kwargs.values()))
@@ -335,19 +335,18 @@ class Tracer(Execution):
         return result
 
     def _stage_of_result(self, func: Any, read: List[_Value], constant: bool) -> int:
-        """The stage that makes an operation's result. Raises Error where it reads what a later stage makes."""
+        """Returns the stage that computes the result. Raises Error if an input is computed by a later stage."""
         if constant:
             return 0
         latest = max([value.stage for value in read], default=0)
         if any(
             returned.alias_info is not None and not returned.alias_info.is_write for returned in func._schema.returns
         ):
-            return latest  # a view may be made anywhere
+            return latest  # a view can be created anywhere
         if self._pipelined and latest > self._stage_index:
             raise createPoptorchError(
                 f"{func._schema.name} in block {self.stages[-1][1][-1]} of stage "
-                f"{self._stage_index} reads what stage {latest} makes: the stages of a pipeline "
-                "must not go backwards"
+                f"{self._stage_index} reads a result of stage {latest}: a pipeline stage cannot depend on a later one"
             )
         return self._stage_index
 
@@ -374,12 +373,12 @@ class Tracer(Execution):
                     "register it as a buffer or parameter, make it inside forward, or pass it as an input"
                 )
 
-    def _check_form(self, name: str, args: Tuple) -> None:
+    def _check_form(self, name: str, args: Tuple[Any, ...]) -> None:
         lacking = unsupported_form(name, args)
         if lacking is not None:
             raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
 
-    def _check_operation(self, name: str, args: Tuple, constant: bool) -> None:
+    def _check_operation(self, name: str, args: Tuple[Any, ...], constant: bool) -> None:
         if not constant and (not takes_operation(name) or selects_by_mask(name, args)):
             self.unsupported[name] = None
         self._count(name)
@@ -396,18 +395,20 @@ class Tracer(Execution):
         self._values[_storage(tensor)] = value
 
     def stage_records(self) -> Tuple[StageRecord, ...]:
-        """The stages in order of execution."""
+        """Returns the stages in order of execution."""
         return tuple(StageRecord(ipu, tuple(blocks), tuple(run)) for ipu, blocks, run in self.stages)
 
 
 class _FunctionListener(TorchFunctionMode):
-    """Tells a tracer of calls of PyTorch's interface."""
+    """Reports calls of PyTorch's functions to a tracer."""
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
         self._tracer = tracer
 
-    def __torch_function__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         tracer = self._tracer
@@ -429,18 +430,20 @@ class _FunctionListener(TorchFunctionMode):
 
 
 class _OperationListener(TorchDispatchMode):
-    """Tells a tracer of the operations that calls consist of."""
+    """Reports dispatched operations to a tracer."""
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
         self._tracer = tracer
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
         return self._tracer.run(func, args, kwargs or {})
 
 
-def _names_device(args: Tuple, kwargs: Dict[str, Any]) -> bool:
-    """Whether a call of Tensor.to names a device, by itself or by a tensor on it."""
+def _names_device(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
+    """Returns whether a call of Tensor.to specifies a device, directly or by another tensor."""
     return kwargs.get("device") is not None or any(
         isinstance(arg, (torch.device, torch.Tensor, str)) for arg in list(args) + [kwargs.get("other")]
     )
@@ -450,8 +453,8 @@ def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
 
 
-def _written(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> List[torch.Tensor]:
-    """The tensors that an operation writes, by its schema."""
+def _written(func: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> List[torch.Tensor]:
+    """Returns the tensors that an operation writes to, by its schema."""
     written = [
         args[index] if index < len(args) else kwargs.get(argument.name)
         for index, argument in enumerate(func._schema.arguments)

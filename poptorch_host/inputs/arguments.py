@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""A call's arguments: bound to forward's parameters, checked against the compiled program, cut into micro-batches."""
+"""The arguments of a call: bound to the parameters of forward, checked, and split into micro-batches."""
 
 import inspect
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 
@@ -24,7 +24,7 @@ from .nested import (
 _Parameter = inspect.Parameter
 _POSITIONAL = (_Parameter.POSITIONAL_ONLY, _Parameter.POSITIONAL_OR_KEYWORD)
 
-# What a device computes with instead of a dtype that it does not have.
+# The dtypes that a device uses in place of those it does not support.
 DEVICE_DTYPES = {torch.float64: torch.float32, torch.bfloat16: torch.float32}
 
 _INPUT_DTYPES = frozenset(
@@ -47,13 +47,13 @@ _AS_THEY_ARE = _INPUT_DTYPES - set(DEVICE_DTYPES) - {torch.int64}
 
 
 class Bound(NamedTuple):
-    """The arguments of one call in the order and under the names of forward."""
+    """The arguments of a call, bound to the parameters of forward."""
 
     positional: Tuple[Any, ...]
     keywords: Dict[str, Any]
 
     def named(self, names: List[str]) -> List[Tuple[str, Any]]:
-        """Each value with the name of its parameter."""
+        """Returns the name and the value of each argument."""
         extra = [f"argument {index}" for index in range(len(names), len(self.positional))]
         return list(zip(names + extra, self.positional)) + list(self.keywords.items())
 
@@ -65,7 +65,7 @@ class ForwardParameters:
         forward: the bound method.
     """
 
-    def __init__(self, forward: Callable) -> None:
+    def __init__(self, forward: Callable[..., Any]) -> None:
         parameters = inspect.signature(forward).parameters.values()
         self.positional = [p for p in parameters if p.kind in _POSITIONAL]
         self.names = [p.name for p in self.positional]
@@ -74,11 +74,11 @@ class ForwardParameters:
         self._any_keyword = any(p.kind == _Parameter.VAR_KEYWORD for p in parameters)
 
     def bind(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Bound:
-        """The arguments as forward gets them, defaults filled in.
+        """Binds arguments to parameters and fills in defaults.
 
         Raises:
             AssertionError: for too many arguments, an unknown keyword, or an argument given twice.
-            Error: for a parameter that has no value.
+            Error: for a missing argument.
         """
         if not kwargs and len(args) == len(self.positional) and not self._keyword_only:
             return Bound(args, {})
@@ -106,17 +106,17 @@ class ForwardParameters:
 
 
 class InputContract:
-    """What the inputs of a compiled program are, and how a batch is cut.
+    """The inputs that a compiled program accepts, and how they are split into micro-batches.
 
     Args:
-        bound: the arguments the program is compiled for.
+        bound: the arguments that the program is compiled for.
         names: the names of forward's positional parameters.
-        pieces: how many micro-batches of different data a call takes: device iterations x groups of replicas x gradient
-            accumulation.
+        pieces: the number of micro-batches that a call splits its inputs into: device iterations x groups of replicas x
+            gradient accumulation.
 
     Raises:
-        Error: for a tensor without elements, or of a dtype that no device takes.
-        AssertionError: for a batch that cannot be cut evenly.
+        Error: for a tensor without elements, or of an unsupported dtype.
+        AssertionError: for a batch size that is not a multiple of `pieces`.
     """
 
     def __init__(self, bound: Bound, names: List[str], pieces: int) -> None:
@@ -127,7 +127,7 @@ class InputContract:
         self.pieces = pieces
         self._adopt([(name, signature_of(value)) for name, value in named], len(bound.positional))
         if any(isinstance(value, dict) for _, value in named):
-            logger.warning("Dictionaries as inputs are read by the keys, and in the order, of the first call")
+            logger.warning("Dictionaries as inputs are read by the keys of the first call, in their order")
 
     def _adopt(self, signatures: List[Tuple[str, Signature]], positional: int) -> None:
         self.signatures = signatures
@@ -146,17 +146,17 @@ class InputContract:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every argument is a tensor."""
+        """Whether all arguments are tensors."""
         return self._plain is not None
 
     def check(self, bound: Bound, names: List[str]) -> Bound:
-        """Compares arguments with those the program was compiled for.
+        """Compares arguments with those that the program was compiled for.
 
         Returns:
-            The arguments, with dictionaries in the order of keys that the program was compiled for.
+            The arguments, with the keys of dictionaries in the compiled order.
 
         Raises:
-            Error: names the first difference.
+            Error: for the first difference.
         """
         if self._plain is not None and not bound.keywords and len(bound.positional) == len(self._plain):
             for value, (dtype, shape) in zip(bound.positional, self._plain):
@@ -180,7 +180,7 @@ def _check_tensor(name: str, tensor: torch.Tensor, pieces: int) -> None:
     if tensor.numel() == 0:
         raise createPoptorchError(f"Zero-sized tensors are unsupported (Got shape {list(tensor.shape)}): input {name}")
     if tensor.dtype not in _INPUT_DTYPES:
-        raise createPoptorchError(f"input {name} has dtype {tensor.dtype}, which no device takes: convert it")
+        raise createPoptorchError(f"input {name} has dtype {tensor.dtype}, which devices do not support: convert it")
     rows = tensor.shape[0] if tensor.dim() else 1
     check(
         rows % pieces == 0,
@@ -191,8 +191,10 @@ def _check_tensor(name: str, tensor: torch.Tensor, pieces: int) -> None:
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`tensor` as the device has it: dense, without gradient, floating point in 16 or 32 bits, and integers of 64 bits
-    wrapped to 32 (kept in 64 here, where PyTorch indexes with them)."""
+    """Copies `tensor` to a device: contiguous, detached, and in a dtype that devices have.
+
+    float64 and bfloat16 become float32. int64 values wrap to 32 bits, but stay int64, since PyTorch indexes with it.
+    """
     if (
         tensor.dtype in _AS_THEY_ARE
         and tensor.device == device
@@ -202,7 +204,7 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     ):
         return tensor
     if tensor.is_inference():
-        tensor = tensor.clone()  # which autograd may keep
+        tensor = tensor.clone()  # autograd cannot save inference tensors
     if tensor.requires_grad:
         _warn_once(
             "requires_grad",
@@ -220,7 +222,7 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device=device, dtype=DEVICE_DTYPES.get(tensor.dtype, tensor.dtype), non_blocking=True)
 
 
-_warned = set()
+_warned: Set[str] = set()
 
 
 def _warn_once(key: str, message: str) -> None:
@@ -230,7 +232,7 @@ def _warn_once(key: str, message: str) -> None:
 
 
 def cut(value: Any, piece: int, pieces: int) -> Any:
-    """Micro-batch number `piece` of `pieces` of every tensor in `value`, as views."""
+    """Returns micro-batch `piece` of `pieces` of every tensor in `value`, as views."""
     if pieces == 1:
         return value
     return map_tensors(lambda tensor: _rows(tensor, piece, pieces), value)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Parsers for arguments and batches of types that are neither tensors nor containers of them."""
+"""Parsers for arguments and batches of custom types, which contain tensors."""
 
 import abc
 import copy
@@ -12,7 +12,7 @@ from ..errors import createPoptorchError
 
 
 class ICustomArgParser(abc.ABC):
-    """Takes the tensors out of a value of one type, and puts other tensors in their place."""
+    """Extracts the tensors from a value of a custom type, and rebuilds such a value from tensors."""
 
     @abc.abstractmethod
     def yieldTensors(self, struct: Any) -> Iterator[torch.Tensor]:
@@ -20,17 +20,17 @@ class ICustomArgParser(abc.ABC):
 
     @abc.abstractmethod
     def reconstruct(self, original_structure: Any, tensor_iterator: Iterator[torch.Tensor]) -> Any:
-        """A value like `original_structure` with its tensors taken, in that order, from `tensor_iterator`."""
+        """Returns a copy of `original_structure` with its tensors replaced by those of `tensor_iterator`, in order."""
 
 
 _parsers: Dict[type, ICustomArgParser] = {}
 
 
-def registerCustomArgParser(arg_data_type: Type, arg_parser: Optional[ICustomArgParser]) -> None:
-    """Uses `arg_parser` for arguments and batches of `arg_data_type` and its subclasses; None forgets the type.
+def registerCustomArgParser(arg_data_type: Type[Any], arg_parser: Optional[ICustomArgParser]) -> None:
+    """Registers a parser for arguments and batches of `arg_data_type` and its subclasses; None removes it.
 
     Raises:
-        Error: when `arg_parser` does not derive from `ICustomArgParser`.
+        Error: if `arg_parser` does not derive from `ICustomArgParser`.
     """
     if arg_parser is None:
         _parsers.pop(arg_data_type, None)
@@ -44,7 +44,7 @@ def registerCustomArgParser(arg_data_type: Type, arg_parser: Optional[ICustomArg
 
 
 def parser_of(value: Any) -> Optional[ICustomArgParser]:
-    """The parser registered for the type of `value`, or for the nearest of its bases; None where there is none."""
+    """Returns the parser of the type of `value`, or of its nearest base class that has one; None if there is none."""
     for kind in type(value).__mro__:
         if kind in _parsers:
             return _parsers[kind]
@@ -52,7 +52,7 @@ def parser_of(value: Any) -> Optional[ICustomArgParser]:
 
 
 class _GeometricParser(ICustomArgParser):
-    """Graphs of PyTorch Geometric: the tensors of all their stores."""
+    """Parser for PyTorch Geometric's graphs: the tensors of all their stores."""
 
     def yieldTensors(self, struct: Any) -> Iterator[torch.Tensor]:
         for store in struct.stores:
@@ -69,13 +69,13 @@ class _GeometricParser(ICustomArgParser):
 
 
 def registerGeometricCustomArgParsers() -> None:
-    """Registers parsers for the graphs of PyTorch Geometric: Data, HeteroData and batches of them.
+    """Registers parsers for the graphs of PyTorch Geometric: Data, HeteroData and their batches.
 
     Raises:
-        Error: where PyTorch Geometric is not installed.
+        Error: if PyTorch Geometric is not installed.
     """
     try:
-        from torch_geometric.data import Data, HeteroData
+        from torch_geometric.data import Data, HeteroData  # type: ignore[import-not-found]  # optional
     except ImportError as error:
         raise createPoptorchError(
             f"registerGeometricCustomArgParsers needs PyTorch Geometric: pip install torch_geometric ({error})"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Nested arguments and results: tuples, named tuples, lists, dictionaries and registered types that hold tensors."""
+"""Nested arguments and outputs: tuples, named tuples, lists, dictionaries and custom types that contain tensors."""
 
 import collections
 from typing import Any, Callable, Iterable, Iterator, List, NoReturn, Tuple
@@ -14,7 +14,7 @@ Signature = Tuple[Any, ...]
 
 
 def tensors_of(value: Any) -> List[torch.Tensor]:
-    """The tensors inside `value`, depth first."""
+    """Returns the tensors in `value`, depth first."""
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, (list, tuple)):
@@ -26,7 +26,7 @@ def tensors_of(value: Any) -> List[torch.Tensor]:
 
 
 def tensors_in(arguments: Iterable[Any]) -> List[torch.Tensor]:
-    """The tensors among the arguments, or results, of an operation: by themselves, or in lists and tuples."""
+    """Returns the tensors among the arguments or results of an operation, also in lists and tuples."""
     found: List[torch.Tensor] = []
     for argument in arguments:
         if isinstance(argument, torch.Tensor):
@@ -37,7 +37,7 @@ def tensors_in(arguments: Iterable[Any]) -> List[torch.Tensor]:
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
-    """A value like `value` with `function` of each tensor in its place; everything else is the same object."""
+    """Returns a copy of `value` with `function` applied to each tensor. Other values are not copied."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, (list, tuple)):
@@ -55,12 +55,12 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
 
 
 def replace_tensors(value: Any, tensors: Iterator[Any]) -> Any:
-    """A value like `value` whose tensors are, in the order of `tensors_of`, those of `tensors`."""
+    """Returns a copy of `value` with its tensors replaced, in the order of `tensors_of`, by those of `tensors`."""
     return map_tensors(lambda _: next(tensors), value)
 
 
 def names_of(name: str, value: Any) -> List[str]:
-    """A readable name for each tensor of `tensors_of(value)`, such as x[1]["mask"]."""
+    """Returns a name for each tensor of `tensors_of(value)`, such as x[1]["mask"]."""
     if isinstance(value, torch.Tensor):
         return [name]
     if isinstance(value, (list, tuple)):
@@ -71,7 +71,7 @@ def names_of(name: str, value: Any) -> List[str]:
 
 
 def signature_of(value: Any) -> Signature:
-    """What a compiled program fixes about `value`, as plain data: containers, dtypes, shapes and other values."""
+    """Returns the properties of `value` that a program is compiled for: containers, dtypes, shapes, other values."""
     if isinstance(value, torch.Tensor):
         return ("tensor", value.dtype, tuple(value.shape))
     if isinstance(value, (list, tuple)):
@@ -85,10 +85,10 @@ def signature_of(value: Any) -> Signature:
 
 
 def check_signature(name: str, compiled: Signature, value: Any) -> None:
-    """Compares `value` with what the program was compiled for.
+    """Compares `value` with the signature that a program was compiled for.
 
     Raises:
-        Error: names the first difference.
+        Error: for the first difference.
     """
     actual = signature_of(value)
     if compiled[0] != actual[0]:
@@ -128,10 +128,10 @@ def arranged(compiled: Signature, value: Any) -> Any:
 
 
 def same_constant(compiled: Any, value: Any) -> bool:
-    """Whether a value that is baked into a program has stayed the same."""
+    """Returns whether a value equals the one that was compiled into the program."""
     if compiled is value or type(compiled) is not type(value):
         return compiled is value
-    if hasattr(value, "shape") and compiled.shape != value.shape:  # arrays, which would not compare
+    if hasattr(value, "shape") and compiled.shape != value.shape:  # arrays of different shapes do not compare
         return False
     same = compiled == value
     return bool(same.all() if hasattr(same, "all") else same)
@@ -155,7 +155,7 @@ def _kind(value: Any) -> str:
 
 
 def _words(signature: Signature) -> str:
-    """The kind of value that a signature describes, in the words of an error."""
+    """Returns the type of value that a signature describes, for error messages."""
     if signature[0] == "tensor":
         return str(torch.Tensor)
     return str(type(signature[1])) if signature[0] == "constant" else signature[1]

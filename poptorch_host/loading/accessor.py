@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Reading a data set ahead, in a process of its own."""
+"""Reads a dataset ahead in a separate process."""
 
 import multiprocessing
 from typing import Any, Optional, Union
@@ -15,36 +15,37 @@ from .fetcher_process import FetcherProcess, WorkerFailed
 
 
 class AsynchronousDataAccessor:
-    """Iterates over a data set that another process reads ahead, into buffers in shared memory.
+    """Iterates over a dataset that a separate process reads ahead into buffers in shared memory.
 
-    What an iteration hands out are tensors in these buffers: they change once the next element is asked for, so clone
-    those that are to stay. Tuples and lists come as lists. A new iteration begins with the first element of the next
-    epoch, also where the one before was left early.
+    The elements are tensors in these buffers, which are overwritten after the next element is requested: clone tensors
+    to keep them. Tuples are returned as lists. A new iteration begins with the first element of the next epoch, even
+    if the previous iteration did not reach the end.
 
-    The data set's random numbers (of `random`, NumPy and PyTorch) are seeded from PyTorch's generator in this process.
+    The generators of `random`, NumPy and PyTorch in the separate process are seeded from PyTorch's generator in this
+    process.
 
     Args:
-        dataset: yields tensors, flat lists, tuples or dictionaries of tensors, or objects of a type given to
-            `registerCustomArgParser`, all of the shapes of the first, and converted to its dtypes. Picklable, as the
-            options of a DataLoader are too, except with SharingStrategy.Fork.
-        buffer_size: elements that are held ready, the one in use included.
-        miss_sleep_time_in_ms: PopTorch looks for a free or a filled buffer this often. Here whoever waits sleeps until
-            there is one, so that nothing is late and nothing is used up by looking; the value is only checked.
-        load_indefinitely: begin the next epoch as soon as one ends.
-        early_preload: fill the buffers before the first iteration begins.
-        sharing_strategy: how the data set reaches the process.
-        rebatched_size: rows that are gathered into one element, from elements that have a batch dimension.
+        dataset: a dataset of tensors, flat lists, tuples or dictionaries of tensors, or objects of a type given to
+            `registerCustomArgParser`. All elements must have the shapes of the first, and are converted to its dtypes.
+            Must be picklable, like the options of a DataLoader, except with SharingStrategy.Fork.
+        buffer_size: the number of buffers, including the one in use.
+        miss_sleep_time_in_ms: checked, but without effect: PopTorch polls for buffers at this interval, while this
+            class blocks until one is available.
+        load_indefinitely: whether to begin the next epoch when one ends.
+        early_preload: whether to fill the buffers before the first iteration begins.
+        sharing_strategy: how the dataset is passed to the process.
+        rebatched_size: the number of rows to gather into one element, from elements with a batch dimension.
 
     Raises:
-        Error: when the data set cannot be read in another process, is empty, or fails at its first element; when it is
-            a DataLoader that has an accessor.
-        AttributeError, TypeError, pickle.PicklingError, NotImplementedError: for what cannot be pickled.
+        Error: if the dataset cannot be read in a separate process, is empty, or fails at its first element; or if it is
+            a DataLoader that already has an accessor.
+        AttributeError, TypeError, pickle.PicklingError, NotImplementedError: if the dataset cannot be pickled.
         AssertionError: for arguments out of range; for a DataLoader whose last batch may be smaller than the others.
     """
 
     def __init__(
         self,
-        dataset: Union[Dataset, DataLoader],
+        dataset: Union[Dataset[Any], DataLoader[Any]],
         buffer_size: int = 3,
         miss_sleep_time_in_ms: float = 0.1,
         load_indefinitely: bool = True,
@@ -58,12 +59,12 @@ class AsynchronousDataAccessor:
         loader = dataset if isinstance(dataset, DataLoader) else None
         if getattr(loader, "_accessor", None) is not None:
             raise createPoptorchError(
-                "the mode of this DataLoader has given it an accessor already: iterate over it, "
-                "or make it with DataLoaderMode.Sync"
+                "this DataLoader already has an accessor, due to its mode: iterate over the DataLoader, "
+                "or create it with DataLoaderMode.Sync"
             )
         check(
             rebatched_size is not None or not getattr(loader, "_may_end_short", False),
-            "the last batch of this DataLoader may be smaller than the others: give it drop_last=True or "
+            "the last batch of this DataLoader may be smaller than the others: use drop_last=True or "
             "DataLoaderMode.AsyncRebatched",
         )
         self.rebatched_size = rebatched_size
@@ -79,64 +80,67 @@ class AsynchronousDataAccessor:
         )
         self._process = FetcherProcess(dataset, _strategy(sharing_strategy), settings)
         self._length = _length(dataset, rebatched_size)
-        self._epoch = -1  # the one that is iterated over, from 0
-        self._begun = False  # it has handed out an element
-        self._ended = True  # it has no more elements
-        self._in_use: Optional[int] = None  # slot of the element that was handed out last
+        self._epoch = -1  # the current epoch, counted from 0
+        self._begun = False  # whether an element of it was returned
+        self._ended = True  # whether all its elements were returned
+        self._in_use: Optional[int] = None  # the slot of the element that was returned last
         self._failure = ""
 
     def terminate(self) -> None:
-        """Ends the process. There is nothing to iterate over any more."""
+        """Ends the process. No more elements can be read."""
         if self._process is not None:
             self._process.stop()
             self._process = None
 
     def __len__(self) -> int:
-        """Elements in an epoch; with `rebatched_size` whole ones, taking each of the data set's to be one row, and each
-        batch of a loader as many as it has samples."""
+        """Returns the number of elements in an epoch.
+
+        With `rebatched_size`, only full elements count. An element of the dataset is assumed to be one row, and a batch
+        of a DataLoader as many rows as it has samples.
+        """
         if self._length is None:
-            raise TypeError("the data set of this accessor has no length")
+            raise TypeError("the dataset of this accessor has no length")
         return self._length
 
     def __iter__(self) -> "AsynchronousDataAccessor":
-        self._require_process()
+        process = self._require_process()
         if self._ended or self._begun:
             self._epoch += 1
             self._begun = self._ended = False
-            self._process.send(Message.WANT, self._epoch)
+            process.send(Message.WANT, self._epoch)
         return self
 
     def __next__(self) -> Any:
         if self._epoch < 0:
             iter(self)
         process = self._require_process()
-        self._release()
+        self._release(process)
         while not self._ended:
-            kind, epoch, *where = self._receive()
-            if epoch < self._epoch:  # of an iteration that was left early
+            kind, epoch, *where = self._receive(process)
+            if epoch < self._epoch:  # from an iteration that did not reach the end
                 if kind == Message.ELEMENT:
                     process.send(Message.FREE, where[0])
             elif kind == Message.ELEMENT:
-                return self._hand_out(*where)
+                return self._hand_out(process, *where)
             else:
                 self._ended = True
         raise StopIteration
 
-    def _hand_out(self, slot: int, rows: Optional[int]) -> Any:
+    def _hand_out(self, process: FetcherProcess, slot: int, rows: Optional[int]) -> Any:
         self._in_use = slot
         self._begun = True
-        # Views of their own: what is done to one of them leaves the buffers' as they are.
-        tensors = [tensor.view(tensor.shape) if rows is None else tensor[:rows] for tensor in self._process.ring[slot]]
-        return self._process.layout.put_together(tensors)
+        # New views, so that in-place changes of their metadata do not affect the buffers.
+        tensors = [tensor.view(tensor.shape) if rows is None else tensor[:rows] for tensor in process.ring[slot]]
+        return process.layout.put_together(tensors)
 
-    def _release(self) -> None:
+    def _release(self, process: FetcherProcess) -> None:
         if self._in_use is not None:
-            self._process.send(Message.FREE, self._in_use)
+            process.send(Message.FREE, self._in_use)
             self._in_use = None
 
-    def _receive(self) -> Any:
+    def _receive(self, process: FetcherProcess) -> Any:
         try:
-            return self._process.receive()
+            return process.receive()
         except WorkerFailed as error:
             self._failure = f"An error occurred in the data fetcher: {error}"
             self.terminate()
@@ -145,7 +149,7 @@ class AsynchronousDataAccessor:
     def _require_process(self) -> FetcherProcess:
         check(not self._failure, self._failure)
         if self._process is None:
-            raise createPoptorchError("this accessor was terminated: make a new one to go on")
+            raise createPoptorchError("this accessor was terminated: create a new one")
         return self._process
 
 
@@ -157,17 +161,17 @@ def _strategy(value: Any) -> SharingStrategy:
 def _length(dataset: Any, rebatched_size: Optional[int]) -> Optional[int]:
     try:
         length = len(dataset)
-    except (TypeError, NotImplementedError):  # an iterable without one
+    except (TypeError, NotImplementedError):  # an iterable without a length
         return None
-    # A loader that rebatches counts combined batches itself.
+    # The length of a loader that rebatches is already in combined batches.
     if rebatched_size is None or hasattr(dataset, "rebatched_drop_last"):
         return length
     return _rows(dataset, length) // rebatched_size
 
 
 def _rows(dataset: Any, length: int) -> int:
-    """Rows in an epoch of `length` elements: a loader's batches have as many as samples, all else is one by one."""
+    """Returns the number of rows in an epoch of `length` elements, which are samples in batches of a DataLoader."""
     if not isinstance(dataset, DataLoader) or dataset.batch_size is None:
         return length
-    samples = len(dataset.dataset) if isinstance(dataset.dataset, IterableDataset) else len(dataset.sampler)
-    return min(samples, length * dataset.batch_size)
+    counted: Any = dataset.dataset if isinstance(dataset.dataset, IterableDataset) else dataset.sampler
+    return min(len(counted), length * dataset.batch_size)

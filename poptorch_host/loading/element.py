@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""How the elements of a data set are made up: what an asynchronous accessor takes apart in one process and puts
-together again in another."""
+"""The layout of the elements of a dataset, to split them into tensors in one process and rebuild them in another."""
 
 from typing import Any, Hashable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -12,14 +11,14 @@ from ..inputs.custom_args import parser_of
 
 
 class TensorSpec(NamedTuple):
-    """Format of a tensor."""
+    """The dtype and shape of a tensor."""
 
     dtype: torch.dtype
     shape: Tuple[int, ...]
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> "TensorSpec":
-        """The format of `tensor`."""
+        """Returns the dtype and shape of `tensor`."""
         return cls(tensor.dtype, tuple(tensor.shape))
 
     def __str__(self) -> str:
@@ -27,21 +26,22 @@ class TensorSpec(NamedTuple):
 
 
 class ElementLayout:
-    """The container, dtypes and shapes of a data set's elements, as the first of them has it.
+    """The container, dtypes and shapes of the elements of a dataset.
 
     Args:
-        element: a tensor, a flat list, tuple or dictionary of tensors, or an object whose type has a custom parser.
-        rebatched_size: rows that are gathered into one element; None when elements are handed over as they come.
+        element: the first element: a tensor, a flat list, tuple or dictionary of tensors, or an object of a type with a
+            custom parser.
+        rebatched_size: the number of rows to gather into one element; None to not gather rows.
 
     Raises:
-        Error: for any other element, for tensors that require grad, and where rows are to be gathered for tensors
-            without them.
+        Error: for any other element, for tensors that require grad, or for tensors without a common batch dimension if
+            rows are gathered.
     """
 
     def __init__(self, element: Any, rebatched_size: Optional[int]) -> None:
         tensors = _tensors_of(element)
         if any(tensor.requires_grad for tensor in tensors):
-            raise createPoptorchError("the first element has a tensor that requires grad, which no process can share")
+            raise createPoptorchError("tensors that require grad cannot be shared with another process: detach() them")
         self._keys = _keys_of(element)
         self._is_sequence = isinstance(element, (list, tuple))
         self._custom = element if _is_custom(element) else None
@@ -52,10 +52,10 @@ class ElementLayout:
             self.specs = tuple(TensorSpec(dtype, (rebatched_size, *shape[1:])) for dtype, shape in self.specs)
 
     def take_apart(self, element: Any) -> List[torch.Tensor]:
-        """The tensors of an element, in the order of the first one's. Whoever copies them converts their dtypes.
+        """Returns the tensors of an element in the order of the first one. The caller converts their dtypes.
 
         Raises:
-            Error: when it has other tensors, or tensors of other shapes, than the first one.
+            Error: if the tensors or their shapes differ from those of the first element.
         """
         keys = _keys_of(element)
         if keys is not None and self._keys is not None and set(keys) == set(self._keys):
@@ -63,7 +63,7 @@ class ElementLayout:
         tensors = _tensors_of(element)
         if len(tensors) != len(self.specs) or keys != self._keys:
             first, this = _count(self._keys, len(self.specs)), _count(keys, len(tensors))
-            raise createPoptorchError(f"every element must have the same tensors as the first one, {first}, not {this}")
+            raise createPoptorchError(f"all elements must have the same tensors: the first has {first}, this {this}")
         for index, (tensor, expected) in enumerate(zip(tensors, self.specs)):
             self._check_tensor(index, TensorSpec.of(tensor), expected)
         if self.rebatched_size is not None:
@@ -71,9 +71,10 @@ class ElementLayout:
         return tensors
 
     def put_together(self, tensors: Sequence[torch.Tensor]) -> Any:
-        """An element of these tensors: a tensor, a list, a dictionary, or what the custom parser makes of them."""
-        if self._custom is not None:
-            return parser_of(self._custom).reconstruct(self._custom, iter(tensors))
+        """Rebuilds an element from tensors: a tensor, a list, a dictionary, or an object of a custom type."""
+        parser = None if self._custom is None else parser_of(self._custom)
+        if parser is not None:
+            return parser.reconstruct(self._custom, iter(tensors))
         if self._keys is not None:
             return dict(zip(self._keys, tensors))
         return list(tensors) if self._is_sequence else tensors[0]
@@ -82,23 +83,23 @@ class ElementLayout:
         compared = slice(0 if self.rebatched_size is None else 1, None)
         if actual.shape[compared] != expected.shape[compared]:
             raise createPoptorchError(
-                f"every element must be like the first one: tensor {index} is {actual}, and was "
-                f"{expected}" + ("" if self.rebatched_size is None else " (rows may differ)")
+                f"all elements must have the same layout: tensor {index} is {actual}, but was "
+                f"{expected} in the first" + ("" if self.rebatched_size is None else " (rows may differ)")
             )
 
     def _check_rows(self, tensors: Sequence[torch.Tensor]) -> None:
         if len({tensor.shape[:1] for tensor in tensors}) != 1 or not tensors[0].dim():
             shapes = [list(tensor.shape) for tensor in tensors]
             raise createPoptorchError(
-                f"rebatching needs elements whose tensors have one batch dimension in common, not shapes {shapes}"
+                f"rebatching needs elements whose tensors have the same batch dimension, not shapes {shapes}"
             )
 
 
 def concatenate(batches: Sequence[Any]) -> Any:
-    """One batch, made of several alike along dimension 0.
+    """Concatenates batches along dimension 0.
 
     Raises:
-        Error: when a batch holds anything else than tensors.
+        Error: if a batch contains anything other than tensors.
     """
     first = batches[0]
     if isinstance(first, torch.Tensor):
@@ -110,8 +111,8 @@ def concatenate(batches: Sequence[Any]) -> Any:
     parser = parser_of(first)
     if parser is None:
         raise createPoptorchError(
-            f"the batches of a batch_sampler hold {_kind(first)}, and only tensors can be "
-            "concatenated: register a parser of that type with poptorch.registerCustomArgParser"
+            f"the batches of a batch_sampler contain {_kind(first)}, but only tensors can be "
+            "concatenated: register a parser for this type with poptorch.registerCustomArgParser"
         )
     columns = zip(*(parser.yieldTensors(batch) for batch in batches))
     return parser.reconstruct(first, iter([torch.cat(column) for column in columns]))
@@ -120,16 +121,16 @@ def concatenate(batches: Sequence[Any]) -> Any:
 def _tensors_of(element: Any) -> List[torch.Tensor]:
     tensors = list(_members(element))
     if not tensors:
-        raise createPoptorchError("an element of the data set holds no tensor")
+        raise createPoptorchError("an element of the dataset contains no tensor")
     for tensor in tensors:
         if not isinstance(tensor, torch.Tensor):
             raise createPoptorchError(
-                f"an element holds {_kind(tensor)}: an asynchronous accessor takes tensors, flat "
+                f"an element contains {_kind(tensor)}: an asynchronous accessor supports tensors, flat "
                 "lists, tuples and dictionaries of tensors, and types with a registered parser"
             )
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             raise createPoptorchError(
-                "an asynchronous accessor takes dense tensors on the CPU, not a tensor of layout "
+                "an asynchronous accessor supports dense tensors on the CPU, not a tensor of layout "
                 f"{tensor.layout} on {tensor.device}"
             )
     return tensors
@@ -140,7 +141,8 @@ def _members(element: Any) -> Iterable[Any]:
         return element
     if isinstance(element, dict):
         return element.values()
-    return parser_of(element).yieldTensors(element) if _is_custom(element) else [element]
+    parser = parser_of(element) if _is_custom(element) else None
+    return [element] if parser is None else parser.yieldTensors(element)
 
 
 def _count(keys: Optional[Tuple[Hashable, ...]], tensors: int) -> str:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What runs inside the process of an asynchronous accessor: it reads a data set into the slots of a ring.
+"""The code that runs in the process of an asynchronous accessor, and reads a dataset into the slots of a ring buffer.
 
-The two processes talk over one socket and sleep while they wait. Messages are tuples that begin with a Message:
-to the accessor READY with the layout, which it answers with the descriptor of the ring, ELEMENT with epoch, slot and
-rows, END with the epoch, FAILED with a text; from it WANT with an epoch and FREE with a slot. All is over when the
-accessor hangs up, by itself or because its program has ended.
+The two processes communicate over a socket, on which they block. Messages are tuples that begin with a `Message`.
+To the accessor: READY with the layout, which it answers with the file descriptor of the ring; ELEMENT with epoch, slot
+and rows; END with the epoch; FAILED with a text. From the accessor: WANT with an epoch, FREE with a slot. The process
+ends when the accessor closes its connection, or the accessor's process ends.
 """
 
 import collections
@@ -27,18 +27,18 @@ from typing import Any, Deque, Iterator, List, NamedTuple, Optional, Sequence
 import torch
 
 from ..errors import Error, createPoptorchError
-from . import ring as _ring
+from . import ring
 from .element import ElementLayout
 from .parcel import Parcel
 
-# Sent to whole process groups, by terminals and job schedulers. What they mean is for the parent to decide.
+# Terminals and job schedulers send these to whole process groups. The parent handles them.
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_SECONDS_TO_END = 5  # that a sample may take which nobody wants any more
-_SECONDS_TO_DIE = 5  # for a worker whose connections are closed already
+_SECONDS_TO_END = 5  # for loading a sample after the accessor has closed its connection
+_SECONDS_TO_DIE = 5  # for a worker whose connections are already closed
 
 
 class Message(enum.IntEnum):
-    """First member of every message."""
+    """The first member of every message."""
 
     READY = 0
     ELEMENT = 1
@@ -49,16 +49,16 @@ class Message(enum.IntEnum):
 
 
 class Settings(NamedTuple):
-    """How a data set is read.
+    """How a dataset is read.
 
     Attributes:
-        slots: buffers in the ring.
-        load_indefinitely: go on with the next epoch before it is asked for.
-        early_preload: go on after the first element before any epoch is asked for.
-        rebatched_size: rows gathered into one element; None to hand over elements as they come.
-        drop_last: leave out the rows at the end of an epoch that fill no element.
-        seed: of the process's random number generators.
-        start_method: how the process starts those of its own, by default.
+        slots: the number of buffers in the ring.
+        load_indefinitely: whether to continue with the next epoch before it is requested.
+        early_preload: whether to continue after the first element before an epoch is requested.
+        rebatched_size: the number of rows to gather into one element; None to not gather rows.
+        drop_last: whether to drop the rows at the end of an epoch that do not fill an element.
+        seed: the seed of the random number generators in the process.
+        start_method: the default start method of multiprocessing in the process.
     """
 
     slots: int
@@ -71,38 +71,41 @@ class Settings(NamedTuple):
 
 
 def run(parcel: Parcel, settings: Settings, connection: Connection, inherited: Sequence[Connection]) -> None:
-    """Reads the data set for the accessor at the other end of `connection`, until that hangs up.
+    """Reads the dataset for the accessor at the other end of `connection` until it is closed.
 
     Args:
-        inherited: connections of the parent that a fork has copied.
+        parcel: the dataset.
+        settings: how to read it.
+        connection: the connection to the accessor.
+        inherited: connections of the parent that were copied by a fork.
     """
     for signal_number in _GROUP_SIGNALS:
         signal.signal(signal_number, signal.SIG_IGN)
     for copy in inherited:
         copy.close()
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
-    # A process that was spawned or served would do the same to its loader's workers, which are then not its children.
+    # A process that was spawned or forked by a server would start its workers in the same way.
     multiprocessing.set_start_method(settings.start_method, force=True)
-    torch.set_num_threads(1)  # as in PyTorch's own workers: the cores are for the model
+    torch.set_num_threads(1)  # as in PyTorch's workers, to leave the cores to the model
     _seed(settings.seed)
     try:
         _Fetcher(parcel.open(), settings, _Orders(connection, settings.early_preload)).run()
     except _HungUp:
         pass
-    except (Exception, KeyboardInterrupt, SystemExit) as error:  # whatever the data set raises is the parent's to know
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # any exception of the dataset is reported
         _report(_cause_of(error), connection)
 
 
 class _HungUp(Exception):
-    """The accessor wants no more."""
+    """The accessor has closed its connection."""
 
 
 class _Orders:
-    """What the accessor has asked for so far.
+    """The requests of the accessor.
 
     Attributes:
-        wanted: the newest epoch that was asked for, from 0; -1 before the first.
-        free: slots that may be written to.
+        wanted: the last requested epoch, counted from 0; -1 before the first request.
+        free: the slots that may be written to.
     """
 
     def __init__(self, connection: Connection, early_preload: bool) -> None:
@@ -111,12 +114,12 @@ class _Orders:
         self.free: Deque[int] = collections.deque()
 
     def read(self) -> None:
-        """Takes in all messages that have come."""
+        """Reads all pending messages."""
         while self._connection.poll():
             self.wait()
 
     def wait(self) -> None:
-        """Sleeps until a message comes, and takes it in."""
+        """Blocks until a message arrives, and reads it."""
         try:
             order, *value = self._connection.recv()
         except (EOFError, OSError) as error:
@@ -129,48 +132,48 @@ class _Orders:
     def send(self, *message: Any) -> None:
         """Sends a message to the accessor."""
         try:
-            self._connection.send_bytes(pickle.dumps(message))  # tensors by value: send() would share their memory
+            self._connection.send_bytes(pickle.dumps(message))  # by value: send() would move tensors to shared memory
         except OSError as error:
             raise _HungUp from error
 
-    def open_ring(self, layout: ElementLayout, slots: int) -> List[_ring.Slot]:
-        """Gets the ring for elements of this layout from the accessor."""
+    def open_ring(self, layout: ElementLayout, slots: int) -> List[ring.Slot]:
+        """Requests the ring for elements of a layout from the accessor."""
         self.send(Message.READY, layout)
         try:
             descriptor = recv_handle(self._connection)
         except (EOFError, OSError) as error:
             raise _HungUp from error
         try:
-            ring = _ring.map_slots(descriptor, layout.specs, slots)
+            mapped = ring.map_slots(descriptor, layout.specs, slots)
         finally:
             os.close(descriptor)
         self.free.extend(range(slots))
-        return ring
+        return mapped
 
 
 class _Fetcher:
-    """Reads one epoch after the other, as far as slots and orders allow."""
+    """Reads epochs in sequence, as far as free slots and requests allow."""
 
     def __init__(self, elements: Any, settings: Settings, orders: _Orders) -> None:
         self._elements = elements
         self._settings = settings
         self._orders = orders
-        self._ring: List[_ring.Slot] = []
-        self._slot: Optional[int] = None  # being filled
-        self._filled = 0  # its rows
+        self._ring: List[ring.Slot] = []
+        self._slot: Optional[int] = None  # the slot that is being filled
+        self._filled = 0  # the number of its rows
         self._runs_ahead = settings.load_indefinitely
 
     def run(self) -> None:
-        """Never returns: it ends by an exception, in the end that the accessor has hung up."""
+        """Reads until an exception is raised, ultimately _HungUp."""
         epoch = 0
         while True:
             read = self._read_epoch(epoch)
-            # An epoch without elements takes no slot: running ahead would never be stopped by a full ring.
+            # Epochs without elements take no slots, so that a full ring would never stop them.
             self._runs_ahead = self._settings.load_indefinitely and read > 0
             epoch += 1
 
     def _read_epoch(self, epoch: int) -> int:
-        """Reads an epoch to its end, or until a later one is wanted. Returns how many elements it read."""
+        """Reads an epoch until its end, or until a later one is requested. Returns the number of elements."""
         elements: Optional[Iterator[Any]] = None
         read = 0
         self._filled = 0
@@ -186,8 +189,8 @@ class _Fetcher:
         return read
 
     def _may_read(self, epoch: int) -> bool:
-        """Sleeps until there is room and permission for another element; False once a later epoch is wanted."""
-        if not self._ring:  # the first element tells how large the ring must be
+        """Blocks until another element may be read. Returns False once a later epoch is requested."""
+        if not self._ring:  # its size depends on the first element
             return True
         orders = self._orders
         orders.read()
@@ -216,10 +219,10 @@ class _Fetcher:
         self._orders.send(Message.ELEMENT, epoch, slot, None)
 
     def _store_rows(self, tensors: List[torch.Tensor], epoch: int, size: int) -> None:
-        """Appends rows to the slot that is being filled, and to as many more as they need."""
+        """Appends rows to the current slot, and to further slots as needed."""
         total = tensors[0].shape[0]
         row = 0
-        while row < total and self._take_slot(epoch):
+        while row < total and self._take_slot(epoch) and self._slot is not None:
             count = min(size - self._filled, total - row)
             for target, tensor in zip(self._ring[self._slot], tensors):
                 target.narrow(0, self._filled, count).copy_(tensor.narrow(0, row, count))
@@ -229,7 +232,7 @@ class _Fetcher:
                 self._hand_over(epoch, None)
 
     def _take_slot(self, epoch: int) -> bool:
-        """Sleeps until there is a slot to fill; False once a later epoch is wanted."""
+        """Blocks until there is a slot to fill. Returns False once a later epoch is requested."""
         while self._slot is None and not self._orders.free and self._orders.wanted <= epoch:
             self._orders.wait()
         if self._slot is None and self._orders.free:
@@ -243,22 +246,22 @@ class _Fetcher:
 
     def _end_epoch(self, epoch: int) -> None:
         if not self._ring:
-            raise createPoptorchError("the data set is empty, or has less than one combined batch and drop_last")
+            raise createPoptorchError("the dataset is empty, or has less than one combined batch with drop_last=True")
         if self._filled and not self._settings.drop_last:
             self._hand_over(epoch, self._filled)
         self._orders.send(Message.END, epoch)
 
 
 def _iterate(elements: Any) -> Iterator[Any]:
-    """An epoch of `elements`; data sets that can only be indexed are read from 0 to their length."""
+    """Returns an iterator over an epoch. Datasets that can only be indexed are read in order of the indices."""
     if hasattr(elements, "__iter__") or not hasattr(elements, "__len__"):
         return iter(elements)
     return (elements[index] for index in range(len(elements)))
 
 
 def _end_with(connection: Connection) -> None:
-    """Ends this process and those it started, unless it ends by itself soon after the accessor has hung up."""
-    # Signals are for the main thread: PyTorch notices by one that a worker has died, if it interrupts the right thread.
+    """Kills this process and its children if it does not end by itself soon after the accessor has hung up."""
+    # Signals must interrupt the main thread, where PyTorch's SIGCHLD handler detects that a worker has died.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     hang_up = select.poll()
     hang_up.register(connection.fileno(), 0)
@@ -274,48 +277,48 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
     try:
         import numpy
-    except ImportError:  # PyTorch works without it
+    except ImportError:  # optional for PyTorch
         return
     numpy.random.seed(seed % 2**32)
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    """`error`, or how a worker of the loader has died, which may show first as a broken connection to it.
+    """Returns `error`, or the reason why a worker has died if that has caused it, for example a broken connection.
 
-    PyTorch's handler of SIGCHLD raises that, and cuts the sleep short.
+    PyTorch's SIGCHLD handler raises it, which also interrupts the sleep.
     """
     try:
         time.sleep(_SECONDS_TO_DIE if isinstance(error, (ConnectionError, EOFError)) else 0.1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # from here on nothing disturbs the report
-    except RuntimeError as death:  # of PyTorch's handler of this signal
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # so that nothing interrupts the report
+    except RuntimeError as death:  # raised by PyTorch's handler of this signal
         return death
     return error
 
 
 def _report(error: BaseException, connection: Connection) -> None:
-    """Tells the accessor why there will be no more elements: what is ours in a line, all else with its traceback."""
+    """Sends the accessor the reason for the end: one line for errors of this package, else with a traceback."""
     text = error.message if isinstance(error, Error) else _describe(error)
     try:
         connection.send((Message.FAILED, text))
     except OSError:
-        traceback.print_exc()  # there is nobody else to tell
+        traceback.print_exc()  # the accessor is gone
 
 
 def _describe(error: BaseException) -> str:
-    """A line that sums up an exception, and its traceback."""
+    """Returns one line that summarises an exception, followed by its traceback."""
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
     lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()
-    # An exception of a loader's worker holds the worker's traceback, whose last line is the exception itself.
+    # The exception of a worker contains the worker's traceback, whose last line is the original exception.
     summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
-    return f"{summary}{_advice(trace)}\nThis is what happened in its process:\n{trace}"
+    return f"{summary}{_advice(trace)}\nTraceback in its process:\n{trace}"
 
 
 def _advice(trace: str) -> str:
-    """What to do when the loader's workers have run out of shared memory."""
+    """Returns advice if the workers have run out of shared memory, else an empty string."""
     if "shared memory" not in trace and "No space left on device" not in trace or not os.path.isdir("/dev/shm"):
         return ""
     total, _, free = shutil.disk_usage("/dev/shm")
     return (
-        f"; the loader's workers hand over batches through /dev/shm, of which {free / 2**20:,.1f} of "
-        f"{total / 2**20:,.1f} MiB are free: enlarge it (docker run --shm-size), or lower num_workers"
+        f"; the workers pass batches through /dev/shm, of which {free / 2**20:,.1f} of "
+        f"{total / 2**20:,.1f} MiB are free: enlarge it (docker run --shm-size) or lower num_workers"
     )

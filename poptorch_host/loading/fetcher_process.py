@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The accessor's side of its process: starting it, hearing from it, noticing its end, and ending it."""
+"""Starts, communicates with, and ends the process of an asynchronous accessor."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -15,8 +15,7 @@ from typing import Any, List, Optional, Tuple
 
 from ..enums import SharingStrategy
 from ..errors import Error, createPoptorchError
-from . import fetcher as _fetcher
-from . import ring as _ring
+from . import fetcher, ring
 from .element import ElementLayout
 from .fetcher import Message, Settings
 from .parcel import Parcel
@@ -31,29 +30,29 @@ _START_METHODS = {
 _FAILED_TO_START = "AsynchronousDataAccessor worker thread failed to start: "
 _NOT_PICKLABLE = (pickle.PicklingError, AttributeError, TypeError, NotImplementedError)
 _GUARD = (
-    "a new process imports the main program again, so what makes data loaders must stand under "
+    "a new process imports the main program again, so code that creates data loaders must be under "
     '`if __name__ == "__main__":`'
 )
 
 
 class WorkerFailed(Exception):
-    """The process has ended by itself; the text says why."""
+    """Raised if the process has ended by itself, with the reason."""
 
 
 class FetcherProcess:
-    """A process that reads `dataset` into a ring of shared buffers. It ends with this object, or this program.
+    """A process that reads a dataset into a ring of shared buffers. Ends with this object or this process.
 
     Args:
-        dataset: what to iterate over.
-        strategy: how it reaches the process.
-        settings: how it is read.
+        dataset: the dataset.
+        strategy: how to pass it to the process.
+        settings: how to read it.
 
     Attributes:
-        layout: how elements are made up.
+        layout: the layout of elements.
         ring: the tensors of every slot.
 
     Raises:
-        Error: when the process cannot be started, or does not get to the first element.
+        Error: if the process cannot be started, or fails to read the first element.
     """
 
     def __init__(self, dataset: Any, strategy: SharingStrategy, settings: Settings) -> None:
@@ -71,36 +70,36 @@ class FetcherProcess:
             raise createPoptorchError(f"{_FAILED_TO_START}{error}") from None
 
     def receive(self) -> Tuple[Any, ...]:
-        """Sleeps until a message comes, and returns it.
+        """Blocks until a message arrives, and returns it.
 
         Raises:
-            WorkerFailed: when the process has ended instead.
+            WorkerFailed: if the process has ended instead.
         """
         ready = multiprocessing.connection.wait([self._connection, self._process.sentinel])
         try:
             message = self._connection.recv() if self._connection in ready else (Message.FAILED, None)
-        except (EOFError, OSError, pickle.UnpicklingError):  # the last: it was killed while it sent
+        except (EOFError, OSError, pickle.UnpicklingError):  # the last if it was killed while sending
             message = (Message.FAILED, None)
         if message[0] == Message.FAILED:
             raise WorkerFailed(message[1] or self._describe_end())
         return message
 
     def send(self, *message: Any) -> None:
-        """Sends a message, or loses it when the process has ended: `receive` tells."""
+        """Sends a message, which is lost if the process has ended; `receive` then raises."""
         try:
             self._connection.send(message)
         except OSError:
-            pass  # what it said last can still be received
+            pass  # its last messages can still be received
 
-    def _open_ring(self, slots: int) -> Tuple[ElementLayout, List[_ring.Slot]]:
+    def _open_ring(self, slots: int) -> Tuple[ElementLayout, List[ring.Slot]]:
         _, layout = self.receive()
         try:
-            descriptor = _ring.allocate(layout.specs, slots)
+            descriptor = ring.allocate(layout.specs, slots)
         except Error as error:
             raise WorkerFailed(error.message) from error
         try:
             send_handle(self._connection, descriptor, self._process.pid)
-            return layout, _ring.map_slots(descriptor, layout.specs, slots)
+            return layout, ring.map_slots(descriptor, layout.specs, slots)
         except ConnectionError:
             raise WorkerFailed(self._describe_end()) from None
         finally:
@@ -112,7 +111,7 @@ class FetcherProcess:
         if code is None:
             return "it closed its connection"
         if code >= 0:
-            return f"it ended with exit code {code}; the standard error output may tell why ({_GUARD})"
+            return f"it ended with exit code {code}; see its standard error output ({_GUARD})"
         likely = ", likely because memory ran out" if -code == signal.SIGKILL else ""
         return f"it was killed by signal {-code} ({_signal_name(-code)}){likely}"
 
@@ -122,42 +121,42 @@ def _start(dataset: Any, strategy: SharingStrategy, settings: Settings, ours: An
     inherited = [ours] if strategy == SharingStrategy.Fork else []
     try:
         return _start_with(_START_METHODS[strategy], (parcel, settings, theirs, inherited))
-    except ChildProcessError:  # this process was forked off one that has a fork server, which serves only that one
+    except ChildProcessError:  # this process was forked from one with a fork server, which serves only that one
         return _start_with("spawn", (parcel, settings, theirs, inherited))
-    except _NOT_PICKLABLE as error:  # of the kind that PopTorch lets through, with advice
+    except _NOT_PICKLABLE as error:  # the same type as in PopTorch, with advice
         raise type(error)(
-            f"{_FAILED_TO_START}the data set, or the options of its DataLoader, cannot be pickled ({error}): define "
-            "classes and functions at the top of a module, use AutoStage rather than listed stages, or "
+            f"{_FAILED_TO_START}the dataset, or the options of its DataLoader, cannot be pickled ({error}): define "
+            "classes and functions at the top level of a module, use AutoStage rather than explicit stages, or use "
             "SharingStrategy.Fork"
         ) from error
     except (EOFError, ConnectionError) as error:
         raise createPoptorchError(
-            f"{_FAILED_TO_START}the fork server has ended; its standard error output may tell why ({_GUARD})"
+            f"{_FAILED_TO_START}the fork server has ended; see its standard error output ({_GUARD})"
         ) from error
 
 
 def _start_with(method: str, arguments: Tuple[Any, ...]) -> Any:
-    context = multiprocessing.get_context(method)
-    if method == "forkserver" and _preload() == ["__main__"]:  # a program's own choice stands
-        context.set_forkserver_preload(["__main__", "torch", _fetcher.__name__])
-    # Not a daemon: those may have no workers of their own.
-    process = context.Process(target=_fetcher.run, args=arguments, name="poptorch_host accessor", daemon=False)
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver" and _preload() == ["__main__"]:  # the default: do not override the program's choice
+        context.set_forkserver_preload(["__main__", "torch", fetcher.__name__])
+    # Not a daemon, since daemons cannot have workers.
+    process = context.Process(target=fetcher.run, args=arguments, name="poptorch_host accessor", daemon=False)
     process.start()
     return process
 
 
 def _preload() -> Optional[List[str]]:
-    """The modules that the fork server imports once, so that its processes need not."""
+    """Returns the modules that the fork server imports for all its processes."""
     return getattr(multiprocessing.forkserver._forkserver, "_preload_modules", None)
 
 
 def _stop(process: Any, connection: Any) -> None:
-    # Closing is not enough to hang up: processes forked off this one have the connection, too.
+    # Closing alone does not end the connection if forked processes have a copy of it.
     with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as shared:
         try:
             shared.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # it has hung up itself
+            pass  # it has closed the connection itself
     process.join(_SECONDS_TO_STOP)
     if process.exitcode is None:
         process.kill()

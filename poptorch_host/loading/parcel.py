@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""How a data set reaches the process of an asynchronous accessor."""
+"""Passes a dataset to the process of an asynchronous accessor."""
 
 import ctypes
 import io
@@ -18,15 +18,17 @@ from ..enums import SharingStrategy
 
 
 class Parcel:
-    """A data set and what it needs around it, to be pickled while a process starts and opened inside.
+    """A dataset, which is pickled when a process starts and opened inside it.
 
-    Parsers of further types are not taken along: a new process has those that its modules register when imported.
+    Custom parsers are not included: a new process has those that its modules register when they are imported.
 
     - Fork: nothing is pickled.
-    - ForkServer: values travel through the pipe that starts the process; tensors in shared memory stay shared.
-    - FileSystem: the same through a temporary file, for data sets that are large.
-    - SharedMemory: the memory of all tensors becomes shared memory, and nothing is copied.
+    - ForkServer: passed through the pipe that starts the process. Tensors in shared memory stay shared.
+    - FileSystem: passed through a temporary file, for large datasets.
+    - SharedMemory: all tensors are moved to shared memory, and not copied.
     """
+
+    aliases: Dict[str, str]  # set when unpickled
 
     def __init__(self, dataset: Any, strategy: SharingStrategy) -> None:
         self._dataset = dataset
@@ -52,15 +54,15 @@ class Parcel:
         return content.getvalue()
 
     def open(self) -> Any:
-        """The data set, in the new process. To be called once."""
+        """Returns the dataset. Call once, in the new process."""
         if "content" not in vars(self):  # forked
             if isinstance(self._dataset, torch.utils.data.DataLoader):
-                self._dataset._iterator = None  # workers that a loader kept are children of another process
+                self._dataset._iterator = None  # persistent workers are children of another process
             return self._dataset
         for name, actual in self.aliases.items():
             if name not in sys.modules:
                 alias(name, actual)
-        content = vars(self).pop("content")  # frees it afterwards: it may be large
+        content = vars(self).pop("content")  # to free it, since it may be large
         if isinstance(content, bytes):
             return _ValueUnpickler(io.BytesIO(content)).load()
         with open(content.detach(), "rb") as file:
@@ -69,7 +71,7 @@ class Parcel:
 
 
 def _aliases() -> Dict[str, str]:
-    """Other names under which this program has imported this package, each with the real one."""
+    """Returns the names other than its own under which modules of this package are imported, with the real names."""
     loaded = [(name, getattr(module, "__name__", "")) for name, module in list(sys.modules.items())]
     return {name: actual for name, actual in loaded if actual.split(".")[0] == PACKAGE and actual != name}
 
@@ -90,7 +92,7 @@ class _ValuePickler(ForkingPickler):
         address = value.data_ptr()
         if address in self._written:
             return address, None
-        self._written[address] = value  # keeps it: no other storage gets the address meanwhile
+        self._written[address] = value  # a reference, so that no other storage gets the same address
         return address, pickle.PickleBuffer((ctypes.c_char * len(value)).from_address(address))
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Which samples of a data set belong to one of several processes."""
+"""Partitions a dataset between processes."""
 
 from typing import Iterator, Tuple
 
@@ -9,19 +9,19 @@ from torch.utils.data import Sampler
 
 
 def share_of(samples: int, process: int, processes: int, combined_batch: int, drop_last: bool) -> Tuple[int, int]:
-    """The part of a data set that a process reads: its first sample and how many there are.
+    """Returns the first sample and the number of samples that a process reads.
 
-    With `drop_last` all processes read the same number of whole combined batches, and the rest of the data set is left
-    out. Without, every sample is read, and the first processes read one more where the numbers do not divide.
+    With `drop_last`, all processes read the same number of full combined batches, and the rest of the dataset is
+    dropped. Otherwise, every sample is read, and the first processes may read one more.
 
     Raises:
-        ZeroDivisionError: with `drop_last`, for a data set that does not give every process a combined batch.
+        ZeroDivisionError: with `drop_last`, if the dataset has less than one combined batch for each process.
     """
     if drop_last:
         count = combined_batch * (samples // (combined_batch * processes))
         if count == 0:
             raise ZeroDivisionError(
-                f"the data set has {samples} samples, less than a combined batch of "
+                f"the dataset has {samples} samples, less than a combined batch of "
                 f"{combined_batch} for each of {processes} processes"
             )
         return process * count, count
@@ -29,17 +29,17 @@ def share_of(samples: int, process: int, processes: int, combined_batch: int, dr
     return process * count + min(process, longer), count + (process < longer)
 
 
-class GlobalShuffle(Sampler):
-    """A process's share of a permutation that all processes draw alike: of the whole data set, another one each epoch.
+class GlobalShuffle(Sampler[int]):
+    """Samples a process's share of a permutation of the whole dataset, which is the same in all processes.
 
-    Where shares leave samples out, these lie at the end of the permutation in every second epoch, and at its beginning
-    in the others, the first included.
+    Each epoch has a new permutation. If the shares do not cover it, they omit its beginning in the first and every
+    second epoch after it, and its end in the others.
 
     Args:
-        samples: size of the data set.
-        share: first place in the permutation, and how many places, of this process.
-        seed: of the permutations; the same in all processes.
-        leaves_out: whether the shares of all processes together are smaller than the data set.
+        samples: the size of the dataset.
+        share: the first position in the permutation and the number of positions of this process.
+        seed: the seed of the permutations, the same in all processes.
+        leaves_out: whether the shares of all processes do not cover the dataset.
     """
 
     def __init__(self, samples: int, share: Tuple[int, int], seed: int, leaves_out: bool) -> None:
@@ -53,7 +53,7 @@ class GlobalShuffle(Sampler):
         return self._count
 
     def __iter__(self) -> Iterator[int]:
-        # A generator: PyTorch makes iterators that it never starts, and they must not use up a permutation.
+        # A generator function: PyTorch creates iterators that it never starts, which must not draw a permutation.
         first = self._first + (self._shift if self._shifted else 0)
         self._shifted = not self._shifted
         yield from self._permutation()[first : first + self._count].tolist()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Buffers that two processes share: memory without a name, which the system frees with the last process that maps it,
-however that process ends."""
+"""Buffers that two processes share, in anonymous memory that the system frees when both have ended."""
 
 import mmap
 import os
@@ -20,10 +19,10 @@ Slot = List[torch.Tensor]
 
 
 def allocate(specs: Sequence[TensorSpec], slots: int) -> int:
-    """Reserves memory for `slots` times these tensors and returns its file descriptor.
+    """Allocates memory for `slots` copies of the given tensors. Returns its file descriptor.
 
     Raises:
-        Error: when there is not that much.
+        Error: if there is not enough memory.
     """
     size = slots * _slot_bytes(specs)
     available = _available_bytes()
@@ -32,7 +31,7 @@ def allocate(specs: Sequence[TensorSpec], slots: int) -> int:
     descriptor = _anonymous_file()
     try:
         os.ftruncate(descriptor, size)
-        if hasattr(os, "posix_fallocate"):  # now or never: memory that is missing later would end the process
+        if hasattr(os, "posix_fallocate"):  # fails now if memory is missing: later, the process would be killed
             os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
         os.close(descriptor)
@@ -41,7 +40,7 @@ def allocate(specs: Sequence[TensorSpec], slots: int) -> int:
 
 
 def map_slots(descriptor: int, specs: Sequence[TensorSpec], slots: int) -> List[Slot]:
-    """The tensors of every slot, in the memory of `descriptor`, which can be closed afterwards."""
+    """Returns the tensors of every slot in the memory of `descriptor`, which can be closed afterwards."""
     stride = _slot_bytes(specs)
     memory = mmap.mmap(descriptor, slots * stride)
     return [_map_slot(memory, specs, slot * stride) for slot in range(slots)]
@@ -86,11 +85,11 @@ def _anonymous_file() -> int:
 
 
 def _available_bytes() -> Optional[int]:
-    """Memory that can be had without swapping; None where the system does not tell."""
+    """Returns the memory that is available without swapping, in bytes; None if unknown."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux, or a very old one
+    except (OSError, StopIteration):  # not Linux, or a very old version
         return None
 
 

@@ -54,7 +54,9 @@ class Block(torch.nn.Module):
 class LegacyBeginBlockFn(torch.nn.Module):
     """A callable that begins a block and then calls `layer_to_call`: what `BeginBlock` makes of a function."""
 
-    def __init__(self, layer_to_call: Callable, user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> None:
+    def __init__(
+        self, layer_to_call: Callable[..., Any], user_id: Optional[str] = None, ipu_id: Optional[int] = None
+    ) -> None:
         super().__init__()
         self._layer_to_call = layer_to_call
         self._user_id = user_id
@@ -85,7 +87,9 @@ def block_of(module: torch.nn.Module) -> Optional[BeginBlockHook]:
     return next((hook for hook in hooks if isinstance(hook, BeginBlockHook)), None)
 
 
-def BeginBlock(layer_to_call: torch.nn.Module, user_id: str = None, ipu_id: int = None) -> torch.nn.Module:
+def BeginBlock(
+    layer_to_call: torch.nn.Module, user_id: Optional[str] = None, ipu_id: Optional[int] = None
+) -> torch.nn.Module:
     """Begins a block whenever `layer_to_call` is called; the block lasts until the next begins.
 
     Args:
@@ -108,10 +112,12 @@ def BeginBlock(layer_to_call: torch.nn.Module, user_id: str = None, ipu_id: int 
     return LegacyBeginBlockFn(layer_to_call, user_id, ipu_id)
 
 
-def BlockFunction(user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> Callable[[Callable], Callable]:
+def BlockFunction(
+    user_id: Optional[str] = None, ipu_id: Optional[int] = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator: the function runs inside a `Block`."""
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def in_block(*args: Any, **kwargs: Any) -> Any:
             with Block(user_id, ipu_id):

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Arithmetic that a device does and a host may not, most of it on mixed or half-precision tensors.
+"""A device's arithmetic on half-precision and mixed tensors, where PyTorch's differs.
 
-Four things differ. A device casts the weights of convolutions and norms to the dtype of their input, and promotes the
-operands of matrix products, where PyTorch refuses to mix. PyTorch lacks many float16 kernels on some hosts: those
-operations are computed in float32 between float16 inputs and outputs, which is also what a device's float32 partial
-sums amount to (`partials` has float16 ones). A device, whose integers have 32 bits, takes class labels and indices of
-int32 where PyTorch wants int64. And it differentiates a division that rounds down, where PyTorch refuses.
+- A device casts the weights of convolutions and norms to the dtype of the input, and promotes the operands of matrix
+  products. PyTorch does not mix dtypes.
+- PyTorch has no float16 kernels for many operations on some hosts. They are computed in float32 with float16 inputs and
+  outputs, which is equivalent to the float32 partial sums of a device (for float16 ones, see `partials`).
+- A device accepts class labels and indices of int32, where PyTorch needs int64.
+- A device differentiates floor division, which PyTorch does not.
 """
 
 from typing import Any, Dict, List, Optional, Set, Tuple
@@ -25,7 +26,7 @@ _BATCH_NORMS = (
     "_batch_norm_no_update",
     "_native_batch_norm_legit_no_training",
 )
-# Functions whose weights a device casts to the dtype of their input, and the names and positions of those weights.
+# Functions whose weights a device casts to the dtype of the input, with the names and positions of these weights.
 _WEIGHTS = {
     **dict.fromkeys(
         ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
@@ -34,33 +35,35 @@ _WEIGHTS = {
     **dict.fromkeys(("layer_norm", "group_norm"), {"weight": 2, "bias": 3}),
     **dict.fromkeys(("batch_norm", "instance_norm"), {"weight": 3, "bias": 4}),
 }
-# Positions of running statistics, which the operation updates although its schema does not say so.
+# Positions of running statistics, which operations update although their schema does not declare it.
 _RUNNING = dict.fromkeys(_BATCH_NORMS, (3, 4))
-# Of these, only the first result is an activation; the others are statistics for the backward pass.
+# Only the first result of these is an activation. The others are statistics for the backward pass.
 _FIRST_RESULT_ONLY = {"native_layer_norm", "native_group_norm", *_BATCH_NORMS}
-# Arguments of operations, by their names in the schema, that PyTorch wants in int64; and functions of such arguments.
+# Arguments that must be int64 in PyTorch, by their names in the schema, and functions with such arguments.
 _INDICES = {"target", "index", "indices"}
 _OF_INDICES = {"one_hot", "take_along_dim"}
-# PyTorch does not differentiate them, but does torch.div, which can round down as well.
+# PyTorch does not differentiate these, but torch.div with rounding_mode="floor".
 _FLOOR_DIVISIONS = {"floor_divide", "__floordiv__", "__rfloordiv__"}
-# Products whose float16 kernels on CPUs take many times as long as float32 ones. (benchmarks/half_products.py)
+# Products whose float16 kernels on CPUs are many times slower than the float32 ones. (benchmarks/half_products.py)
 _SLOW_ON_CPUS = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
 _PROMOTED = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "matmul"}
 
 
 class _CastWeights(TorchFunctionMode):
-    """Casts the weights of convolutions and norms to the dtype of their input, and indices to int64.
+    """Casts the weights of convolutions and norms to the dtype of the input, and indices to int64.
 
-    Divisions that round down get their gradient, zero.
+    Also makes floor division differentiable, with a gradient of zero.
     """
 
     def __init__(self, arithmetic: "HalfArithmetic") -> None:
         super().__init__()
         self._arithmetic = arithmetic
 
-    def __torch_function__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
         kwargs = kwargs or {}
-        data = args[0] if args else kwargs.get("input")
+        data: Any = args[0] if args else kwargs.get("input")
         name = getattr(func, "__name__", "")
         if name in _FLOOR_DIVISIONS and any(tensor.requires_grad for tensor in tensors_in(args)):
             self._arithmetic.needed = True
@@ -82,9 +85,9 @@ class _CastWeights(TorchFunctionMode):
 
 
 def _weights_of(name: str, data: Any) -> Optional[Dict[str, int]]:
-    """The arguments that are cast to the dtype of `data`. Of linear layers, only those of a single vector are.
+    """Returns the arguments to cast to the dtype of `data`; for linear layers, only if `data` is a vector.
 
-    Under autocast PyTorch casts by rules of its own, and bfloat16 is known to no device.
+    None under autocast, where PyTorch's own rules apply, and for bfloat16, which devices do not support.
     """
     if not isinstance(data, torch.Tensor) or data.dtype == torch.bfloat16 or torch._C._is_any_autocast_enabled():
         return None
@@ -94,13 +97,13 @@ def _weights_of(name: str, data: Any) -> Optional[Dict[str, int]]:
 
 
 class HalfArithmetic(TorchDispatchMode):
-    """Inside, operations follow a device's rules for dtypes and exist in float16.
+    """A context manager in which operations follow a device's rules for dtypes, and all support float16.
 
     Args:
-        partials: the products that are added up in float16.
+        partials: computes the products with float16 partial sums.
 
     Attributes:
-        needed: whether any operation so far would have failed, or come out otherwise, without.
+        needed: whether an operation so far would have failed, or given another result, in plain PyTorch.
     """
 
     def __init__(self, partials: HalfPartials) -> None:
@@ -114,13 +117,16 @@ class HalfArithmetic(TorchDispatchMode):
 
     def __enter__(self) -> "HalfArithmetic":
         self._cast_weights.__enter__()
-        return super().__enter__()
+        super().__enter__()
+        return self
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
         self._cast_weights.__exit__(*exception)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[1]
         tensors = tensors_in(args)
@@ -132,8 +138,8 @@ class HalfArithmetic(TorchDispatchMode):
             return self._with_indices(func, name, args, kwargs)
         return self._in_half(func, name, args, kwargs) if torch.float16 in dtypes else func(*args, **kwargs)
 
-    def _with_indices(self, func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
-        """An operation that has an int32 tensor, perhaps for an index."""
+    def _with_indices(self, func: Any, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        """Runs an operation with an int32 tensor, which may be an index."""
         if func not in self._wants_int64:
             try:
                 return self._in_half(func, name, args, kwargs)
@@ -146,7 +152,7 @@ class HalfArithmetic(TorchDispatchMode):
         args = tuple(_widen_index(arg) if is_index else arg for arg, is_index in zip(args, indices))
         return self._in_half(func, name, args, kwargs)
 
-    def _in_half(self, func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
+    def _in_half(self, func: Any, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
         replacement = self._partials.replacement(name, args)
         if replacement is not None:
             self.needed = True
@@ -158,11 +164,11 @@ class HalfArithmetic(TorchDispatchMode):
             except (RuntimeError, NotImplementedError) as error:
                 if not _says_half_is_missing(str(error)):
                     raise
-                self._missing.add(func)  # computed in float32 from here on
+                self._missing.add(func)  # computed in float32 from now on
         self.needed = True
         return _in_float(func, name, args, kwargs)
 
-    def _check_arguments(self, func: Any, name: str, args: Tuple, kwargs: Dict) -> None:
+    def _check_arguments(self, func: Any, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
         """Has PyTorch itself compute the operation, once for arguments of these shapes: what it refuses raises."""
         signature = (func, str([_without_values(arg) for arg in args]), str(kwargs))
         if signature not in self._checked:
@@ -174,12 +180,12 @@ def _without_values(argument: Any) -> Any:
     return tuple(argument.shape) if isinstance(argument, torch.Tensor) else argument
 
 
-def _on_cpu(args: Tuple) -> bool:
+def _on_cpu(args: Tuple[Any, ...]) -> bool:
     return all(tensor.device.type == "cpu" for tensor in tensors_in(args))
 
 
 def _says_half_is_missing(message: str) -> bool:
-    """Whether an error means that PyTorch has no float16 kernel, rather than a mistake of the program."""
+    """Returns whether an error means that PyTorch has no float16 kernel, rather than an error in the program."""
     signs = ("not implemented for 'Half'", "expected scalar type", "mixed dtype (CPU)")
     return any(words in message for words in signs) and "scalar type Long" not in message
 
@@ -194,8 +200,8 @@ def _widen_index(value: Any) -> Any:
     return [_widen_index(item) for item in value] if isinstance(value, list) else value
 
 
-def _in_float(func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
-    """The operation in float32, its results in float16 where a device would return that."""
+def _in_float(func: Any, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+    """Runs an operation in float32, and converts its results to the dtypes that a device returns."""
     wide_of: Dict[int, torch.Tensor] = {}
 
     def widen(value: Any) -> Any:
@@ -220,15 +226,15 @@ def _in_float(func: Any, name: str, args: Tuple, kwargs: Dict) -> Any:
     return type(result)(_cast(item, dtype) for item in result) if isinstance(result, (list, tuple)) else result
 
 
-def _dtype_of_result(name: str, args: Tuple) -> torch.dtype:
-    """A norm returns the dtype of its input, whatever its statistics have; other operations promote."""
+def _dtype_of_result(name: str, args: Tuple[Any, ...]) -> torch.dtype:
+    """Returns the dtype of the result: for a norm, that of its input; for other operations, the promoted one."""
     deciding = args[:1] if name in _FIRST_RESULT_ONLY else args
     mixed = any(tensor.dtype == torch.float32 and tensor.dim() > 0 for tensor in tensors_in(deciding))
     return torch.float32 if mixed else torch.float16
 
 
-def _written(func: Any, name: str, args: Tuple, kwargs: Dict) -> List[torch.Tensor]:
-    """The tensors that the operation writes: by its schema, and the running statistics, which the schema leaves out."""
+def _written(func: Any, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> List[torch.Tensor]:
+    """Returns the tensors that an operation writes to: those in its schema, and running statistics."""
     found = [args[index] for index in _RUNNING.get(name, ())]
     for index, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:

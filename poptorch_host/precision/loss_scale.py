@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The factor of the loss gradient: the optimizer's, times one that automatic loss scaling moves."""
+"""Static and automatic loss scaling."""
 
 import math
 from typing import Any, Optional, Sequence
@@ -10,22 +10,26 @@ import torch.distributed as dist
 
 STATE_NAME = "lossScaleUpdateFactor"
 LARGEST_HALF = 65504.0
-# A gradient beyond an eighth of the range of float16 halves the scale; so overflow stays three doublings away.
+# The scale is halved for gradients above an eighth of float16's range, three doublings below overflow.
 SHRINK_ABOVE = LARGEST_HALF / 8
-# The largest power of two that a float16 loss can carry, and a floor against endless halving.
+# The largest power of two in float16, and a lower limit of the factor.
 LARGEST_SCALE, SMALLEST_FACTOR = 2.0**15, 2.0**-24
 
 
 class LossScale:
     """Static or automatic loss scaling.
 
-    The rule of automatic scaling is this package's own (PopART's is a histogram): after every update, the factor is
-    doubled if no float16 gradient of a weight in any micro-batch went beyond an eighth of float16's range, else halved.
-    Where one was not finite, the update is skipped as well. Without float16 gradients the factor stays 1.
+    The rule of automatic loss scaling is specific to this package; PopART's uses a histogram. After every update, the
+    factor is doubled if all float16 gradients of weights in all micro-batches were below an eighth of float16's range,
+    else halved. If a gradient is not finite, the update is also skipped. Without float16 gradients, the factor stays 1.
 
     Args:
-        automatic: whether the factor moves at all.
-        group: the processes that must agree; None for one.
+        automatic: whether the factor is adapted.
+        device: the device of the gradients.
+        group: the processes that use the same factor; None for a single one.
+
+    Attributes:
+        factor: the factor in addition to the optimizer's loss scaling.
     """
 
     def __init__(self, automatic: bool, device: torch.device, group: Any = None) -> None:
@@ -36,7 +40,7 @@ class LossScale:
         self._peak: Optional[torch.Tensor] = None
 
     def observe(self, gradients: Sequence[Optional[torch.Tensor]]) -> None:
-        """Takes note of the largest magnitude among the float16 gradients of a micro-batch."""
+        """Records the largest magnitude among the float16 gradients of a micro-batch."""
         if not self.automatic:
             return
         halves = [gradient for gradient in gradients if gradient is not None and gradient.dtype == torch.float16]
@@ -46,11 +50,11 @@ class LossScale:
         self._peak = peak if self._peak is None else torch.maximum(self._peak, peak)
 
     def update(self, loss_scaling: float, finite: bool) -> bool:
-        """Moves the factor after the micro-batches of an update; returns whether their gradients can be used.
+        """Adapts the factor after the micro-batches of an update. Returns whether their gradients can be used.
 
         Args:
-            loss_scaling: the optimizer's.
-            finite: whether the reduced gradients are finite, the same in all processes.
+            loss_scaling: the optimizer's loss scaling.
+            finite: whether the reduced gradients are finite, which is the same in all processes.
         """
         peak = self._take_peak()
         if not self.automatic or (peak == 0.0 and finite):
@@ -62,7 +66,7 @@ class LossScale:
         return finite and math.isfinite(peak)
 
     def _take_peak(self) -> float:
-        """The largest magnitude in all processes, 0 where there is none."""
+        """Returns the largest magnitude in all processes, 0 if there is none, and resets it."""
         if not self.automatic:
             return 0.0
         peak = torch.zeros((), device=self._device) if self._peak is None else self._peak

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Products of float16 whose partial sums are float16 too: Precision.setPartialsType(torch.half).
+"""Products with float16 partial sums, for Precision.setPartialsType(torch.half).
 
-The sum over the contracted dimension is cut into groups of TERMS products. A group is added up in float32 and rounded,
-and the rounded groups are added in float16, one after the other. So what a program risks with half partials shows on a
-host: sums that overflow on the way although they end small, and small terms that vanish beside a large sum. In which
-groups a device adds is its compiler's plan: the risk is the same, the digits are not.
+The sum over the contracted dimension is split into groups of TERMS products. Each group is summed in float32 and
+rounded, and the rounded groups are summed in float16. This reproduces the numerical problems of half partials:
+intermediate sums that overflow, and small terms that vanish in a large sum. A device's compiler chooses its own groups,
+so that the last digits differ.
 
-Covered are matrix products and convolutions, forward and backward. Fused attention kernels add in float32. The
-functions here check nothing: PyTorch's operation has to have taken arguments of the same shapes before.
+Matrix products and convolutions are supported, forward and backward. Fused attention kernels sum in float32. The
+functions here do not check their arguments: PyTorch's operation must have accepted the same shapes before.
 """
 
 import functools
@@ -19,37 +19,38 @@ from torch.nn import functional
 
 from ..options import Options
 
-TERMS = 16  # assumed: float16 products that an IPU's matrix unit adds at a time
+TERMS = 16  # assumed number of float16 products that an IPU's matrix unit sums at a time
 
 Operands = Tuple[Any, ...]
 
 
 class HalfPartials:
-    """Computes the products that a program's options ask to add up in float16.
+    """Computes products with float16 partial sums, if the options of a program ask for them.
 
     Args:
-        options: of the executor.
+        options: the executor's options.
     """
 
     def __init__(self, options: Options) -> None:
         settings = options._Popart.options
-        self._functions: Dict[str, Callable[..., torch.Tensor]] = {}
+        self._functions: Dict[str, Callable[..., Any]] = {}
         if settings.get("partialsTypeMatMuls") == "half":
             self._functions.update(_PRODUCTS)
         if settings.get("convolutionOptions", {}).get("partialsType") == "half":
             self._functions.update(convolution=_convolution, convolution_backward=_convolution_gradients)
 
-    def replacement(self, name: str, operands: Operands) -> Optional[Callable[..., torch.Tensor]]:
-        """What computes operation `name` of these operands instead of PyTorch; None where PyTorch is to do it."""
+    def replacement(self, name: str, operands: Operands) -> Optional[Callable[..., Any]]:
+        """Returns the function that replaces operation `name` for these operands; None for PyTorch's."""
         function = self._functions.get(name)
         tensors = [value for value in operands if isinstance(value, torch.Tensor)]
         return function if function and all(tensor.dtype == torch.float16 for tensor in tensors) else None
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """(..., M, K) @ (..., K, N)."""
-    parts = zip(left.split(TERMS, -1), right.split(TERMS, -2))
-    return functools.reduce(torch.add, ((a.float() @ b.float()).half() for a, b in parts))
+    """Returns (..., M, K) @ (..., K, N)."""
+    parts = zip(torch.split(left, TERMS, -1), torch.split(right, TERMS, -2))
+    total: torch.Tensor = functools.reduce(torch.add, ((a.float() @ b.float()).half() for a, b in parts))
+    return total
 
 
 def _biased_product(
@@ -76,7 +77,7 @@ def _inner_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return _product(left.unsqueeze(0), right.unsqueeze(1)).view(())
 
 
-_PRODUCTS = {
+_PRODUCTS: Dict[str, Callable[..., torch.Tensor]] = {
     "mm": _product,
     "bmm": _product,
     "addmm": _biased_product,
@@ -98,22 +99,23 @@ def _convolution(
     output_padding: List[int],
     groups: int,
 ) -> torch.Tensor:
-    """A convolution, over a few input channels of each group at a time."""
+    """Computes a convolution over a few input channels of each group at a time."""
     channels = data.shape[1] // groups
     step = max(TERMS // weight[0, 0].numel(), 1)
 
     def part(first: int) -> torch.Tensor:
         chosen = slice(first, first + step)
-        some = data.unflatten(1, (groups, channels))[:, :, chosen].flatten(1, 2)
+        some = torch.unflatten(data, 1, (groups, channels))[:, :, chosen].flatten(1, 2)
         if transposed:
-            kernel = weight.unflatten(0, (groups, channels))[:, chosen].flatten(0, 1)
+            kernel = torch.unflatten(weight, 0, (groups, channels))[:, chosen].flatten(0, 1)
         else:
             kernel = weight[:, chosen]
-        return torch.ops.aten.convolution(
+        wide: torch.Tensor = torch.ops.aten.convolution(
             some.float(), kernel.float(), None, stride, padding, dilation, transposed, output_padding, groups
-        ).half()
+        )
+        return wide.half()
 
-    total = functools.reduce(torch.add, map(part, range(0, channels, step)))
+    total: torch.Tensor = functools.reduce(torch.add, map(part, range(0, channels, step)))
     return total if bias is None else total + bias.view(-1, *[1] * (total.dim() - 2))
 
 
@@ -130,7 +132,7 @@ def _convolution_gradients(
     groups: int,
     wanted: List[bool],
 ) -> Tuple[Optional[torch.Tensor], ...]:
-    """The gradients of a convolution's data, weight and bias; None for those that are not `wanted`."""
+    """Returns the gradients of data, weight and bias of a convolution; None for those that are not `wanted`."""
     for_data = for_weight = for_bias = None
     if wanted[0]:
         for_data = _data_gradient(gradient, data, weight, stride, padding, dilation, transposed, groups)
@@ -152,12 +154,12 @@ def _data_gradient(
     transposed: bool,
     groups: int,
 ) -> torch.Tensor:
-    """A transposed convolution of the gradient, or for a transposed one a plain one, with the same weight."""
+    """Computes the gradient of the data by a transposed convolution; for a transposed one, by a plain one."""
     reached = [
         (size - 1) * step - 2 * around + spread * (kernel - 1) + 1
         for size, step, around, spread, kernel in zip(gradient.shape[2:], stride, padding, dilation, weight.shape[2:])
     ]
-    # Data at the end that no step of the kernel reached.
+    # The data at the end that the kernel does not reach.
     missing = [0 if transposed else size - end for size, end in zip(data.shape[2:], reached)]
     result = _convolution(gradient, weight, None, stride, padding, dilation, not transposed, missing, groups)
     return result[tuple(map(slice, data.shape))]
@@ -172,12 +174,17 @@ def _weight_gradient(
     dilation: List[int],
     groups: int,
 ) -> torch.Tensor:
-    """A product over all positions of the batch: of what the kernel slid over, (N, C, ...), and the other side."""
+    """Computes the gradient of the weight by a product over all positions in the batch.
+
+    Args:
+        slid: the tensor that the kernel slides over, (N, C, ...).
+        fixed: the tensor on the other side of the convolution, (N, C', ...).
+    """
     positions = fixed.dim() - 2
     patches = functional.pad(slid, [size for around in reversed(padding) for size in (around, around)])
     for dim, (kernel, step, spread) in enumerate(zip(weight.shape[2:], stride, dilation), 2):
         patches = patches.unfold(dim, spread * (kernel - 1) + 1, step)[..., ::spread]
         patches = patches.narrow(dim, 0, fixed.shape[dim])
-    patches = patches.unflatten(1, (groups, -1)).movedim(2, 2 + positions).transpose(0, 1)
-    rows = fixed.unflatten(1, (groups, -1)).permute(1, 2, 0, *range(3, 3 + positions))
+    patches = torch.unflatten(patches, 1, (groups, -1)).movedim(2, 2 + positions).transpose(0, 1)
+    rows = torch.unflatten(fixed, 1, (groups, -1)).permute(1, 2, 0, *range(3, 3 + positions))
     return _product(rows.flatten(2), patches.flatten(1, 1 + positions).flatten(2)).reshape(weight.shape)

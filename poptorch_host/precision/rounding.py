@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""float32 results stored as float16: to the nearest, or stochastically as a device does.
+"""Rounding of float32 results to float16: to nearest, or stochastically as on a device.
 
-Stochastic rounding goes up with the probability of the fraction that is cut off, so the expectation is the value itself
-(Croci et al. 2022, "Stochastic rounding: implementation, error analysis and applications").
+Stochastic rounding rounds up with a probability equal to the fraction that is cut off, so that the expected value is
+exact (Croci et al. 2022, "Stochastic rounding: implementation, error analysis and applications").
 """
 
 from typing import Optional, Sequence
 
 import torch
 
-# A float32 has 13 bits of mantissa more than a float16.
+# A float32 has 13 more bits of mantissa than a float16.
 _DROPPED_BITS = 13
 _DROPPED = (1 << _DROPPED_BITS) - 1
 _SMALLEST_NORMAL = 2.0**-14
-# Elements rounded at once on a CPU: temporaries of this size stay in its caches.
+# Number of elements to round at a time on a CPU, such that temporaries stay in its caches.
 _CHUNK = 1 << 16
 
 
 def stochastic_half(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """`values` (float32) as float16, each one of its two neighbours, drawn so that the expectation is the value.
+    """Rounds float32 `values` stochastically to one of the two neighbouring float16 numbers.
 
-    Exact for what float16 can represent. Below its smallest normal number 2^-14 the expectation is exact to 2^-38,
-    above to the last bit. Non-finite values stay; past 65504 the upper neighbour is infinity.
+    Values that float16 can represent do not change. The expected value is exact, or for magnitudes below the smallest
+    normal number 2^-14, exact to 2^-38. Non-finite values do not change; above 65504, the upper neighbour is infinity.
     """
     flat = values.detach().reshape(-1)
     result = torch.empty(flat.shape, dtype=torch.float16, device=flat.device)
@@ -33,9 +33,9 @@ def stochastic_half(values: torch.Tensor, generator: torch.Generator) -> torch.T
 
 
 def _round_chunk(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Adds uniform bits where float16 has none, then cuts them off: the carry is the rounding up.
+    """Adds random bits below the mantissa of float16 and truncates, so that a carry rounds up.
 
-    The spacing of subnormal numbers is that of [2^-14, 2^-13): they are moved there, rounded and moved back.
+    Subnormal numbers have the spacing of [2^-14, 2^-13): they are shifted there, rounded and shifted back.
     """
     subnormal = values - torch.nn.functional.hardshrink(values, _SMALLEST_NORMAL)
     shift = subnormal.sign_().mul_(_SMALLEST_NORMAL)
@@ -44,13 +44,13 @@ def _round_chunk(values: torch.Tensor, generator: torch.Generator) -> torch.Tens
     bits += _uniform_bits(values.numel(), values.device, generator)
     bits &= ~_DROPPED
     rounded -= shift
-    if values.device.type != "cpu" or not values.sum().isfinite():  # a carry can make a number of some NaN
+    if values.device.type != "cpu" or not values.sum().isfinite():  # a carry can turn a NaN into a number
         rounded = torch.where(values.isfinite(), rounded, values)
     return rounded.half()
 
 
 def _uniform_bits(count: int, device: torch.device, generator: torch.Generator) -> torch.Tensor:
-    """`count` integers, uniform over the bits that float16 drops: four from each 64-bit draw."""
+    """Returns `count` integers, uniform over the bits that float16 drops, four from each 64-bit random number."""
     draws = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(generator=generator)
     return draws.view(torch.int16)[:count].to(torch.int32).bitwise_and_(_DROPPED)
 
@@ -58,10 +58,10 @@ def _uniform_bits(count: int, device: torch.device, generator: torch.Generator) 
 def store(
     targets: Sequence[torch.Tensor], values: Sequence[torch.Tensor], generator: Optional[torch.Generator]
 ) -> None:
-    """Writes float32 `values` to `targets` of any type: float16 ones rounded stochastically where there is a generator.
+    """Copies float32 `values` to `targets` of any dtype, with stochastic rounding to float16 if there is a generator.
 
-    All float16 targets are rounded as one flat tensor, so that many small ones cost no more than a large one. To be
-    called without gradient mode.
+    All float16 targets are rounded as one flat tensor, so that many small ones are as fast as a large one. Call under
+    torch.no_grad().
     """
     if generator is None:
         copy_all(targets, values)
@@ -71,7 +71,7 @@ def store(
     copy_all([targets[index] for index in rest], [values[index] for index in rest])
     if halves:
         flat = stochastic_half(torch.cat([values[index].reshape(-1) for index in halves]), generator)
-        pieces = flat.split([targets[index].numel() for index in halves])
+        pieces = torch.split(flat, [targets[index].numel() for index in halves])
         copy_all(
             [targets[index] for index in halves],
             [piece.view(targets[index].shape) for index, piece in zip(halves, pieces)],
@@ -79,7 +79,7 @@ def store(
 
 
 def copy_all(targets: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
-    """target.copy_(value) for each pair; in few kernels where torch can (from 2.1 on)."""
+    """Calls target.copy_(value) for each pair, in few kernels with torch 2.1 or later."""
     if targets and hasattr(torch, "_foreach_copy_"):
         torch._foreach_copy_(list(targets), list(values))
         return

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a program may ask an executor about its program and its last call."""
+"""The methods of an executor that report on its program and its last call."""
 
 import datetime
 import json
@@ -10,49 +10,59 @@ import torch
 
 from ..compiling.compiler import Compiled
 from ..compiling.placement import popart_name
-from ..errors import check, createPoptorchError
+from ..errors import createPoptorchError
 from ..inputs.nested import tensors_of
 from ..options import Options
 from ..running import latency
 from ..running.engine import Engine
-from ..updating.update import WeightUpdate
+from ..running.program import Program
 
 
 class Inspection:
-    """The part of an executor that only looks.
+    """The methods of an executor that report and change nothing."""
 
-    Attributes:
-        compiled: what was compiled (see `compiler.Compiled`); None before. Of this package, not of PopTorch.
-    """
-
-    compiled: Optional[Compiled]
-    _engine: Optional[Engine]
-    _update: Optional[WeightUpdate]
+    _program: Optional[Program]
     _options: Options
     _compilation_seconds: float
-    _run_nanoseconds: Optional[int]
+
+    @property
+    def options(self) -> Options:
+        """The executor's own copy of the options."""
+        return self._options
+
+    @property
+    def compiled(self) -> Optional[Compiled]:
+        """The result of compilation (see `compiling.compiler.Compiled`); None before. Not part of PopTorch."""
+        return None if self._program is None else self._program.compiled
 
     def isCompiled(self) -> bool:
-        """Whether there is a compiled program."""
+        """Returns whether the model is compiled."""
         return self.compiled is not None
 
     @property
     def _executable(self) -> Optional[Compiled]:
-        """The program under PopTorch's private name, which trainers compare with None (PyTorch Lightning does)."""
+        """`compiled` under PopTorch's private name, which PyTorch Lightning compares with None."""
         return self.compiled
 
-    def _require_compiled(self, what: str) -> None:
-        if not self.isCompiled():
+    def _require_program(self, what: str) -> Program:
+        if self._program is None:
             raise createPoptorchError(
                 f"Model has not been compiled or has been destroyed: {what} needs a call, or compile(), first"
             )
+        return self._program
+
+    def _require_engine(self, what: str) -> Engine:
+        engine = None if self._program is None else self._program.engine
+        if engine is None:
+            raise AssertionError(f"Model has not been compiled: {what} needs a program")
+        return engine
 
     def _debugGetPopartIR(self) -> str:
-        """The program as JSON: a list of operations under the name of the graph, by PopART's names for them.
+        """Returns the program as JSON: lists of operations by graph, with PopART's names for operation types.
 
-        Those of the forward are as coarse as PyTorch's, and have their name scopes, their IPU and their stage.
+        Operations of forward are those of PyTorch, with their name scopes, IPU and stage.
         """
-        self._require_compiled("_debugGetPopartIR")
+        program = self._require_program("_debugGetPopartIR")
         operations = [
             {
                 "type": kind,
@@ -61,81 +71,85 @@ class Inspection:
                 "outputs": [],
                 "attributes": {"__ipu_number": stage.ipu, "__pipeline_stage": index},
             }
-            for index, stage in enumerate(self.compiled.stages)
+            for index, stage in enumerate(program.compiled.stages)
             for scopes, kind in map(popart_name, stage.run)
         ]
-        return json.dumps(
-            {"maingraph": operations + (self._update.operations() if self._update else [])}, separators=(",", ":")
-        )
+        update = program.update.operations() if program.update else []
+        return json.dumps({"maingraph": operations + update}, separators=(",", ":"))
 
     def getTensorNames(self) -> List[str]:
-        """The names that `Options.anchorTensor` takes. AssertionError before compilation."""
-        check(self._engine is not None, "Model has not been compiled: getTensorNames needs a program")
-        return self._engine.anchors.names()
+        """Returns the names for `Options.anchorTensor`. Raises AssertionError before compilation."""
+        return self._require_engine("getTensorNames").anchors.names()
 
     def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
-        """The value of an anchored tensor in the last call. AssertionError for an unknown name or before a call."""
-        check(self._engine is not None, "Model has not been compiled: getAnchoredTensor needs a program")
-        return self._engine.anchors.get(short_name)
-
-    def cycleCount(self) -> int:
-        """How long the last call took, in cycles of a nominal 1 GHz clock: nanoseconds on this host.
+        """Returns the value of an anchored tensor in the last call.
 
         Raises:
-            Error: unless Options.logCycleCount(True), and before a call.
+            AssertionError: for an unknown name, or before a call.
+        """
+        return self._require_engine("getAnchoredTensor").anchors.get(short_name)
+
+    def cycleCount(self) -> int:
+        """Returns the duration of the last call in cycles. On a host, a cycle is a nanosecond.
+
+        Raises:
+            Error: without Options.logCycleCount(True), or before a call.
         """
         if not self._options._Popart.options["instrumentWithHardwareCycleCounter"]:
             raise createPoptorchError("Cycle count logging is disabled. Set Options.logCycleCount(True) to enable it")
-        if self._run_nanoseconds is None:
+        nanoseconds = None if self._program is None else self._program.run_nanoseconds
+        if nanoseconds is None:
             raise createPoptorchError("Please run the model at least once before cycleCount()")
-        return self._run_nanoseconds
+        return nanoseconds
 
     def compilationTime(self) -> datetime.timedelta:
-        """How long compilation took.
+        """Returns the duration of compilation.
 
         Raises:
             Error: before compilation, or with Options.showCompilationProgressBar(False).
         """
-        self._require_compiled("compilationTime")
+        self._require_program("compilationTime")
         if not self._options._show_compilation_progress_bar:
             raise createPoptorchError("compilationTime needs Options.showCompilationProgressBar(True)")
         return datetime.timedelta(seconds=self._compilation_seconds)
 
     def getPerfCounters(self) -> latency.Counters:
-        """Times in seconds of the events input, input_complete, output and output_complete of the last call.
+        """Returns the times of the events input, input_complete, output and output_complete of the last call.
 
-        For each event a list with one list for each tensor, of one time for each micro-batch that was transferred.
+        For each event, there is one list per tensor with the time in seconds of each transferred micro-batch.
         """
-        if self._engine is None or not self._engine.times:
+        program = self._program
+        if program is None or program.engine is None or not program.engine.times:
             return {event: [[]] for event in latency.EVENTS}
-        inputs = sum(len(_tensor_signatures(signature)) for _, signature in self.compiled.inputs.signatures)
-        outputs = len(tensors_of(self._engine.template))
-        return latency.counters(self._engine.times, inputs, outputs, self._engine.returned())
+        engine = program.engine
+        inputs = sum(len(_tensor_signatures(signature)) for _, signature in program.compiled.inputs.signatures)
+        return latency.counters(engine.times, inputs, len(tensors_of(engine.template)), engine.returned())
 
     def getHostIpuLatency(self) -> latency.Latency:
-        """(minimum, maximum, average) seconds from sending a micro-batch's inputs to having them on the device."""
+        """Returns the (minimum, maximum, average) seconds to transfer the inputs of a micro-batch to the device."""
         return self._latency("input", "input_complete")
 
     def getComputeLatency(self) -> latency.Latency:
-        """(minimum, maximum, average) seconds of computing a micro-batch."""
+        """Returns the (minimum, maximum, average) seconds to compute a micro-batch."""
         return self._latency("input_complete", "output")
 
     def getIpuHostLatency(self) -> latency.Latency:
-        """(minimum, maximum, average) seconds from having outputs to having them on the host."""
+        """Returns the (minimum, maximum, average) seconds to transfer the outputs of a micro-batch to the host."""
         return self._latency("output", "output_complete")
 
     def getLatency(self) -> latency.Latency:
-        """(minimum, maximum, average) seconds from sending a micro-batch's inputs to having outputs on the host."""
+        """Returns the (minimum, maximum, average) seconds from sending inputs to receiving outputs of a micro-batch."""
         return self._latency("input", "output_complete")
 
     def _latency(self, begin: str, end: str) -> latency.Latency:
-        if self._engine is None or not self._engine.times:
+        engine = None if self._program is None else self._program.engine
+        if engine is None or not engine.times:
             return latency.NOTHING_RAN
-        return latency.latency(self._engine.times, self._engine.returned(), begin, end)
+        return latency.latency(engine.times, engine.returned(), begin, end)
 
 
 def _tensor_signatures(signature: Any) -> List[Any]:
-    """The signatures of the tensors inside an argument's."""
+    """Returns the signatures of the tensors in the signature of an argument."""
     if signature[0] in ("tensor", "constant"):
         return [signature] if signature[0] == "tensor" else []
     return [inner for part in signature[-1] for inner in _tensor_signatures(part)]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What was compiled, in a few lines for people. Of this package, not of PopTorch."""
+"""A readable summary of a compiled model. Not part of PopTorch."""
 
 import logging
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import torch
 
@@ -14,20 +14,20 @@ from ..compiling.supported_ops import supported
 from ..compiling.tracing import is_pipelined
 from ..inputs.nested import tensors_of
 from ..options import Options, environment_engine_options
-from ..settings import progress as _progress
+from ..settings import progress
 from .inspection import Inspection
 
 _LOSSES = {"output": "returned", "identity": "marked by identity_loss", "built-in": "PyTorch's own, inside forward"}
 
 
 def summary(program: Inspection) -> List[str]:
-    """Stages, IPUs, pipeline, inputs, outputs and operations of a program, and what was checked.
+    """Returns lines with the stages, IPUs, pipeline, inputs, outputs, operations and checks of a compiled model.
 
     Raises:
-        Error: for a program that is not compiled.
+        Error: if the model is not compiled.
     """
-    program._require_compiled("summary")
-    compiled, options, training = program.compiled, program.options, program.compiled.training
+    compiled, options = program._require_program("summary").compiled, program.options
+    training = compiled.training
     lines = [
         "stages: "
         + ", ".join(
@@ -55,28 +55,27 @@ def summary(program: Inspection) -> List[str]:
 
 
 def report_compilation(program: Inspection) -> None:
-    """Tells that a program is compiled, where its options ask for it: on the standard error and in a file.
+    """Reports a finished compilation as its options ask for: a progress bar, a summary file, and DEBUG log lines.
 
-    At the log level DEBUG it tells where each operation runs.
-
-    The file is DIRECTORY/NAME/summary.txt, where Poplar would put its reports of the program: the directory is the
-    autoReport.directory of `Options.enableProfiling` or POPLAR_ENGINE_OPTIONS, the name that of `Options.modelName` or
-    the kind of model. Of several processes the first writes.
+    The file is DIRECTORY/NAME/summary.txt, where Poplar writes its reports: the directory is the autoReport.directory
+    of `Options.enableProfiling` or POPLAR_ENGINE_OPTIONS, the name that of `Options.modelName` (default: "training" or
+    "inference"). In a distributed run, the first process writes it. The log lines give the IPU and stage of each
+    operation.
 
     Raises:
-        Error: when POPLAR_ENGINE_OPTIONS is no JSON object.
-        OSError: when the file cannot be written.
+        Error: if POPLAR_ENGINE_OPTIONS is not a JSON object.
+        OSError: if the file cannot be written.
     """
-    options = program.options
+    compiled, options = program._require_program("report_compilation").compiled, program.options
     if logger.isEnabledFor(logging.DEBUG):
-        for line in placement(program.compiled, options):
+        for line in placement(compiled, options):
             logger.debug("%s", line)
     if options._show_compilation_progress_bar:
-        _progress.show(100, 100, program._compilation_seconds)
+        progress.show(100, 100, program._compilation_seconds)
     engine = {**environment_engine_options(), **options._Popart.options.get("engineOptions", {})}
     if str(engine.get("autoReport.all")).lower() != "true" or options.Distributed.processId:
         return
-    kind = "training" if program.compiled.training else "inference"
+    kind = "training" if compiled.training else "inference"
     name = options.model_name if options.exists("model_name") else kind
     folder = Path(engine.get("autoReport.directory", "."), name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +91,7 @@ def _pipeline(stages: int, training: bool, options: Options) -> str:
     return f"pipeline: device iterations {options.device_iterations}, at least {stages} for {stages} stages"
 
 
-def _input(name: str, signature: Tuple) -> str:
+def _input(name: str, signature: Tuple[Any, ...]) -> str:
     kind, *rest = signature
     return f"{name} {_tensor(*rest)}" if kind == "tensor" else f"{name} {rest[0] if kind == 'constant' else kind}"
 
@@ -102,7 +101,7 @@ def _tensor(dtype: torch.dtype, shape: Tuple[int, ...]) -> str:
 
 
 def _operations(names: Sequence[str]) -> str:
-    """In-place operations count as the plain ones; what else is not listed works on constants or is PopTorch's own."""
+    """In-place operations count as the plain ones. Other unlisted ones have constant inputs or are PopTorch's own."""
     plain = {name[:-1] if name.endswith("_") else name for name in names}
     listed = supported().intersection(plain)
     rest = sorted(plain - listed)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Inner tensors that a program asks for by name: weights, their gradients, the loss, the values of the update."""
+"""Internal tensors that a program reads by name: weights, gradients, the loss, and optimizer state."""
 
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 
@@ -22,15 +22,18 @@ LOSS_SCALE = "finalLossScale"
 class Anchors:
     """The anchored tensors of a program, by short name.
 
-    A gradient is that of one micro-batch, multiplied by the loss scale as on a device. An updated weight is what the
-    update after the micro-batch makes of it. States and hyper-parameters of
-    the optimizer have the names of its state dict.
+    A gradient is that of one micro-batch, multiplied by the loss scale, as on a device. An updated weight is its value
+    after the weight update that follows the micro-batch. States and hyper-parameters of the optimizer have the names in
+    its state dict.
 
     Args:
-        steps: micro-batches of a replica in a call.
+        options: the executor's options.
+        weights: the weights on the device.
+        update: the weight update; None for inference.
+        steps: the number of micro-batches of a replica in a call.
 
     Raises:
-        Error: for a name that no tensor has.
+        Error: for an unknown tensor name.
     """
 
     def __init__(self, options: Options, weights: DeviceWeights, update: Optional[WeightUpdate], steps: int) -> None:
@@ -42,7 +45,7 @@ class Anchors:
         self._gradients: Dict[str, torch.Tensor] = {}
         self._selections = {short_name: self._selection(anchor) for short_name, anchor in self._wanted.items()}
         self._collectors: Dict[str, Collector] = {}
-        self._before_update: List[Tuple[str, str, int]] = []  # what is collected once the update has happened
+        self._before_update: List[Tuple[str, str, int]] = []  # to be collected after the weight update
         self._results: Dict[str, torch.Tensor] = {}
         for short_name, (long_name, *_) in self._wanted.items():
             if long_name not in self.names():
@@ -54,7 +57,7 @@ class Anchors:
             self._tensors[name[len(GRADIENT) :]].register_hook(lambda gradient, name=name: self._keep(name, gradient))
 
     def names(self) -> List[str]:
-        """Every name that can be anchored."""
+        """Returns the names of all tensors that can be anchored."""
         names = list(self._tensors)
         if self._update is not None:
             names += [
@@ -71,7 +74,7 @@ class Anchors:
         return bool(self._wanted)
 
     def begin_call(self) -> None:
-        """A call begins."""
+        """Called when a call begins."""
         self._before_update = []
         self._collectors = {
             short_name: Collector(selection, False, lambda _: True)
@@ -79,7 +82,7 @@ class Anchors:
         }
 
     def collect(self, index: int, loss: Optional[torch.Tensor]) -> None:
-        """Micro-batch `index` has run."""
+        """Called after micro-batch `index`."""
         for short_name, (long_name, *_) in self._wanted.items():
             if not self._selections[short_name].keeps[index]:
                 continue
@@ -89,22 +92,22 @@ class Anchors:
                 self._collectors[short_name].add(self._value(long_name, loss), index)
 
     def collect_updated(self) -> None:
-        """The weights were updated after the micro-batches that were collected last."""
+        """Called after the weight update that follows the last collected micro-batches."""
         for short_name, weight, index in self._before_update:
             self._collectors[short_name].add(self._tensors[weight], index)
         self._before_update = []
 
     def end_call(self) -> None:
-        """The call ends: what was collected can be read."""
+        """Called when the call ends. Collected values can be read from then on."""
         self._results = {name: collector.result() for name, collector in self._collectors.items()}
 
     def get(self, short_name: str) -> torch.Tensor:
-        """The value in the last call. AssertionError for an unknown name, or before a call."""
+        """Returns the value in the last call. Raises AssertionError for an unknown name, or before a call."""
         check(short_name in self._wanted, f"no tensor is anchored as {short_name}: use Options.anchorTensor")
         check(short_name in self._results, f"anchored tensor {short_name} has no value yet: run the model first")
         return self._results[short_name]
 
-    def _selection(self, anchor: List) -> Selection:
+    def _selection(self, anchor: List[Any]) -> Selection:
         follows_model, rest = anchor[1], anchor[2:]
         mode = OutputMode(self._options.output_mode) if follows_model else rest[0]
         period = self._options.output_return_period if follows_model else rest[1] if len(rest) > 1 else 1
@@ -118,9 +121,10 @@ class Anchors:
             return self._tensors[name]
         if name.startswith(GRADIENT):
             return self._gradients.get(name, torch.zeros_like(self._tensors[name[len(GRADIENT) :]]))
+        assert self._update is not None and loss is not None  # all other names exist in training only
         if name == LOSS:
             return loss
         if name == LOSS_SCALE:
             return torch.tensor(self._update.loss_scale)
         state, values = self._update.read_state()
-        return {**state, **values}[name]
+        return state[name] if name in state else values[name]

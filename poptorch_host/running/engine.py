@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Runs a compiled program: micro-batch by micro-batch, or folded, forward and backward, and the weight updates.
+"""Runs a compiled program: the forward and backward passes of its micro-batches, and the weight updates.
 
-Micro-batches run in the order of a device's program: device iterations outermost, then gradient accumulation, then
-replicas. Several may be folded into one forward and backward over a new axis (`torch.func.vmap`), where each still sees
-its own rows only; so results differ by rounding alone.
+Micro-batches run in the order of a device's program: device iterations are the outermost loop, then gradient
+accumulation, then replicas. Several can be folded into one pass over a new dimension (`torch.func.vmap`), which keeps
+them independent, so that results differ only by rounding.
 """
 
 import contextlib
 import time
-from typing import Any, ContextManager, Iterator, List, Optional, Tuple
+from typing import Any, ContextManager, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 
@@ -33,22 +33,23 @@ from .anchors import Anchors
 from .faults import FloatingPointFaults
 from .outputs import Collector, Selection, seal
 
-# On a CPU, folding only pays for small work: by what the operations of a micro-batch return, of one and of all that are
-# folded. Elsewhere memory alone decides. Few at a time do not pay for vmap. (benchmarks/poptorch_host_folding.py)
+# On a CPU, folding pays off for small models only: limits for the results of all operations, of one micro-batch and of
+# all folded ones. On other devices, only memory limits it. A few micro-batches do not outweigh the overhead of vmap.
+# (benchmarks/poptorch_host_folding.py)
 _CPU_MICRO_BATCH_BYTES, _CPU_FOLD_BYTES = 2 * 2**20, 64 * 2**20
 _LEAST_FOLD = 4
-_FOLD_MEMORY_SHARE = 4  # of the device's memory, at the most one part in so many
-_ONE_BY_ONE = {"poptorch::cpu", "poptorch::ipu_print_tensor"}  # operations that a program sees happen
+_FOLD_MEMORY_SHARE = 4  # at most 1/4 of the device's memory
+_ONE_BY_ONE = {"poptorch::cpu", "poptorch::ipu_print_tensor"}  # operations with visible side effects
 
 _NOTHING = contextlib.nullcontext()
 
 
 class RunExecution(Execution):
-    """The execution of a running forward: catches the marked loss.
+    """The execution of a forward pass, which captures the loss.
 
     Args:
-        identity: whether marks of identity_loss count, or those of built-in losses.
-        ordinal: which of them is the loss.
+        identity: whether the loss is one of identity_loss rather than of a built-in loss function.
+        ordinal: its index among the losses of that source in forward.
     """
 
     def __init__(self, identity: bool, ordinal: int) -> None:
@@ -59,7 +60,7 @@ class RunExecution(Execution):
         self.loss: Optional[torch.Tensor] = None
 
     def begin_forward(self) -> None:
-        """A fresh forward follows."""
+        """Called before each forward pass."""
         self.restart_block_ids()
         self._marks = 0
         self.loss = None
@@ -70,7 +71,7 @@ class RunExecution(Execution):
             self._mark(tensor)
 
     def mark_built_in(self, tensor: torch.Tensor) -> None:
-        """One of PyTorch's own losses was computed."""
+        """Called for the result of a PyTorch loss function."""
         if not self._identity:
             self._mark(tensor)
 
@@ -81,11 +82,20 @@ class RunExecution(Execution):
 
 
 class Engine:
-    """Runs `compiled` calls of `model`.
+    """Runs the calls of a compiled program.
 
     Args:
-        model: shares its parts with the user's.
+        model: the model, which shares its modules with the user's.
+        compiled: the result of compilation.
+        weights: the weights on the device.
+        options: the executor's options.
         update: the weight update of a training program; None for inference.
+
+    Attributes:
+        template: the outputs of one micro-batch, whose containers every call returns.
+        anchors: the anchored tensors.
+        fold: the number of micro-batches to compute together.
+        times: the times of every micro-batch of the last call.
     """
 
     def __init__(
@@ -102,15 +112,15 @@ class Engine:
         self._options = options
         self._update = update
         self._device = weights.device
-        self._replicas = options.replication_factor
-        self._per_update = options.Training.gradient_accumulation * self._replicas
-        self._total = options.device_iterations * self._per_update
+        self._replicas: int = options.replication_factor
+        self._per_update: int = options.Training.gradient_accumulation * self._replicas
+        self._total: int = options.device_iterations * self._per_update
         self._selection = Selection(
             OutputMode(options.output_mode), options.output_return_period, self._total // self._replicas, self._replicas
         )
         loss = compiled.loss
-        self._execution = RunExecution(loss is not None and loss.source == "identity", loss.index if loss else 0)
-        self._loss_leaf = loss.index if loss is not None and loss.source == "output" else None
+        self._execution = RunExecution(loss is not None and loss.source == "identity", loss.position if loss else 0)
+        self._loss_leaf = loss.position if loss is not None and loss.source == "output" else None
         self._installed, self._active = weights.installed(), activate(self._execution)
         self._plain_attributes = weights.plain_attributes if weights.plain_attributes else None
         self._needs_modes = (
@@ -122,9 +132,10 @@ class Engine:
             or (compiled.makes_tensors and self._device.type != "cpu")
         )
         self._faults = bool(options._Popart.options.get("enableFloatingPointChecks", False))
-        # one for all calls: it remembers what PyTorch lacks, which is slow to find out
+        # shared by all calls, since it caches which kernels PyTorch lacks
         self._half = HalfArithmetic(HalfPartials(options))
-        self._factor, self._last_root = 1.0, None
+        self._factor = 1.0
+        self._last_root: Optional[torch.Tensor] = None
         self._constants = [
             (device, device.clone()) for name, _, device in weights.buffers if name in compiled.touched_constants
         ]
@@ -136,8 +147,8 @@ class Engine:
         )
         self._own_memory = weights.storages()
         self._pieces = compiled.inputs.pieces
-        self._group_size = options.input_group_size
-        self._orthogonal = options.input_cgt == CommGroupType.Orthogonal
+        self._group_size: int = options.input_group_size
+        self._orthogonal: bool = options.input_cgt == CommGroupType.Orthogonal
         self.template = compiled.outputs
         self._collectors = [
             Collector(self._selection, constant, self._is_shared) for constant in compiled.constant_outputs
@@ -145,14 +156,17 @@ class Engine:
         self.anchors = Anchors(options, weights, update, self._total // self._replicas)
         self.fold = self._choose_fold()
         self.times: List[latency.Times] = []
-        self._arguments: Optional[Bound] = None  # of the call that runs
+        # Of the current call: its arguments, their rows by micro-batch, and the memory that outputs must not share.
+        self._arguments: Optional[Bound] = None
+        self._rows: Optional[List[Sequence[torch.Tensor]]] = None
+        self._taken_memory: Optional[Set[int]] = None
 
     # A call.
 
     def run(self, bound: Bound) -> Any:
-        """One call: the outputs of the selected micro-batches, on the host."""
+        """Runs one call. Returns the outputs of the selected micro-batches on the host."""
         self.times = []
-        if self._arguments is not None:  # of a call that an error ended
+        if self._arguments is not None:  # the last call raised an error
             for collector in self._collectors:
                 collector.forget()
         if self.anchors:
@@ -180,13 +194,13 @@ class Engine:
             return send(value, self._device)
         return map_tensors(lambda tensor: send(tensor, self._device), value)
 
-    def _grad_mode(self) -> ContextManager:
-        """Gradients for training, whatever the caller's mode is."""
+    def _grad_mode(self) -> ContextManager[Any]:
+        """Returns a context manager that enables gradients for training only, whatever the caller's mode is."""
         wanted = self._update is not None
         return _NOTHING if torch.is_grad_enabled() == wanted else torch.set_grad_enabled(wanted)
 
     def _run_update(self, arguments: Bound, first: int, start: float) -> float:
-        """The micro-batches of a weight update, or of a whole call without one. Returns when it ended."""
+        """Runs the micro-batches of a weight update, or of a whole inference call. Returns the time of its end."""
         end = first + (self._per_update if self._update is not None else self._total)
         if self._update is not None and self._factor != self._update.root_gradient():
             self._factor, self._last_root = self._update.root_gradient(), None
@@ -207,7 +221,7 @@ class Engine:
         return start
 
     def _run_one(self, arguments: Bound, index: int) -> None:
-        """Forward and, in training, backward of one micro-batch."""
+        """Runs forward and, in training, backward of one micro-batch."""
         if self._pieces > 1:
             arguments = self._cut(arguments, self._piece(index))
         if self._prepares:
@@ -223,52 +237,52 @@ class Engine:
                 collector.add(leaf, index)
         loss = self._execution.loss if self._loss_leaf is None else leaves[self._loss_leaf]
         if self._update is not None:
-            self._back_propagate(loss, 1)
+            self._back_propagate(self._update, loss, 1)
         if self.anchors:
             self.anchors.collect(index, loss)
         if self._constants:
             self._restore_constants()
 
     def _prepare(self, arguments: Bound, replica: int) -> Bound:
-        """What the program is to find before a micro-batch, where that is not what the one before left."""
+        """Restores the state that a micro-batch starts from, where the previous one has changed it."""
         if self._per_replica:
             self._weights.select_replica(replica)
         if self._plain_attributes is not None:
             self._plain_attributes.rewind()
         for state in self._states:
-            if state.requires_grad:  # gradients do not flow from one micro-batch to another
+            if state.requires_grad:  # gradients do not flow between micro-batches
                 state.detach_()
         return Bound(*map_tensors(torch.Tensor.detach, tuple(arguments))) if self._detaches_inputs else arguments
 
     def _cut(self, arguments: Bound, piece: int) -> Bound:
-        """The arguments of one micro-batch, as views. All are cut when the first is wanted."""
+        """Returns the arguments of one micro-batch, as views. The first call splits them for all micro-batches."""
         if self._rows is None:
-            self._rows = [tensor.split(tensor.shape[0] // self._pieces) for tensor in tensors_of(tuple(arguments))]
+            tensors = tensors_of(tuple(arguments))
+            self._rows = [torch.split(tensor, tensor.shape[0] // self._pieces) for tensor in tensors]
         rows = [pieces[piece] for pieces in self._rows]
         if self._compiled.inputs.is_plain and not arguments.keywords:
-            return Bound(rows, arguments.keywords)
+            return Bound(tuple(rows), arguments.keywords)
         return Bound(*replace_tensors(tuple(arguments), iter(rows)))
 
-    def _back_propagate(self, loss: Optional[torch.Tensor], count: int) -> None:
+    def _back_propagate(self, update: WeightUpdate, loss: Optional[torch.Tensor], count: int) -> None:
         if loss is None:
             raise createPoptorchError(
-                "The forward did not compute the loss that it computed when it was compiled: it "
-                "must do the same at every call"
+                "forward did not compute the loss that it was compiled with: it must do the same in every call"
             )
-        self._update.before_backward(count)
+        update.before_backward(count)
         if loss.requires_grad:
             torch.autograd.backward(loss, self._root(loss))
-        self._update.accumulate(count)
+        update.accumulate(count)
 
     def _root(self, loss: torch.Tensor) -> torch.Tensor:
-        """The gradient of the loss: the same factor in every element."""
+        """Returns the gradient of the loss, which has the same value in every element."""
         root = self._last_root
         if root is None or root.shape != loss.shape or root.dtype != loss.dtype:
             root = self._last_root = torch.full_like(loss, self._factor, requires_grad=False)
         return root
 
     def _piece(self, index: int) -> int:
-        """Where micro-batch `index` has its rows: with groups of replicas, they share."""
+        """Returns the piece of the inputs that micro-batch `index` gets. Replicas of a group share one."""
         if self._group_size == 1:
             return index
         step, replica = divmod(index, self._replicas)
@@ -276,9 +290,10 @@ class Engine:
         return step * groups + (replica % groups if self._orthogonal else replica // self._group_size)
 
     def _is_shared(self, tensor: torch.Tensor) -> bool:
-        """Whether an output has the memory of a weight, of an input, or of another output."""
+        """Returns whether an output shares memory with a weight, an input or another output."""
         if self._taken_memory is None:
-            self._taken_memory = {other.untyped_storage().data_ptr() for other in tensors_of(tuple(self._arguments))}
+            arguments = tensors_of(tuple(self._arguments or ()))
+            self._taken_memory = {other.untyped_storage().data_ptr() for other in arguments}
         memory = tensor.untyped_storage().data_ptr()
         if memory in self._own_memory or memory in self._taken_memory:
             return True
@@ -290,14 +305,15 @@ class Engine:
             self._weights.restore_constants(self._constants)
 
     def returned(self) -> List[int]:
-        """The micro-batches after which outputs are returned."""
+        """Returns the micro-batches after which outputs are returned."""
         return self._selection.transfers
 
-    def _modes(self) -> ContextManager:
-        """What a program needs while it runs; most need nothing."""
+    def _modes(self) -> ContextManager[Any]:
+        """Returns a context manager with the modes that the program needs. Most programs need none."""
         if not (self._needs_modes or self._faults):
             return _NOTHING
-        compiled, modes = self._compiled, []
+        compiled = self._compiled
+        modes: List[ContextManager[Any]] = []
         if self._plain_attributes is not None:
             modes.append(self._plain_attributes)
         if compiled.overwrites_saved:
@@ -311,20 +327,21 @@ class Engine:
         if self._waits_for_built_in():
             modes.append(LossMode(self._execution.mark_built_in))
         if self._faults:
-            modes.append(FloatingPointFaults())  # the last is the first to see an operation: as the program wrote it
+            # entered last, so that it sees operations first, as in the program
+            modes.append(FloatingPointFaults())
         stack = contextlib.ExitStack()
         for mode in modes:
             stack.enter_context(mode)
         return stack
 
     def _waits_for_built_in(self) -> bool:
-        """Whether the loss is one that marks itself and is not returned, so that calls of losses are listened to."""
+        """Returns whether the loss is a built-in one that is not returned: loss functions are then intercepted."""
         return self._compiled.loss is not None and self._compiled.loss.source == "built-in"
 
     # Folding.
 
     def _choose_fold(self) -> int:
-        """How many micro-batches to compute together: a function of the program and the machine, not of its load."""
+        """Returns the number of micro-batches to compute together. Depends on the program and the machine only."""
         if self._update is not None and not self._update.can_fold:
             return 1
         compiled, limit = self._compiled, host.fold_limit()
@@ -355,11 +372,11 @@ class Engine:
         return fold if fold >= _LEAST_FOLD else 1
 
     def _try_folded(self, arguments: Bound, first: int, count: int) -> int:
-        """Runs `count` micro-batches together, or else one, and none together from then on. Returns how many ran."""
+        """Runs `count` micro-batches together. If that fails, runs one and disables folding. Returns how many ran."""
         try:
             outputs, leaves, loss = self._forward_folded(arguments, first, count)
-        except Exception as error:  # whatever vmap, or the program under it, stumbles over: the loop decides
-            logger.debug("Micro-batches cannot be folded, they run one by one: %s", error)
+        except Exception as error:  # of any kind: an error of the program itself is raised again below
+            logger.debug("Micro-batches cannot be folded and run one at a time: %s", error)
             self.fold = 1
             self._run_one(arguments, first)
             return 1
@@ -368,11 +385,11 @@ class Engine:
         for collector, leaf in zip(self._collectors, leaves):
             collector.add_folded(leaf, first, count)
         if self._update is not None:
-            self._back_propagate(loss, count)
+            self._back_propagate(self._update, loss, count)
         return count
 
     def _forward_folded(self, arguments: Bound, first: int, count: int) -> Tuple[Any, List[torch.Tensor], Any]:
-        """Forward over `count` micro-batches: what one of them returned, the stacked outputs, and the losses."""
+        """Runs forward for `count` micro-batches. Returns the outputs of one, the stacked outputs, and the losses."""
         pieces = self._compiled.inputs.pieces
         tensors = tensors_of(tuple(arguments))
         stacked = [
@@ -402,23 +419,23 @@ class Engine:
 
 
 def _write_back(arguments: Bound, given: Bound) -> None:
-    """What forward wrote to inputs that were converted, to another dtype or device, is in the caller's tensors too."""
-    with torch.inference_mode():  # in which tensors of every kind may be written to
+    """Copies inputs that forward wrote to back to the caller's tensors, if they were converted."""
+    with torch.inference_mode():  # allows writing to inference tensors and to leaves
         for sent, tensor in zip(tensors_of(tuple(arguments)), tensors_of(tuple(given))):
             if sent.data_ptr() != tensor.data_ptr() and tensor.is_contiguous():
                 tensor.copy_(sent)
 
 
-def _attention_in_parts() -> ContextManager:
-    """Has attention computed from operations that vmap knows; it does not know the fused kernels."""
+def _attention_in_parts() -> ContextManager[Any]:
+    """Returns a context manager that disables fused attention kernels, which vmap does not support."""
     attention = getattr(torch.nn, "attention", None)
     return attention.sdpa_kernel(attention.SDPBackend.MATH) if attention is not None else _NOTHING
 
 
 @contextlib.contextmanager
 def _no_slow_vmap() -> Iterator[None]:
-    """Makes vmap refuse operations that it would run one by one, which is no faster than the loop."""
-    functorch = torch._C._functorch
+    """Makes vmap raise for operations without a batching rule, for which it would be as slow as the loop."""
+    functorch: Any = torch._C._functorch
     enabled = functorch._is_vmap_fallback_enabled()
     functorch._set_vmap_fallback_enabled(False)
     try:

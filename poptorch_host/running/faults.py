@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Floating-point exceptions, as a device raises them with Precision.enableFloatingPointExceptions."""
+"""Floating-point exceptions, for Precision.enableFloatingPointExceptions."""
 
 import math
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..errors import createPoptorchError
 from ..inputs.nested import tensors_in
 
-# They return memory that nothing was written to.
+# These return uninitialised memory.
 _UNWRITTEN = {"empty_like", "new_empty", "new_empty_strided"}
-# So do these, forward, beside their first result: statistics that only training needs, random states of attention.
+# The other results of these may be uninitialised in forward: statistics for training, random states of attention.
 _FIRST_RESULT_ONLY = ("batch_norm", "scaled_dot_product")
 
 _FINITE, _INFINITE, _NAN = range(3)
@@ -21,14 +21,15 @@ _WORDS = {_INFINITE: "an infinite value", _NAN: "NaN"}
 
 
 class FloatingPointFaults(TorchDispatchMode):
-    """Inside, an operation that makes infinite values of finite ones, or NaN of others, ends with an Error.
+    """A context manager that raises Error for operations with infinite results of finite inputs, or new NaNs.
 
-    These are the overflow, division by zero and invalid operation of IEEE 754. What comes in infinite or NaN, in
-    tensors or as a number like the -inf of a mask, may stay so. Every operation is looked at: it is for searching, not
-    for speed.
+    These are overflow, division by zero and invalid operation of IEEE 754. Infinite or NaN inputs, including numbers
+    such as -inf for a mask, may propagate. The results of all operations are checked, which is slow.
     """
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[1]
         given = [*args, *kwargs.values()]
@@ -41,13 +42,13 @@ class FloatingPointFaults(TorchDispatchMode):
         if tensors and name not in _UNWRITTEN and before != _NAN and _worst(results) > before:
             raise createPoptorchError(
                 f"Floating point exception: {name} of {_describe(tensors)} gave {_WORDS[_worst(results)]}. Lower the "
-                "loss scaling, or look into what goes in; Precision.enableFloatingPointExceptions(False) lets it pass"
+                "loss scaling or check the inputs; Precision.enableFloatingPointExceptions(False) disables this check"
             )
         return result
 
 
 def _worst(tensors: Sequence[torch.Tensor], arguments: Sequence[Any] = ()) -> int:
-    """Whether there is NaN, or else an infinity, among the elements of tensors and the numbers of arguments."""
+    """Returns whether there is a NaN, or else an infinity, in the tensors or among the numbers in `arguments`."""
     numbers = [argument for argument in arguments if isinstance(argument, float)]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     if any(math.isnan(number) for number in numbers) or any(bool(tensor.isnan().any()) for tensor in floating):

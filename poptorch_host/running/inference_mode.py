@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Methods whose results outlive a caller's torch.inference_mode()."""
+"""A decorator for methods that create tensors which are used after the caller's torch.inference_mode()."""
 
 import functools
 from typing import Any, Callable
@@ -8,8 +8,8 @@ from typing import Any, Callable
 import torch
 
 
-def outside_inference_mode(method: Callable) -> Callable:
-    """The method, in an ordinary mode: what it makes on the device outlives the caller's torch.inference_mode()."""
+def outside_inference_mode(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs a method outside the caller's torch.inference_mode(), so that it creates no inference tensors."""
 
     @functools.wraps(method)
     def ordinary(*args: Any, **kwargs: Any) -> Any:

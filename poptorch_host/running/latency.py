@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a device's performance counters tell, from the times that the engine noted."""
+"""Performance counters and latencies, from the times that the engine records."""
 
 from typing import Dict, List, Sequence, Tuple
 
@@ -11,15 +11,15 @@ EVENTS = ("input", "input_complete", "output", "output_complete")
 NOTHING_RAN: Latency = (0.0, 0.0, 0.0)
 
 
-# When a micro-batch began, had its inputs, had its results, and had returned them: seconds, in the order of EVENTS.
+# The times in seconds of the EVENTS of a micro-batch.
 Times = Tuple[float, float, float, float]
 
 
 def counters(times: Sequence[Times], inputs: int, outputs: int, returned: Sequence[int]) -> Counters:
-    """The times of each event, for each tensor a list with one for each transfer.
+    """Returns for each event one list per tensor, with the time of each transfer.
 
     Args:
-        times: of every micro-batch of the last call.
+        times: the times of every micro-batch of the last call.
         inputs: the number of input tensors.
         outputs: the number of output tensors.
         returned: the micro-batches whose outputs were returned.
@@ -33,6 +33,6 @@ def counters(times: Sequence[Times], inputs: int, outputs: int, returned: Sequen
 
 
 def latency(times: Sequence[Times], returned: Sequence[int], begin: str, end: str) -> Latency:
-    """(minimum, maximum, average) seconds between two events, over the micro-batches whose outputs were returned."""
+    """Returns (minimum, maximum, average) seconds between two events over the micro-batches with returned outputs."""
     spans = [times[index][EVENTS.index(end)] - times[index][EVENTS.index(begin)] for index in returned]
     return (min(spans), max(spans), sum(spans) / len(spans)) if spans else NOTHING_RAN

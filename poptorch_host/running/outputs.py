@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Which micro-batches' results a call returns, and in which shape."""
+"""Collects the outputs that a call returns."""
 
 from typing import Any, Callable, List, Optional, Sequence
 
@@ -9,18 +9,18 @@ import torch
 from ..enums import OutputMode
 from ..errors import createPoptorchError
 
-# What the host gets instead of a dtype that devices do not have.
+# The dtypes of outputs in place of those that devices do not support.
 HOST_DTYPES = {torch.int64: torch.int32, torch.float64: torch.float32}
 
 
 class Selection:
-    """The micro-batches of a call whose results are returned, in the order of execution: replicas are innermost.
+    """Selects the micro-batches of a call whose outputs are returned. Replicas are the innermost loop.
 
     Args:
-        mode: anything but Default.
-        period: of EveryN.
-        steps: micro-batches of each replica in a call.
-        replicas: in this process.
+        mode: the output mode, other than Default.
+        period: the period of OutputMode.EveryN.
+        steps: the number of micro-batches of each replica in a call.
+        replicas: the number of replicas in this process.
     """
 
     def __init__(self, mode: OutputMode, period: int, steps: int, replicas: int) -> None:
@@ -38,36 +38,36 @@ class Selection:
 
     @property
     def transfers(self) -> List[int]:
-        """The micro-batches after which something is returned: of a sum, those that complete it."""
+        """The micro-batches after which an output is returned. A sum is returned after its last micro-batches."""
         returned = [index for index, kept in enumerate(self.keeps) if kept]
         return returned[-self.replicas :] if self.sums else returned
 
     def within(self, first: int, count: int) -> Optional[Sequence[int]]:
-        """Positions that are kept among the `count` micro-batches from `first` on; None when all are."""
+        """Returns the selected positions among the `count` micro-batches from `first`; None if all are selected."""
         if self._all:
             return None
         return [position for position in range(count) if self.keeps[first + position]]
 
 
 class Collector:
-    """Gathers one output tensor of the micro-batches of a call.
+    """Collects one output tensor over the micro-batches of a call.
 
     Args:
-        selection: the micro-batches that count.
-        constant: the tensor is the same for all, and returned once.
-        is_shared: whether a tensor's memory belongs to somebody else, so that it must be copied.
+        selection: the micro-batches to return.
+        constant: whether the tensor is the same for all micro-batches and returned once.
+        is_shared: returns whether a tensor shares memory with another one and must be copied.
     """
 
     def __init__(self, selection: Selection, constant: bool, is_shared: Callable[[torch.Tensor], bool]) -> None:
         self._selection = selection
         self._constant = constant
         self._is_shared = is_shared
-        self._kept: List[torch.Tensor] = []  # each with a first dimension of micro-batches
+        self._kept: List[torch.Tensor] = []  # the first dimension is that of micro-batches
         self._single: Optional[torch.Tensor] = None
         self._sums: List[Any] = [None] * selection.replicas
 
     def add(self, value: torch.Tensor, first: int) -> None:
-        """The result of micro-batch `first`, which is one of those that are kept."""
+        """Adds the result of the selected micro-batch `first`."""
         selection, value = self._selection, value.detach()
         if self._constant or (selection.count == 1 and not selection.sums):
             self._single = value.clone() if self._constant or self._is_shared(value) else value
@@ -77,7 +77,7 @@ class Collector:
             self._kept.append(value.unsqueeze(0).clone() if self._is_shared(value) else value.unsqueeze(0))
 
     def add_folded(self, values: torch.Tensor, first: int, count: int) -> None:
-        """The results of `count` micro-batches from `first` on, one behind the other in a new first dimension."""
+        """Adds the results of `count` micro-batches from `first`, stacked in a new first dimension."""
         selection, values = self._selection, values.detach()
         if self._constant:
             self._single = values[0].clone()
@@ -96,7 +96,7 @@ class Collector:
         self._sums[replica] = value.clone() if so_far is None else so_far.add_(value)
 
     def result(self) -> torch.Tensor:
-        """What the call returns for this output. The next call begins afresh."""
+        """Returns the output of the call and resets the collector."""
         if self._single is not None:
             single, self._single = self._single, None
             return to_host(single)
@@ -105,7 +105,7 @@ class Collector:
         return to_host(gathered)
 
     def forget(self) -> None:
-        """Drops what was added so far."""
+        """Resets the collector."""
         self._kept, self._single, self._sums = [], None, [None] * self._selection.replicas
 
     def _gathered(self) -> torch.Tensor:
@@ -117,7 +117,7 @@ class Collector:
 
 
 def _at(values: torch.Tensor, positions: Optional[Sequence[int]]) -> torch.Tensor:
-    """A copy of the values at these positions, which does not keep the others in memory; all themselves for None."""
+    """Returns a copy of the values at the given positions, or all values for None. A view would keep all in memory."""
     if positions is None:
         return values
     if positions and positions[-1] - positions[0] + 1 == len(positions):
@@ -126,24 +126,24 @@ def _at(values: torch.Tensor, positions: Optional[Sequence[int]]) -> torch.Tenso
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor as the host gets it: dense, and of a dtype that devices have."""
+    """Copies a tensor to the host: contiguous, and of a dtype that devices have."""
     if tensor.device.type == "cpu" and tensor.dtype not in HOST_DTYPES:
         return tensor.contiguous()
     return tensor.to("cpu", HOST_DTYPES.get(tensor.dtype, tensor.dtype)).contiguous()
 
 
 def seal(tensor: torch.Tensor) -> torch.Tensor:
-    """Marks a tensor as a compiled model's output: backward() on it says why that is not possible."""
-    tensor.backward, tensor.__getstate__ = _refuse_backward, _plain_state
+    """Makes backward() on an output of a compiled model raise an error that explains the reason."""
+    vars(tensor).update(backward=_refuse_backward, __getstate__=_plain_state)
     return tensor
 
 
 def _refuse_backward(*args: Any, **kwargs: Any) -> None:
     raise createPoptorchError(
-        "backward() cannot be called explicitly on outputs of a compiled model: a trainingModel "
-        "runs the backward pass and the weight update itself, at each call"
+        "backward() cannot be called explicitly on outputs of a compiled model: each call of a trainingModel "
+        "runs the backward pass and the weight update itself"
     )
 
 
 def _plain_state() -> None:
-    """Pickles of an output hold a plain tensor."""
+    """Makes an output pickle as a plain tensor."""

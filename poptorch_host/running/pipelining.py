@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Pipelined training for real: every stage of a model in a process of its own, only activations crossing.
+"""Pipeline-parallel training with each stage of a model in a process of its own.
 
-PopTorch pipelines a whole model over the IPUs of one process. Here a program hands over the stage that this process is
-to run, and torch.distributed.pipelining moves activations and their gradients (the 1F1B schedule of Narayanan et al.
-2019, "PipeDream", with a flush before each weight update, as PopTorch has it). Processes come in rows: those of one row
-are the stages of one data-parallel instance. All must make the same calls in the same order.
+PopTorch pipelines a model over the IPUs of one process. Here, each process runs one stage, and
+torch.distributed.pipelining transfers activations and their gradients (the 1F1B schedule of Narayanan et al. 2019,
+"PipeDream", with a flush before each weight update, as in PopTorch). Processes are arranged in rows: a row contains the
+stages of one data-parallel instance. All processes must make the same calls in the same order.
 """
 
 import inspect
@@ -24,13 +24,13 @@ from .randomness import DeviceRandomness
 
 
 class Place(NamedTuple):
-    """Where this process stands.
+    """The place of this process among the stages.
 
     Attributes:
         stage: the index of its stage.
-        stages: how many there are.
-        row: the group of the stages of one model, in their order.
-        column: the group of the processes with the same stage of other instances; None where there is one instance.
+        stages: the number of stages.
+        row: the process group of the stages of one instance, in order.
+        column: the process group of the same stage in all instances; None if there is one instance.
     """
 
     stage: int
@@ -39,40 +39,41 @@ class Place(NamedTuple):
     column: "Optional[dist.ProcessGroup]"
 
     def global_rank(self, stage: int) -> int:
-        """The rank, among all processes, of the process of this row that runs a stage."""
+        """Returns the global rank of the process in this row that runs a stage."""
         return dist.get_global_rank(self.row, stage)
 
 
 def take_place(stages: int) -> Place:
-    """Joins the groups of this process: rank r runs stage r % stages of instance r // stages.
+    """Creates the process groups: rank r runs stage r % stages of instance r // stages.
 
     Args:
-        stages: a divisor of the number of processes; torch.distributed must be initialised.
+        stages: the number of stages, a divisor of the number of processes. torch.distributed must be initialised.
     """
     rank, size = dist.get_rank(), dist.get_world_size()
-    rows = [dist.new_group(list(range(first, first + stages))) for first in range(0, size, stages)]
-    columns = [dist.new_group(list(range(stage, size, stages))) for stage in range(stages)] if size > stages else None
-    return Place(rank % stages, stages, rows[rank // stages], columns and columns[rank % stages])
+    rows: List[Any] = [dist.new_group(list(range(first, first + stages))) for first in range(0, size, stages)]
+    columns: List[Any] = [None] * stages
+    if size > stages:
+        columns = [dist.new_group(list(range(stage, size, stages))) for stage in range(stages)]
+    return Place(rank % stages, stages, rows[rank // stages], columns[rank % stages])
 
 
 class StageExecutor:
-    """Trains the stage of this process. Its calls are those of the executor that `trainingModel` returns.
+    """Trains the stage of this process, with the methods of the executor that `trainingModel` returns.
 
-    Weights live twice, as everywhere in this package: the model's are the host's, whole in every process; the stage's
-    are the device's, and with their gradients and optimizer states nowhere else. Weights whose dtype is float16 are not
-    supported, nor buffers that training changes.
+    Every process has all weights of the model on the host, but only the weights, gradients and optimizer states of its
+    stage on the device. Weights in float16 and buffers that change in training are not supported.
 
     Args:
         model: the whole model on the host.
-        stage: this process's part: what the previous stage returns, or the first input -> one tensor.
-        parameters: the stage's parameters by their names in the model.
-        loss: (what the last stage returns, targets) -> the mean loss of a micro-batch, a scalar.
-        options: of one data-parallel instance.
-        optimizer: over the parameters of `model`.
-        place: from `take_place`.
+        stage: the module of this process, which maps the output of the previous stage, or the input, to one tensor.
+        parameters: the parameters of the stage by their names in the model.
+        loss: maps the output of the last stage and the targets to the mean loss of a micro-batch, a scalar.
+        options: the options of one data-parallel instance.
+        optimizer: the optimizer of the parameters of `model`.
+        place: the result of `take_place`.
 
     Attributes:
-        options, parameters: as they were given.
+        options, parameters: as given.
     """
 
     def __init__(
@@ -103,12 +104,12 @@ class StageExecutor:
         )
         self._replicas = options.replication_factor
         self._micro_batches = options.Training.gradient_accumulation * self._replicas  # of a weight update
-        self._schedule: Optional[Schedule1F1B] = None
+        self._schedule: Schedule1F1B  # from `compile` on
         self._losses: List[torch.Tensor] = []
         self._attached = False
 
     def compile(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
-        """Agrees with the other stages on the shapes of activations, for combined batches like these."""
+        """Exchanges the shapes of activations with the other stages, for combined batches like the given ones."""
         received, sent = self._shapes(self._micro_batch(inputs))
         stage = PipelineStage(
             self._stage,
@@ -119,28 +120,28 @@ class StageExecutor:
             output_args=(sent,),
             group=self._place.row,
         )
-        # gradients are averaged by the weight update; versions of torch that would do it themselves are told not to
+        # the weight update averages gradients; newer versions of torch must be told not to
         known = inspect.signature(Schedule1F1B).parameters
-        extra = {"scale_grads": False} if "scale_grads" in known else {}
+        extra: Dict[str, Any] = {"scale_grads": False} if "scale_grads" in known else {}
         self._schedule = Schedule1F1B(stage, self._micro_batches, loss_fn=self._scaled_loss, **extra)
         self._attached = True
 
     def __call__(self, inputs: torch.Tensor, targets: torch.Tensor) -> Tuple[None, torch.Tensor]:
-        """Device iterations weight updates.
+        """Runs as many weight updates as there are device iterations.
 
         Args:
-            inputs, targets: this instance's combined batch, the same in all processes of the row.
+            inputs, targets: the combined batch of this instance, the same in all processes of the row.
 
         Returns:
-            None for the outputs, which stay in the last stage; and for each replica the sum of its micro-batches'
-            losses (replicas,), as OutputMode.Sum gives them, in every process.
+            None in place of the outputs, which stay in the last stage; and, in every process, the sum of the losses of
+            each replica's micro-batches, of shape (replicas,), as with OutputMode.Sum.
         """
-        check(self._attached, "attach the stage to its device, and compile it, before it is called")
+        check(self._attached, "compile the stage and attach it to its device before calling it")
         self._update.upload()
         self._losses = []
         size = self._micro_batches * len(self._micro_batch(inputs))
         with self._randomness, torch.enable_grad():
-            for update in zip(inputs.split(size), targets.split(size)):
+            for update in zip(torch.split(inputs, size), torch.split(targets, size)):
                 self._run_update(*update)
         self._update.mark_run()
         losses = torch.zeros(self._replicas, device=self._device)
@@ -154,7 +155,7 @@ class StageExecutor:
         self._update.latch(optimizer)
 
     def copyWeightsToHost(self) -> None:
-        """Brings the weights of all stages to the host's model of every process, and the state to its optimizer."""
+        """Copies the weights of all stages to the host's model in every process, and the state to its optimizer."""
         if not self._attached:
             return
         whole = dict(self._model.named_parameters())
@@ -169,12 +170,12 @@ class StageExecutor:
         self._update.gather(self._place)
 
     def detachFromDevice(self) -> None:
-        """Fetches weights and optimizer state; until `attachToDevice` the stage does not run."""
+        """Copies weights and optimizer state to the host. The stage cannot run until `attachToDevice`."""
         self.copyWeightsToHost()
         self._attached = False
 
     def attachToDevice(self) -> None:
-        """Brings the host's weights to the stage."""
+        """Copies the weights of the host to the stage."""
         whole = dict(self._model.named_parameters())
         with torch.no_grad():
             for name, parameter in self.parameters.items():
@@ -183,22 +184,22 @@ class StageExecutor:
 
     @property
     def rng_state(self) -> List[int]:
-        """See `PoplarExecutor.rng_state`; every process has its own."""
+        """See `PoplarExecutor.rng_state`. Every process has its own."""
         return [*self._randomness.state, *self._update.rounding_state]
 
     @rng_state.setter
     def rng_state(self, state: List[int]) -> None:
         self._randomness.state = state[:-2]
-        self._update.rounding_state = tuple(state[-2:])
+        self._update.rounding_state = (state[-2], state[-1])
 
     def _micro_batch(self, batch: torch.Tensor) -> torch.Tensor:
-        """The first micro-batch of a combined one."""
+        """Returns the first micro-batch of a combined batch."""
         pieces = self.options.device_iterations * self._micro_batches
         check(len(batch) % pieces == 0, f"a combined batch of {len(batch)} cannot be cut into {pieces} micro-batches")
         return batch[: len(batch) // pieces]
 
     def _shapes(self, inputs: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Tensors like those that the stage takes and returns. Each stage tries itself with what the last one told."""
+        """Returns example inputs and outputs of the stage. Stages run in order, each on the shape of the one before."""
         received = sent = inputs.to(self._device)
         for stage in range(self._place.stages):
             told: List[Any] = [None]
@@ -213,10 +214,11 @@ class StageExecutor:
         return received, sent
 
     def _run_update(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
-        """All micro-batches of a weight update through the pipeline, and the update."""
+        """Runs the micro-batches of a weight update through the pipeline, then the update."""
         first, last = self._place.stage == 0, self._place.stage == self._place.stages - 1
         arguments = (inputs.to(self._device),) if first else ()
-        self._schedule.step(*arguments, **({"target": targets.to(self._device)} if last else {}))
+        expected: Dict[str, Any] = {"target": targets.to(self._device)} if last else {}
+        self._schedule.step(*arguments, **expected)
         self._update.accumulate(self._micro_batches)
         self._update.apply()
 
@@ -227,19 +229,20 @@ class StageExecutor:
 
 
 class _StageUpdate(WeightUpdate):
-    """The weight update of a stage, whose optimizer state is read as part of the whole model's."""
+    """The weight update of a stage. Its optimizer state is read as part of that of the whole model."""
 
     _gathered: Optional[Tuple[State, State]] = None
 
     def gather(self, place: Place) -> None:
-        """Brings the states of all stages to the first, which gives them to its optimizer when that is read."""
+        """Gathers the states of all stages in the first, whose optimizer reads them from there."""
         parts: Optional[List[Any]] = [None] * place.stages if place.stage == 0 else None
         dist.gather_object(super().read_state(), parts, dst=place.global_rank(0), group=place.row)
         if parts is not None:
-            self._gathered = tuple(
+            state, values = [
                 {name: tensor for part in parts for name, tensor in part[index].items()} for index in range(2)
-            )
+            ]
+            self._gathered = (state, values)
 
     def read_state(self) -> Tuple[State, State]:
-        """See `WeightUpdate`: of all stages in the first, as they were gathered last; elsewhere of this stage."""
+        """See `WeightUpdate`. In the first stage, the last gathered states of all stages; else those of this stage."""
         return self._gathered or super().read_state()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The device's random numbers: a generator state of its own, so that what the host draws in between changes nothing."""
+"""The random number generator of a device, which is independent of the host's."""
 
 import contextlib
 import secrets
@@ -16,11 +16,11 @@ _LARGEST_SEED = 2**63 - 1
 
 
 class DeviceRandomness:
-    """The state of a device's generator. As a context: inside, PyTorch draws on behalf of the device.
+    """The state of a device's generator. As a context manager, makes it the state of PyTorch's default generator.
 
     Args:
-        device: whose default generator draws while a program runs.
-        seed: None for one that nobody knows.
+        device: the PyTorch device that programs run on.
+        seed: the seed; None for a random one.
     """
 
     def __init__(self, device: torch.device, seed: Optional[int]) -> None:
@@ -29,18 +29,18 @@ class DeviceRandomness:
         self._state = torch.Generator(device).manual_seed(self.seed).get_state()
 
     def __enter__(self) -> None:
-        """From here on PyTorch draws on behalf of the device."""
+        """Sets PyTorch's generator to the device's state."""
         self._host_state = self._generator.get_state()
         self._generator.set_state(self._state)
 
     def __exit__(self, *exception: object) -> None:
-        """And from here on for the host, which goes on where it was."""
+        """Sets PyTorch's generator back to the host's state."""
         self._state = self._generator.get_state()
         self._generator.set_state(self._host_state)
 
     @contextlib.contextmanager
     def rehearsing(self) -> Iterator[None]:
-        """A context like this one, but what is drawn inside will be drawn again."""
+        """A context manager like the object itself, which restores the device's state at exit."""
         before = self._state
         try:
             with self:
@@ -50,7 +50,7 @@ class DeviceRandomness:
 
     @property
     def state(self) -> List[int]:
-        """The seed, then the words of the generator's state."""
+        """The seed followed by the words of the generator's state."""
         padding = -self._state.numel() % _WORD_BYTES
         padded = torch.cat([self._state, torch.zeros(padding, dtype=torch.uint8)])
         return [self.seed] + padded.view(_WORD).tolist()
@@ -59,7 +59,7 @@ class DeviceRandomness:
     def state(self, words: List[int]) -> None:
         expected = len(self.state)
         if len(words) != expected:
-            raise createPoptorchError(f"rng_state must have {expected} numbers on this device, not {len(words)}")
+            raise createPoptorchError(f"rng_state must have {expected} numbers on this device, but has {len(words)}")
         self.seed = words[0]
         self._state = torch.tensor(words[1:], dtype=_WORD).view(torch.uint8)[: self._state.numel()].clone()
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The options that the compiler behind PopTorch knows, by the kind of their values."""
+"""The options of PopART, the compiler behind PopTorch, by the type of their values."""
 
 from typing import Any, Dict
 
@@ -62,10 +62,10 @@ _KIND_OF = {key: kind for kind, keys in _KEYS.items() for key in keys.split()}
 
 
 def check_popart_options(options: Dict[str, Any]) -> None:
-    """Raises Error for an option that the compiler does not have, or a value that it does not take there.
+    """Raises Error for an option that PopART does not have, or a value of the wrong type.
 
     Args:
-        options: what `Options._Popart` has stored.
+        options: the options that `Options._Popart` has stored.
     """
     for key, value in options.items():
         kind = _kind(key, value)

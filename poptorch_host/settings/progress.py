@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a compilation shows of its progress."""
+"""The progress bar of a compilation."""
 
 import sys
 
@@ -8,12 +8,12 @@ _WIDTH = 10
 
 
 def show(done: int, total: int, seconds: float = 0.0) -> None:
-    """Writes the bar of a compilation to the standard error.
+    """Writes the progress bar to standard error.
 
     Args:
-        done: steps so far.
-        total: steps in all.
-        seconds: how long they took.
+        done: number of steps done.
+        total: number of steps.
+        seconds: time that they took.
     """
     filled = _WIDTH * done // total
     bar = "#" * filled + " " * (_WIDTH - filled)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""How a model's blocks become stages and phases on devices. On a host they run one after the other all the same."""
+"""Execution strategies: how blocks are assigned to stages, phases and devices. A host runs them in sequence."""
 
 import copy
 from typing import Any, Dict, Iterable, List, NamedTuple, NoReturn, Optional, Union
@@ -12,13 +12,13 @@ BlockId = str
 
 
 class Stage:
-    """Blocks that run on one device, one after the other.
+    """Blocks that run in sequence on one device.
 
     Args:
         block_ids: the user ids of the blocks.
 
     Raises:
-        AssertionError: when an id is not a string.
+        AssertionError: if an id is not a string.
     """
 
     def __init__(self, *block_ids: BlockId) -> None:
@@ -33,7 +33,7 @@ class Stage:
         return self._blocks
 
     def ipu(self, ipu: int) -> "Stage":
-        """Places the stage on device `ipu`; otherwise its blocks say, or the stage's index."""
+        """Sets the device of the stage. The default is the device of its blocks, else the index of the stage."""
         check(isinstance(ipu, int), f"the IPU of a stage must be an int, not {ipu!r}")
         self._ipu = ipu
         return self
@@ -43,28 +43,26 @@ class Stage:
 
 
 class Phase:
-    """Stages that run side by side between two exchanges with the memory outside the devices.
+    """Stages that run in parallel between two exchanges with off-chip memory.
 
     Args:
-        arg: stages, or the ids of blocks that make up a single stage.
+        arg: stages, or the ids of the blocks of a single stage.
     """
 
     def __init__(self, *arg: Union[BlockId, Stage]) -> None:
         check(len(arg) > 0, "a phase needs at least one block id or stage")
-        if all(isinstance(item, Stage) for item in arg):
-            self.stages = list(arg)
-        else:
-            self.stages = [Stage(*arg)]
+        stages = [item for item in arg if isinstance(item, Stage)]
+        self.stages = stages if len(stages) == len(arg) else [Stage(*arg)]  # type: ignore[arg-type]  # it checks them
 
     def stage(self, idx: int) -> Stage:
-        """The stage at position `idx` of the phase."""
+        """Returns the stage at index `idx`."""
         return self.stages[idx]
 
     def ipus(self, *ipus: int) -> "Phase":
-        """Places the stages on devices, one each.
+        """Sets the devices of the stages.
 
         Raises:
-            AssertionError: when there are not as many devices as stages.
+            AssertionError: if the numbers of devices and stages differ.
         """
         check(len(ipus) == len(self.stages), f"{len(self.stages)} stages need as many IPUs, not {len(ipus)}")
         for stage, ipu in zip(self.stages, ipus):
@@ -73,7 +71,7 @@ class Phase:
 
 
 class Placement(NamedTuple):
-    """Where a block that begins runs."""
+    """The place of a block in a program."""
 
     stage: int
     phase: int
@@ -81,7 +79,7 @@ class Placement(NamedTuple):
 
 
 class _NamedStages:
-    """Stages that were listed, with the position and phase of each. It can be copied, not pickled, as in PopTorch."""
+    """Explicitly given stages, each with its index and phase. As in PopTorch, they can be copied but not pickled."""
 
     def __init__(self) -> None:
         self._entries: Dict[BlockId, Any] = {}
@@ -91,7 +89,7 @@ class _NamedStages:
         copied._entries = copy.deepcopy(self._entries, memory)
         return copied
 
-    def __reduce_ex__(self, protocol: int) -> NoReturn:
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise AttributeError(
             "an execution strategy with listed stages or phases has a class that PopTorch makes inside a function, "
             "where pickle does not find it"
@@ -103,7 +101,7 @@ class _NamedStages:
             self._entries[block_id] = (stage, index, phase, default_ipu)
 
     def restart(self) -> None:
-        """Named stages stay as they are from one tracing to the next."""
+        """Explicit stages do not change between traces."""
 
     def begin(self, block_id: BlockId, ipu_id: Optional[int], block_map: Dict[BlockId, Stage]) -> Placement:
         check(
@@ -115,7 +113,7 @@ class _NamedStages:
 
 
 class _AutoStages:
-    """Stages that come into being while blocks begin."""
+    """Stages that are created as blocks begin."""
 
     def __init__(self, mode: AutoStage) -> None:
         self._mode = mode
@@ -126,7 +124,8 @@ class _AutoStages:
 
     def begin(self, block_id: BlockId, ipu_id: Optional[int], block_map: Dict[BlockId, Stage]) -> Placement:
         if self._mode == AutoStage.SameAsIpu:
-            check(ipu_id is not None, f"block {block_id!r} needs an ipu_id: AutoStage.SameAsIpu makes stages from them")
+            if ipu_id is None:
+                raise AssertionError(f"block {block_id!r} needs an ipu_id: AutoStage.SameAsIpu makes stages from them")
             index = ipu_id
         else:
             index = self._indices.setdefault(block_id, len(self._indices) + 1)
@@ -136,11 +135,11 @@ class _AutoStages:
 
 
 class _IExecutionStrategy:
-    """An execution strategy.
+    """Base class of the execution strategies.
 
     Args:
-        stages_manager: what gives a beginning block its place.
-        block_map: the stage of each block id that is known.
+        stages_manager: assigns a place to each block as it begins.
+        block_map: the stages of the known block ids.
     """
 
     def __init__(self, stages_manager: Any, block_map: Dict[BlockId, Stage]) -> None:
@@ -148,7 +147,7 @@ class _IExecutionStrategy:
         self._block_map = block_map
 
     def stage(self, block_id: BlockId) -> Stage:
-        """The stage that has block `block_id`. AssertionError where there is none."""
+        """Returns the stage of block `block_id`. Raises AssertionError for an unknown block."""
         check(
             block_id in self._block_map,
             f"Unknown Block {block_id!r}: the execution strategy has {sorted(self._block_map)}",
@@ -156,67 +155,69 @@ class _IExecutionStrategy:
         return self._block_map[block_id]
 
     def onStartTracing(self) -> None:
-        """Forgets the stages that an earlier tracing made."""
+        """Called when tracing begins. Removes stages of an earlier trace."""
         self._stages_manager.restart()
 
     def onEndTracing(self) -> None:
-        """Called when a tracing ends, whether it failed or not."""
+        """Called when tracing ends, whether it failed or not."""
 
     def place(self, block_id: BlockId, ipu_id: Optional[int]) -> Placement:
-        """The place of a block that begins now.
+        """Returns the place of a block that begins.
 
         Raises:
-            AssertionError: for a block that the strategy does not know, or cannot place.
+            AssertionError: for a block that is unknown or that the strategy cannot place.
         """
-        return self._stages_manager.begin(block_id, ipu_id, self._block_map)
+        placement: Placement = self._stages_manager.begin(block_id, ipu_id, self._block_map)
+        return placement
 
     def backendOptions(self) -> Dict[str, Union[int, bool]]:
-        """What the strategy adds to the options of a compilation."""
-        raise TypeError(f"{type(self).__name__} is no execution strategy of its own: use one of its subclasses")
+        """Returns the options that the strategy adds to a compilation."""
+        raise TypeError(f"{type(self).__name__} is an abstract execution strategy: use one of its subclasses")
 
 
 class PipelinedExecution(_IExecutionStrategy):
-    """Stages work at the same time, each on another micro-batch.
+    """Stages run in parallel, each on a different micro-batch.
 
     Args:
-        args: nothing or one AutoStage; or the stages in order, each a `Stage`, a block id or an iterable of block ids.
+        args: at most one AutoStage; or the stages in order, each a `Stage`, a block id or an iterable of block ids.
 
     Raises:
-        AssertionError: for a block id in two stages, or an argument of another kind.
+        AssertionError: for a block id in two stages, or an argument of another type.
     """
 
     def __init__(self, *args: Union[AutoStage, Stage, BlockId, Iterable[BlockId]]) -> None:
-        if not args or isinstance(args[0], AutoStage):
+        first = args[0] if args else AutoStage.SameAsIpu
+        if isinstance(first, AutoStage):
             check(len(args) <= 1, "an AutoStage must be the only argument")
-            super().__init__(_AutoStages(args[0] if args else AutoStage.SameAsIpu), {})
+            super().__init__(_AutoStages(first), {})
             return
         manager, block_map = _NamedStages(), {}
-        for index, stage in enumerate(map(_as_stage, args)):
+        for index, stage in enumerate([_as_stage(arg) for arg in args]):
             manager.add(stage, index, 0, index)
             block_map.update(dict.fromkeys(stage.blocks, stage))
         super().__init__(manager, block_map)
 
     def backendOptions(self) -> Dict[str, Union[int, bool]]:
-        """What the strategy adds to the options of a compilation."""
+        """Returns the options that the strategy adds to a compilation."""
         return {"execution_mode": 0}
 
 
 class ShardedExecution(PipelinedExecution):
-    """Stages work one after the other on the same micro-batch."""
+    """Stages run in sequence on the same micro-batch."""
 
     def backendOptions(self) -> Dict[str, Union[int, bool]]:
-        """What the strategy adds to the options of a compilation."""
+        """Returns the options that the strategy adds to a compilation."""
         return {"execution_mode": 1}
 
 
 class _IPhasedExecution(_IExecutionStrategy):
-    """Phases run one after the other, and tensors wait outside the devices in between.
+    """Base class of strategies that run phases in sequence and keep tensors off-chip in between.
 
     Args:
         phases: the phases in order, each a `Phase`, a block id, or a list of block ids or stages.
 
     Raises:
-        AssertionError: without phases, or for a block id in two stages.
+        AssertionError: if there are no phases, or a block id is in two stages.
     """
 
     def __init__(self, *phases: Union[Phase, Stage, BlockId, Iterable[Union[Stage, BlockId]]]) -> None:
@@ -237,7 +238,7 @@ class _IPhasedExecution(_IExecutionStrategy):
         return stage
 
     def phase(self, phase: int) -> Phase:
-        """The phase at position `phase`."""
+        """Returns the phase at index `phase`."""
         check(
             isinstance(phase, int) and 0 <= phase < len(self._phases),
             f"there is no phase {phase!r} among {len(self._phases)}",
@@ -245,13 +246,13 @@ class _IPhasedExecution(_IExecutionStrategy):
         return self._phases[phase]
 
     def useSeparateBackwardPhase(self, use: bool = True) -> "_IPhasedExecution":
-        """Whether the last phase's backward pass is a phase of its own."""
+        """Whether the backward pass of the last phase is a separate phase."""
         check(isinstance(use, bool), f"expected a bool, not {use!r}")
         self._separate_backward_phase = use
         return self
 
     def backendOptions(self) -> Dict[str, Union[int, bool]]:
-        """What the strategy adds to the options of a compilation."""
+        """Returns the options that the strategy adds to a compilation."""
         return {
             "execution_mode": 2,
             "separate_backward_phase": self._separate_backward_phase,
@@ -260,37 +261,37 @@ class _IPhasedExecution(_IExecutionStrategy):
 
 
 class ParallelPhasedExecution(_IPhasedExecution):
-    """Phases alternate between two groups of devices, so that one loads while the other computes."""
+    """Phases alternate between two groups of devices, one of which loads data while the other computes."""
 
     def _default_ipu(self, phase: int, stage: int) -> int:
         return 2 * stage + phase % 2
 
     def sendTensorsOffChipAfterFwd(self, off_chip: bool = True) -> "ParallelPhasedExecution":
-        """Whether tensors leave the device between their forward and their backward phase."""
+        """Whether to move tensors off-chip between their forward and backward phases."""
         check(isinstance(off_chip, bool), f"expected a bool, not {off_chip!r}")
         self._liveness = Liveness.OffChipAfterFwd if off_chip else Liveness.AlwaysLive
         return self
 
     def backendOptions(self) -> Dict[str, Union[int, bool]]:
-        """What the strategy adds to the options of a compilation."""
+        """Returns the options that the strategy adds to a compilation."""
         return {**super().backendOptions(), "serial_phases_execution": False}
 
 
 class SerialPhasedExecution(_IPhasedExecution):
-    """All phases run on the same devices, one after the other."""
+    """All phases run in sequence on the same devices."""
 
     def setTensorsLiveness(self, liveness: Liveness) -> "SerialPhasedExecution":
-        """When the tensors of a phase leave the device."""
+        """Sets when to move the tensors of a phase off-chip."""
         check(isinstance(liveness, Liveness), f"expected a poptorch.Liveness, not {liveness!r}")
         self._liveness = liveness
         return self
 
     def backendOptions(self) -> Dict[str, Union[int, bool]]:
-        """What the strategy adds to the options of a compilation."""
+        """Returns the options that the strategy adds to a compilation."""
         return {**super().backendOptions(), "serial_phases_execution": True}
 
 
-def _as_stage(item: Union[Stage, BlockId, Iterable[BlockId]]) -> Stage:
+def _as_stage(item: Any) -> Stage:
     if isinstance(item, Stage):
         return item
     if isinstance(item, BlockId):
@@ -299,7 +300,7 @@ def _as_stage(item: Union[Stage, BlockId, Iterable[BlockId]]) -> Stage:
     return Stage(*item)
 
 
-def _as_phase(item: Union[Phase, Stage, BlockId, Iterable[Union[Stage, BlockId]]]) -> Phase:
+def _as_phase(item: Any) -> Phase:
     if isinstance(item, Phase):
         return item
     if isinstance(item, (Stage, BlockId)):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The option objects inside `Options`: Jit, Precision, Training, _Popart, Distributed, TensorLocations."""
+"""The nested options of `Options`: Jit, Precision, Training, _Popart, Distributed, TensorLocations."""
 
 import copy
 import os
@@ -9,24 +9,24 @@ from typing import Any, Dict, List, Optional, Set, Union
 import torch
 
 from .._logging import logger
-from .._options_impl import OptionsDict
+from .._options_impl import OptionsDict, check_not_frozen
 from ..enums import HalfFloatCastingBehavior, MeanReductionStrategy, ReductionType
 from ..errors import check
 
 
 class TensorLocationSettings(OptionsDict):
-    """Where tensors of one kind are kept. On a host they are in memory whatever this says."""
+    """The location of a kind of tensors. No effect on a host."""
 
     def minElementsForOffChip(self, min_elements: int) -> "TensorLocationSettings":
-        """Smaller tensors stay on the device."""
+        """Sets the number of elements below which tensors stay on the device."""
         return self._record("minElementsForOffChip", min_elements, int)
 
     def minElementsForReplicatedTensorSharding(self, min_elements: int) -> "TensorLocationSettings":
-        """Smaller tensors are not divided among replicas."""
+        """Sets the number of elements below which tensors are not sharded over replicas."""
         return self._record("minElementsForReplicatedTensorSharding", min_elements, int)
 
     def useOnChipStorage(self, use: bool = True) -> "TensorLocationSettings":
-        """Keep the tensors on the device, or outside it; None leaves it open."""
+        """Whether to keep the tensors on the device or off it; None for no preference."""
         if use is None:
             self.checkIsFrozen("onChip")
             self.deleteIfExists("onChip")
@@ -35,15 +35,15 @@ class TensorLocationSettings(OptionsDict):
         return self._record("onChip", int(use), int)
 
     def useReplicatedTensorSharding(self, use: bool = True) -> "TensorLocationSettings":
-        """Divide the tensors among the replicas."""
+        """Whether to shard the tensors over the replicas."""
         return self._record("useReplicatedTensorSharding", use, bool)
 
     def useIOTilesToLoad(self, use: bool = True) -> "TensorLocationSettings":
-        """Load the tensors through the tiles set aside for input and output."""
+        """Whether to load the tensors through I/O tiles."""
         return self._record("useIOTilesToLoad", use, bool)
 
     def useIOTilesToStore(self, use: bool = True) -> "TensorLocationSettings":
-        """Store the tensors on the tiles set aside for input and output."""
+        """Whether to store the tensors on I/O tiles."""
         return self._record("useIOTilesToStore", use, bool)
 
     def _record(self, option: str, value: Any, kind: type) -> "TensorLocationSettings":
@@ -53,10 +53,10 @@ class TensorLocationSettings(OptionsDict):
 
 
 class _TensorLocationOptions(OptionsDict):
-    """Locations of activations, weights, optimizer states and accumulators. No effect on results."""
+    """The locations of activations, weights, optimizer states and accumulators. No effect on results."""
 
     def numIOTiles(self, num_tiles: int) -> "_TensorLocationOptions":
-        """Tiles of each device set aside for input and output: an even number between 32 and 192.
+        """Sets the number of I/O tiles of each device: an even number between 32 and 192.
 
         Raises:
             AssertionError: for any other number.
@@ -69,19 +69,19 @@ class _TensorLocationOptions(OptionsDict):
         return self
 
     def setActivationLocation(self, location: TensorLocationSettings) -> "_TensorLocationOptions":
-        """Where activations are kept."""
+        """Sets the location of activations."""
         return self._locate("location_activation", location)
 
     def setWeightLocation(self, location: TensorLocationSettings) -> "_TensorLocationOptions":
-        """Where weights are kept."""
+        """Sets the location of weights."""
         return self._locate("location_weight", location)
 
     def setOptimizerLocation(self, location: TensorLocationSettings) -> "_TensorLocationOptions":
-        """Where optimizer states are kept."""
+        """Sets the location of optimizer states."""
         return self._locate("location_optimizer", location)
 
     def setAccumulatorLocation(self, location: TensorLocationSettings) -> "_TensorLocationOptions":
-        """Where gradient accumulators are kept."""
+        """Sets the location of gradient accumulators."""
         return self._locate("location_accumulator", location)
 
     def _locate(self, option: str, location: TensorLocationSettings) -> "_TensorLocationOptions":
@@ -94,23 +94,23 @@ class _TensorLocationOptions(OptionsDict):
 
 
 class _JitOptions(OptionsDict):
-    """What is left of the choice between ways to trace a model."""
+    """Options of tracing, all of which are deprecated."""
 
     def traceModel(self, trace_model: bool) -> "_JitOptions":
-        """Accepts False, which changes nothing.
+        """Deprecated. Accepts False, without effect.
 
         Raises:
-            ValueError: for True: tracing with torch.jit was removed.
+            ValueError: for True, since tracing with torch.jit was removed.
         """
         self.checkIsFrozen("traceModel")
         if trace_model:
-            raise ValueError("Jit.traceModel(True) is not possible any more: torch.jit tracing was removed")
+            raise ValueError("Jit.traceModel(True) is not supported: tracing with torch.jit was removed")
         logger.warning("Jit.traceModel is deprecated and has no effect")
         return self
 
 
 class _PopartOptions:
-    """Options for the compiler behind PopTorch, by that compiler's names. A host records them."""
+    """Options of PopART, the compiler behind PopTorch, by PopART's names. A host records them."""
 
     def __init__(self) -> None:
         self._is_frozen = False
@@ -125,21 +125,21 @@ class _PopartOptions:
         return copied
 
     def checkIsFrozen(self, option: Optional[str] = None) -> None:
-        """Raises AttributeError when these options may not change any more."""
-        OptionsDict.checkIsFrozen(self, option)
+        """Raises AttributeError if the options are frozen."""
+        check_not_frozen(self._is_frozen, option)
 
-    def set(self, key: str, value: Union[int, float, str, List[str], Set[str]]) -> "_PopartOptions":
-        """Stores an option; what it is called and its type are checked when a model is compiled."""
+    def set(self, key: str, value: Union[int, float, str, List[str], Set[str], Dict[str, Any]]) -> "_PopartOptions":
+        """Sets an option. Its name and type are checked when a model is compiled."""
         self.checkIsFrozen(key)
         self.options[key] = value
         return self
 
     def setEngineOptions(self, engine_options: Dict[str, str]) -> "_PopartOptions":
-        """Replaces the options of the engine."""
+        """Sets the engine options, replacing earlier ones."""
         return self.set("engineOptions", engine_options)
 
     def setPatterns(self, patterns: Dict[str, bool], level: int = 2) -> "_PopartOptions":
-        """Chooses the graph transformations: a level of defaults, and some by name."""
+        """Sets the graph transformations: a default level, and exceptions by name."""
         self.checkIsFrozen("patterns")
         check(isinstance(patterns, dict), f"patterns must be a dict, not {patterns!r}")
         check(isinstance(level, int), f"the level of patterns must be an int, not {level!r}")
@@ -153,20 +153,20 @@ class _PopartOptions:
 
 
 class _PrecisionOptions(OptionsDict):
-    """Number formats and rounding. The values themselves are stored with the _Popart options."""
+    """Options for number formats and rounding. Their values are stored in the _Popart options."""
 
     def __init__(self, popart_options: _PopartOptions) -> None:
         self._popart_options = popart_options
         super().__init__()
 
     def halfFloatCasting(self, half_float_casting: HalfFloatCastingBehavior) -> "_PrecisionOptions":
-        """Deprecated, without effect."""
+        """Deprecated. No effect."""
         self.checkIsFrozen("halfFloatCasting")
         logger.warning("Precision.halfFloatCasting is deprecated and has no effect")
         return self
 
     def runningStatisticsAlwaysFloat(self, value: bool) -> "_PrecisionOptions":
-        """Deprecated, without effect. ValueError unless a bool."""
+        """Deprecated. No effect. Raises ValueError unless `value` is a bool."""
         self.checkIsFrozen("runningStatisticsAlwaysFloat")
         if type(value) is not bool:
             raise ValueError(f"runningStatisticsAlwaysFloat must be a bool, not {value!r}")
@@ -174,26 +174,26 @@ class _PrecisionOptions(OptionsDict):
         return self
 
     def enableFloatingPointExceptions(self, enabled: bool) -> "_PrecisionOptions":
-        """Turns overflow, division by zero and invalid operations into errors at run time.
+        """Whether overflow, division by zero and invalid operations raise an error at run time.
 
-        On a host every operation of forward and backward is looked at, which takes time, and micro-batches are run one
-        by one; so are the gradients of an update before they are used. With gradients that are not finite, the weights
-        stay as they are.
+        On a host, this checks the result of every operation of forward and backward, and the gradients of every
+        update, and runs micro-batches one at a time, which is slow. If gradients are not finite, the weights are not
+        updated.
         """
         check(isinstance(enabled, bool), f"enableFloatingPointExceptions must be a bool, not {enabled!r}")
         return self._record("enableFloatingPointChecks", enabled)
 
     def enableStochasticRounding(self, enabled: bool) -> "_PrecisionOptions":
-        """Rounds to half at random, with the exact value as expectation, rather than to the nearest number."""
+        """Whether to round to half stochastically, such that the expected value is exact, instead of to nearest."""
         return self._record("enableStochasticRounding", enabled)
 
     def setPartialsType(self, dtype: torch.dtype) -> "_PrecisionOptions":
-        """The format of partial sums in matrix products and convolutions: torch.float or torch.half.
+        """Sets the type of partial sums in matrix products and convolutions: torch.float or torch.half.
 
-        Replaces what `Training.setConvolutionDithering` stored, as PopTorch does. See `partials` for the arithmetic.
+        Overwrites the value of `Training.setConvolutionDithering`, as in PopTorch. See `precision.partials`.
 
         Raises:
-            ValueError: for another dtype.
+            ValueError: for any other dtype.
         """
         if dtype not in (torch.float, torch.half):
             raise ValueError(f"setPartialsType takes torch.float or torch.half, not {dtype!r}")
@@ -208,7 +208,7 @@ class _PrecisionOptions(OptionsDict):
 
 
 class _TrainingOptions(OptionsDict):
-    """Options that only a training model has."""
+    """Options of training models."""
 
     def __init__(self, popart_options: _PopartOptions) -> None:
         self._popart_options = popart_options
@@ -219,12 +219,16 @@ class _TrainingOptions(OptionsDict):
         )
 
     def gradientAccumulation(self, gradient_accumulation: int) -> "_TrainingOptions":
-        """Micro-batches of a replica that go into one weight update."""
+        """Sets the number of micro-batches of a replica per weight update."""
         self.set(gradient_accumulation=gradient_accumulation)
         return self
 
     def accumulationAndReplicationReductionType(self, reduction_type: ReductionType) -> "_TrainingOptions":
-        """How gradients of micro-batches and replicas are combined: ReductionType.Mean or .Sum, else ValueError."""
+        """Sets how gradients of micro-batches and replicas are combined: ReductionType.Mean or .Sum.
+
+        Raises:
+            ValueError: for any other value.
+        """
         self.checkIsFrozen("accumulation_and_replication_reduction_type")
         if not isinstance(reduction_type, ReductionType) or reduction_type == ReductionType.NoReduction:
             raise ValueError(f"expected poptorch.ReductionType.Mean or .Sum, not {reduction_type!r}")
@@ -234,7 +238,7 @@ class _TrainingOptions(OptionsDict):
     def setMeanAccumulationAndReplicationReductionStrategy(
         self, mean_reduction_strategy: MeanReductionStrategy
     ) -> "_TrainingOptions":
-        """When the division of a mean over micro-batches and replicas is made."""
+        """Sets when gradients are divided to form the mean over micro-batches and replicas."""
         check(
             isinstance(mean_reduction_strategy, MeanReductionStrategy),
             f"expected a poptorch.MeanReductionStrategy, not {mean_reduction_strategy!r}",
@@ -243,13 +247,13 @@ class _TrainingOptions(OptionsDict):
         return self
 
     def setAutomaticLossScaling(self, enabled: bool) -> "_TrainingOptions":
-        """Lets the device find a factor of the loss at which half gradients neither overflow nor vanish."""
+        """Whether to adapt the loss scale so that half gradients neither overflow nor vanish."""
         return self._record("automaticLossScalingSettings.enabled", enabled)
 
     def setConvolutionDithering(self, enabled: bool) -> "_TrainingOptions":
-        """Spreads the first tiles of convolutions.
+        """Whether to spread the first tiles of convolutions.
 
-        Replaces what `Precision.setPartialsType` stored, as PopTorch does.
+        Overwrites the convolution type of `Precision.setPartialsType`, as in PopTorch.
         """
         return self._record("convolutionOptions", {"enableConvDithering": enabled})
 
@@ -260,7 +264,7 @@ class _TrainingOptions(OptionsDict):
 
 
 class _DistributedOptions(OptionsDict):
-    """Which of how many processes this one is. Open MPI's environment variables say so unless told otherwise."""
+    """The id of this process and the number of processes, by default from Open MPI's environment variables."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -270,29 +274,29 @@ class _DistributedOptions(OptionsDict):
         )
 
     def disable(self) -> "_DistributedOptions":
-        """One process, whatever the environment says."""
+        """Sets a single process, ignoring the environment."""
         return self.configureProcessId(0, 1)
 
     def setEnvVarNames(self, var_num_processes: str, var_process_id: str) -> "_DistributedOptions":
-        """Reads count and id from these environment variables; 1 and 0 where they are not set."""
+        """Reads the number of processes and the id from environment variables (default: 1 and 0)."""
         return self.configureProcessId(
             _environment_number(var_process_id, 0), _environment_number(var_num_processes, 1)
         )
 
     def configureProcessId(self, process_id: int, num_processes: int) -> "_DistributedOptions":
-        """Sets id and count."""
+        """Sets the process id and the number of processes."""
         self.set(distributed_process_id=process_id, num_distributed_processes=num_processes)
         return self
 
     @property
     def processId(self) -> int:
-        """The id of this process, from 0."""
-        return self.distributed_process_id
+        """The id of this process, counted from 0."""
+        return int(self.distributed_process_id)
 
     @property
     def numProcesses(self) -> int:
-        """How many processes there are."""
-        return self.num_distributed_processes
+        """The number of processes."""
+        return int(self.num_distributed_processes)
 
 
 def _environment_number(variable: str, default: int) -> int:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The update rules that a device has, as torch optimizers on float32 tensors.
+"""The update rules of a device as torch optimizers on float32 tensors.
 
-torch's own where it has the rule, in its fused form where it has one for the device. Nothing of the user's optimizer
-is used but the values that were latched.
+These are torch's own optimizers where they have the rule, fused where possible. Of the user's optimizer, only the
+latched values are used.
 """
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 
@@ -18,13 +18,13 @@ from .latch import Latched
 
 @dataclass(frozen=True)
 class StateTensor:
-    """A state that the rule keeps for every weight.
+    """A state tensor that a rule has for every weight.
 
     Attributes:
-        key: its name in torch's optimizers.
-        prefix: its name on the device, in front of the weight's.
-        dtype: the type it is kept in between updates; None: the weight's own.
-        initial: the value it starts from.
+        key: the name in torch's optimizers.
+        prefix: the prefix of the name on the device, in front of the weight's name.
+        dtype: the dtype between updates; None for that of the weight.
+        initial: the initial value.
     """
 
     key: str
@@ -34,13 +34,13 @@ class StateTensor:
 
 
 class FusedAdam(torch.optim.Optimizer):
-    """Adam, or AdamW, by torch's fused kernel and nothing else.
+    """Adam or AdamW that calls torch's fused kernel directly.
 
-    torch.optim takes several times as long to reach the kernel as the kernel takes for a small model. Weights are
-    float32, on one device; states are made by the caller: `step`, `exp_avg` and `exp_avg_sq`.
+    For a small model, the overhead of torch.optim is several times the time of the kernel. Weights must be float32 and
+    on one device. The caller creates the states `step`, `exp_avg` and `exp_avg_sq`.
 
     Attributes:
-        grad_scale: a tensor that the gradients are divided by as they are read; None: by nothing.
+        grad_scale: a tensor that gradients are divided by; None for no division.
     """
 
     def __init__(self, groups: List[Dict[str, Any]], decoupled: bool) -> None:
@@ -48,8 +48,8 @@ class FusedAdam(torch.optim.Optimizer):
         self._kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
         self.grad_scale: Optional[torch.Tensor] = None
 
-    def step(self) -> None:
-        """Updates every parameter that has a gradient. To be called without gradient mode."""
+    def step(self) -> None:  # type: ignore[override]  # the engine has no closure
+        """Updates all parameters that have a gradient. Call under torch.no_grad()."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
@@ -77,17 +77,18 @@ class FusedAdam(torch.optim.Optimizer):
 
 
 class TensorFlowRMSprop(torch.optim.Optimizer):
-    """RMSprop by TensorFlow's rule: the average starts at ones, `eps` is inside the root, momentum holds the rate.
+    """TensorFlow's variant of RMSprop: `eps` is inside the square root, and momentum includes the learning rate.
 
-    States are made by the caller: `square_avg`, `grad_avg` when centred, `momentum_buffer` with momentum.
+    The caller creates the states: `square_avg`, initialised to ones, `grad_avg` if centred, and `momentum_buffer` with
+    momentum.
     """
 
     def __init__(self, groups: List[Dict[str, Any]]) -> None:
         super().__init__(groups, {})
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Updates every parameter that has a gradient."""
+    def step(self) -> None:  # type: ignore[override]  # the engine has no closure
+        """Updates all parameters that have a gradient."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if parameters:
@@ -95,19 +96,20 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
 
     def _step_group(self, group: Dict[str, Any], parameters: List[torch.Tensor]) -> None:
         alpha, states = group["alpha"], [self.state[parameter] for parameter in parameters]
-        gradients = [parameter.grad for parameter in parameters]
+        gradients: Sequence[torch.Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if group["weight_decay"]:
-            gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+            gradients = torch._foreach_add(list(gradients), parameters, alpha=group["weight_decay"])
+        gradients = list(gradients)
         squares = [state["square_avg"] for state in states]
         torch._foreach_mul_(squares, alpha)
         torch._foreach_addcmul_(squares, gradients, gradients, value=1 - alpha)
-        variances = squares
+        variances: Sequence[torch.Tensor] = squares
         if group["centered"]:
             means = [state["grad_avg"] for state in states]
             torch._foreach_mul_(means, alpha)
             torch._foreach_add_(means, gradients, alpha=1 - alpha)
             variances = torch._foreach_addcmul(squares, means, means, value=-1.0)
-        deviations = torch._foreach_add(variances, group["eps"])
+        deviations = torch._foreach_add(list(variances), group["eps"])
         torch._foreach_sqrt_(deviations)
         if group["momentum"] > 0:
             buffers = [state["momentum_buffer"] for state in states]
@@ -119,7 +121,7 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
 
 
 def state_tensors(latched: Latched) -> List[StateTensor]:
-    """The states of a latched optimizer, beside the count of its steps."""
+    """Returns the state tensors of a latched optimizer, except the step counts."""
     structure, groups = latched.structure, latched.groups
     may_have_momentum = any(
         group["momentum"].value != 0 or not group["momentum"].constant for group in groups if "momentum" in group
@@ -140,37 +142,37 @@ def state_tensors(latched: Latched) -> List[StateTensor]:
 
 
 def counts_steps(latched: Latched) -> bool:
-    """Whether the rule depends on how many updates a weight has had."""
+    """Returns whether the rule depends on the number of updates of a weight."""
     return latched.algorithm in ("Adam", "AdamW", "LAMB")
 
 
 def build(latched: Latched, groups: Sequence[List[torch.Tensor]], device: torch.device) -> torch.optim.Optimizer:
-    """The rule as a torch optimizer over `groups` of float32 tensors on `device`."""
+    """Creates the rule as a torch optimizer of `groups` of float32 tensors on `device`."""
     settings = [{"params": parameters, **values} for parameters, values in zip(groups, _group_settings(latched))]
     if latched.algorithm == "LAMB":
-        rule = optim.LAMB(settings, bias_correction=latched.structure["bias_correction"])
-        rule.max_weight_norm = latched.shared["max_weight_norm"].value
-        return rule
+        lamb = optim.LAMB(settings, bias_correction=latched.structure["bias_correction"])
+        lamb.max_weight_norm = latched.shared["max_weight_norm"].value
+        return lamb
     if latched.algorithm == "RMSprop" and latched.structure["use_tf_variant"]:
         return TensorFlowRMSprop(settings)
-    rule = getattr(torch.optim, latched.algorithm)
+    rule: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, latched.algorithm)
     has_fused = _has_fused(rule, device)
     if has_fused and latched.algorithm in ("Adam", "AdamW"):
         return FusedAdam(settings, decoupled=latched.algorithm == "AdamW")
-    # torch takes no optimizer without a learning rate of its own, though every group has one.
+    # torch needs a default learning rate, although every group has one.
     return rule(settings, lr=0.0, **({"fused": True} if has_fused else {}))
 
 
 def set_values(rule: torch.optim.Optimizer, latched: Latched) -> None:
-    """Gives a built optimizer the present values of a latched one."""
+    """Sets the hyper-parameters of a rule to the values of a latched optimizer."""
     for group, values in zip(rule.param_groups, _group_settings(latched)):
         group.update(values)
-    if latched.algorithm == "LAMB":
+    if isinstance(rule, optim.LAMB):
         rule.max_weight_norm = latched.shared["max_weight_norm"].value
 
 
 def new_step_count(rule: torch.optim.Optimizer, device: torch.device) -> torch.Tensor:
-    """A count of updates at 0, where the rule wants it: fused kernels read it on the device."""
+    """Returns a step count of 0 on the device where the rule reads it: fused kernels read it on the device."""
     return torch.zeros((), device=device if rule.defaults.get("fused") else "cpu")
 
 
@@ -179,17 +181,17 @@ def _group_settings(latched: Latched) -> List[Dict[str, Any]]:
     if latched.algorithm == "SGD":
         for values in settings:
             values.pop("velocity_scaling", None)
-            # A device dampens the gradient with or without momentum; torch does so only with.
+            # A device applies dampening also without momentum; torch applies it only with momentum.
             if values["momentum"] == 0:
                 values["lr"] *= 1 - values["dampening"]
     return settings
 
 
-def _has_fused(rule: type, device: torch.device) -> bool:
-    if "fused" not in inspect.signature(rule.__init__).parameters:
+def _has_fused(rule: Callable[..., torch.optim.Optimizer], device: torch.device) -> bool:
+    if "fused" not in inspect.signature(rule).parameters:
         return False
     try:
         rule([torch.zeros(1, device=device, requires_grad=True)], lr=0.0, fused=True)
-    except RuntimeError:  # torch's way to say that this device has no fused form of the rule
+    except RuntimeError:  # torch has no fused kernel for this device
         return False
     return True

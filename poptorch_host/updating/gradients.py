@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Weights as an update sees them, and the gradients of its micro-batches, added up in the accumulators' type."""
+"""The weights of an update, and the accumulation of the gradients of its micro-batches."""
 
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
@@ -24,12 +24,12 @@ class Slot:
     """A weight that is updated.
 
     Attributes:
-        name: as in the model's named_parameters().
-        weight: the tensor on the device; backward leaves the gradient in its `.grad`.
-        master: the float32 tensor that the update rule works on: the weight itself, or a stand-in for a weight in half.
-        group: index of its parameter group.
-        accumulator_type: the type its gradients are added up in; None: natively, in `.grad`.
-        accumulator: the sum or mean so far, between the first micro-batch of an update and its end.
+        name: the name in the model's named_parameters().
+        weight: the tensor on the device, in whose `.grad` the backward pass accumulates the gradient.
+        master: the float32 tensor that the update rule works on: the weight itself, or a temporary copy of one in half.
+        group: the index of its parameter group.
+        accumulator_type: the dtype of the gradient accumulator; None if `.grad` is the accumulator.
+        accumulator: the sum or mean of the gradients so far; None between updates.
     """
 
     name: str
@@ -41,10 +41,12 @@ class Slot:
 
 
 def make_slots(latched: Latched, parameters: Parameters, micro_batches: int) -> List[Slot]:
-    """The weights that are updated, in the order of `parameters`; all others stop wanting gradients on the device.
+    """Returns the weights to update, in the order of `parameters`, and disables gradients of all others.
 
     Args:
-        micro_batches: how many gradients an update adds up in this process.
+        latched: the latched optimizer.
+        parameters: the parameters of the model.
+        micro_batches: the number of micro-batches per update in this process.
     """
     group_of = {id(member): index for index, members in enumerate(latched.members) for member in members}
     slots = []
@@ -62,7 +64,7 @@ def make_slots(latched: Latched, parameters: Parameters, micro_batches: int) -> 
                 )
             )
     if not slots:
-        logger.warning("The optimizer holds no parameter of the model that wants a gradient: nothing will be trained")
+        logger.warning("The optimizer has no parameter of the model that requires a gradient: nothing will be trained")
     return slots
 
 
@@ -73,23 +75,23 @@ def _master(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _accumulator_type(latched: Latched, weight: torch.Tensor, micro_batches: int) -> Optional[torch.dtype]:
-    """None where `.grad` itself is such an accumulator: a single micro-batch, float32 throughout, combined SGD."""
-    dtype = latched.structure["accum_type"]
+    """Returns None if `.grad` can be the accumulator: for one micro-batch, float32 throughout, or combined SGD."""
+    dtype: Optional[torch.dtype] = latched.structure["accum_type"]
     if micro_batches == 1 or dtype is None or (dtype == torch.float32 and weight.dtype != torch.float16):
         return None
     return dtype
 
 
 class Reduction:
-    """How the gradients of micro-batches and replicas become one, as `options` say.
+    """How the gradients of micro-batches and replicas are combined.
 
-    With means, PostAndLoss divides the loss by the accumulation factor beforehand; Running keeps typed accumulators at
-    the mean so far; all else is divided at the end.
+    For a mean, the strategy PostAndLoss divides the loss by the accumulation factor, Running keeps typed accumulators
+    at the mean so far, and the remaining division is made at the end.
 
     Attributes:
-        micro_batches: of an update, in this process.
-        running: typed accumulators hold running means.
-        root_factor: what every loss gradient is multiplied by.
+        micro_batches: the number of micro-batches per update in this process.
+        running: whether typed accumulators hold running means.
+        root_factor: the factor of every loss gradient.
     """
 
     def __init__(self, options: Options) -> None:
@@ -100,30 +102,32 @@ class Reduction:
         self._mean = training.accumulation_and_replication_reduction_type == ReductionType.Mean
         self.running = self._mean and strategy == MeanReductionStrategy.Running
         before = accumulation if self._mean and strategy == MeanReductionStrategy.PostAndLoss else 1
-        self.root_factor = 1 / before
+        self.root_factor: float = 1 / before
 
     def factor(self, slot: Slot) -> float:
-        """What the gradients of a weight, summed over processes, are still to be multiplied by."""
+        """Returns the remaining factor of a weight's gradient after the sum over processes."""
         if not self._mean:
             return 1.0
         if self.running and slot.accumulator_type is not None:
             return 1 / self._processes
-        return 1 / (self.micro_batches * self._processes * self.root_factor)
+        return float(1 / (self.micro_batches * self._processes * self.root_factor))
 
 
 @torch.no_grad()
 def accumulate(
     slots: Sequence[Slot], covered: int, count: int, running: bool, generator: Optional[torch.Generator]
 ) -> None:
-    """Moves `.grad` of typed slots, the sum over `count` micro-batches, into their accumulators.
+    """Adds `.grad` of typed slots, the sum over `count` micro-batches, to their accumulators.
 
-    The running mean over n micro-batches becomes that over n + k by m <- m * n / (n + k) + (sum of k) / (n + k), which
-    for k = 1 is m + (g - m) / (n + 1). Values are stored in the accumulators' type after each step, as on a device.
+    The running mean m over n micro-batches becomes m * n / (n + k) + (sum of k gradients) / (n + k) over n + k. Values
+    are rounded to the type of the accumulators after each step, as on a device.
 
     Args:
-        covered: micro-batches that the accumulators hold already.
-        running: keep the mean rather than the sum.
-        generator: of stochastic rounding; None: to the nearest.
+        slots: the weights.
+        covered: the number of micro-batches in the accumulators.
+        count: the number of micro-batches to add.
+        running: whether accumulators hold the mean rather than the sum.
+        generator: the generator for stochastic rounding; None to round to nearest.
     """
     slots = [slot for slot in slots if slot.weight.grad is not None or slot.accumulator is not None]
     if not slots:
@@ -132,7 +136,7 @@ def accumulate(
     if covered == 0:
         totals = [gradient.float() for gradient in gradients]
         if running and count > 1:
-            totals = torch._foreach_div(totals, float(count))
+            totals = list(torch._foreach_div(totals, float(count)))
         for slot in slots:
             slot.accumulator = torch.empty_like(slot.weight, dtype=slot.accumulator_type)
     else:
@@ -140,7 +144,7 @@ def accumulate(
         if running:
             torch._foreach_mul_(totals, covered / (covered + count))
         torch._foreach_add_(totals, gradients, alpha=1 / (covered + count) if running else 1.0)
-    accumulators = [slot.accumulator for slot in slots]
+    accumulators = [_present(slot) for slot in slots]
     moved = [index for index, total in enumerate(totals) if total is not accumulators[index]]
     store([accumulators[index] for index in moved], [totals[index] for index in moved], generator)
 

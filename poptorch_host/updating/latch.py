@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a device knows of the user's optimizer: values converted and checked when it is set, never read live.
+"""The values of the user's optimizer that a device uses. They are checked and copied when the optimizer is set.
 
-A value is compiled into the program (constant) or an input of it (variable). Only variable ones may change later.
+A value is compiled into the program (constant) or an input of it (variable). Only variable values can change later.
 """
 
 import functools
@@ -10,7 +10,7 @@ import inspect
 import logging
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 import torch
 
@@ -20,7 +20,7 @@ from ..enums import MeanReductionStrategy
 from ..errors import check, createPoptorchError
 from ..options import Options
 
-# What schedulers and torch keep in parameter groups beside hyper-parameters.
+# Entries of schedulers and torch in parameter groups that are not hyper-parameters.
 _SCHEDULER_KEYS = {"initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"}
 _GROUP_KEYS = {"params", "param_names", "velocity_scaling"} | _SCHEDULER_KEYS
 _EXTRA_ATTRIBUTES = {
@@ -42,13 +42,13 @@ _EXTRA_ATTRIBUTES = {
     "ipu_state_is_dirty",
     "host_state_is_dirty",
 }
-# Compiled in for every optimizer of torch itself, whatever their values are.
+# Constant for all optimizers of torch, whatever their values.
 _TORCH_CONSTANTS = ("alpha", "nesterov", "betas")
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An update rule: the classes that mean it, and the attributes of its parameter groups."""
+    """An update rule: its optimizer classes, and the attributes of its parameter groups."""
 
     name: str
     classes: Tuple[type, ...]
@@ -80,7 +80,7 @@ ALGORITHMS = (
 
 @dataclass(frozen=True)
 class Attribute:
-    """A hyper-parameter's value, and whether it is compiled in."""
+    """The value of a hyper-parameter, and whether it is constant."""
 
     value: Any
     constant: bool
@@ -88,13 +88,14 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Latched:
-    """An optimizer as the device has it.
+    """The values of an optimizer on the device.
 
     Attributes:
-        structure: what is decided for good when the model is compiled: types of states, variants, clipping.
-        shared: attributes of the whole optimizer.
-        groups: attributes of each parameter group.
-        members: parameters of each group, the objects of the user's model.
+        algorithm: the name of the update rule.
+        structure: the values that cannot change after compilation: types of states, variants, clipping.
+        shared: the attributes of the whole optimizer.
+        groups: the attributes of each parameter group.
+        members: the parameters of each group in the user's model.
     """
 
     algorithm: str
@@ -105,14 +106,15 @@ class Latched:
 
     @property
     def loss_scaling(self) -> float:
-        return self.shared["loss_scaling"].value
+        """The factor of the loss gradient."""
+        return float(self.shared["loss_scaling"].value)
 
     def group_values(self) -> List[Dict[str, Any]]:
-        """The hyper-parameters of each group, by name."""
+        """Returns the hyper-parameters of each group by name."""
         return [{name: attribute.value for name, attribute in group.items()} for group in self.groups]
 
     def with_values(self, shared: Dict[str, Any], groups: List[Dict[str, Any]]) -> "Latched":
-        """The same with other values of some attributes; what is constant stays as it is."""
+        """Returns a copy with new values of variable attributes. Constant ones keep their values."""
         return replace(
             self,
             shared=_changed(self.shared, shared),
@@ -128,37 +130,38 @@ def _changed(attributes: Dict[str, Attribute], values: Dict[str, Any]) -> Dict[s
 
 
 class OptimizerLatch:
-    """The optimizer of an executor over its life: before there is a program, and after.
+    """The optimizer of an executor, before and after compilation.
 
     Args:
-        options: the executor's own copy; its mean reduction strategy becomes Running with half accumulators.
+        options: the executor's options. Their mean reduction strategy becomes Running with half accumulators.
 
     Attributes:
-        optimizer: the user's object that was set last.
-        latched: what was read from it.
-        newer_than_state: its values were read after a state was loaded into it that the device has not got yet, so they
-            count more than those in that state.
+        optimizer: the user's optimizer that was set last. Like `latched`, there is none before the first `set`.
+        latched: the values that were read from it.
+        newer_than_state: whether the values were read after a state was loaded into the optimizer that the device does
+            not have yet. They then take precedence over those in that state.
     """
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._known_attributes: Optional[set] = None
-        self._known_group_keys: set = set()
-        self._reported: set = set()
-        self.optimizer: Optional[torch.optim.Optimizer] = None
-        self.latched: Optional[Latched] = None
+        self._known_attributes: Optional[Set[str]] = None
+        self._known_group_keys: Set[str] = set()
+        self._reported: Set[str] = set()
+        self.optimizer: torch.optim.Optimizer
+        self.latched: Latched
         self.newer_than_state = False
 
     def set(self, optimizer: torch.optim.Optimizer, compiled: bool = False) -> bool:
-        """Reads, checks and keeps the values of `optimizer`; returns whether anything is different from before.
+        """Copies and checks the values of `optimizer`. Returns whether any of them has changed.
 
         Args:
-            compiled: there is a program already; only values that are variable in it may differ.
+            optimizer: the optimizer.
+            compiled: whether the model is compiled, so that only variable values may change.
 
         Raises:
-            AssertionError: for an unsupported class or a value of the wrong kind.
-            ValueError: for amsgrad, or accumulators turned half after compilation.
-            Error: when a constant, a type, the class, or the parameters of the groups differ after compilation.
+            AssertionError: for an unsupported optimizer class, or a value of the wrong type.
+            ValueError: for amsgrad, or accumulators that become half after compilation.
+            Error: if a constant, a type, the class, or the parameters of the groups change after compilation.
         """
         latched = read(optimizer, self._automatic_loss_scaling())
         self._choose_reduction(latched, compiled)
@@ -166,7 +169,7 @@ class OptimizerLatch:
             _check_compatible(self.latched, latched)
         self._report_ineffective(optimizer, latched.algorithm)
         self._report_unexpected(optimizer)
-        changed = latched != self.latched
+        changed = latched != getattr(self, "latched", None)
         self.optimizer, self.latched = optimizer, latched
         self.newer_than_state = isinstance(optimizer, optim.Optimizer) and optimizer.host_state_is_dirty
         return changed
@@ -175,7 +178,7 @@ class OptimizerLatch:
         return bool(self._options._Popart.options.get("automaticLossScalingSettings.enabled", False))
 
     def _choose_reduction(self, latched: Latched, compiled: bool) -> None:
-        """Half accumulators hold the running mean, whatever was asked for: a sum could overflow."""
+        """Sets the strategy Running for half accumulators, as PopTorch does, since a sum could overflow."""
         training, running = self._options.Training, MeanReductionStrategy.Running
         strategy = training.meanAccumulationAndReplicationReductionStrategy
         if latched.structure["accum_type"] != torch.float16 or strategy == running:
@@ -185,15 +188,15 @@ class OptimizerLatch:
                 "accum_type torch.float16 needs the mean reduction strategy Running, but the model is "
                 f"already compiled with {strategy.name}: set the optimizer before compilation"
             )
-        # The executor's options are frozen for its user; this is the one value that the runtime itself sets.
+        # The options are frozen for the user, not for the runtime.
         training._values["meanAccumulationAndReplicationReductionStrategy"] = running
 
     def _report_ineffective(self, optimizer: torch.optim.Optimizer, algorithm: str) -> None:
-        """Warns, once, of Python code and settings that a device does not have: schedules set optimizers often."""
+        """Warns, once each, of Python code and settings of the optimizer that have no effect on a device."""
         name, lines = type(optimizer).__name__, []
         if not any(type(optimizer) in known.classes for known in ALGORITHMS):
             lines.append(
-                f"{name} derives from {algorithm}: the device runs the update of {algorithm}, none of its Python code"
+                f"{name} derives from {algorithm}: the device runs the update rule of {algorithm}, not its Python code"
             )
         if any(group.get("maximize") for group in optimizer.param_groups):
             lines.append("maximize=True has no effect on a device: negate the loss instead")
@@ -203,7 +206,7 @@ class OptimizerLatch:
         self._reported.update(lines)
 
     def _report_unexpected(self, optimizer: torch.optim.Optimizer) -> None:
-        """Warns, once for each, of attributes that mean nothing to a device and came after the first optimizer."""
+        """Warns, once each, of unknown attributes that the first optimizer did not have."""
         attributes, group_keys = _unknown_attributes(optimizer), _unknown_group_keys(optimizer)
         if self._known_attributes is None:
             self._known_attributes = attributes
@@ -232,19 +235,19 @@ class OptimizerLatch:
 
 
 def read(optimizer: torch.optim.Optimizer, automatic_loss_scaling: bool = False) -> Latched:
-    """The values of an optimizer, checked. See `OptimizerLatch.set` for what is refused."""
+    """Returns the checked values of an optimizer. Raises the exceptions of `OptimizerLatch.set`."""
     algorithm = _algorithm_of(optimizer)
     groups = tuple(_read_group(optimizer, group, algorithm) for group in optimizer.param_groups)
     check(
         len({group["centered"].value for group in groups if "centered" in group}) <= 1,
-        "All parameter groups of RMSprop need the same value of centered",
+        "All parameter groups of RMSprop must have the same value of centered",
     )
     shared = {"loss_scaling": _shared(optimizer, "loss_scaling", 1.0)}
     if automatic_loss_scaling:
         shared["loss_scaling"] = Attribute(shared["loss_scaling"].value, constant=False)
     if algorithm.name == "LAMB":
         shared["max_weight_norm"] = _shared(optimizer, "max_weight_norm", 65500.0)
-    check(shared["loss_scaling"].value > 0, f"loss_scaling must be above 0, not {shared['loss_scaling'].value}")
+    check(shared["loss_scaling"].value > 0, f"loss_scaling must be positive, not {shared['loss_scaling'].value}")
     members = tuple(tuple(group["params"]) for group in optimizer.param_groups)
     return Latched(algorithm.name, _read_structure(optimizer, algorithm), shared, groups, members)
 
@@ -283,7 +286,7 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _is_constant(optimizer: Any, algorithm: Algorithm, name: str, value: Any) -> bool:
-    """PopTorch's optimizers say it themselves; of torch's, what has its default value is constant."""
+    """PopTorch's optimizers declare it. In torch's, attributes with their default value are constant."""
     if name == "centered":
         return True
     if isinstance(optimizer, optim.Optimizer):
@@ -293,7 +296,7 @@ def _is_constant(optimizer: Any, algorithm: Algorithm, name: str, value: Any) ->
 
 @functools.lru_cache(maxsize=None)
 def _torch_default(torch_class: type, name: str) -> Any:
-    return inspect.signature(torch_class.__init__).parameters[name].default
+    return inspect.signature(torch_class).parameters[name].default
 
 
 def _shared(optimizer: Any, name: str, default: float) -> Attribute:
@@ -319,7 +322,7 @@ def _read_structure(optimizer: Any, algorithm: Algorithm) -> Dict[str, Any]:
 
 
 def _check_compatible(old: Latched, new: Latched) -> None:
-    """Refuses what a program that is compiled cannot take over."""
+    """Raises Error for a change that a compiled program cannot adopt."""
     if new.algorithm != old.algorithm:
         raise _compiled_in("optimizer class", old.algorithm, new.algorithm)
     for name, value in new.structure.items():
@@ -337,7 +340,7 @@ def _check_compatible(old: Latched, new: Latched) -> None:
 def _check_attribute(name: str, old: Attribute, new: Attribute) -> None:
     if old.constant != new.constant:
         kinds = ["constant" if attribute.constant else "variable" for attribute in (old, new)]
-        raise createPoptorchError(f"Optimizer attribute {name} was compiled as {kinds[0]}, it cannot become {kinds[1]}")
+        raise createPoptorchError(f"Optimizer attribute {name} was compiled as {kinds[0]} and cannot become {kinds[1]}")
     if old.constant and old.value != new.value:
         raise _compiled_in(f"attribute {name}", old.value, new.value)
 
@@ -345,16 +348,16 @@ def _check_attribute(name: str, old: Attribute, new: Attribute) -> None:
 def _compiled_in(what: str, old: Any, new: Any) -> Exception:
     return createPoptorchError(
         f"The optimizer's constant {what} cannot change from {old} to {new} after compilation: "
-        "make it variable before (give it to the constructor of a poptorch.optim optimizer, or "
+        "make it variable before compilation (pass it to the constructor of a poptorch.optim optimizer, or "
         "call variable_attrs.markAsVariable), or wrap the model again"
     )
 
 
-def _unknown_attributes(optimizer: Any) -> set:
+def _unknown_attributes(optimizer: Any) -> Set[str]:
     own = {name for name in vars(optimizer) if not name.startswith("_") and not hasattr(type(optimizer), name)}
     return own - _EXTRA_ATTRIBUTES
 
 
-def _unknown_group_keys(optimizer: Any) -> List[set]:
+def _unknown_group_keys(optimizer: Any) -> List[Set[str]]:
     known = _GROUP_KEYS | set(optimizer.defaults)
     return [set(group) - known for group in optimizer.param_groups]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The operations of a weight update, as a device's program would list them: by PopART's names for them."""
+"""The operations of a weight update, with PopART's names."""
 
 from typing import Any, Dict, List, Sequence
 
@@ -20,7 +20,7 @@ _UPDATES = {
 
 
 def update_operations(latched: Latched, slots: Sequence[Slot], micro_batches: int) -> List[Dict[str, Any]]:
-    """For every weight, the operations from its gradient to its new value, each with its type, inputs and outputs."""
+    """Returns the operations of the update of every weight, each with its type, inputs and outputs."""
     states = state_tensors(latched)
     return [_operation(kind, slot, states) for slot in slots for kind in _kinds(latched, states, micro_batches)]
 
@@ -37,7 +37,7 @@ def _kinds(latched: Latched, states: Sequence[StateTensor], micro_batches: int) 
 
 
 def _casts(latched: Latched) -> List[str]:
-    """A half accumulator is widened once where all the states that it goes to are float32."""
+    """Returns the cast of a half accumulator, which is needed if all states that it is added to are float32."""
     state_types = {dtype for name, dtype in latched.structure.items() if name.endswith("_accum_type")}
     return ["Cast"] if latched.structure["accum_type"] == torch.float16 and state_types == {torch.float32} else []
 

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Sums gradients over processes, in buckets, while the last backward pass of an update is still running.
+"""Sums gradients over processes in buckets, overlapped with the last backward pass of an update.
 
-The method of Li et al. 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training": gradients are
-gathered in buckets in about the order in which they become ready, and buckets are sent in the same order by everybody.
+The method is that of Li et al. 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training":
+gradients are collected in buckets in about the order in which they become ready, and all processes reduce the buckets
+in the same order.
 """
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 import torch.distributed as dist
@@ -18,17 +19,17 @@ from ..errors import createPoptorchError
 from ..options import Options
 
 BUCKET_BYTES = 25 * 2**20
-_BYTES_PER_NUMBER = 4  # sums are float32 whatever the gradients are
+_BYTES_PER_NUMBER = 4  # sums are float32, whatever the dtype of the gradients
 
 
 def process_group(options: Options, device: torch.device) -> "Optional[dist.ProcessGroup]":
-    """The group of all processes of the run; None when there is one process.
+    """Returns the group of all processes, or None for a single process.
 
-    Joins the group that a launcher such as torchrun describes in the environment, if nobody did: nccl between CUDA
-    devices, else gloo.
+    Initialises torch.distributed from the environment of a launcher such as torchrun, unless it is initialised: with
+    nccl between CUDA devices, else gloo.
 
     Raises:
-        Error: when the options and the group differ in the number of processes, or there is nothing to join.
+        Error: if the options and the group differ in the number of processes, or the environment is incomplete.
     """
     processes = options.Distributed.numProcesses
     if processes == 1:
@@ -43,7 +44,7 @@ def process_group(options: Options, device: torch.device) -> "Optional[dist.Proc
                 "start the program with torchrun, or call torch.distributed.init_process_group"
             )
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # programs reduce host tensors too
-        limit = {} if host.timeout() is None else {"timeout": host.timeout()}  # PyTorch 2.0 takes no None
+        limit: Dict[str, Any] = {} if host.timeout() is None else {"timeout": host.timeout()}  # torch 2.0 takes no None
         dist.init_process_group(backend, rank=options.Distributed.processId, world_size=processes, **limit)
     if dist.get_world_size() != processes:
         raise createPoptorchError(f"Options say {processes} processes, the process group has {dist.get_world_size()}")
@@ -51,14 +52,14 @@ def process_group(options: Options, device: torch.device) -> "Optional[dist.Proc
 
 
 def agree(number: int, device: torch.device, group: "dist.ProcessGroup") -> int:
-    """The `number` of the group's first process, in all its processes."""
+    """Returns the `number` of the first process of the group, in all processes."""
     shared = torch.tensor(number, dtype=torch.int64, device=device)
     dist.broadcast(shared, src=dist.get_global_rank(group, 0), group=group)
     return int(shared.item())
 
 
 def add_up(number: float, device: torch.device, group: "dist.ProcessGroup") -> float:
-    """The sum of the `number` of every process of the group, in all of them."""
+    """Returns the sum of `number` over the processes of the group, in all processes."""
     shared = torch.tensor(number, dtype=torch.float64, device=device)
     dist.all_reduce(shared, group=group)
     return shared.item()
@@ -66,7 +67,7 @@ def add_up(number: float, device: torch.device, group: "dist.ProcessGroup") -> f
 
 @dataclass
 class _Bucket:
-    """A flat buffer: the gradients of some tensors, then one flag for each: whether it has a gradient at all."""
+    """A flat buffer with the gradients of some tensors, followed by a flag for each: whether it has a gradient."""
 
     members: List[int]
     buffer: torch.Tensor
@@ -87,13 +88,14 @@ class _Bucket:
 class GradientReducer:
     """Sums the gradients of `tensors` over the processes of a group.
 
-    Every process must make it of the same tensors in the same order. A tensor without a gradient counts as zeros, and
-    stays without one if no process has any.
+    All processes must pass the same tensors in the same order. A missing gradient counts as zeros; if it is missing in
+    all processes, the sum is None.
 
     Args:
         tensors: leaves that require gradients.
-        collect: what to send for the tensor at an index, once backward is done with it; None: it has no gradient.
-        bucket_bytes: buckets are closed when they hold so much (default BUCKET_BYTES).
+        group: the process group.
+        collect: returns the gradient of the tensor at an index after the backward pass has computed it, or None.
+        bucket_bytes: the size of a bucket (default: BUCKET_BYTES).
     """
 
     def __init__(
@@ -111,21 +113,21 @@ class GradientReducer:
         }
         self._armed = False
         self._next = 0
-        # A leaf keeps no reference to the node that accumulates its gradient: it must stay alive with its hook.
+        # A leaf has no reference to the node that accumulates its gradient, which must stay alive for its hook.
         self._nodes = [_accumulation_node(tensor) for tensor in tensors]
         self._handles = [
             node.register_hook(lambda *_, index=index: self._ready(index)) for index, node in enumerate(self._nodes)
         ]
 
     def arm(self) -> None:
-        """The next backward is the last of this update: gradients are sent as soon as they are complete."""
+        """Makes the next backward pass the last of the update: gradients are reduced as soon as they are complete."""
         self._armed = True
         self._next = 0
         for bucket in self._buckets:
             bucket.clear()
 
     def finish(self) -> List[Optional[torch.Tensor]]:
-        """Sends what is left, waits, and returns the sums: float32 views that are valid until the next `arm`."""
+        """Reduces the remaining gradients and returns all sums: float32 views that are valid until the next `arm`."""
         if not self._armed:
             self.arm()
         self._armed = False
@@ -142,12 +144,12 @@ class GradientReducer:
         return sums
 
     def close(self) -> None:
-        """Takes the hooks off the tensors."""
+        """Removes the hooks."""
         for handle in self._handles:
             handle.remove()
 
     def _ready(self, index: int) -> None:
-        """Backward has added its part to the gradient of the tensor at `index`."""
+        """Called after the backward pass has computed the gradient of the tensor at `index`."""
         if not self._armed:
             return
         bucket, position = self._place[index]
@@ -178,7 +180,7 @@ class GradientReducer:
 
 
 def _make_buckets(tensors: Sequence[torch.Tensor], bucket_bytes: int) -> List[_Bucket]:
-    """Buckets in the reverse of the order of definition, which is about the order in which backward finishes."""
+    """Returns buckets in reverse order of definition, which is about the order of the backward pass."""
     buckets: List[_Bucket] = []
     members: List[int] = []
     size = 0
@@ -194,17 +196,18 @@ def _make_buckets(tensors: Sequence[torch.Tensor], bucket_bytes: int) -> List[_B
 def _make_bucket(tensors: List[torch.Tensor], members: List[int]) -> _Bucket:
     sizes = [tensor.numel() for tensor in tensors]
     buffer = torch.empty(sum(sizes) + len(members), dtype=torch.float32, device=tensors[0].device)
-    pieces = buffer[: sum(sizes)].split(sizes)
+    pieces = torch.split(buffer[: sum(sizes)], sizes)
     return _Bucket(members, buffer, [_like(piece, tensor) for piece, tensor in zip(pieces, tensors)])
 
 
 def _like(piece: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """A view of `piece` laid out as the gradient of `tensor` is: fused updates go by memory, not by index."""
+    """Returns a view of `piece` with the strides of the gradient of `tensor`, which fused updates rely on."""
     layout = torch.empty_like(tensor, device="meta")
     return piece.as_strided(layout.shape, layout.stride())
 
 
 def _accumulation_node(tensor: torch.Tensor) -> Any:
-    """The node of the graph that adds to the gradient of a leaf. Its hooks run after it, in every version of torch."""
+    """Returns the node that accumulates the gradient of a leaf. Its hooks run after it in every version of torch."""
     with torch.enable_grad():
-        return tensor.expand_as(tensor).grad_fn.next_functions[0][0]
+        view: Any = tensor.expand_as(tensor).grad_fn
+        return view.next_functions[0][0]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The update rule with its states: computed in float32, weights and states kept in their own types in between."""
+"""The update rule with its states: updates in float32, of weights and states that are stored in their own dtypes."""
 
 import inspect
 import math
@@ -20,17 +20,17 @@ STEP_PREFIX = "Step___"
 
 
 class UpdateRule:
-    """An update rule over the weights of `slots`.
+    """An update rule for the weights of `slots`.
 
-    float32 weights with float32 states are updated in place by torch's optimizer. For anything in half the values are
-    converted to float32 for the time of an update, and rounded when they are stored back.
+    float32 weights with float32 states are updated in place by torch's optimizer. Half values are converted to float32
+    for the update, and rounded when they are stored.
     """
 
     def __init__(self, latched: Latched, slots: Sequence[Slot], device: torch.device) -> None:
         groups = [[slot.master for slot in slots if slot.group == index] for index in range(len(latched.groups))]
         self._slots = slots
         self._optimizer = algorithms.build(latched, groups, device)
-        # torch wraps step() in profiling, hooks and gradient mode, for users: a tenth of an update of a small model.
+        # Without torch's wrapper of step() for profiling and hooks, which takes a tenth of an update of a small model.
         self._plain_step = inspect.unwrap(type(self._optimizer).step)
         self._tensors = algorithms.state_tensors(latched)
         self._counts_steps = algorithms.counts_steps(latched)
@@ -50,7 +50,7 @@ class UpdateRule:
                 )
 
     def set_values(self, latched: Latched) -> None:
-        """Continues with other hyper-parameters."""
+        """Sets new hyper-parameters."""
         algorithms.set_values(self._optimizer, latched)
         scalings = _velocity_scalings(latched)
         for slot in self._slots:
@@ -66,18 +66,19 @@ class UpdateRule:
         factor: float,
         generator: Optional[torch.Generator],
     ) -> None:
-        """Updates the weights of `slots`, all others stay as they are. To be called without gradient mode.
+        """Updates the weights of `slots`. Call under torch.no_grad().
 
         Args:
-            gradients: float32, of the shapes of the weights; they may be overwritten.
-            factor: what the gradients are still to be multiplied by.
-            generator: of stochastic rounding of what is kept in half; None: to the nearest.
+            slots: the weights to update.
+            gradients: float32 gradients of the shapes of the weights, which may be overwritten.
+            factor: a factor of all gradients.
+            generator: the generator for stochastic rounding of half values; None to round to nearest.
         """
         converted = [slot for slot in slots if slot.name in self._converted]
         for slot in converted:
             self._widen(slot)
         for slot, gradient in zip(slots, gradients):
-            if slot.master.grad is not gradient:  # assigning checks it all over
+            if slot.master.grad is not gradient:  # an assignment is slow, since it checks the gradient
                 slot.master.grad = gradient
         self._multiply(gradients, factor)
         self._plain_step(self._optimizer)
@@ -85,16 +86,17 @@ class UpdateRule:
             self._narrow(converted, generator)
 
     def _multiply(self, gradients: Sequence[torch.Tensor], factor: float) -> None:
-        """Multiplies gradients; a fused update does it itself as it reads them, as it does for torch.amp.GradScaler."""
+        """Multiplies gradients by a factor. Fused updates do it themselves, as for torch.amp.GradScaler."""
         needed = factor != 1.0 and len(gradients) > 0
         if self._optimizer.defaults.get("fused"):
             divisor = 1 / factor if factor else math.inf
-            self._optimizer.grad_scale = torch.full((), divisor, device=gradients[0].device) if needed else None
+            scale = torch.full((), divisor, device=gradients[0].device) if needed else None
+            setattr(self._optimizer, "grad_scale", scale)  # noqa: B010 (torch's fused optimizers read it, undeclared)
         elif needed:
             torch._foreach_mul_(list(gradients), factor)
 
     def _widen(self, slot: Slot) -> None:
-        """Makes the float32 values for an update: the stand-in of a half weight, and half states."""
+        """Converts a half weight and half states to float32 for an update."""
         if slot.master is not slot.weight:
             slot.master.data = slot.weight.float()
         state = self._optimizer.state[slot.master]
@@ -104,7 +106,7 @@ class UpdateRule:
                 state[tensor.key].div_(self._velocity_scalings[slot.group])
 
     def _narrow(self, slots: Sequence[Slot], generator: Optional[torch.Generator]) -> None:
-        """Stores the results of an update in the types that they are kept in."""
+        """Stores the results of an update in the dtypes of the weights and states."""
         targets, values = [], []
         for slot in slots:
             if slot.master is not slot.weight:
@@ -124,24 +126,24 @@ class UpdateRule:
             if slot.master is not slot.weight:
                 slot.master.data = slot.master.data.new_empty(0)
 
-    # State by the names of the device
+    # State by name.
 
     def read_state(self) -> Dict[str, torch.Tensor]:
-        """Copies of all states on the host, by name."""
+        """Returns copies of all states on the host by name."""
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._named_state().items()}
 
     @torch.no_grad()
     def write_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Takes over states by name. What is missing keeps its value, with a warning.
+        """Sets states by name. Missing ones keep their values, with a warning.
 
         Raises:
-            Error: when a tensor has another shape than the state.
+            Error: if the shape of a tensor differs from that of the state.
         """
         named = self._named_state()
         missing = sorted(set(named) - set(tensors))
         if missing:
             logger.warning(
-                "The optimizer state has no %s%s: kept as on the device",
+                "The optimizer state has no %s%s: the values on the device are kept",
                 missing[0],
                 f" and {len(missing) - 1} others" if missing[1:] else "",
             )
@@ -150,8 +152,8 @@ class UpdateRule:
                 continue
             if tensors[name].numel() != target.numel():
                 raise createPoptorchError(
-                    f"Optimizer state {name} has shape {tuple(tensors[name].shape)}, the model "
-                    f"needs {tuple(target.shape)}: load the state of the same model"
+                    f"Optimizer state {name} has shape {tuple(tensors[name].shape)}, but the model "
+                    f"needs {tuple(target.shape)}: load a state of the same model"
                 )
             target.copy_(tensors[name].reshape(target.shape))
 

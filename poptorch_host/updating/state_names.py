@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The hyper-parameters of a device by name, as `ipu_param` of an optimizer's state dict has them.
+"""The hyper-parameters of a device by name, as in `ipu_param` of an optimizer's state dict.
 
-Every weight has its own entries, "<attribute>___specific___<weight>", each a float32 scalar. SGD has, beside the plain
-attributes, the two products that its update is made of.
+Every weight has entries "<attribute>___specific___<weight>", each a float32 scalar. For SGD, these include two products
+of attributes that its update uses.
 """
 
 from typing import Any, Dict, Mapping, Sequence
@@ -29,7 +29,7 @@ _NAMES = {
 
 
 def parameter_tensors(latched: Latched, weights: Sequence[Sequence[str]]) -> Dict[str, torch.Tensor]:
-    """`ipu_param`, for the names of the weights in each group."""
+    """Returns `ipu_param` for the names of the weights in each group."""
     entries = {LOSS_SCALING: latched.loss_scaling}
     for values, names in zip(latched.group_values(), weights):
         scalars = _scalars(latched, values)
@@ -40,14 +40,14 @@ def parameter_tensors(latched: Latched, weights: Sequence[Sequence[str]]) -> Dic
 def with_parameter_tensors(
     latched: Latched, weights: Sequence[Sequence[str]], tensors: Mapping[str, torch.Tensor]
 ) -> Latched:
-    """`latched` with the variable values of `ipu_param`; a group has the values of its first weight.
+    """Returns a copy of `latched` with the variable values of `ipu_param`, for a group those of its first weight.
 
-    A value that is the present one to float32 precision is kept as it is.
+    A value that equals the current one in float32 precision is not changed.
     """
     groups = []
     for values, names in zip(latched.group_values(), weights):
         scalars = _plain_scalars(latched, values)
-        stored = {
+        stored: Dict[str, Any] = {
             attribute: _stored(tensors, title + _SPECIFIC + names[0], scalars[attribute])
             for attribute, title in _NAMES.items()
             if names and attribute in scalars
@@ -73,7 +73,7 @@ def _scalars(latched: Latched, values: Dict[str, Any]) -> Dict[str, float]:
 
 
 def _plain_scalars(latched: Latched, values: Dict[str, Any]) -> Dict[str, float]:
-    """The numbers among the hyper-parameters of a group; those of the whole optimizer are repeated in each."""
+    """Returns the scalar hyper-parameters of a group, including those of the whole optimizer."""
     scalars = {name: value for name, value in values.items() if name in _NAMES}
     if "betas" in values:
         scalars["beta1"], scalars["beta2"] = values["betas"]

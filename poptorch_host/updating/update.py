@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The optimizer as it lives on a device: from the gradients of micro-batches to new weights.
+"""The weight update on a device, from the gradients of micro-batches to new weights.
 
-Mixed precision follows Micikevicius et al. 2018, "Mixed Precision Training" (loss scaling), with PopTorch's choices:
-weights in half have no float32 master, they are rounded when they are stored.
+Mixed precision follows Micikevicius et al. 2018, "Mixed Precision Training" (loss scaling). As in PopTorch, weights in
+half have no float32 master copy and are rounded when they are stored.
 """
 
 import contextlib
@@ -12,7 +12,8 @@ import math
 from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes, _len_torch_dispatch_stack
+from torch._C import _len_torch_dispatch_stack
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import optim
 from .._logging import logger
@@ -36,29 +37,30 @@ State = Dict[str, torch.Tensor]
 class WeightUpdate:
     """The weight updates of a compiled training model.
 
-    For every update the engine calls `before_backward(k)`, runs the backward pass of k micro-batches with every loss
-    gradient multiplied by `root_gradient()`, and calls `accumulate(k)`, until the update's micro-batches are covered;
-    then `apply()`. Around each call of the user, the executor calls `upload()` and `mark_run()`.
+    For each part of an update with k micro-batches, the engine calls `before_backward(k)`, runs their backward pass
+    with every loss gradient multiplied by `root_gradient()`, and calls `accumulate(k)`. After the last part, it calls
+    `apply()`. The executor calls `upload()` before and `mark_run()` after each call of the user.
 
     Args:
-        latch: the executor's, with an optimizer set.
-        parameters: (name, parameter of the user's model, tensor on the device) as in named_parameters(). Those that are
-            not updated (no gradient wanted, or in no parameter group) get requires_grad False on the device.
-        options: the executor's copy.
-        seed: of stochastic rounding.
-        group: processes with the same weights, over which gradients are summed; None: those that `options` tell.
-        rest: processes that have the model's other weights, and this one; None: it has all. Clipping goes by the norm
-            of all gradients of the model.
+        latch: the executor's latch, with an optimizer set.
+        parameters: (name, parameter of the user's model, tensor on the device) as in named_parameters(). Parameters
+            that are not updated, since they require no gradient or are in no parameter group, get requires_grad=False
+            on the device.
+        options: the executor's options.
+        seed: the seed of stochastic rounding.
+        group: the processes with the same weights, over which gradients are summed; None for those of `options`.
+        rest: the processes with the other weights of the model, and this one, for the global norm in clipping; None if
+            this process has all weights.
 
     Attributes:
-        updates: weight updates so far, the skipped ones included.
-        overflows: updates whose gradients were not finite. They are looked for where they are to be expected: weights
-            in half, loss scaling, clipping, enableFloatingPointExceptions.
-        skipped: updates that left the weights alone: overflows under automatic loss scaling, or that raised an error.
-            All others are applied, as a device does.
+        updates: the number of weight updates, including skipped ones.
+        overflows: the number of updates with gradients that were not finite. They are only counted with weights in
+            half, loss scaling, clipping or enableFloatingPointExceptions.
+        skipped: the number of updates that were not applied: overflows with automatic loss scaling, or with an error.
+            All others are applied, as on a device.
 
     Raises:
-        Error: for a max_grad_norm that is no number, or other processes that cannot be found.
+        Error: if max_grad_norm is NaN, or the other processes cannot be reached.
     """
 
     def __init__(
@@ -104,27 +106,27 @@ class WeightUpdate:
         self._overlapped = self._unfinished = False
         self.updates = self.overflows = self.skipped = 0
         self.rounding_state = (seed, 0)
-        # A state that was loaded, or read back from an earlier program, goes on in this one.
+        # Continue from a state that was loaded, or copied from an earlier program.
         if isinstance(latch.optimizer, optim.Optimizer) and latch.optimizer.has_state():
             self._upload(latch.optimizer, with_values=latch.optimizer.host_state_is_dirty)
         self._attach(latch.optimizer)
 
-    # What the engine calls for every update
+    # For the engine.
 
     def root_gradient(self) -> float:
-        """The factor of every micro-batch's loss gradient."""
+        """Returns the factor of the loss gradient of every micro-batch."""
         return self.loss_scale * self._reduction.root_factor
 
     @property
     def can_fold(self) -> bool:
-        """Whether gradients may come as sums over micro-batches.
+        """Whether gradients may be sums over micro-batches.
 
-        Not in half: there the sum may overflow, or be rounded, before it reaches an accumulator that would do neither.
+        Not with half weights: a sum could overflow or be rounded where the accumulator would not.
         """
         return all(slot.weight.dtype != torch.float16 and slot.accumulator_type is None for slot in self._slots)
 
     def before_backward(self, count: int) -> None:
-        """A backward pass over `count` micro-batches follows. If it is the update's last, sums start during it."""
+        """Called before the backward pass of `count` micro-batches. The reduction overlaps with the last one."""
         self._expected = count
         self._unfinished = True
         if self._reducer is not None and self._covered + count == self._reduction.micro_batches:
@@ -132,8 +134,8 @@ class WeightUpdate:
             self._reducer.arm()
 
     def accumulate(self, count: int) -> None:
-        """Backward has left the sum over `count` micro-batches in the gradients."""
-        if self._overlapped:  # they are taken as they become ready, what is left by `apply`
+        """Called after the backward pass has added the gradients of `count` micro-batches to `.grad`."""
+        if self._overlapped:  # they are collected as they become ready, or else by `apply`
             return
         if self._typed or self._loss_scale.automatic:
             with _without_modes():
@@ -142,10 +144,10 @@ class WeightUpdate:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Sums over processes, takes the loss scale out, clips, updates the weights, and forgets the gradients.
+        """Sums gradients over processes, removes the loss scale, clips, updates the weights and clears the gradients.
 
         Raises:
-            Error: for gradients that are not finite, with enableFloatingPointExceptions. The weights are left alone.
+            Error: for gradients that are not finite, with enableFloatingPointExceptions. Weights are not updated then.
         """
         scale = self.loss_scale
         with _without_modes():
@@ -157,7 +159,7 @@ class WeightUpdate:
             self._report_overflow(scale)
 
     def _apply(self, scale: float) -> bool:
-        """Updates the weights, or not; returns whether their gradients were finite."""
+        """Updates the weights, unless gradients overflow. Returns whether gradients were finite."""
         slots, gradients = self._sums()
         factor, finite = self._factor(slots, gradients, scale)
         finite = self._loss_scale.update(self._latch.latched.loss_scaling, finite)
@@ -170,12 +172,12 @@ class WeightUpdate:
 
     @property
     def loss_scale(self) -> float:
-        """The optimizer's loss scaling, times the factor of automatic loss scaling."""
+        """The optimizer's loss scaling times the factor of automatic loss scaling."""
         return self._latch.latched.loss_scaling * self._loss_scale.factor
 
     @property
     def rounding_state(self) -> Tuple[int, int]:
-        """The state of stochastic rounding between two updates: the seed, and how often it was restarted."""
+        """The state of stochastic rounding between updates: the seed and the number of restarts."""
         return self._seed, self._restarts
 
     @rounding_state.setter
@@ -183,13 +185,13 @@ class WeightUpdate:
         self._seed, self._restarts = state[0], state[1] - 1
         self._restart_rounding()
 
-    # What the executor calls
+    # For the executor.
 
     def latch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Goes on with the values of `optimizer`, as `setOptimizer` of a compiled model does.
+        """Continues with the values of `optimizer`; see `PoplarExecutor.setOptimizer`.
 
-        The optimizer that was there before keeps the state read back, and no connection. The states on the device stay,
-        unless a state was loaded into the new one. Raises what `OptimizerLatch.set` raises.
+        The state is copied to the previous optimizer, which is detached. The state on the device is kept unless one was
+        loaded into the new optimizer. Raises the exceptions of `OptimizerLatch.set`.
         """
         before = self._latch.optimizer
         if self._latch.set(optimizer, compiled=True):
@@ -200,9 +202,9 @@ class WeightUpdate:
             self._attach(optimizer)
 
     def upload(self) -> None:
-        """Takes over the state that was loaded into the optimizer, if one was. Before a run, and at attach.
+        """Copies the state to the device if one was loaded into the optimizer. Called before a run and at attach.
 
-        Gradients of a run that an error ended are forgotten.
+        Clears gradients of a run that raised an error.
         """
         if self._unfinished:
             self._forget_gradients()
@@ -211,22 +213,22 @@ class WeightUpdate:
             self._upload(optimizer, with_values=True)
 
     def mark_run(self) -> None:
-        """The device's state is newer than what was read before. After a run."""
+        """Marks the state on the device as newer than the optimizer's. Called after a run."""
         self._mark_newer(self._latch.optimizer)
 
     def download(self) -> None:
-        """Reads the state back into the optimizer. At detach."""
+        """Copies the state to the optimizer. Called at detach."""
         if isinstance(self._latch.optimizer, optim.Optimizer):
             self._latch.optimizer.get_state_dict()
 
     def release(self) -> None:
-        """Reads the state back, and ends the connection with the optimizer. At the end of the program's life."""
+        """Copies the state to the optimizer and detaches it. Called when the program is destroyed."""
         self._detach(self._latch.optimizer)
         if self._reducer is not None:
             self._reducer.close()
 
     def read_state(self) -> Tuple[State, State]:
-        """(ipu_state, ipu_param): states and hyper-parameters by name, copies on the host."""
+        """Returns (ipu_state, ipu_param): copies of states and hyper-parameters on the host, by name."""
         state = self._rule.read_state()
         for name, groups in self._replica_groups.items():
             if STEP_PREFIX + name in state:  # which every group of replicas counts for itself
@@ -238,10 +240,10 @@ class WeightUpdate:
     def write_state(
         self, ipu_state: Optional[Mapping[str, torch.Tensor]], ipu_param: Optional[Mapping[str, torch.Tensor]]
     ) -> None:
-        """Takes over what `read_state` returned; what is missing stays as it is, with a warning.
+        """Sets the state from the results of `read_state`. Missing entries keep their values, with a warning.
 
         Raises:
-            Error: for a state of another shape than the weight's.
+            Error: if the shape of a state differs from that of the weight.
         """
         latch = self._latch
         latch.latched = state_names.with_parameter_tensors(latch.latched, self._names, ipu_param or {})
@@ -254,19 +256,19 @@ class WeightUpdate:
         self._rule.write_state(state)
 
     def operations(self) -> List[Dict[str, Any]]:
-        """The operations of an update (see `operations.update_operations`)."""
+        """Returns the operations of an update; see `operations.update_operations`."""
         return update_operations(self._latch.latched, self._slots, self._reduction.micro_batches)
 
-    # Gradients
+    # Gradients.
 
     def _take(self, slots: Sequence[Slot], count: int) -> None:
-        """Notes how large the gradients of a backward pass are, and moves them to the accumulators that are typed."""
+        """Records the magnitude of the gradients of a backward pass, and adds them to typed accumulators."""
         self._loss_scale.observe([slot.weight.grad for slot in slots])
         typed = [slot for slot in slots if slot.accumulator_type is not None]
         accumulate(typed, self._covered, count, self._reduction.running, self._generator)
 
     def _collect(self, index: int) -> Optional[torch.Tensor]:
-        """What the reducer sends of a weight: all gradients of this update that this process has."""
+        """Returns the accumulated gradient of a weight in this process, for the reducer."""
         slot = self._slots[index]
         if self._overlapped:
             with _without_modes():
@@ -276,7 +278,7 @@ class WeightUpdate:
         return gradient
 
     def _sums(self) -> Tuple[List[Slot], List[torch.Tensor]]:
-        """The weights that have a gradient, and its float32 sum or running mean over all processes."""
+        """Returns the weights that have a gradient, and its float32 sum or running mean over all processes."""
         if self._reducer is not None:
             gradients = self._reducer.finish()
         else:
@@ -297,10 +299,9 @@ class WeightUpdate:
         self._overlapped = self._unfinished = False
 
     def _factor(self, slots: List[Slot], gradients: List[torch.Tensor], scale: float) -> Tuple[float, bool]:
-        """What all gradients are still to be multiplied by, and whether they are finite.
+        """Returns a factor for all gradients, and whether they are finite.
 
-        The factor takes out the loss scale, divides where a mean is wanted, and clips. The norm is only computed where
-        it is needed.
+        The factor removes the loss scale, divides for a mean, and clips. The norm is computed only if needed.
         """
         factors = [self._reduction.factor(slot) for slot in slots]
         common = factors[0] if factors else 1.0
@@ -315,39 +316,39 @@ class WeightUpdate:
         if self._rest is not None:
             norm = math.sqrt(add_up(norm**2, self._device, self._rest))
         clip = self._max_norm / (norm + _CLIP_EPSILON) if self._max_norm != math.inf else 1.0
-        # A norm that is no number spoils all gradients, as torch's clipping does.
+        # A norm of NaN makes all gradients NaN, as in torch's clipping.
         return common if clip > 1.0 else common * clip, math.isfinite(norm)
 
     def _report_overflow(self, scale: float) -> None:
-        """Counts an update whose gradients were not finite; logs the first, the others only for debugging."""
+        """Counts an update with gradients that are not finite. Logs the first as a warning, others at level DEBUG."""
         self.overflows += 1
         what = f"Gradients of weight update {self.updates} are not finite at loss scale {scale:g}"
         if self._stop_at_overflow:
             raise createPoptorchError(
-                f"{what}: floating point exceptions are enabled. Lower the loss scaling, or look "
-                "for the operation that overflows"
+                f"{what}: floating point exceptions are enabled. Lower the loss scaling, or find "
+                "the operation that overflows"
             )
         level = logging.WARNING if self.overflows == 1 else logging.DEBUG
         logger.log(
             level,
             "%s: %s",
             what,
-            "skipped, and the scale is halved"
+            "the update is skipped and the scale is halved"
             if self._loss_scale.automatic
-            else "applied, as a device does; lower the optimizer's loss_scaling",
+            else "the update is applied, as on a device; lower the optimizer's loss_scaling",
         )
 
     def _restart_rounding(self) -> None:
-        """Draws from here on depend on the seed and the number of restarts alone.
+        """Reseeds the generator from the seed and the number of restarts.
 
-        Processes may round different accumulators. With a restart before the weights are rounded, and one after, they
+        Processes may round different accumulators. Restarts before and after the weights are rounded make all processes
         round those alike.
         """
         self._restarts += 1
         if self._generator is not None:
             self._generator.manual_seed((self._seed * _SEED_STEP + self._restarts) & _LARGEST_SEED)
 
-    # The user's optimizer
+    # The user's optimizer.
 
     def _attach(self, optimizer: torch.optim.Optimizer) -> None:
         if isinstance(optimizer, optim.Optimizer):
@@ -365,7 +366,7 @@ class WeightUpdate:
             optimizer.ipu_state_is_dirty = True
 
     def _upload(self, optimizer: optim.Optimizer, with_values: bool) -> None:
-        """Sends the state; with hyper-parameters, unless the optimizer's were set after the state was loaded."""
+        """Copies the state to the device, with its hyper-parameters unless newer ones were set."""
         state = optimizer.get_state_dict()
         optimizer.host_state_is_dirty = False
         values = state["ipu_param"] if with_values and not self._latch.newer_than_state else None
@@ -374,11 +375,11 @@ class WeightUpdate:
         logger.debug("Writing optimiser state tensors from host to IPU memory.")
 
 
-def _without_modes() -> ContextManager:
-    """A context without the modes that the program's own arithmetic may need: an update's is float32."""
+def _without_modes() -> ContextManager[Any]:
+    """Returns a context manager that disables the modes of the program, which an update in float32 does not need."""
     return _disable_current_modes() if _len_torch_dispatch_stack() else contextlib.nullcontext()
 
 
 def global_norm(gradients: Sequence[torch.Tensor]) -> float:
-    """The L2 norm of all elements of all tensors together."""
-    return torch.stack(torch._foreach_norm(list(gradients))).norm().item()
+    """Returns the L2 norm of all gradients together."""
+    return float(torch.stack(torch._foreach_norm(list(gradients))).norm().item())

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The weights as the device has them, apart from the user's, and how a forward gets to see them.
+"""The copies of weights on the device, and how they are installed in the model for a call.
 
-The user's module keeps its own tensors, the host's. A compiled program has copies, the device's, which take the host
-tensors' places in the module for as long as a call runs. So weights that were not copied show, as they would on a
-device.
+The user's module has the tensors of the host. A compiled program has copies of its own, which replace those in the
+module while a call runs. So a missing copy between host and device has the same consequences as on a device.
 """
 
 import contextlib
@@ -21,13 +20,13 @@ from ..options import Options
 from .plain_attributes import PlainAttributes
 
 _ABSENT = object()
-untouched = torch._C.DisableTorchFunctionSubclass  # reads host tensors without bringing them up to date first
+untouched = torch._C.DisableTorchFunctionSubclass  # in this context, reading a host tensor does not synchronise it
 
 
 class ReplicaGrouping(NamedTuple):
-    """Which replicas share a parameter; the others have values of their own.
+    """The groups of replicas that share the value of a parameter.
 
-    The host tensor has one row in front for each group, unless there is a single one.
+    The host tensor has an additional first dimension of groups, unless there is a single group.
     """
 
     kind: CommGroupType
@@ -35,18 +34,18 @@ class ReplicaGrouping(NamedTuple):
     retrieval: VariableRetrievalMode
 
     def groups(self, replicas: int) -> int:
-        """The number of groups among so many replicas."""
+        """Returns the number of groups among `replicas` replicas."""
         if self.kind == CommGroupType.All:
             return 1
         return replicas // self._size()
 
     def group_of(self, replica: int, replicas: int) -> int:
-        """The group of a replica."""
+        """Returns the group of a replica."""
         groups = self.groups(replicas)
         return replica % groups if self.kind == CommGroupType.Orthogonal else replica // (replicas // groups)
 
     def check(self, name: str, shape: torch.Size, replicas: int) -> None:
-        """Raises Error unless `replicas` divide into the groups and the host tensor has a row for each of them."""
+        """Raises Error if `replicas` cannot be divided into groups, or the host tensor does not have a row for each."""
         if self.kind != CommGroupType.All and (self._size() < 1 or replicas % self._size()):
             raise createPoptorchError(
                 f"replicaGrouping of {name}: {replicas} replicas do not divide into groups of {self.size}"
@@ -63,7 +62,7 @@ class ReplicaGrouping(NamedTuple):
 
 
 class _Slot(NamedTuple):
-    """A place in a module where a parameter or buffer stands."""
+    """An attribute of a module that holds a parameter or buffer."""
 
     holder: Dict[str, Optional[torch.Tensor]]
     key: str
@@ -72,13 +71,13 @@ class _Slot(NamedTuple):
 
 
 class _Installed:
-    """See `DeviceWeights.installed`. A class rather than a generator, since every call enters it."""
+    """See `DeviceWeights.installed`. A class, since it is faster than a generator and every call enters it."""
 
-    def __init__(self, places: List[Tuple[Dict, str, Any]], flags: List[Tuple[Dict, bool]]) -> None:
+    def __init__(self, places: List[Tuple[Dict[str, Any], str, Any]], flags: List[Tuple[Dict[str, Any], bool]]) -> None:
         self._places = places
         self._flags = flags
         self._saved: List[Any] = []
-        self._changed: List[Tuple[Dict, bool]] = []
+        self._changed: List[Tuple[Dict[str, Any], bool]] = []
 
     def __enter__(self) -> None:
         self._saved = [holder.get(key, _ABSENT) for holder, key, _ in self._places]
@@ -104,18 +103,19 @@ class _Installed:
 
 
 class DeviceWeights:
-    """Device copies of a module's parameters and buffers.
+    """The copies of a module's parameters and buffers on the device.
 
     Args:
-        module: whose tensors to copy.
-        device: where to.
+        module: the module whose tensors to copy.
+        device: the PyTorch device of the copies.
         trained: the ids of the parameters that an optimizer updates; the others get no gradient.
-        groupings: per-replica parameters by name.
-        options: of the executor.
-        blank: makes the copies where the program has no values.
+        groupings: the groupings of parameters that differ between replicas, by name.
+        options: the executor's options.
+        blank: creates the copies for compilation without values; None for copies with values.
 
     Attributes:
-        plain_attributes: what forward changes in modules beside tensors.
+        parameters, buffers: (name, tensor on the host, tensor on the device) of each parameter and buffer.
+        plain_attributes: the other attributes of modules that forward changes.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class DeviceWeights:
         return self._by_host[id(host)]
 
     def _rows_per_group(self, value: torch.Tensor, grouping: Optional[ReplicaGrouping]) -> torch.Tensor:
-        """One row for each group, of a host tensor that may have one for each replica."""
+        """Returns one row for each group of a host tensor that may have one for each replica."""
         replicas = self._options.replication_factor
         if grouping is None or grouping.groups(replicas) in (1, value.shape[0]):
             return value
@@ -184,10 +184,10 @@ class DeviceWeights:
                     if host is not None:
                         yield _Slot(holder, key, self._by_host[id(host)], f"{path}.{key}" if path else key)
 
-    # Copies between the two sides.
+    # Copies between host and device.
 
     def upload(self) -> None:
-        """Copies every host tensor to the device."""
+        """Copies all tensors from the host to the device."""
         logger.debug("Writing weights from host to IPU memory.")
         with untouched(), torch.no_grad():
             for name, _, device in self.parameters + self.buffers:
@@ -206,7 +206,7 @@ class DeviceWeights:
                         own.get(id(device), device).copy_(self._on_host(name, device))
 
     def download(self) -> None:
-        """Copies the device's tensors to the host. Integer buffers are constants of the program and never change."""
+        """Copies all tensors to the host, except integer buffers, which are constants of the program."""
         logger.debug("Writing weights from IPU to host.")
         with untouched(), torch.no_grad():
             for name, _, device in self.parameters + self.buffers:
@@ -215,21 +215,21 @@ class DeviceWeights:
                 try:
                     self._download_one(self._on_host(name, device), device)
                 except Error as error:
-                    logger.warning("A value of the device has no place on the host: %s", error.message)
+                    logger.warning("A tensor of the device cannot be copied to the host: %s", error.message)
 
     def _on_host(self, name: str, device: torch.Tensor) -> torch.Tensor:
-        """What the user's module has now where it had a tensor when it was compiled.
+        """Returns the current tensor of the user's module under a name.
 
         Raises:
-            Error: when it is gone, or of another shape.
+            Error: if there is none, or its shape has changed since compilation.
         """
         host = _tensor_at(self._module, name)
         shapes = [list(tensor.shape) for tensor in (device, host) if tensor is not None]
         grouped = id(device) in self._groupings
         if host is None or (shapes[0][grouped:] != shapes[1][grouped:]):
-            now = "gone" if host is None else f"one of shape {shapes[1]}"
+            now = "was removed" if host is None else f"was replaced by one of shape {shapes[1]}"
             raise createPoptorchError(
-                f"{_kind(device)} {name} of shape {shapes[0]} is {now}, since the model was "
+                f"{_kind(device)} {name} of shape {shapes[0]} {now} after the model was "
                 "compiled: call destroy() to compile it again"
             )
         return host
@@ -244,10 +244,10 @@ class DeviceWeights:
                 return
         host.copy_(device)
 
-    # What a forward sees.
+    # The model during a call.
 
     def keep_buffers_apart(self, updated: Set[str]) -> None:
-        """Gives each replica its own copy of the buffers that the forward updates."""
+        """Creates a copy for each replica of the buffers that forward updates."""
         originals = {id(device): device for name, _, device in self.buffers if name in updated}
         replicas = self._options.replication_factor
         self.replica_buffers = [originals] + [
@@ -255,20 +255,20 @@ class DeviceWeights:
         ]
 
     def latch_training_flags(self, module: torch.nn.Module, flags: Dict[str, bool]) -> None:
-        """From here on the parts of `module` run with these training flags, whatever theirs are."""
+        """Sets the `training` flags with which the modules in `module` run, whatever their own flags are."""
         self._training_flags = [(vars(part), flags[name]) for name, part in module.named_modules() if name in flags]
 
     def broadcast(self, group: "torch.distributed.ProcessGroup") -> None:
-        """Gives all processes the weights of the first."""
+        """Copies the weights of the first process to all processes."""
         for _, tensor in self.named_tensors():
             torch.distributed.broadcast(tensor.detach(), 0, group=group)
 
     def is_norm_statistic(self, name: str) -> bool:
-        """Whether a buffer belongs to a batch norm, whose update is no in-place operation of the program."""
+        """Returns whether a buffer belongs to a batch norm, which updates it without an in-place operation."""
         return name in self._norm_statistics
 
     def has_values_per_replica(self) -> bool:
-        """Whether replicas differ in a parameter or buffer."""
+        """Returns whether a parameter or buffer differs between replicas."""
         return len(self.replica_buffers) > 1 or bool(self._groupings)
 
     def replica_groups(self) -> Dict[str, int]:
@@ -282,17 +282,19 @@ class DeviceWeights:
         return {name: count for name, count in counts.items() if count > 1}
 
     def installed(self) -> "_Installed":
-        """A context inside which the module has the device's tensors, the training flags that were latched, and the
-        parts that it had when this was made: a program goes on as it was compiled, whatever the user replaced."""
+        """Returns a context manager that installs the tensors, training flags and submodules that were compiled.
+
+        So a program runs as it was compiled, whatever the user has replaced in the module since.
+        """
         tensors = [(slot.holder, slot.key, slot.device) for slot in self._slots]
         return _Installed(tensors + self._parts, self._training_flags)
 
-    def tracing(self) -> ContextManager:
-        """A context inside which operations compute with tensors like these, with or without values."""
+    def tracing(self) -> ContextManager[Any]:
+        """Returns a context manager for tracing with these tensors, with or without values."""
         return self.blank.mode if self.blank else contextlib.nullcontext()
 
     def select_replica(self, replica: int) -> None:
-        """Installs what replica number `replica` has of its own, in place of the first one's."""
+        """Installs the parameters and buffers of a replica that differ between replicas."""
         replicas = self._options.replication_factor
         own = self.replica_buffers[replica] if self.replica_buffers else {}
         for holder, key, device, _ in self._slots:
@@ -302,27 +304,29 @@ class DeviceWeights:
                 holder[key] = self._rows[id(device)] = self._of_group(device, replica, replicas)
 
     def _of_group(self, device: torch.Tensor, replica: int, replicas: int) -> torch.Tensor:
-        """A replica's row of a per-replica parameter. Its gradient is summed over the group, and a mean is that of all
-        replicas, as for any other parameter."""
+        """Returns a replica's row of a grouped parameter.
+
+        Its gradient is summed over the group. A mean is over all replicas, as for any other parameter.
+        """
         grouping = self._groupings[id(device)]
         return device if grouping.groups(replicas) == 1 else device[grouping.group_of(replica, replicas)]
 
     def states(self, updated: Set[str]) -> List[torch.Tensor]:
-        """The buffers of these names that forward itself updates, of all replicas."""
+        """Returns the buffers among `updated` that forward itself updates, of all replicas."""
         updated = {name for name in updated if not self.is_norm_statistic(name)}
         shared = [device for name, _, device in self.buffers if name in updated]
         return shared + [own[id(device)] for own in self.replica_buffers[1:] for device in shared]
 
     def restore_constants(self, originals: List[Tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Undoes what a forward did to integer buffers, which are constants of a program."""
+        """Restores integer buffers, which are constants of the program, after forward has changed them."""
         for device, original in originals:
             device.copy_(original)
 
     def check_slots(self) -> None:
-        """Looks, while installed and after a forward, for attributes that it gave other tensors or deleted.
+        """Checks that forward has not reassigned or deleted parameters or buffers. Call while they are installed.
 
         Raises:
-            Error: names the first one. Batch norms may count their batches by assignment.
+            Error: for the first one. Batch norms may reassign num_batches_tracked.
         """
         for holder, key, device, name in self._slots:
             if key not in holder:
@@ -337,24 +341,25 @@ class DeviceWeights:
                 )
 
     def storages(self) -> Set[int]:
-        """The memory that the device's tensors have."""
+        """Returns the addresses of the storages of all tensors on the device."""
         own = [tensor for copies in self.replica_buffers for tensor in copies.values()]
         return {tensor.untyped_storage().data_ptr() for tensor in [t for _, t in self.named_tensors()] + own}
 
     def named_tensors(self) -> List[Tuple[str, torch.Tensor]]:
-        """Every parameter and buffer by name, as on the device."""
+        """Returns the name and the tensor on the device of every parameter and buffer."""
         return [(name, device) for name, _, device in self.parameters + self.buffers]
 
 
 def _tensor_at(module: torch.nn.Module, name: str) -> Optional[torch.Tensor]:
-    """The parameter or buffer of that name in named_parameters() or named_buffers(); None where there is none."""
+    """Returns the parameter or buffer with a name in named_parameters() or named_buffers(); None if there is none."""
     *path, key = name.split(".")
+    holder: Optional[torch.nn.Module] = module
     for part in path:
-        module = module._modules.get(part)
-        if module is None:
-            return None
-    found = module._parameters.get(key)
-    return module._buffers.get(key) if found is None else found
+        holder = None if holder is None else holder._modules.get(part)
+    if holder is None:
+        return None
+    found = holder._parameters.get(key)
+    return holder._buffers.get(key) if found is None else found
 
 
 def _kind(device: torch.Tensor) -> str:
@@ -362,7 +367,7 @@ def _kind(device: torch.Tensor) -> str:
 
 
 def parse_grouping(kind: CommGroupType, size: int, retrieval: VariableRetrievalMode) -> ReplicaGrouping:
-    """A checked grouping. AssertionError for arguments of another kind."""
+    """Returns a grouping. Raises AssertionError for arguments of other types."""
     check(isinstance(kind, CommGroupType), f"expected a poptorch.CommGroupType, not {kind!r}")
     check(isinstance(size, int) and size >= 0, f"expected a number of replicas, not {size!r}")
     check(isinstance(retrieval, VariableRetrievalMode), f"expected a poptorch.VariableRetrievalMode, not {retrieval!r}")

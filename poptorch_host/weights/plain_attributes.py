@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Counters, flags and the like that a forward changes in its modules. A device's compiler runs forward once, so what it
-did depends on their values at that time; here forward runs for every micro-batch, and has to find them the same."""
+"""Attributes of modules other than tensors, such as counters and flags, that forward changes.
+
+A device's compiler runs forward once, with the values at that time. Here, forward runs for every micro-batch and must
+find the same values.
+"""
 
 from typing import Any, Dict, List, NamedTuple
 
@@ -12,7 +15,7 @@ _MISSING = object()
 
 
 class _Change(NamedTuple):
-    """An attribute that forward changed: of which module, and what it was before, or _MISSING."""
+    """An attribute that forward changed: the attributes of its module, its name, and its former value or _MISSING."""
 
     attributes: Dict[str, Any]
     name: str
@@ -20,12 +23,12 @@ class _Change(NamedTuple):
 
 
 class PlainAttributes:
-    """The plain attributes of a model's modules while it is compiled, and what forward did to them.
+    """The plain attributes of a model's modules that forward changes.
 
-    As a context, around a call: at the end they are again what they were for the host.
+    As a context manager, restores the values of the host at exit.
 
     Args:
-        model: not compiled yet.
+        model: the model before compilation.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -33,7 +36,7 @@ class PlainAttributes:
         self._changes: List[_Change] = []
 
     def note_changes(self) -> None:
-        """Forward has run once."""
+        """Called after forward has run once."""
         for attributes, before in self._before:
             for name in {**before, **attributes}:
                 old, new = before.get(name, _MISSING), attributes.get(name, _MISSING)
@@ -45,12 +48,12 @@ class PlainAttributes:
         return bool(self._changes)
 
     def rewind(self) -> None:
-        """Puts them back to where they were before forward ran."""
+        """Restores the values from before compilation."""
         for change in self._changes:
             _set(change.attributes, change.name, change.before)
 
     def __enter__(self) -> None:
-        """A call begins."""
+        """Records the values of the host."""
         self._of_host = [change.attributes.get(change.name, _MISSING) for change in self._changes]
 
     def __exit__(self, *exception: object) -> None:

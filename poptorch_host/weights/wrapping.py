@@ -1,47 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a training executor makes of the user's model: the same objects, which bring themselves up to date when read.
+"""Wraps the user's model for training, so that reading a weight returns its current value.
 
-The model, its parameters and its buffers change class, to a subclass of their own whose name begins with "Poptorch".
-Copies, pickles and state dicts hold objects of the original classes, which load without this package.
+The classes of the model, its parameters and its buffers are replaced in place by subclasses whose names begin with
+"Poptorch". Copies, pickles and state dicts contain objects of the original classes, which load without this package.
 """
 
 import copy
 import weakref
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
 
 import torch
 
+from ..enums import CommGroupType, VariableRetrievalMode
 from ..errors import createPoptorchError
 from .device import ReplicaGrouping, parse_grouping, untouched
 
 _OWNER = "_poptorch_executor"  # of a model: the executor that wraps it
-_OWNERS = "_poptorch_executors"  # of a tensor: the executors of all models that have it
+_OWNERS = "_poptorch_executors"  # of a tensor: the executors of all models that contain it
 
-# How often a module's weights on the host were overwritten by a device's; kept after the executor that did it.
+# How often weights were copied from a device to a module on the host. Outlives the executor.
 _host_versions: "weakref.WeakKeyDictionary[torch.nn.Module, int]" = weakref.WeakKeyDictionary()
 
 
-# Whose copies the models of executors for inference are.
-_originals: "weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref]" = weakref.WeakKeyDictionary()
+# The original models of the copies that executors for inference have.
+_originals: "weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
 
-# Models that are plain for a while, and who wraps them again.
-_set_aside: "weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref]" = weakref.WeakKeyDictionary()
+# Models that are temporarily unwrapped, with their executors.
+_set_aside: "weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
+
+if TYPE_CHECKING:  # what the classes below are mixed into
+    _TensorBase = torch.Tensor
+    _ModuleBase = torch.nn.Module
+else:
+    _TensorBase = _ModuleBase = object
 
 
 def host_version(model: torch.nn.Module) -> int:
-    """How often weights were copied from a training device to this module, by itself or as part of another."""
-    return _host_versions.get(_originals.get(model, lambda: None)() or model, 0)
+    """Returns how often weights were copied from a training device to this module, also as part of another one."""
+    original: Optional[torch.nn.Module] = _originals.get(model, lambda: None)()
+    return _host_versions.get(original or model, 0)
 
 
 def note_new_host_weights(model: torch.nn.Module) -> None:
-    """A training device's weights were copied to this model."""
+    """Called after weights were copied from a training device to this model."""
     for part in model.modules():
         _host_versions[part] = host_version(part) + 1
 
 
 def fetch_trained_weights(model: torch.nn.Module) -> None:
-    """Brings a module up to date that is, or is part of, or shares weights with a model in training."""
+    """Copies weights to the host for a module that is in training, is part of such a model, or shares its weights."""
     with untouched():
         owners = {
             id(owner): owner
@@ -52,18 +60,20 @@ def fetch_trained_weights(model: torch.nn.Module) -> None:
         owner.copyWeightsToHostIfNeeded()
 
 
-class _Synchronised:
-    """Mixed into the class of a wrapped tensor: every use of the tensor first fetches newer values."""
+class _Synchronised(_TensorBase):
+    """The mixin of wrapped tensors. Every use of the tensor first copies newer values from the device."""
 
     @classmethod
-    def __torch_function__(cls, func: Callable, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
         for tensor in _wrapped_tensors(args + tuple((kwargs or {}).values())):
             _fetch(tensor)
         with untouched():
             return func(*args, **(kwargs or {}))
 
     def _plain(self) -> torch.Tensor:
-        """A tensor of the original class that shares the values."""
+        """Returns a tensor of the original class that shares the values."""
         _fetch(self)
         with untouched():
             data = self.detach()
@@ -71,15 +81,15 @@ class _Synchronised:
                 return torch.nn.Parameter(data, requires_grad=self.requires_grad)
             return data
 
-    def __reduce_ex__(self, protocol: int) -> Any:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         return self._plain().__reduce_ex__(protocol)
 
-    def __deepcopy__(self, memo: Dict[int, Any]) -> torch.Tensor:
+    def __deepcopy__(self, memo: Dict[int, Any]) -> Any:
         if id(self) not in memo:
             memo[id(self)] = copy.deepcopy(self._plain())
         return memo[id(self)]
 
-    def __repr__(self, *args: Any, **kwargs: Any) -> str:
+    def __repr__(self, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]  # whatever torch passes
         return repr(self._plain())
 
 
@@ -91,12 +101,12 @@ class PoptorchBuffer(_Synchronised, torch.Tensor):
     """A buffer of a model that is wrapped for training."""
 
 
-class _WrappedModel:
-    """Mixed into the class of a wrapped model."""
+class _WrappedModel(_ModuleBase):
+    """The mixin of wrapped models."""
 
     def copyWeightsToHostIfNeeded(self) -> bool:
-        """Fetches the weights if the device has newer ones; returns whether it did."""
-        return vars(self)[_OWNER].copyWeightsToHostIfNeeded()
+        """Copies the weights to the host if the device has newer ones. Returns whether it did."""
+        return bool(vars(self)[_OWNER].copyWeightsToHostIfNeeded())
 
     def destroy(self) -> None:
         """Destroys the training executor that wraps this model."""
@@ -112,25 +122,26 @@ class _WrappedModel:
     def __getattr__(self, name: str) -> Any:
         return super().__getattr__(name)
 
-    def state_dict(
-        self, *args: Any, destination: Optional[Dict] = None, prefix: str = "", keep_vars: bool = False
+    def state_dict(  # type: ignore[override]  # torch spells out how `destination` sets the type of the result
+        self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
     ) -> Dict[str, Any]:
-        """The state dict of the original class, with the newest weights, as tensors of the original classes."""
+        """Returns the state dict of the original class with the current weights, as tensors of the original classes."""
         self.copyWeightsToHostIfNeeded()
-        return super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
+        entries: Dict[str, Any] = super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
+        return entries
 
-    def __reduce_ex__(self, protocol: int) -> Any:
+    def __reduce_ex__(self, protocol: Any) -> Any:
         self.copyWeightsToHostIfNeeded()
-        return plain_copy(self).__reduce_ex__(1)  # later protocols insist on the class of this very object
+        return plain_copy(self).__reduce_ex__(1)  # later protocols use the class of the object itself
 
 
 def is_wrapped(model: torch.nn.Module) -> bool:
-    """Whether a training executor wraps this model."""
+    """Returns whether the model is wrapped by a training executor."""
     return isinstance(model, _WrappedModel)
 
 
 def plain_copy(model: torch.nn.Module) -> torch.nn.Module:
-    """A shallow copy of the original class: parameters, buffers and sub-modules are the model's own."""
+    """Returns a shallow copy of the original class, with the same parameters, buffers and submodules."""
     original = _original_class(model)
     copied = object.__new__(original)  # the class may make more than objects: torch.fx makes classes
     vars(copied).update({key: value for key, value in vars(model).items() if key != _OWNER})
@@ -145,11 +156,11 @@ def own_copy(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def wrap(model: torch.nn.Module, executor: Any) -> None:
-    """Changes the classes of a model, its parameters and its buffers.
+    """Replaces the classes of a model, its parameters and its buffers.
 
     Raises:
-        RuntimeError: when it is wrapped already.
-        Error: for a buffer of another class than torch.Tensor.
+        RuntimeError: if the model is already wrapped.
+        Error: for a buffer of a class other than torch.Tensor.
     """
     if is_wrapped(model):
         raise RuntimeError(
@@ -173,7 +184,7 @@ def wrap(model: torch.nn.Module, executor: Any) -> None:
 
 
 def set_aside(model: torch.nn.Module) -> None:
-    """Fetches the newest weights and gives a wrapped model its own classes, until `wrap_again`. Others stay as is."""
+    """Copies the current weights to the host and unwraps a model until `wrap_again`. No effect on other models."""
     if is_wrapped(model):
         executor = vars(model)[_OWNER]
         executor.copyWeightsToHostIfNeeded()
@@ -182,15 +193,15 @@ def set_aside(model: torch.nn.Module) -> None:
 
 
 def wrap_again(model: torch.nn.Module) -> None:
-    """Undoes `set_aside`. No effect on a model that is wrapped, was not set aside, or whose executor is destroyed."""
+    """Reverts `set_aside`. No effect on a model that is wrapped, was not set aside, or whose executor is destroyed."""
     executor = _set_aside.pop(model, lambda: None)()
     if executor is not None and not is_wrapped(model):
         wrap(model, executor)
 
 
 def unwrap(model: torch.nn.Module, executor: Any) -> None:
-    """Gives a model of `executor` its own class back, and its tensors theirs unless another executor has them too."""
-    if vars(model).get(_OWNER) is not executor:  # set aside, and perhaps wrapped for another
+    """Restores the original class of a model, and those of its tensors unless another executor has them too."""
+    if vars(model).get(_OWNER) is not executor:  # set aside, and possibly wrapped by another executor
         _set_aside.pop(model, None)
         return
     del vars(model)[_OWNER]
@@ -205,28 +216,32 @@ def unwrap(model: torch.nn.Module, executor: Any) -> None:
 
 
 class ParameterProxy:
-    """A parameter as an attribute of an executor: the parameter, and how replicas share it."""
+    """A parameter as an attribute of an executor, with the additional method `replicaGrouping`."""
 
     def __init__(self, executor: Any, name: str, parameter: torch.nn.Parameter) -> None:
         vars(self).update(_executor=executor, _name=name, _parameter=parameter)
 
-    def replicaGrouping(self, comm_group_type, shards, variable_retrieval_mode) -> None:
-        """Gives groups of replicas values of their own. The parameter has one row in front for each group.
+    def replicaGrouping(
+        self, comm_group_type: CommGroupType, shards: int, variable_retrieval_mode: VariableRetrievalMode
+    ) -> None:
+        """Sets the groups of replicas that have values of their own. The parameter has one row for each group.
 
         Args:
             comm_group_type: how replicas are grouped.
-            shards: the number of replicas in a group; of no meaning for All and NoGrouping.
-            variable_retrieval_mode: whether the host gets a row for each group or for each replica.
+            shards: the number of replicas in a group; unused for All and NoGrouping.
+            variable_retrieval_mode: whether to copy a row for each group or for each replica to the host.
 
         Raises:
-            AssertionError: for arguments of another kind.
-            Error: when the model is compiled already.
+            AssertionError: for arguments of other types.
+            Error: if the model is already compiled.
         """
         grouping: ReplicaGrouping = parse_grouping(comm_group_type, shards, variable_retrieval_mode)
         self._executor._group_replicas(self._name, grouping)
 
     @classmethod
-    def __torch_function__(cls, func: Callable, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
         return func(*_bare(args), **_bare(kwargs or {}))
 
     def __getattr__(self, name: str) -> Any:
@@ -235,7 +250,7 @@ class ParameterProxy:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._parameter, name, value)
 
-    def __getitem__(self, index: Any) -> torch.Tensor:
+    def __getitem__(self, index: Any) -> Any:
         return self._parameter[index]
 
     def __len__(self) -> int:
@@ -247,8 +262,10 @@ class ParameterProxy:
     def __repr__(self) -> str:
         return repr(self._parameter)
 
+    __hash__ = object.__hash__
 
-def _forward_operator(name: str) -> Callable:
+
+def _forward_operator(name: str) -> Callable[..., Any]:
     def operator(self: ParameterProxy, *args: Any) -> Any:
         return getattr(self._parameter, name)(*_bare(args))
 
@@ -277,11 +294,10 @@ for _name in (
     "ge",
 ):
     setattr(ParameterProxy, f"__{_name}__", _forward_operator(f"__{_name}__"))
-ParameterProxy.__hash__ = object.__hash__
 
 
 def _bare(value: Any) -> Any:
-    """`value` with parameters in place of proxies."""
+    """Replaces proxies in `value` by their parameters."""
     if isinstance(value, ParameterProxy):
         return value._parameter
     if isinstance(value, (list, tuple)):
@@ -289,7 +305,7 @@ def _bare(value: Any) -> Any:
     return {key: _bare(item) for key, item in value.items()} if type(value) is dict else value
 
 
-def _original_class(model: torch.nn.Module) -> type:
+def _original_class(model: torch.nn.Module) -> Type[torch.nn.Module]:
     return type(model).__mro__[2] if isinstance(model, _WrappedModel) else type(model)
 
 

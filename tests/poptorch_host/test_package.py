@@ -35,6 +35,19 @@ def files(folder):
     return {path for path in found if path.suffix != ".pyc" and path.name not in ("pyproject.toml", "README.md")}
 
 
+def test_every_wing_is_a_package_of_the_distribution():
+    declared = (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
+    packages = re.search(r"^packages = \[(.*?)\]", declared, re.DOTALL | re.MULTILINE).group(1)
+    wings = {f"poptorch_host.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py")}
+    assert set(re.findall(r'"(.*?)"', packages)) == {"poptorch_host", *wings}
+
+
+def test_type_information_is_part_of_the_distribution():
+    declared = (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
+    data = re.search(r"^poptorch_host = \[(.*?)\]", declared, re.DOTALL | re.MULTILINE).group(1)
+    assert '"py.typed"' in data and (PACKAGE / "py.typed").is_file()
+
+
 def test_installed_package_has_every_file_and_runs_a_program(tmp_path):
     if tuple(map(int, pytest.importorskip("setuptools").__version__.split(".")[:2])) < (61, 0):
         pytest.skip("this setuptools does not read pyproject.toml")

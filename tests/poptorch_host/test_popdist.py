@@ -88,7 +88,7 @@ def test_processes_wait_as_long_as_the_host_is_told(launched, monkeypatch, varia
         MASTER_PORT="1",
         **({"POPTORCH_HOST_TIMEOUT": variable} if variable else {}),
     )
-    monkeypatch.setattr(host, "_settings", dict.fromkeys(host._settings))
+    monkeypatch.setattr(host, "_settings", type(host._settings)())
     host.configure(timeout=configured)
     met = []
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **given: met.append(given))
@@ -153,7 +153,7 @@ def test_options_of_several_processes_work_as_dictionary_frozen_or_not(launched)
 
 def test_processes_share_the_gpus_of_a_machine(launched, monkeypatch):
     launched("torchrun", LOCAL_RANK="3", POPTORCH_HOST_DEVICE="cuda")
-    monkeypatch.setattr(host, "_settings", dict.fromkeys(host._settings))
+    monkeypatch.setattr(host, "_settings", type(host._settings)())
     assert str(host.device()) == "cuda:3"
     launched(None, POPTORCH_HOST_DEVICE="cuda:1")
     assert str(host.device()) == "cuda:1"

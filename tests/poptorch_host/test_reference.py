@@ -74,7 +74,7 @@ def assert_same(actual, expected):
 
 @pytest.fixture(params=["folded", "one by one"], autouse=True)
 def folding(request, monkeypatch):
-    monkeypatch.setitem(host._settings, "fold", 100 if request.param == "folded" else 1)
+    monkeypatch.setattr(host._settings, "fold", 100 if request.param == "folded" else 1)
 
 
 @settings(max_examples=75, deadline=None, derandomize=True)

@@ -11,6 +11,7 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location(
     __name__, str(_PACKAGE / "__init__.py"), submodule_search_locations=[str(_PACKAGE)]
 )
+assert _spec is not None and _spec.loader is not None  # as for every path that ends in .py
 _module = importlib.util.module_from_spec(_spec)
 sys.modules[__name__] = _module
 _spec.loader.exec_module(_module)

@@ -287,6 +287,6 @@ def test_the_record_of_a_compilation_names_stages_operations_loss_and_shapes():
     assert [(stage.ipu, stage.blocks) for stage in compiled.stages] == [(0, ("first",)), (1, ("second",))]
     assert "aten::linear" in compiled.stages[0].ops and "aten::cross_entropy" not in compiled.stages[0].ops
     assert "aten::nll_loss_forward" in compiled.ops
-    assert compiled.loss.source == "output" and compiled.loss.index == 1 and compiled.ipus == 2
+    assert compiled.loss.source == "output" and compiled.loss.position == 1 and compiled.ipus == 2
     assert compiled.output_shapes == [(2, 3), ()]
     assert [name for name, _ in compiled.input_shapes] == ["x", "labels"]

@@ -125,9 +125,9 @@ def test_parser_that_the_process_does_not_register_itself_is_not_known_there(acc
 @pytest.mark.parametrize(
     "element, message",
     [
-        (["text"], "holds str"),
-        (3, "holds int"),
-        ((torch.ones(1), (torch.ones(1),)), "holds tuple"),
+        (["text"], "contains str"),
+        (3, "contains int"),
+        ((torch.ones(1), (torch.ones(1),)), "contains tuple"),
         ([], "no tensor"),
         (torch.ones(2).to_sparse(), "sparse"),
         (torch.ones(2, requires_grad=True), "requires grad"),
@@ -143,7 +143,7 @@ def test_element_of_another_kind_is_refused(access, element, message):
 def test_element_unlike_the_first_is_refused(access, second):
     elements = iter(access([torch.ones(2), second]))
     assert next(elements).tolist() == [1, 1]
-    with pytest.raises(AssertionError, match="An error occurred in the data fetcher: every element must"):
+    with pytest.raises(AssertionError, match="An error occurred in the data fetcher: all elements must"):
         next(elements)
 
 
@@ -454,7 +454,7 @@ def test_later_failure_comes_after_the_elements_before_it_and_again(access):
 
 @pytest.mark.parametrize("dataset", [[], Numbers(0), iter([])], ids=["list", "indexed", "iterator"])
 def test_empty_data_set_is_an_error(access, dataset):
-    with pytest.raises(poptorch.Error, match="worker thread failed to start: the data set is empty"):
+    with pytest.raises(poptorch.Error, match="worker thread failed to start: the dataset is empty"):
         access(dataset)
 
 

@@ -227,7 +227,7 @@ def test_batches_of_a_batch_sampler_are_concatenated_inside_types_with_a_parser(
 
 
 def test_batches_of_a_batch_sampler_without_tensors_cannot_be_concatenated():
-    with pytest.raises(poptorch.Error, match="hold str"):
+    with pytest.raises(poptorch.Error, match="contain str"):
         next(iter(batch_sampled(6, collate_fn=lambda samples: ["one", "two"])))
 
 
@@ -370,7 +370,7 @@ def test_arguments_without_effect_are_reported(arguments, unused, messages):
 @pytest.mark.parametrize("mode", [ASYNC, REBATCHED])
 def test_asynchronous_loader_takes_no_second_accessor(mode):
     loader = poptorch.DataLoader(options(), Numbers(9), batch_size=2, mode=mode, async_options=FORK)
-    with pytest.raises(poptorch.Error, match="accessor already"):
+    with pytest.raises(poptorch.Error, match="already has an accessor"):
         poptorch.AsynchronousDataAccessor(loader)
     loader.terminate()
 

@@ -362,7 +362,7 @@ def test_a_file_can_say_what_stands_for_the_operations_of_a_program_that_does_no
         with recording():
             return poptorch.custom_op([torch.tensor(2.0)], "Twice", "test.file", 1, [torch.ones(())])
 
-    with pytest.raises(poptorch.Error, match="which is no file"):
+    with pytest.raises(poptorch.Error, match="which does not exist"):
         twice()
     file.write_text(
         "from poptorch_host import custom_ops\n"

@@ -11,7 +11,7 @@ from ..models import Classifier, Function, accumulating, classifier_batch, train
 
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch):
-    monkeypatch.setattr(host, "_settings", dict.fromkeys(host._settings))
+    monkeypatch.setattr(host, "_settings", type(host._settings)())
     monkeypatch.delenv("POPTORCH_HOST_FOLD", raising=False)
     monkeypatch.delenv("POPTORCH_HOST_DEVICE", raising=False)
 
@@ -80,12 +80,14 @@ def test_attention_is_folded_and_few_or_large_micro_batches_are_not():
     x = torch.randn(16, 2, 8, 4)
     executor = poptorch.inferenceModel(attention, poptorch.Options().deviceIterations(8))
     torch.testing.assert_close(executor(x), attention(x))
-    assert executor._engine.fold == (8 if hasattr(torch.nn, "attention") else 1)  # older vmap does not know its parts
+    assert executor._program.engine.fold == (
+        8 if hasattr(torch.nn, "attention") else 1
+    )  # older vmap does not know its parts
     few = poptorch.inferenceModel(attention, poptorch.Options().deviceIterations(2))
     few.compile(x)
     large = poptorch.inferenceModel(Function(lambda x: x + 1), poptorch.Options().deviceIterations(4))
     large.compile(torch.ones(4, 2**20))
-    assert few._engine.fold == large._engine.fold == 1
+    assert few._program.engine.fold == large._program.engine.fold == 1
 
 
 def test_programs_with_state_are_not_folded():

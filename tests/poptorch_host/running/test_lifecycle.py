@@ -301,7 +301,7 @@ def test_programs_without_a_model_need_one(tmp_path):
     executor = poptorch.inferenceModel(model)
     executor.loadExecutable(target)
     assert executor.isCompiled() and torch.equal(executor(X), model(X).detach())
-    with pytest.raises(poptorch.Error, match="is for inference"):
+    with pytest.raises(poptorch.Error, match="is a program for inference"):
         trained(Classifier()).loadExecutable(target)
 
 

@@ -151,7 +151,7 @@ def test_outputs_share_no_memory():
 @pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize("mode, period", [("All", None), ("Final", None), ("EveryN", 2), ("EveryN", 4), ("Sum", None)])
 def test_outputs_share_no_memory_with_inputs(mode, period, fold, monkeypatch):
-    monkeypatch.setattr(host, "_settings", dict.fromkeys(host._settings))
+    monkeypatch.setattr(host, "_settings", type(host._settings)())
     host.configure(fold=fold)
     options = poptorch.Options().deviceIterations(4).outputMode(poptorch.OutputMode[mode], period)
     rows = torch.arange(8.0).view(8, 1)
@@ -173,7 +173,7 @@ def test_outputs_keep_nothing_else_in_memory(mode, period):
 @pytest.mark.parametrize("mode, period", [("All", None), ("Final", None), ("EveryN", 2), ("Sum", None)])
 @pytest.mark.parametrize("failing", [KeyboardInterrupt, ValueError])
 def test_a_call_that_an_error_ended_leaves_nothing_in_the_outputs_of_the_next(mode, period, failing, monkeypatch):
-    monkeypatch.setattr(host, "_settings", dict.fromkeys(host._settings))
+    monkeypatch.setattr(host, "_settings", type(host._settings)())
     host.configure(fold=False)
     calls = []
 
