@@ -22,7 +22,7 @@ from dataset.mixup import MixingCollate, Sample, build_mixup, group, stack
 from dataset.samplers import EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import EpochView, ImageDataset, NamedImages
 from dataset.transforms import build_transform, image_dtype
-from dataset.workers import affordable_workers, begin_worker, clear_failures, stall_seconds
+from dataset.workers import ReaderSampler, affordable_workers, begin_worker, clear_failures, stall_seconds
 from planning.geometry import image_size
 
 GENERATED_STEPS = 100  # steps in an epoch of generated images
@@ -122,7 +122,7 @@ def build_loader(
             options,
             view,
             batch_size=layout.micro_batch,
-            sampler=sampler,
+            sampler=ReaderSampler(sampler),
             collate_fn=collate,
             auto_distributed_partitioning=False,
             mode=mode,

@@ -3,6 +3,7 @@
 """Worker processes of a loader: how many the memory allows, how they behave, and what it means when one fails."""
 
 import contextlib
+import multiprocessing
 import multiprocessing.connection
 import os
 import re
@@ -11,6 +12,8 @@ import threading
 import time
 from multiprocessing.process import BaseProcess
 from typing import Any, Callable, Iterator, List, Optional, Tuple
+
+from torch.utils.data import Sampler
 
 import accelerator
 from common.errors import EXIT_DATA, EXIT_RESOURCE, Refusal
@@ -63,21 +66,51 @@ def stall_seconds(samples: int) -> float:
 
 
 def begin_worker(_: int) -> None:
-    """Lets a worker outlive the signals that ask a run to stop: its parent finishes the step before it saves.
+    """Lets a worker outlive the signals that ask a run to stop, since its parent finishes the step before it saves.
 
-    Terminals and job schedulers send them to every process of a job. Only the parent may end a worker by SIGTERM.
+    Terminals and job schedulers send them to every process of a job. Only the parent may end a worker by SIGTERM, and
+    when the parent ends, so does the worker. The parent is the process that asked for the worker, which a server may
+    have forked for it: then the system knows that one as the parent.
     """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise AssertionError("begin_worker is for processes that multiprocessing began")
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_parent_asks, daemon=True).start()
+        threading.Thread(target=_end_when_asked_by, args=(parent.pid,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_when_parent_asks() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _end_when_asked_by(parent: Optional[int]) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(0)
+
+
+class ReaderSampler(Sampler[Any]):
+    """A sampler that has the process in which PopTorch reads ahead behave as a worker does, by `begin_worker`.
+
+    PopTorch starts that process itself, and iterating the sampler is the first that runs of ours in it.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler, self._process = sampler, os.getpid()
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            begin_worker(0)
+        return iter(self._sampler)
 
 
 @contextlib.contextmanager

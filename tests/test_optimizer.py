@@ -11,6 +11,7 @@ import accelerator
 from common.launch import Launch
 from config import get_config
 from optimizer import build_optimizer, parameter_groups
+from tests.backend import DEVICE
 
 LAUNCH = Launch(0, 1, 4, 4)
 
@@ -34,8 +35,8 @@ class Model(torch.nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def host():
-    accelerator.select("cpu")
+def device():
+    accelerator.select(DEVICE)
 
 
 def test_only_matrices_decay():

@@ -26,6 +26,7 @@ from dataset.generated import GeneratedImages
 from dataset.samplers import PADDING, EvaluationSampler, Layout, epoch_order
 from dataset.samples import PADDED, UNREADABLE
 from dataset.workers import affordable_workers, batches, begin_worker, clear_failures
+from tests.backend import DEVICE
 from tests.data_sets import small_config, write_folders
 
 PLAIN = {"AUG__MIXUP": 0.0, "AUG__CUTMIX": 0.0}
@@ -33,9 +34,8 @@ Batch = Tuple[torch.Tensor, torch.Tensor]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def host() -> Iterator[None]:
-    """These tests run on the host's PopTorch, whatever is installed."""
-    accelerator.select("cpu")
+def device() -> Iterator[None]:
+    accelerator.select(DEVICE)
     yield
     accelerator._selected = None
 
@@ -303,6 +303,37 @@ class TestFailures:
             list(batches(loader))
         assert caught.value.code == EXIT_RESOURCE and f"{reader.pid} (stopped)" in str(caught.value)
         assert not reader.is_alive()
+
+    def test_workers_end_with_the_process_that_asked_for_them(self):
+        def live(writer):
+            begin_worker(0)
+            writer.send("alive")
+            time.sleep(60)
+
+        def ask(writer):
+            context.Process(target=live, args=(writer,)).start()
+            time.sleep(60)
+
+        context = multiprocessing.get_context("fork")
+        reader, writer = context.Pipe(duplex=False)
+        process = context.Process(target=ask, args=(writer,))
+        process.start()
+        writer.close()
+        assert reader.recv() == "alive"
+        process.kill()
+        process.join()
+        assert reader.poll(10)  # the pipe closes with the last process that has it
+        with pytest.raises(EOFError):
+            reader.recv()
+
+    def test_process_that_reads_ahead_outlives_the_signals_that_stop_a_run(self, root):
+        config = small_config(root, DATA__LOADER="async")
+        loader = build_loader(config, options_of(), build_dataset(config, True), True)
+        [reader], read = loader.readers, batches(loader)
+        next(read)
+        for name in ("TERM", "INT", "USR1"):
+            subprocess.run(["sh", "-c", f"kill -{name} {reader.pid}"], check=True)
+        assert len(list(read)) == len(loader) - 1 and reader.is_alive()
 
     def test_workers_outlive_the_signals_that_stop_a_run(self):
         def live():

@@ -21,6 +21,7 @@ from models.build import build_pipeline
 from models.swin_transformer import LayerNorm, SwinTransformer
 from optimizer import build_optimizer
 from options import inference_options, training_options
+from tests.backend import DEVICE
 from tests.operations import Recorder
 
 SMALL = [
@@ -51,8 +52,8 @@ ALONE = Launch(0, 1, 1, 1)
 
 
 @pytest.fixture(autouse=True)
-def host():
-    accelerator.select("cpu")
+def device():
+    accelerator.select(DEVICE)
 
 
 def configured(*opts: Any) -> CfgNode:

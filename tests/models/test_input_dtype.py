@@ -17,6 +17,7 @@ from dataset.build_ipu import build_dataset, build_loader
 from models.build import build_pipeline
 from optimizer import build_optimizer
 from options import inference_options, training_options
+from tests.backend import DEVICE
 from tests.data_sets import small_config, write_folders
 from training.evaluation import evaluate
 
@@ -26,8 +27,8 @@ UNERASED = {"AUG__REPROB": 0.0}
 
 
 @pytest.fixture(autouse=True)
-def host():
-    accelerator.select("cpu")
+def device():
+    accelerator.select(DEVICE)
 
 
 @pytest.fixture(scope="module")
