@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Operations that PopTorch adds to PyTorch.
+"""The operations that PopTorch adds to PyTorch.
 
-On a host each is the plain computation; inside the forward of a compiled model it also tells the execution what a
-compiler has to know (see `context`). Hints about placement and memory are told there too and change nothing.
+On a host, they are ordinary computations. In a compiled model, they also report to the current execution (see
+`context`). Hints about placement and memory have no effect on results.
 """
 
 from typing import Any, Callable, Dict, List, Tuple, Union
@@ -54,19 +54,22 @@ _REDUCTIONS: Dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-# The loss and what is kept for its gradient.
+# The loss and its gradient.
 
 
 def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
-    """Reduces `x` and marks the result as the loss that training differentiates.
+    """Reduces `x` and marks the result as the loss to differentiate.
 
     Args:
-        x: any shape.
-        reduction: 'sum', 'mean' or 'none'; AssertionError for another.
+        x: a tensor of any shape.
+        reduction: 'sum', 'mean' or 'none'.
+
+    Raises:
+        AssertionError: for any other reduction.
     """
     check(
         reduction in _REDUCTIONS,
-        f"Unsupported reduction type! identity_loss takes 'sum', 'mean' or 'none', not {reduction!r}",
+        f"Unsupported reduction type! Use 'sum', 'mean' or 'none' in identity_loss, not {reduction!r}",
     )
     loss = _REDUCTIONS[reduction](x)
     execution = current()
@@ -76,16 +79,16 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
 
 
 def recomputationCheckpoint(*tensors: Any) -> Any:
-    """Keeps the values of these tensors for the backward pass where a stage is otherwise computed again.
+    """Saves tensors for the backward pass of a stage that is otherwise recomputed.
 
     Args:
-        tensors: tensors, or one list or tuple of them.
+        tensors: tensors, or one list or tuple of tensors.
 
     Returns:
-        The tensors as they were given: one, a tuple of several, or the container.
+        The tensors as given: one, a tuple of several, or the container.
 
     Raises:
-        ValueError: for anything but tensors.
+        ValueError: for arguments other than tensors.
     """
     contained = len(tensors) == 1 and isinstance(tensors[0], (list, tuple))
     members = list(tensors[0]) if contained else list(tensors)
@@ -100,32 +103,32 @@ def recomputationCheckpoint(*tensors: Any) -> Any:
     return members[0] if len(members) == 1 else tuple(members)
 
 
-# Hints, which leave values as they are.
+# Hints, which do not change values.
 
 
 def nop(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy of `tensor` that a compiler does not optimise away."""
+    """Returns a copy of `tensor` that the compiler does not optimise away."""
     return _annotate("nop", tensor)
 
 
 def set_available_memory(tensor: torch.Tensor, available_memory_proportion: float) -> torch.Tensor:
-    """The share of a device's memory that the operation which made `tensor` may use while it runs."""
+    """Sets the proportion of a device's memory that the operation which computed `tensor` may use temporarily."""
     return _annotate("set_available_memory", tensor, proportion=available_memory_proportion)
 
 
 def set_overlap_for_input(input_tensors: Any, mode: OverlapMode) -> Any:
-    """Overlaps the transfer of these inputs with computation.
+    """Overlaps the transfer of inputs with computation.
 
     Args:
-        input_tensors: a tensor, or tuples, lists and dictionaries of them. They must be inputs of the model and be used
-            nowhere else: use what is returned.
-        mode: the loop within which to overlap.
+        input_tensors: a tensor, or tuples, lists and dictionaries of tensors, which must be inputs of the model and not
+            be used otherwise: use the result.
+        mode: the loop in which to overlap.
     """
     return _overlap("set_overlap_for_input", input_tensors, mode)
 
 
 def set_overlap_for_output(output_tensors: Any, mode: OverlapMode) -> Any:
-    """Overlaps the transfer of these outputs with computation; return what this returns."""
+    """Overlaps the transfer of outputs with computation. The model must return the result."""
     return _overlap("set_overlap_for_output", output_tensors, mode)
 
 
@@ -142,23 +145,26 @@ def ipu_print_tensor(
     open_bracket: str = "(",
     close_bracket: str = ")",
 ) -> torch.Tensor:
-    """Prints `tensor` to standard error whenever it is computed, and its gradient when that is.
+    """Prints a tensor, and its gradient, to standard error whenever they are computed.
 
     Args:
-        tensor: what to print; use what is returned.
-        title: printed in front; the gradient's has '_gradient' at its end.
-        print_gradient: whether the gradient is printed.
-        summarise_threshold: from how many elements on only the edges are shown.
-        edge_items: how many elements an edge has.
-        max_line_width: where lines are broken, in characters; 0 for nowhere.
-        digits: decimals of floating-point numbers.
+        tensor: the tensor. Use the result in its place.
+        title: the title, to which '_gradient' is appended for the gradient.
+        print_gradient: whether to print the gradient.
+        summarise_threshold: the number of elements above which only the edges are printed.
+        edge_items: the number of elements at each edge.
+        max_line_width: the maximum number of characters per line; 0 for no limit.
+        digits: the number of digits of floating-point numbers.
         float_format: 'auto', 'fixed', 'scientific' or 'none'.
-        separator: between elements.
-        open_bracket: opens a row.
-        close_bracket: closes a row.
+        separator: the separator of elements.
+        open_bracket: the opening bracket of a row.
+        close_bracket: the closing bracket of a row.
+
+    Returns:
+        A copy of `tensor`.
 
     Raises:
-        Error: when `tensor` is none.
+        Error: if `tensor` is not a tensor.
     """
     style = tensor_text.Style(
         summarise_threshold, edge_items, max_line_width, digits, float_format, separator, open_bracket, close_bracket
@@ -174,10 +180,13 @@ def ipu_print_tensor(
 
 
 class NameScope:
-    """A context manager: operations inside are named after it in reports.
+    """A context manager that adds a scope to the names of operations in reports.
 
     Args:
-        name: the name; AssertionError unless a string.
+        name: the name of the scope.
+
+    Raises:
+        AssertionError: if `name` is not a string.
     """
 
     def __init__(self, name: str) -> None:
@@ -193,10 +202,10 @@ class NameScope:
 
 
 class Attribute:
-    """A context manager: operations inside carry these attributes for the compiler.
+    """A context manager that sets attributes of operations for the compiler.
 
     Args:
-        kwargs: attributes by name.
+        kwargs: the attributes by name.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -211,46 +220,50 @@ class Attribute:
 
 
 class MultiConv:
-    """A context manager: the convolutions inside are independent of each other and may be planned together.
+    """A context manager for independent convolutions that are planned together.
 
-    Settings are one value for all convolutions, or a list with one for each.
+    Options are one value for all convolutions, or a list with a value for each.
     """
 
     def __init__(self) -> None:
         self.options: Dict[str, Any] = {}
 
     def availableMemoryProportions(self, value: Union[float, List[float]]) -> "MultiConv":
-        """The share of a device's memory that each convolution may use while it runs."""
+        """Sets the proportion of a device's memory that each convolution may use temporarily."""
         return self._set("availableMemoryProportions", value, float, several=True)
 
     def partialsTypes(self, value: Union[torch.dtype, List[torch.dtype]]) -> "MultiConv":
-        """The format of each convolution's partial sums: torch.float or torch.half, else ValueError."""
+        """Sets the type of the partial sums of each convolution: torch.float or torch.half.
+
+        Raises:
+            ValueError: for any other dtype.
+        """
         for dtype in value if isinstance(value, (list, tuple)) else [value]:
             if dtype not in (torch.float, torch.half):
-                raise ValueError(f"partialsTypes takes torch.float and torch.half, not {dtype!r}")
+                raise ValueError(f"partialsTypes must be torch.float or torch.half, not {dtype!r}")
         return self._set("partialsTypes", value, torch.dtype, several=True)
 
     def enableConvDithering(self, value: Union[bool, List[bool]]) -> "MultiConv":
-        """Spreads the first tile of each convolution."""
+        """Whether to spread the first tile of each convolution."""
         return self._set("enableConvDithering", value, bool, several=True)
 
     def planType(self, value: MultiConvPlanType) -> "MultiConv":
-        """Whether the convolutions run side by side or one after the other."""
+        """Sets whether the convolutions run in parallel or in sequence."""
         return self._set("planType", value, MultiConvPlanType)
 
     def perConvReservedTiles(self, value: int) -> "MultiConv":
-        """Tiles kept for each convolution when they run side by side."""
+        """Sets the number of tiles reserved for each convolution when they run in parallel."""
         return self._set("perConvReservedTiles", value, int)
 
     def cycleBackOff(self, value: float) -> "MultiConv":
-        """How much slower than the best plan a convolution may become to save tiles."""
+        """Sets how much slower than the best plan a convolution may be in order to save tiles."""
         return self._set("cycleBackOff", value, float)
 
     def _set(self, option: str, value: Any, kind: type, several: bool = False) -> "MultiConv":
         values = value if several and isinstance(value, (list, tuple)) else [value]
         check(
             len(values) > 0 and all(isinstance(item, kind) for item in values),
-            f"{option} takes values of type {kind.__name__}, not {value!r}",
+            f"{option} must be of type {kind.__name__}, not {value!r}",
         )
         self.options[option] = value
         return self
@@ -260,7 +273,7 @@ class MultiConv:
         return self
 
     def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
-        if type is None:  # else what went wrong inside is the news
+        if type is None:  # do not hide an exception of the body
             _note("multi_conv_end", options=self.options)
 
 
@@ -270,20 +283,20 @@ class MultiConv:
 def serializedMatMul(
     lhs: torch.Tensor, rhs: torch.Tensor, mode: MatMulSerializationMode, factor: int = 0, keep_precision: bool = False
 ) -> torch.Tensor:
-    """The product of two matrices (..., m, n) and (..., n, p), computed in parts on a device to save memory.
+    """Multiplies matrices (..., m, n) and (..., n, p), in parts on a device to save memory.
 
     Args:
-        lhs: left factor.
-        rhs: right factor.
-        mode: the dimension that is cut: m (InputChannels), n (ReducingDim), p (OutputChannels) or none.
+        lhs: the left matrix.
+        rhs: the right matrix.
+        mode: the dimension to split: m (InputChannels), n (ReducingDim), p (OutputChannels), or none (Disabled).
         factor: the number of parts.
-        keep_precision: whether parts of half products are summed in single precision.
+        keep_precision: whether to sum parts of half products in float32.
 
     Raises:
         AssertionError: for arguments of other types.
-        Error: in a compiled model, when `factor` does not divide the dimension.
+        Error: in a compiled model, if the dimension is not a multiple of `factor`.
     """
-    check(torch.is_tensor(lhs) and torch.is_tensor(rhs), "serializedMatMul multiplies tensors")
+    check(torch.is_tensor(lhs) and torch.is_tensor(rhs), "serializedMatMul needs two tensors")
     check(isinstance(mode, MatMulSerializationMode), f"expected a poptorch.MatMulSerializationMode, not {mode!r}")
     check(isinstance(factor, int), f"the number of parts must be an int, not {factor!r}")
     check(isinstance(keep_precision, bool), f"keep_precision must be a bool, not {keep_precision!r}")
@@ -293,19 +306,19 @@ def serializedMatMul(
         MatMulSerializationMode.OutputChannels: rhs.shape[-1],
     }.get(mode)
     if current() is not None and size is not None and (factor < 1 or size % factor):
-        raise createPoptorchError(f"serializedMatMul cannot cut {size} {mode.value} into {factor} equal parts")
+        raise createPoptorchError(f"serializedMatMul cannot split {size} {mode.value} into {factor} equal parts")
     return torch.matmul(lhs, rhs)
 
 
 def dynamic_slice(tensor: torch.Tensor, dim: int, start: torch.Tensor, size: int, step: int) -> torch.Tensor:
-    """A slice whose position is known only at run time: `tensor[..., start:start + size:step, ...]`.
+    """Returns the slice `tensor[..., start:start + size:step, ...]`, whose start is known only at run time.
 
     Args:
-        tensor: what to slice.
-        dim: along which dimension.
-        start: one integer, as a tensor.
-        size: how many positions the slice spans.
-        step: how far its elements are apart.
+        tensor: the tensor to slice.
+        dim: the dimension to slice.
+        start: the start, an integer tensor with one element.
+        size: the size of the slice before `step` is applied.
+        step: the step.
 
     Raises:
         Error: for arguments of other types.
@@ -318,17 +331,17 @@ def dynamic_slice(tensor: torch.Tensor, dim: int, start: torch.Tensor, size: int
 
 
 def dynamic_update(input: torch.Tensor, src: torch.Tensor, dim: int, start: torch.Tensor, size: int) -> torch.Tensor:
-    """`input` with `src` in the place of its slice `start:start + size` along `dim`; `input` itself is not changed.
+    """Returns a copy of `input` with the slice `start:start + size` along `dim` replaced by `src`.
 
     Args:
-        input: what to update.
-        src: what to put there; `size` long along `dim`.
-        dim: along which dimension.
-        start: one integer, as a tensor.
-        size: the length of the slice.
+        input: the tensor to update.
+        src: the values of the slice, of size `size` along `dim`.
+        dim: the dimension to slice.
+        start: the start, an integer tensor with one element.
+        size: the size of the slice.
 
     Raises:
-        Error: for arguments of other types, and for ranks, dtypes or sizes that do not fit.
+        Error: for arguments of other types, or if the ranks, dtypes or sizes do not match.
     """
     _check_slice("dynamic_update", input, dim, start, size)
     _require(torch.is_tensor(src), f"dynamic_update: src must be a tensor, not {type(src).__name__}")
@@ -344,16 +357,19 @@ def dynamic_update(input: torch.Tensor, src: torch.Tensor, dim: int, start: torc
 
 
 def for_loop(count: int, body: Callable[..., Any], inputs: List[torch.Tensor]) -> List[torch.Tensor]:
-    """Calls `body` `count` times, each time on what it returned the time before.
+    """Calls `body` repeatedly, each time with the results of the previous call.
 
     Args:
-        count: how often.
-        body: takes as many tensors as `inputs` has, and returns as many of the same shapes.
-        inputs: what the first call gets.
+        count: the number of calls.
+        body: a function of as many tensors as `inputs` has, which returns tensors of the same shapes and dtypes.
+        inputs: the arguments of the first call.
+
+    Returns:
+        The results of the last call.
 
     Raises:
-        ValueError: when `inputs` is no list of tensors.
-        Error: when `body` returns another number of tensors, or other shapes or dtypes.
+        ValueError: if `inputs` is not a list of tensors.
+        Error: if the number, shapes or dtypes of the results differ from those of the inputs.
     """
     _check_tensor_list("for_loop", inputs)
     _note("for_loop", count=count)
@@ -363,7 +379,7 @@ def for_loop(count: int, body: Callable[..., Any], inputs: List[torch.Tensor]) -
         _require(
             [_kind(value) for value in results] == [_kind(value) for value in values],
             f"for_loop: the body turns {[_kind(value) for value in values]} into "
-            f"{[_kind(value) for value in results]}: shapes and dtypes must stay",
+            f"{[_kind(value) for value in results]}: shapes and dtypes must not change",
         )
         values = results
     return values
@@ -376,20 +392,20 @@ def cond(
     else_body: Callable[..., Any],
     else_inps: List[torch.Tensor],
 ) -> List[torch.Tensor]:
-    """What `then_body` makes of its inputs where `condition` holds, else what the other makes of its own.
+    """Returns the results of `then_body` if `condition` is true, else those of `else_body`. For inference only.
 
-    Both are computed, for inference only.
+    On a host, both are computed.
 
     Args:
-        condition: one boolean, as a tensor.
-        then_body: takes the tensors of `then_inps`.
-        then_inps: its inputs.
-        else_body: takes the tensors of `else_inps`, and returns the same shapes as `then_body`.
-        else_inps: its inputs.
+        condition: a tensor with one boolean.
+        then_body: a function of the tensors in `then_inps`.
+        then_inps: its arguments.
+        else_body: a function of the tensors in `else_inps`, with results like those of `then_body`.
+        else_inps: its arguments.
 
     Raises:
-        ValueError: when the inputs are no lists of tensors.
-        Error: when the two return different shapes or dtypes.
+        ValueError: if the inputs are not lists of tensors.
+        Error: if the shapes or dtypes of the results differ.
     """
     _check_tensor_list("cond", then_inps)
     _check_tensor_list("cond", else_inps)
@@ -408,8 +424,8 @@ class CPU:
     """A function that an inference model calls on the host while it runs.
 
     Args:
-        layer_to_call: takes and returns tensors.
-        ID: a name of its own.
+        layer_to_call: a function of tensors that returns tensors.
+        ID: a unique name.
     """
 
     def __init__(self, layer_to_call: Callable[..., Any], ID: str) -> None:
@@ -419,11 +435,11 @@ class CPU:
         self.outputs: Any = None
 
     def execute(self) -> None:
-        """Calls the function on `inputs` and keeps what it returns in `outputs`."""
+        """Calls the function with `inputs` and stores its results in `outputs`."""
         self.outputs = self._layer_to_call(*self.inputs)
 
     def registerPersistentData(self) -> None:
-        """Tells a compiling execution of this call."""
+        """Reports the call to the current execution."""
         _note("cpu", id=self._ID)
 
     def __call__(self, *input: Any, **kwargs: Any) -> Any:
@@ -440,15 +456,15 @@ def _note(name: str, **info: Any) -> None:
 
 
 def _annotate(name: str, tensor: torch.Tensor, **info: Any) -> torch.Tensor:
-    """Another tensor object with the values of `tensor`, after telling the execution of both."""
-    _require(torch.is_tensor(tensor), f"{name} takes a tensor, not {type(tensor).__name__}")
+    """Returns a view of `tensor`, and reports both to the current execution."""
+    _require(torch.is_tensor(tensor), f"{name} needs a tensor, not {type(tensor).__name__}")
     result = tensor.view_as(tensor)
     _note(name, tensor=tensor, result=result, **info)
     return result
 
 
 def _overlap(name: str, tensors: Any, mode: OverlapMode) -> Any:
-    check(isinstance(mode, OverlapMode), f"{name} takes a poptorch.OverlapMode, not {mode!r}")
+    check(isinstance(mode, OverlapMode), f"{name} needs a poptorch.OverlapMode, not {mode!r}")
     return map_tensors(lambda tensor: _annotate(name, tensor, mode=mode), tensors)
 
 

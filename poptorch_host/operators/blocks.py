@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Blocks: which part of a forward runs on which device."""
+"""Blocks, which assign parts of forward to devices."""
 
 import functools
 from typing import Any, Callable, Optional
@@ -12,14 +12,14 @@ from ..errors import check, createPoptorchError
 
 
 class Block(torch.nn.Module):
-    """A context manager: what runs inside belongs to the block.
+    """A context manager for the operations of a block.
 
-    After it no block is active, not even one around it: an operation of a compiled model that follows without a new
-    block is refused. Outside a compiled model a block does nothing.
+    After it, no block is active, not even an enclosing one, and a compiled model must begin a new block before the next
+    operation. Outside a compiled model, a block has no effect.
 
     Args:
-        user_id: the name of the block, for execution strategies; None for the next automatic one: '0', '1', ...
-        ipu_id: the device it runs on.
+        user_id: the id of the block, for execution strategies; None for the next automatic one: '0', '1', ...
+        ipu_id: the device to run on.
     """
 
     def __init__(self, user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> None:
@@ -29,7 +29,7 @@ class Block(torch.nn.Module):
 
     @staticmethod
     def useAutoId() -> None:
-        """Restarts the automatic names. Called first in a forward whose blocks have no user_id."""
+        """Restarts the automatic ids. Call at the beginning of a forward whose blocks have no user_id."""
         execution = current()
         if execution is not None:
             execution.restart_block_ids()
@@ -52,7 +52,7 @@ class Block(torch.nn.Module):
 
 
 class LegacyBeginBlockFn(torch.nn.Module):
-    """A callable that begins a block and then calls `layer_to_call`: what `BeginBlock` makes of a function."""
+    """A callable that begins a block and calls `layer_to_call`. `BeginBlock` returns one for a function."""
 
     def __init__(
         self, layer_to_call: Callable[..., Any], user_id: Optional[str] = None, ipu_id: Optional[int] = None
@@ -68,7 +68,7 @@ class LegacyBeginBlockFn(torch.nn.Module):
 
 
 class BeginBlockHook:
-    """The forward pre-hook that begins a block; a class of its own so that it can be found, copied and pickled."""
+    """The forward pre-hook that begins a block. A class, so that it can be found, copied and pickled."""
 
     def __init__(self, user_id: Optional[str], ipu_id: Optional[int]) -> None:
         self._user_id = user_id
@@ -82,7 +82,7 @@ class BeginBlockHook:
 
 
 def block_of(module: torch.nn.Module) -> Optional[BeginBlockHook]:
-    """The hook by which `module` begins a block, or None."""
+    """Returns the hook by which `module` begins a block, or None."""
     hooks = module._forward_pre_hooks.values()
     return next((hook for hook in hooks if isinstance(hook, BeginBlockHook)), None)
 
@@ -93,12 +93,12 @@ def BeginBlock(
     """Begins a block whenever `layer_to_call` is called; the block lasts until the next begins.
 
     Args:
-        layer_to_call: a module, which is returned itself; or a callable, which is wrapped.
-        user_id: the name of the block; None for an automatic one at each call.
-        ipu_id: the device it runs on.
+        layer_to_call: a module, which is returned, or a callable, which is wrapped.
+        user_id: the id of the block; None for an automatic one at each call.
+        ipu_id: the device to run on.
 
     Raises:
-        Error: for a module that begins a block already, or something that cannot be called.
+        Error: for a module that already begins a block, or an object that is not callable.
     """
     if isinstance(layer_to_call, torch.nn.Module):
         if block_of(layer_to_call) is not None:
@@ -115,7 +115,7 @@ def BeginBlock(
 def BlockFunction(
     user_id: Optional[str] = None, ipu_id: Optional[int] = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator: the function runs inside a `Block`."""
+    """A decorator that runs a function inside a `Block`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -129,7 +129,7 @@ def BlockFunction(
 
 
 def removeBlocks(module: torch.nn.Module) -> None:
-    """Takes off what `BeginBlock` put on `module` and on the modules inside it; other hooks stay."""
+    """Removes the blocks that `BeginBlock` has added to `module` and its submodules."""
     check(isinstance(module, torch.nn.Module), f"removeBlocks needs a torch.nn.Module, not {type(module).__name__}")
     for part in module.modules():
         hooks = part._forward_pre_hooks

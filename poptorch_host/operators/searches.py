@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Operations that search: points far from each other, nearest points, and the likeliest texts of a CTC model."""
+"""Search operations: farthest-point sampling, nearest points, and CTC beam search."""
 
 import math
 from collections import defaultdict
@@ -15,21 +15,19 @@ Groups = Optional[Union[List[int], torch.Tensor]]
 
 
 def fps(src: torch.Tensor, ptr: List[int], ratio: float = 0.5, random_start: bool = False) -> torch.Tensor:
-    """Farthest-point sampling: of each group of points, points that are as far as possible from those taken before.
-
-    Qi et al., PointNet++ (2017), section 3.2.
+    """Farthest-point sampling (Qi et al., PointNet++, 2017, section 3.2) in groups of points.
 
     Args:
         src: points (n, d).
-        ptr: where the groups begin and the last one ends: group i is `src[ptr[i]:ptr[i + 1]]`.
-        ratio: the share of a group's points that is taken, rounded up.
-        random_start: begin with a random point of a group rather than its first.
+        ptr: the bounds of the groups: group i is `src[ptr[i]:ptr[i + 1]]`.
+        ratio: the proportion of points to sample from each group, rounded up.
+        random_start: whether to begin with a random point of a group rather than its first.
 
     Returns:
-        The indices of the points taken, int64, group by group.
+        The indices of the sampled points, int64, group by group.
     """
     if src.dim() != 2 or len(ptr) < 2:
-        raise createPoptorchError(f"fps takes points (n, d) and at least two bounds, not {tuple(src.shape)} and {ptr}")
+        raise createPoptorchError(f"fps needs points (n, d) and at least two bounds, not {tuple(src.shape)} and {ptr}")
     with own_op("fps"):
         parts = []
         for begin, end in zip(ptr[:-1], ptr[1:]):
@@ -54,7 +52,7 @@ def _farthest(points: torch.Tensor, count: int, random_start: bool) -> torch.Ten
 
 
 def nearest(x: torch.Tensor, y: torch.Tensor, batch_x: Groups = None, batch_y: Groups = None) -> torch.Tensor:
-    """For each point of `x` the index of the nearest point of `y` in the same group.
+    """Finds the nearest point of `y` in the same group for each point of `x`.
 
     Args:
         x: points (n, d), or (n,) for one dimension.
@@ -66,7 +64,7 @@ def nearest(x: torch.Tensor, y: torch.Tensor, batch_x: Groups = None, batch_y: G
         Indices into `y`, int64, shape (n,).
 
     Raises:
-        Error: for points of different dimensions, or groups that do not fit.
+        Error: for points of different dimensions, or a wrong number of groups.
     """
     x, y = (points.unsqueeze(1) if points.dim() == 1 else points for points in (x, y))
     if x.shape[1] != y.shape[1]:
@@ -91,28 +89,28 @@ def _groups(batch: Groups, points: torch.Tensor) -> torch.Tensor:
 def ctc_beam_search_decoder(
     probs: torch.Tensor, lengths: torch.Tensor, blank: int = 0, beam_width: int = 100, top_paths: int = 1
 ) -> List[torch.Tensor]:
-    """The likeliest label sequences of a connectionist temporal classification, by prefix beam search.
+    """Decodes the output of a connectionist temporal classification (CTC) model by prefix beam search.
 
     Graves (2012), Supervised Sequence Labelling, section 7.5.3; Hannun et al. (2014), algorithm 1, without its language
     model.
 
     Args:
-        probs: logarithms of class probabilities (time, batch, classes).
-        lengths: how many time steps count, (batch,).
-        blank: the class that stands for no label.
-        beam_width: how many prefixes are kept at each step.
-        top_paths: how many sequences are returned for each sample.
+        probs: log probabilities of the classes (time, batch, classes).
+        lengths: the numbers of time steps (batch,).
+        blank: the class of the blank label.
+        beam_width: the number of prefixes to keep at each step.
+        top_paths: the number of sequences to return for each sample.
 
     Returns:
-        Log probabilities (batch, top_paths), lengths (batch, top_paths), and labels (batch, top_paths, time), filled up
+        Log probabilities (batch, top_paths), lengths (batch, top_paths), and labels (batch, top_paths, time), padded
         with blanks.
 
     Raises:
-        Error: for other shapes, and for more paths than the beam is wide.
+        Error: for other shapes, or if `top_paths` exceeds `beam_width`.
     """
     if probs.dim() != 3 or lengths.shape != probs.shape[1:2]:
         raise createPoptorchError(
-            f"ctc_beam_search_decoder takes (time, batch, classes) and (batch,), not "
+            f"ctc_beam_search_decoder needs (time, batch, classes) and (batch,), not "
             f"{tuple(probs.shape)} and {tuple(lengths.shape)}"
         )
     if not 0 <= blank < probs.shape[2] or not 0 < top_paths <= beam_width:
@@ -134,9 +132,9 @@ def ctc_beam_search_decoder(
 
 
 def _prefix_beam_search(steps: List[List[float]], blank: int, width: int) -> List[Tuple[Tuple[int, ...], float]]:
-    """Prefixes with their log probabilities, likeliest first."""
+    """Returns prefixes with their log probabilities in descending order of probability."""
     impossible = -math.inf
-    # Of each prefix, the log probability of the paths that end in a blank, and of those that end in its last label.
+    # For each prefix, the log probabilities of the paths that end in a blank and of those that end in its last label.
     beam: Dict[Tuple[int, ...], Tuple[float, float]] = {(): (0.0, impossible)}
     for step in steps:
         grown: Dict[Tuple[int, ...], List[float]] = defaultdict(lambda: [impossible, impossible])
@@ -158,6 +156,6 @@ def _prefix_beam_search(steps: List[List[float]], blank: int, width: int) -> Lis
 
 
 def _log_add(left: float, right: float) -> float:
-    """log(exp(left) + exp(right))."""
+    """Returns log(exp(left) + exp(right))."""
     high, low = max(left, right), min(left, right)
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))

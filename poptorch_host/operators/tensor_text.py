@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""How a printed tensor looks: nested brackets, long rows summarised, in the manner of the device's print operation."""
+"""The text of a printed tensor, formatted like that of the device's print operation."""
 
 import sys
 from typing import Any, List, NamedTuple
@@ -13,7 +13,7 @@ _FORMATS = {"auto": "g", "fixed": "f", "scientific": "e", "none": ""}
 
 
 class Style(NamedTuple):
-    """The settings of `ops.ipu_print_tensor`, which explains them."""
+    """The format arguments of `ops.ipu_print_tensor`."""
 
     summarise_threshold: int
     edge_items: int
@@ -31,8 +31,8 @@ def write(title: str, tensor: torch.Tensor, style: Style) -> None:
 
 
 def text(tensor: torch.Tensor, style: Style) -> str:
-    """A tensor of any shape as text."""
-    check(style.float_format in _FORMATS, f"float_format is one of {', '.join(_FORMATS)}, not {style.float_format!r}")
+    """Returns a tensor of any shape as text."""
+    check(style.float_format in _FORMATS, f"float_format must be {', '.join(_FORMATS)}, not {style.float_format!r}")
     summarise = tensor.numel() > style.summarise_threshold
     return _rows(tensor.detach().cpu().tolist(), style, summarise)
 
@@ -54,7 +54,7 @@ def _rows(values: Any, style: Style, summarise: bool) -> str:
 
 
 def _broken(parts: List[str], style: Style) -> List[str]:
-    """The elements of a row as lines of at most `max_line_width` characters, where an element allows it."""
+    """Breaks the elements of a row into lines of at most `max_line_width` characters if possible."""
     lines = [""]
     for index, part in enumerate(parts):
         piece = part + (style.separator if index + 1 < len(parts) else "")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The processes of one program: how many there are, which one this is, and how many replicas each has.
+"""The processes of a distributed program: their number, the index of this one, and its replicas.
 
-torchrun starts them here (RANK, WORLD_SIZE), as poprun does with IPUs (OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_SIZE).
-POPDIST_NUM_LOCAL_REPLICAS says how many replicas each process has: poprun sets it; under torchrun set it yourself where
-it is not 1.
+Processes are started by torchrun (RANK, WORLD_SIZE), or as with IPUs by poprun (OMPI_COMM_WORLD_RANK,
+OMPI_COMM_WORLD_SIZE). POPDIST_NUM_LOCAL_REPLICAS is the number of replicas of each process (default 1), which poprun
+sets.
 """
 
 import os
@@ -22,15 +22,15 @@ _TORCHRUN = ("RANK", "WORLD_SIZE")
 
 
 def isPopdistEnvSet() -> bool:
-    """Whether this process was started by poprun or torchrun."""
+    """Returns whether this process was started by poprun or torchrun."""
     return _POPRUN in os.environ or all(name in os.environ for name in _TORCHRUN)
 
 
 def init() -> None:
-    """Joins the processes into one group of torch.distributed, unless that was done; a single process needs none.
+    """Initialises torch.distributed, unless it is initialised or there is a single process.
 
     Raises:
-        Error: when the address where the processes meet cannot be told from the environment.
+        Error: if the environment does not contain the address of the first process.
     """
     from .poptorch import Options  # which needs this package
 
@@ -38,40 +38,40 @@ def init() -> None:
 
 
 def getNumTotalReplicas() -> int:
-    """Replicas of all processes together."""
+    """Returns the number of replicas of all processes."""
     return _number(_POPRUN, getNumLocalReplicas() * getNumInstances())
 
 
 def getNumLocalReplicas() -> int:
-    """Replicas of this process."""
+    """Returns the number of replicas of this process."""
     return _number("POPDIST_NUM_LOCAL_REPLICAS", 1)
 
 
 def getReplicaIndexOffset() -> int:
-    """The index of this process's first replica among those of all processes."""
+    """Returns the global index of the first replica of this process."""
     return _number("POPDIST_REPLICA_INDEX_OFFSET", getInstanceIndex() * getNumLocalReplicas())
 
 
 def getNumIpusPerReplica() -> int:
-    """IPUs of a replica, as poprun was told; a replica on a host counts as one."""
+    """Returns the number of IPUs of a replica, as given to poprun (default 1)."""
     return _number("POPDIST_NUM_IPUS_PER_REPLICA", 1)
 
 
 def getInstanceIndex() -> int:
-    """The index of this process, from 0."""
+    """Returns the index of this process, counted from 0."""
     return _rank_and_size()[0]
 
 
 def getNumInstances() -> int:
-    """How many processes there are."""
+    """Returns the number of processes."""
     return _rank_and_size()[1]
 
 
 def execute_on_instances(instances: Iterable[int], func: Callable[..., Any], *args: Any) -> Any:
-    """Calls `func(*args)` in the processes of these indices only; where `init` was called, the others wait for them.
+    """Calls `func(*args)` in the given processes only. After `init`, the other processes wait for them.
 
     Returns:
-        What `func` returned, None where it was not called.
+        The result of `func`, or None in the other processes.
     """
     try:
         return func(*args) if getInstanceIndex() in set(instances) else None
@@ -86,7 +86,7 @@ def _rank_and_size() -> Tuple[int, int]:
             index, count = _number(rank, 0), _number(size, 1)
             if index >= count:
                 raise createPoptorchError(
-                    f"environment variable {rank} is {index} and {size} {count}: processes are counted from 0"
+                    f"environment variable {rank} is {index} but {size} is {count}: ranks are counted from 0"
                 )
             return index, count
     return 0, 1
@@ -95,5 +95,5 @@ def _rank_and_size() -> Tuple[int, int]:
 def _number(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isdigit():
-        raise createPoptorchError(f"environment variable {variable} is {text!r}: it must be a number")
+        raise createPoptorchError(f"environment variable {variable} is {text!r}, but must be a number")
     return int(text)

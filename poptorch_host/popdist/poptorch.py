@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Options of one process among several."""
+"""Options of a process in a distributed program."""
 
 from typing import Any, NoReturn, Optional
 
@@ -9,10 +9,10 @@ from . import getInstanceIndex, getNumInstances, getNumLocalReplicas
 
 
 class Options(options.Options):
-    """Options whose replication factor and process id are the ones of this process, and stay so.
+    """Options whose replication factor and process id are set by the launcher and cannot be changed.
 
     Args:
-        ipus_per_replica: how many IPUs a replica is meant to have; a host has no use for it.
+        ipus_per_replica: the number of IPUs of a replica; unused on a host.
     """
 
     def __init__(self, ipus_per_replica: Optional[int] = None) -> None:
@@ -21,11 +21,11 @@ class Options(options.Options):
         self.set(replication_factor=getNumLocalReplicas())
 
     def useIpuId(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: the launcher chooses the devices."""
+        """Raises RuntimeError: the launcher chooses the devices."""
         _refuse("useIpuId")
 
     def replicationFactor(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: the launcher chooses the number of replicas."""
+        """Raises RuntimeError: the launcher sets the number of replicas."""
         _refuse("replicationFactor")
 
 
@@ -37,17 +37,17 @@ class _Distributed(options._DistributedOptions):
         self.set(distributed_process_id=getInstanceIndex(), num_distributed_processes=getNumInstances())
 
     def disable(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: the launcher chooses the number of processes."""
+        """Raises RuntimeError: the launcher sets the number of processes."""
         _refuse("Distributed.disable")
 
     def setEnvVarNames(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: the launcher chooses the number of processes."""
+        """Raises RuntimeError: the launcher sets the number of processes."""
         _refuse("Distributed.setEnvVarNames")
 
     def configureProcessId(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: the launcher chooses the number of processes."""
+        """Raises RuntimeError: the launcher sets the number of processes."""
         _refuse("Distributed.configureProcessId")
 
 
 def _refuse(call: str) -> NoReturn:
-    raise RuntimeError(f"Cannot call `{call}` with popdist.poptorch.Options: the launcher decides that")
+    raise RuntimeError(f"Cannot call `{call}` with popdist.poptorch.Options: the launcher sets it")
