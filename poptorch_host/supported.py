@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What of PopTorch's interface works on a host: `python -m poptorch_host.supported` writes SUPPORTED.md.
+"""The support for PopTorch's interface on a host. `python -m poptorch_host.supported` writes SUPPORTED.md.
 
-Every public name of PopTorch (data/poptorch-api.json) is implemented; or recorded, which means checked, frozen and
-stored as by PopTorch, and without effect on a host; or refused with an Error. The tables below name the last two kinds
-and what there is to say about the first. An entry holds for the members of its name too, unless they have their own.
+Every public name of PopTorch (data/poptorch-api.json) is implemented; recorded, which means that arguments are checked,
+stored and frozen as in PopTorch, but have no effect; or refused with an Error. The tables below list the last two kinds
+and remarks on the first. An entry also applies to the members of a name that have no entry of their own.
 """
 
 import json
@@ -15,10 +15,10 @@ PACKAGE = Path(__file__).resolve().parent
 IMPLEMENTED, RECORDED, REFUSED = "implemented", "recorded", "refused"
 
 _RECORDED = {
-    "poptorch.Attribute": "a host has no graph compiler that reads attributes",
+    "poptorch.Attribute": "attributes are for a graph compiler",
     "poptorch.HalfFloatCastingBehavior": "deprecated by PopTorch",
     "poptorch.Liveness": "memory of phases",
-    "poptorch.MultiConv": "planning of convolutions; the rules of a compilation hold",
+    "poptorch.MultiConv": "planning of convolutions; compilation checks its rules",
     "poptorch.MultiConvPlanType": "planning of convolutions",
     "poptorch.NameScope": "names in reports",
     "poptorch.OverlapMode": "host transfers",
@@ -26,25 +26,25 @@ _RECORDED = {
     "poptorch.TensorLocationSettings": "memory of IPUs",
     "poptorch.options._TensorLocationOptions": "memory of IPUs",
     "poptorch.set_available_memory": "memory of IPUs",
-    "poptorch.set_overlap_for_input": "host transfers; the rules of a compilation hold",
-    "poptorch.set_overlap_for_output": "host transfers; the rules of a compilation hold",
+    "poptorch.set_overlap_for_input": "host transfers; compilation checks its rules",
+    "poptorch.set_overlap_for_output": "host transfers; compilation checks its rules",
     "poptorch.Options.TensorLocations": "memory of IPUs",
     "poptorch.Options.appendToLocationExcludes": "names in reports",
-    "poptorch.Options.autoRoundNumIPUs": "a host has no IPUs to reserve",
+    "poptorch.Options.autoRoundNumIPUs": "no IPUs to reserve",
     "poptorch.Options.disableModuleNamescope": "names in reports",
-    "poptorch.Options.enableExecutableCaching": "compiling for a host takes no time worth caching",
-    "poptorch.Options.enableStableNorm": "PyTorch computes variances the stable way",
-    "poptorch.Options.enableSyntheticData": "data is used as it is given",
-    "poptorch.Options.logDir": "a host writes no logs of its own",
-    "poptorch.Options.maxRepeatLogs": "a host writes no logs of its own",
+    "poptorch.Options.enableExecutableCaching": "compilation for a host is fast",
+    "poptorch.Options.enableStableNorm": "PyTorch's norms are numerically stable",
+    "poptorch.Options.enableSyntheticData": "the given data is used",
+    "poptorch.Options.logDir": "a host writes no logs",
+    "poptorch.Options.maxRepeatLogs": "a host writes no logs",
     "poptorch.Options.modelName": "names in reports",
     "poptorch.Options.setAvailableMemoryProportion": "memory of IPUs",
     "poptorch.Options.sourceLocationExcludes": "names in reports",
     "poptorch.Options.syncPattern": "synchronisation of IPUs",
-    "poptorch.Options.useIpuId": "a host has no IPUs to choose from",
-    "poptorch.Options.useIpuModel": "a host has no simulator to choose",
-    "poptorch.options._JitOptions.traceModel": "deprecated by PopTorch; True is a ValueError as there",
-    "poptorch.options._PopartOptions": "settings of a graph compiler, checked when a model is compiled",
+    "poptorch.Options.useIpuId": "no IPUs to choose from",
+    "poptorch.Options.useIpuModel": "no simulator",
+    "poptorch.options._JitOptions.traceModel": "deprecated by PopTorch; True raises ValueError, as in PopTorch",
+    "poptorch.options._PopartOptions": "options of a graph compiler, checked when a model is compiled",
     "poptorch.options._PrecisionOptions.halfFloatCasting": "deprecated by PopTorch",
     "poptorch.options._PrecisionOptions.runningStatisticsAlwaysFloat": "deprecated by PopTorch",
     "poptorch.options._TrainingOptions.setConvolutionDithering": "planning of convolutions",
@@ -57,65 +57,65 @@ _RECORDED = {
 
 _REFUSED = {
     "poptorch.accessAttributes": "attributes are for device code",
-    "poptorch.getIpuTensorId": "tensors have no ids in a device's graph",
+    "poptorch.getIpuTensorId": "tensors are not part of a device's graph",
 }
 
 _REMARKS = {
-    "poptorch.AsynchronousDataAccessor.__init__": "miss_sleep_time_in_ms is checked and unused: the loader never polls",
-    "poptorch.CPU": "the function is called where it stands",
+    "poptorch.AsynchronousDataAccessor.__init__": "miss_sleep_time_in_ms is checked and unused, as nothing polls",
+    "poptorch.CPU": "the function is called in place",
     "poptorch.Options.anchorTensor": "names are those of getTensorNames, not PopART's",
-    "poptorch.Options.enableProfiling": "summary.txt in the folder of the reports; for times use torch.profiler",
+    "poptorch.Options.enableProfiling": "writes summary.txt; use torch.profiler to measure times",
     "poptorch.Options.logCycleCount": "a cycle is a nanosecond",
-    "poptorch.Options.showCompilationProgressBar": "the bar is drawn once, when it is full",
-    "poptorch.PoplarExecutor._debugGetPopartIR": "the forward's operations are those of PyTorch, by PopART's names",
-    "poptorch.PoplarExecutor.compileAndExport": "files are of this package's own format",
+    "poptorch.Options.showCompilationProgressBar": "the bar is drawn once, at the end",
+    "poptorch.PoplarExecutor._debugGetPopartIR": "operations of forward are PyTorch's, with PopART's names",
+    "poptorch.PoplarExecutor.compileAndExport": "files have this package's own format",
     "poptorch.PoplarExecutor.cycleCount": "nanoseconds of the last call",
-    "poptorch.PoplarExecutor.getPerfCounters": "by the clock of the host",
+    "poptorch.PoplarExecutor.getPerfCounters": "times of the host's clock",
     "poptorch.PoplarExecutor.getTensorNames": "names of parameters, buffers, gradients and optimizer states",
-    "poptorch.PoplarExecutor.loadExecutable": "files are of this package's own format",
-    "poptorch.PoplarExecutor.save": "files are of this package's own format",
-    "poptorch.RecoverableError": "never raised: a host has no such failures",
-    "poptorch.UnrecoverableError": "never raised: a host has no such failures",
+    "poptorch.PoplarExecutor.loadExecutable": "files have this package's own format",
+    "poptorch.PoplarExecutor.save": "files have this package's own format",
+    "poptorch.RecoverableError": "never raised",
+    "poptorch.UnrecoverableError": "never raised",
     "poptorch.options._PrecisionOptions.enableFloatingPointExceptions": "checks every result, which is slow",
-    "poptorch.options._TrainingOptions.setAutomaticLossScaling": "by a rule of its own, in README.md",
-    "poptorch.custom_op": "by a function given to custom_ops.implement; refused in a compiled model without one",
+    "poptorch.options._TrainingOptions.setAutomaticLossScaling": "uses the rule in README.md",
+    "poptorch.custom_op": "calls a function registered by custom_ops.implement; Error in a compiled model without one",
     "poptorch.fps": "in plain PyTorch",
     "poptorch.nearest": "in plain PyTorch",
     "poptorch.ctc_beam_search_decoder": "in plain Python: slow for long inputs",
-    "poptorch.ipuHardwareIsAvailable": "as many as POPTORCH_HOST_IPUS says, none by default",
-    "poptorch.ipuHardwareVersion": "an AssertionError, as without hardware; 2 where POPTORCH_HOST_IPUS tells of IPUs",
+    "poptorch.ipuHardwareIsAvailable": "POPTORCH_HOST_IPUS sets the number of IPUs (default 0)",
+    "poptorch.ipuHardwareVersion": "AssertionError without IPUs, else 2; see POPTORCH_HOST_IPUS",
     "poptorch.profiling.Channel": "marks for torch.profiler instead of PopVision",
-    "poptorch.registerGeometricCustomArgParsers": "refused where PyTorch Geometric is not installed",
+    "poptorch.registerGeometricCustomArgParsers": "raises Error if PyTorch Geometric is not installed",
 }
 
-_HEAD = """# What of PopTorch 3.4 works on a host
+_HEAD = """# Support for PopTorch 3.4 on a host
 
-Made by `python -m poptorch_host.supported`; do not edit.
+Generated by `python -m poptorch_host.supported`. Do not edit.
 
-Every public name of PopTorch is here with its signature, and is one of three kinds:
+Every public name of PopTorch exists with its signature, and is one of three kinds:
 
-- **implemented**: it does what it does on a device;
-- **recorded**: its arguments are checked, stored and frozen as by PopTorch, and have no effect on a host;
-- **refused**: it raises `poptorch.Error` and says why.
+- **implemented**: works as on a device;
+- **recorded**: arguments are checked, stored and frozen as in PopTorch, but have no effect;
+- **refused**: raises `poptorch.Error` with the reason.
 """
 
 
 class Support(NamedTuple):
-    """How a name is supported, and what there is to say about it itself."""
+    """How a name is supported, and a remark on it."""
 
     kind: str
     remark: str
 
 
 def recorded_names() -> Dict[str, Dict[str, Any]]:
-    """The public names of PopTorch and popdist, each with what data/poptorch-api.json says about it."""
+    """Returns the public names of PopTorch and popdist with their entries in data/poptorch-api.json."""
     record = json.loads((PACKAGE / "data" / "poptorch-api.json").read_text(encoding="utf-8"))
     wrapped = {f"wrapped model.{name}": entry for name, entry in record["wrapped_user_model_members"].items()}
     return {**record["names"], **wrapped, **record["popdist_observed"]}
 
 
 def support_of(name: str) -> Support:
-    """How `name` is supported: by its own entry, else by that of the longest part of it that has one."""
+    """Returns how `name` is supported: its own entry, else that of its innermost owner with one."""
     parts = name.split(".")
     for length in range(len(parts), 1, -1):
         part = ".".join(parts[:length])
@@ -126,7 +126,7 @@ def support_of(name: str) -> Support:
 
 
 def render() -> str:
-    """The text of SUPPORTED.md."""
+    """Returns the text of SUPPORTED.md."""
     names = recorded_names()
     counts = {kind: sum(support_of(name).kind == kind for name in names) for kind in (IMPLEMENTED, RECORDED, REFUSED)}
     lines = [
@@ -149,7 +149,7 @@ def _text(name: str, support: Support) -> str:
 
 
 def _by_owner(names: Dict[str, Dict[str, Any]]) -> Dict[str, List[str]]:
-    """The names under the module or class they belong to, in the order of the record."""
+    """Returns the names by the module or class that they belong to, in the order of the record."""
     owners: Dict[str, List[str]] = {}
     for name in names:
         owners.setdefault(name.rpartition(".")[0], []).append(name)
