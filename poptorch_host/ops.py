@@ -69,7 +69,7 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
     """
     check(
         reduction in _REDUCTIONS,
-        f"Unsupported reduction type! Use 'sum', 'mean' or 'none' in identity_loss, not {reduction!r}",
+        f"Unsupported reduction type! identity_loss needs 'sum', 'mean' or 'none', not {reduction!r}",
     )
     loss = _REDUCTIONS[reduction](x)
     execution = current()
