@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 
 from common.errors import Refusal
 from common.files import read_regular
-from configs import checks
+from configs import checks, official
 from utils import nearest, one_line, reason
 
 NAMED_CONFIGS = Path(__file__).resolve().parent / "configs" / "configs.yaml"
@@ -107,9 +107,11 @@ def defaults() -> CfgNode:
     tree.TRAIN.LOSS_SCALING = 1.0
     tree.TRAIN.AUTO_LOSS_SCALING = False
     tree.TRAIN.LR_SCHEDULER = CfgNode()
-    tree.TRAIN.LR_SCHEDULER.NAME = "cosine"  # cosine, linear, step
+    tree.TRAIN.LR_SCHEDULER.NAME = "cosine"  # cosine, linear, step, multistep
     tree.TRAIN.LR_SCHEDULER.DECAY_EPOCHS = 30  # for step
     tree.TRAIN.LR_SCHEDULER.DECAY_RATE = 0.1  # for step
+    tree.TRAIN.LR_SCHEDULER.MULTISTEPS = []  # of multistep: epochs at which the learning rate is multiplied by GAMMA
+    tree.TRAIN.LR_SCHEDULER.GAMMA = 0.1  # of multistep
     tree.TRAIN.LR_SCHEDULER.WARMUP_PREFIX = True  # the cosine starts after the warm-up instead of at update 0
     tree.TRAIN.OPTIMIZER = CfgNode()
     tree.TRAIN.OPTIMIZER.NAME = "adamw"  # adamw, sgd
@@ -192,8 +194,10 @@ def get_config(
     if saved:
         _merge(tree, parse(saved, "checkpoint"), "checkpoint")
     if name_or_path is not None:
+        known = set(keys_of(tree))
         for source, values in _layers(name_or_path):
-            _merge(tree, values, source)
+            official.check_supported(values, source)
+            _merge(tree, official.stripped(values, known), source)
     if len(opts) % 2:
         raise Refusal(f"--opts takes pairs of KEY VALUE: {opts[-1]!r} has no value")
     for key, text in zip(opts[0::2], opts[1::2]):
@@ -204,6 +208,13 @@ def get_config(
     checks.check(tree)
     tree.freeze()
     return tree
+
+
+def keys_without_meaning(name_or_path: Optional[str]) -> List[str]:
+    """The keys of a configuration that say how the official program runs, and have no meaning here."""
+    known = set(keys_of(defaults()))
+    layers = _layers(name_or_path) if name_or_path is not None else []
+    return [key for _, values in layers for key in official.without_meaning(values, known)]
 
 
 def named_configs() -> List[str]:
@@ -372,5 +383,5 @@ def _decode(text: str) -> Any:
         return plain[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the latter for thousands of brackets
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the latter for thousands of brackets
         return text

@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from yacs.config import CfgNode
 
@@ -15,9 +15,9 @@ def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, lau
     """The timm scheduler of TRAIN.LR_SCHEDULER; `scheduler.step_update(n)` sets the learning rate of update n, from 0.
 
     Linear warm-up from WARMUP_LR to BASE_LR, then cosine or linear decay to MIN_LR at the last update, or steps
-    counted from update 0. With WARMUP_PREFIX the cosine starts after the warm-up and spans the remaining updates;
-    without it the cosine starts at update 0, so that the rate drops slightly at the end of the warm-up, as in older
-    code. All rates scale with the global batch size.
+    counted from update 0, at equal distances or (multistep) at the epochs that MULTISTEPS names. With WARMUP_PREFIX
+    the cosine starts after the warm-up and spans the remaining updates; without it the cosine starts at update 0, so
+    that the rate drops slightly at the end of the warm-up, as in older code. All rates scale with the global batch size.
     """
     settings = config.TRAIN.LR_SCHEDULER
     factor = launch.learning_rate_factor(config)
@@ -32,6 +32,9 @@ def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, lau
             warmup_prefix=False,
             **common,
         )
+    if settings.NAME == "multistep":
+        steps = [epoch * updates_per_epoch + 1 for epoch in settings.MULTISTEPS]  # timm's are reached an update earlier
+        return MultiStepLRScheduler(optimizer, decay_t=steps, decay_rate=settings.GAMMA, warmup_prefix=False, **common)
     common.update(lr_min=config.TRAIN.MIN_LR * factor, cycle_limit=1)
     if settings.NAME == "linear":
         return PolyLRScheduler(optimizer, t_initial=total - warmup, power=1.0, warmup_prefix=True, **common)

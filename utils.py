@@ -20,7 +20,7 @@ def one_line(error: object) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean NAME?)' for the known name closest to `word`, ignoring case, or an empty string."""
     by_letters = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(word.lower(), list(by_letters), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(word.lower(), list(by_letters), n=1, cutoff=0.8)
     return f" (did you mean {by_letters[found[0]]}?)" if found else ""
 
 

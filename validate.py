@@ -28,6 +28,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     config, state = configured_weights(args, path)
     accelerator.select(args.device)
     with processes.joined(config) as launch, console_log(launch.is_leader), errors_refused("the device failed"):
+        arguments.log_keys_without_meaning(args)
         validate_weights(config, path, state, launch, args.per_class)
 
 

@@ -6,10 +6,14 @@ import argparse
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Collection, Optional, Sequence
 
 from common.errors import EXIT_OK, EXIT_PREEMPTED, Refusal
 from utils import nearest
+
+
+def _nowhere(flag: str, ours: Collection[str]) -> str:
+    return ""
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -19,12 +23,17 @@ class CommandLine(argparse.ArgumentParser):
         """Called by argparse for invalid arguments."""
         raise Refusal(f"{message}; see --help")
 
+    def __init__(self, *args: Any, elsewhere: Callable[[str, Collection[str]], str] = _nowhere, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._elsewhere = elsewhere
+
     def parse(self, argv: Optional[Sequence[str]]) -> argparse.Namespace:
         """Parses `argv`, by default that of the process; raises `Refusal` for unknown arguments."""
         args, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [name for action in self._actions for name in action.option_strings]
-            raise Refusal(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], flags)}")
+            meant = self._elsewhere(unknown[0], flags) or nearest(unknown[0].split("=")[0], flags)
+            raise Refusal(f"unknown argument {unknown[0]}{meant}")
         return args
 
 

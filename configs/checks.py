@@ -23,7 +23,7 @@ CHOICES = {
     "DATA.BAD_IMAGES": ("skip", "fail"),
     "DATA.GENERATED": ("host", "device"),
     "MODEL.TYPE": ("swin",),
-    "TRAIN.LR_SCHEDULER.NAME": ("cosine", "linear", "step"),
+    "TRAIN.LR_SCHEDULER.NAME": ("cosine", "linear", "step", "multistep"),
     "TRAIN.OPTIMIZER.NAME": ("adamw", "sgd"),
     "AUG.REMODE": ("pixel", "rand", "const"),
     "AUG.MIXUP_MODE": ("batch", "pair", "elem"),
@@ -68,6 +68,8 @@ BOUNDS = {
     "TRAIN.LOSS_SCALING": (1e-6, 2.0**30),
     "TRAIN.LR_SCHEDULER.DECAY_EPOCHS": (1, 1 << 24),
     "TRAIN.LR_SCHEDULER.DECAY_RATE": (1e-9, 1.0),
+    "TRAIN.LR_SCHEDULER.MULTISTEPS": (0, 1 << 24),
+    "TRAIN.LR_SCHEDULER.GAMMA": (1e-9, 1.0),
     "TRAIN.OPTIMIZER.EPS": (1e-30, 1.0),
     "TRAIN.OPTIMIZER.BETAS": (0.0, 0.9999999),
     "TRAIN.OPTIMIZER.MOMENTUM": (0.0, 0.9999999),
@@ -103,7 +105,14 @@ SIZES = (  # one number, or height and width
     "MODEL.PRETRAINED_WINDOW_SIZE",
     "MODEL.SWIN.WINDOW_SIZE",
 )
-WHOLE = (*SIZES, "MODEL.SWIN.DEPTHS", "MODEL.SWIN.NUM_HEADS", "IPU.MAPPING", "IPU.POPART.OUTER_FRAGMENT_EXCLUDED")
+WHOLE = (
+    *SIZES,
+    "MODEL.SWIN.DEPTHS",
+    "MODEL.SWIN.NUM_HEADS",
+    "TRAIN.LR_SCHEDULER.MULTISTEPS",
+    "IPU.MAPPING",
+    "IPU.POPART.OUTER_FRAGMENT_EXCLUDED",
+)
 LENGTHS = {
     "DATA.MEAN": "MODEL.SWIN.IN_CHANS",
     "DATA.STD": "MODEL.SWIN.IN_CHANS",
@@ -195,6 +204,14 @@ def _check_schedule(config: CfgNode) -> None:
         raise Refusal(
             f"TRAIN.WARMUP_EPOCHS {train.WARMUP_EPOCHS} must be below TRAIN.EPOCHS {train.EPOCHS}: "
             f"add --opts TRAIN.WARMUP_EPOCHS {max(train.EPOCHS // 10, 0)}"
+        )
+    steps = train.LR_SCHEDULER.MULTISTEPS
+    if train.LR_SCHEDULER.NAME == "multistep" and (
+        not steps or steps != sorted(steps) or steps[0] < train.WARMUP_EPOCHS
+    ):
+        raise Refusal(
+            f"TRAIN.LR_SCHEDULER.MULTISTEPS {steps}: epochs after the warm-up's {train.WARMUP_EPOCHS} are wanted, "
+            "the earliest first"
         )
     for key in ("AUG.CUTMIX_MINMAX", "AUG.SCALE", "AUG.RATIO"):
         limits = lookup(config, key)

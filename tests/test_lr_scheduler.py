@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from common.errors import Refusal
 from common.launch import Launch
 from config import get_config
 from lr_scheduler import build_scheduler
@@ -92,3 +93,15 @@ def test_rates_follow_the_global_batch_of_all_processes(replicas):
     schedule = build_scheduler(config, optimizer, UPDATES, launch)
     schedule.step_update(config.TRAIN.WARMUP_EPOCHS * UPDATES)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(5e-4 * 4 * 64 * replicas / 512, rel=1e-12)
+
+
+def test_multistep_falls_at_the_first_update_of_its_epochs():
+    found = rates("TRAIN.LR_SCHEDULER.NAME", "multistep", "TRAIN.LR_SCHEDULER.MULTISTEPS", "[8, 15]")
+    assert found[:50] == pytest.approx([warmup(update) for update in range(50)], rel=1e-12)
+    assert found[50:] == pytest.approx([BASE] * 30 + [BASE / 10] * 70 + [BASE / 100] * 51, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", ["[]", "[15, 8]", "[3, 8]"])
+def test_multistep_needs_epochs_in_order_and_after_the_warmup(steps):
+    with pytest.raises(Refusal, match="MULTISTEPS"):
+        rates("TRAIN.LR_SCHEDULER.NAME", "multistep", "TRAIN.LR_SCHEDULER.MULTISTEPS", steps)

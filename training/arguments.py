@@ -11,6 +11,8 @@ import config as configuration
 from common.command_line import CommandLine
 from common.errors import Refusal
 from common.launch import DEVICES
+from common.logs import logger
+from configs.official import known_flag
 from planning.geometry import configured_classes
 
 TRAINING = ("train",)
@@ -158,8 +160,15 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
     return configuration.get_config(args.cfg, args.opts, given + generated, saved)
 
 
+def log_keys_without_meaning(args: argparse.Namespace) -> None:
+    """Says in one line which keys of an official configuration have no meaning here."""
+    keys = configuration.keys_without_meaning(args.cfg)
+    if keys:
+        logger.info("%s: without meaning here: %s", args.cfg, ", ".join(keys))
+
+
 def _common_parser(command: str, description: str) -> CommandLine:
-    parser = CommandLine(description=description, allow_abbrev=False)
+    parser = CommandLine(description=description, allow_abbrev=False, elsewhere=known_flag)
     parser.add_argument("--cfg", metavar="NAME", help="name in configs/configs.yaml, or a YAML file")
     parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY VALUE", help="keys to set")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: IPU with the SDK, else GPU, else CPU")
@@ -171,6 +180,8 @@ def _common_parser(command: str, description: str) -> CommandLine:
             choices=("host", "device"),
             help="generated images, made by the host (default) or on the device, not a data set's",
         )
+    # torch.distributed.launch passes it to every process; the environment says the same.
+    parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
     for flag in KEY_FLAGS:
         if command not in flag.commands:
             continue
