@@ -17,7 +17,7 @@ def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, lau
     Linear warm-up from WARMUP_LR to BASE_LR, then cosine or linear decay to MIN_LR at the last update, or steps
     counted from update 0, at equal distances or (multistep) at the epochs that MULTISTEPS names. With WARMUP_PREFIX
     the cosine starts after the warm-up and spans the remaining updates; without it the cosine starts at update 0, so
-    that the rate drops slightly at the end of the warm-up, as in older code. All rates scale with the global batch size.
+    that the rate drops slightly at the end of the warm-up, as in older code. Rates scale with the global batch size.
     """
     settings = config.TRAIN.LR_SCHEDULER
     factor = launch.learning_rate_factor(config)
