@@ -14,6 +14,7 @@ PROGRAMS = {
     "good.py": "import os, sys\nassert sys.argv[1:] == ['--steps', '2'] and 'shim' in os.environ['PYTHONPATH']",
     "stops.py": "raise KeyError('weights')",
     "refused.py": "raise RuntimeError('poptorch_host: device code')",
+    "long.py": "import time\nprint('Epoch 1, loss 0.5', flush=True)\ntime.sleep(60)",
     "slow.py": "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])",
 }
 
@@ -57,6 +58,7 @@ def test_programs_run_refuse_and_stop_in_copies_of_their_folders(checkout, tmp_p
     assert outcome(checkout, tmp_path / "work", command="refused.py", refusal="device code").outcome == REFUSED
     assert outcome(checkout, tmp_path / "work", command="good.py --steps 2", before=["stops.py"]).outcome == STOPS
     assert outcome(checkout, tmp_path / "work", command="slow.py", limit=1).outcome == LATE
+    assert outcome(checkout, tmp_path / "work", command="long.py", until=r"loss \d").outcome == RUNS
     assert sorted(path.name for path in (checkout / "app").iterdir()) == sorted(PROGRAMS)
 
 

@@ -12,6 +12,7 @@ python tools/program_data.py library FILE            # a shared library without 
 
 import json
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -84,7 +85,13 @@ def library(file: str) -> None:
     subprocess.run(["cc", "-shared", "-x", "c", "/dev/null", "-o", file], check=True)
 
 
-MAKERS = {maker.__name__: maker for maker in (mnist, images, model, torchvision, text, library)}
+def copy(source: str, target: str) -> None:
+    """A file or folder."""
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    (shutil.copytree if Path(source).is_dir() else shutil.copy)(source, target)
+
+
+MAKERS = {maker.__name__: maker for maker in (mnist, images, model, torchvision, text, library, copy)}
 
 if __name__ == "__main__":
     MAKERS[sys.argv[1]](*sys.argv[2:])

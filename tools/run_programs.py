@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, TextIO
 
 import yaml
 
@@ -31,6 +31,7 @@ HOST = Path(__file__).resolve().parent.parent / "poptorch_host"
 LISTING = Path(__file__).with_name("programs.yml")
 DATA = Path(__file__).with_name("program_data.py")
 
+_INTERVAL = 0.5  # seconds between two looks at a program
 RUNS, REFUSED, STOPS, LATE = "runs", "refused", "stops", "too slow"
 
 
@@ -45,6 +46,7 @@ class Program(NamedTuple):
     before: List[str] = []
     variables: Dict[str, str] = {}
     limit: int = 300
+    until: str = ""
     edits: str = "none"
     refusal: str = ""
     note: str = ""
@@ -81,40 +83,41 @@ def run(program: Program, checkouts: Dict[str, Path], python: str, work: Path) -
     folder = work / re.sub(r"\W+", "-", program.name)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(checkouts[checkout] / inside, folder, symlinks=True)
-    environment = environment_of(program, checkouts, folder)
-    calls = [[str(DATA), *shlex.split(arguments)] for arguments in program.data]
+    environment = environment_of(program, folder)
+    calls = [[str(DATA), *shlex.split(arguments.format(**checkouts))] for arguments in program.data]
     calls += [[str(HOST), *shlex.split(command)] for command in [*program.before, program.command]]
     log = folder.with_suffix(".log")
     started = time.monotonic()
     with log.open("w") as output:
         for words in calls:
-            code = call([python, *words], folder, environment, output, program.limit)
+            until = program.until if words is calls[-1] else ""
+            code = call([python, *words], folder, environment, output, program.limit, until)
             if code != 0:
                 break
     return judge(program, code, time.monotonic() - started, log.read_text(errors="replace"))
 
 
-def environment_of(program: Program, checkouts: Dict[str, Path], folder: Path) -> Dict[str, str]:
+def environment_of(program: Program, folder: Path) -> Dict[str, str]:
     """The variables of a run: those of this process, nothing that reaches a network, and the program's own."""
     quiet = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    own = {key: value.format(folder=folder, **checkouts) for key, value in program.variables.items()}
-    return {**os.environ, **quiet, "HOME": str(folder), **own}
+    own = {key: value.format(tools=DATA.parent) for key, value in program.variables.items()}
+    return {**os.environ, **quiet, "HOME": str(folder), "PYTHONUNBUFFERED": "1", **own}
 
 
-def call(argv: List[str], folder: Path, environment: Dict[str, str], output: IO[str], limit: int) -> Optional[int]:
-    """The exit status of a command, None if it was still running after `limit` seconds and was ended."""
-    child = subprocess.Popen(
-        argv,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-    )
+def call(
+    argv: List[str], folder: Path, environment: Dict[str, str], output: TextIO, limit: int, until: str
+) -> Optional[int]:
+    """The exit status of a command; 0 if it was ended because it wrote `until`, None if because of `limit` seconds."""
+    settings = dict(stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    child = subprocess.Popen(argv, cwd=folder, env=environment, **settings)
+    deadline = time.monotonic() + limit
     try:
-        return child.wait(limit)
-    except subprocess.TimeoutExpired:
+        while time.monotonic() < deadline:
+            try:
+                return child.wait(_INTERVAL)
+            except subprocess.TimeoutExpired:
+                if until and re.search(until, Path(output.name).read_text(errors="replace")):
+                    return 0
         return None
     finally:
         end_group(child)

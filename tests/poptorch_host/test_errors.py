@@ -25,6 +25,24 @@ def test_errors_form_one_family_known_by_the_core_too():
         assert getattr(poptorch.poptorch_core, name) is getattr(poptorch, name)
 
 
+@pytest.mark.parametrize(
+    "name, kind, origin",
+    [
+        ("Popart", "Error", "popart_exception"),
+        ("PoplarUnrecoverable", "UnrecoverableError", "poplar_unrecoverable_runtime_error"),
+        ("PoplarRecoverableFullReset", "RecoverableError", "poplar_recoverable_runtime_error"),
+    ],
+)
+def test_errors_of_every_kind_can_be_had_on_demand(name, kind, origin):
+    core = poptorch.poptorch_core
+    with pytest.raises(poptorch.Error, match="throwTestError::topLevel") as caught:
+        core._throwTestError(core.TestErrorType.__members__[name])
+    error = caught.value
+    assert type(error) is getattr(poptorch, kind) and error.type == origin
+    assert "throwTestError::bottomLevel" in error.location and "throwTestError" not in error.message
+    assert getattr(error, "recovery_action", "FULL_RESET") == "FULL_RESET"
+
+
 def test_built_error_has_text_message_type_and_location():
     error = poptorch.createPoptorchError("it broke")
     assert type(error) is poptorch.Error and str(error) == "'poptorch_py_error': it broke"
