@@ -22,12 +22,12 @@ class VariableAttributes:
     """
 
     def __init__(self, variable_attributes: List[str], allowed_attributes: List[str]) -> None:
-        self._variable = list(variable_attributes)
-        self._allowed = list(allowed_attributes)
+        self._variable_attributes = list(variable_attributes)
+        self._allowed_attributes = list(allowed_attributes)
 
     def isConstant(self, attr: str) -> bool:
         """Returns whether the value of `attr` is compiled into the program."""
-        return attr not in self._variable
+        return attr not in self._variable_attributes
 
     def markAsConstant(self, attr: str) -> None:
         """Makes `attr` constant. Call before compilation.
@@ -36,8 +36,8 @@ class VariableAttributes:
             AssertionError: if the optimizer has no such attribute.
         """
         self._check(attr)
-        if attr in self._variable:
-            self._variable.remove(attr)
+        if attr in self._variable_attributes:
+            self._variable_attributes.remove(attr)
 
     def markAsVariable(self, attr: str) -> None:
         """Makes `attr` variable. Call before compilation.
@@ -46,12 +46,12 @@ class VariableAttributes:
             AssertionError: if the optimizer has no such attribute.
         """
         self._check(attr)
-        if attr not in self._variable:
-            self._variable.append(attr)
+        if attr not in self._variable_attributes:
+            self._variable_attributes.append(attr)
 
     def _check(self, attr: str) -> None:
-        if attr not in self._allowed:
-            raise AssertionError(f"No optimizer attribute {attr!r}: use one of {sorted(self._allowed)}")
+        if attr not in self._allowed_attributes:
+            raise AssertionError(f"No optimizer attribute {attr!r}: use one of {sorted(self._allowed_attributes)}")
 
 
 if TYPE_CHECKING:

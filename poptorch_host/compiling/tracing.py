@@ -7,8 +7,10 @@ import contextlib
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._logging import logger
@@ -46,21 +48,25 @@ _FROM_NUMBERS = {
 _INDEXING = {"__getitem__", "__setitem__"}
 # Functions that read values without a dispatched operation.
 _READS = {"tolist", "numpy", "__array__"}
+# Functions that make tensors, and by which PopTorch makes them on the device unless told otherwise; torch.normal only
+# where it is given numbers alone. All others make them on the host.
 _FACTORIES = {
+    "arange",
+    "empty",
+    "full",
+    "full_like",
+    "linspace",
+    "logspace",
+    "normal",
+    "ones",
+    "rand",
+    "randint",
+    "randn",
+    "randperm",
+    "range",
     "tensor",
     "zeros",
-    "ones",
-    "full",
-    "empty",
-    "arange",
-    "linspace",
-    "eye",
-    "rand",
-    "randn",
-    "randint",
-    "randperm",
-    "as_tensor",
-    "scalar_tensor",
+    "zeros_like",
 }
 
 _CONVOLUTIONS = {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose2d", "aten::convolution"}
@@ -150,6 +156,7 @@ class Tracer(Execution):
         self.unsupported: Dict[str, None] = {}
         self.draws_random_numbers = False
         self._factories: Set[str] = set()
+        self.makes_on_device = False  # where the function that runs makes tensors; outside of any, on the host
         self.activation_bytes = 0
         self.overlaps: List[Tuple[str, Dict[str, Any]]] = []
         self._convolutions_before_group: Optional[int] = None
@@ -158,10 +165,13 @@ class Tracer(Execution):
     def listening(self, model: torch.nn.Module) -> Iterator[None]:
         """A context manager that records and checks every operation. The modules of `model` are name scopes."""
         self._strategy.onStartTracing()
+        checks = torch.distributions.Distribution._validate_args
+        torch.distributions.Distribution.set_default_validate_args(False)  # they would read values
         try:
             with self._scopes_of_parts(model), _FunctionListener(self), _OperationListener(self):
                 yield
         finally:
+            torch.distributions.Distribution.set_default_validate_args(checks)
             self._strategy.onEndTracing()
 
     @contextlib.contextmanager
@@ -275,17 +285,31 @@ class Tracer(Execution):
         lacking = unsupported_recurrence(name, args) or unsupported_embedding(name, kwargs)
         if lacking is not None:
             raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
-        if name in _INDEXING:
+        if name in _INDEXING and self.is_known(args[0]):
             for index in tensors_in(args[1:2]):
                 self.bring_to_device(index)
-        if name in _READS and self.own_op_depth == 0 and not self.is_constant(args[0]):
+        read = args[0] if name in _READS and self.own_op_depth == 0 else None
+        if read is not None and self.is_known(read) and not self.is_constant(read):
             self.unsupported["aten::_local_scalar_dense"] = None
         if losses.smooths_mean_of_indices(name, args, kwargs):
             self.unsupported["aten::masked_select"] = None
-        if name in _FACTORIES and kwargs.get("device") is None:
+        if self._is_forced(name, args, kwargs):
             if name not in self._factories and self.own_op_depth == 0:
                 logger.warning("No device set in torch.%s(): forcing to IPU", name)
             self._factories.add(name)
+
+    @staticmethod
+    def _is_forced(name: str, args: Tuple, kwargs: Dict[str, Any]) -> bool:
+        """Whether a call that says nothing of a device makes a tensor on the device all the same."""
+        if name not in _FACTORIES or "device" in kwargs:
+            return False
+        return name != "normal" or not tensors_in((*args, *kwargs.values()))
+
+    def is_on_device(self, name: str, args: Tuple, kwargs: Dict[str, Any]) -> bool:
+        """Whether what a function makes is on the device."""
+        if kwargs.get("device") is not None:
+            return kwargs["device"] != "cpu"
+        return self._is_forced(name, args, kwargs) or any(map(self.is_known, tensors_in((*args, *kwargs.values()))))
 
     @property
     def makes_tensors(self) -> bool:
@@ -308,6 +332,8 @@ class Tracer(Execution):
         if func.namespace in ("prim", "poptorch"):
             return func(*args, **kwargs)
         inputs = tensors_in(args) + tensors_in(tuple(kwargs.values()))
+        if not any(map(self.is_known, inputs)) and not self.makes_on_device:
+            return _run_on_host(func, args, kwargs, inputs)
         self._count_uses(name, inputs)
         whole = self.own_op_depth > 0 or self._whole_functions > 0
         if name in ("aten::lift_fresh", "aten::lift"):
@@ -363,10 +389,14 @@ class Tracer(Execution):
             )
 
     def _check_inputs(self, name: str, inputs: List[torch.Tensor]) -> None:
-        if name == "aten::copy_":  # may read from the host
+        if name in (
+            "aten::copy_",
+            "aten::index",
+        ):  # which may read from the host: PyTorch moves what x[index] indexes by
             inputs = inputs[:1]
         for tensor in inputs:
-            made_inside = tensor.dim() == 0 and (self._whole_functions or name in _FROM_NUMBERS)
+            made_inside = self.makes_on_device and not any(map(self.is_known, inputs))
+            made_inside |= tensor.dim() == 0 and (self._whole_functions or name in _FROM_NUMBERS)
             if not made_inside and not self.is_known(tensor):
                 raise createPoptorchError(
                     f"Expected an IPU tensor but got a tensor of the host, of shape {list(tensor.shape)}, in {name}: "
@@ -413,19 +443,21 @@ class _FunctionListener(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         tracer = self._tracer
         tracer.check_function(name, args, kwargs)
-        whole = takes_function(name)
+        around, tracer.makes_on_device = tracer.makes_on_device, tracer.is_on_device(name, args, kwargs)
+        whole = takes_function(name) and tracer.makes_on_device
         if whole:
             tracer.enter_function(name)
         try:
-            if name in losses.BUILT_IN:
+            if name in losses.BUILT_IN and tracer.makes_on_device:
                 return losses.compute(func, args, kwargs, tracer.mark_built_in)
             result = func(*args, **kwargs)
+            if name in _TRANSFERS and isinstance(result, torch.Tensor):
+                if _names_device(args[1:], kwargs) if name == "to" else tracer.makes_on_device:
+                    tracer.bring_to_device(result)
         finally:
+            tracer.makes_on_device = around
             if whole:
                 tracer.leave_function()
-        if name in _TRANSFERS and isinstance(result, torch.Tensor):
-            if name != "to" or _names_device(args[1:], kwargs):
-                tracer.bring_to_device(result)
         return result
 
 
@@ -442,11 +474,18 @@ class _OperationListener(TorchDispatchMode):
         return self._tracer.run(func, args, kwargs or {})
 
 
-def _names_device(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
-    """Returns whether a call of Tensor.to specifies a device, directly or by another tensor."""
-    return kwargs.get("device") is not None or any(
-        isinstance(arg, (torch.device, torch.Tensor, str)) for arg in list(args) + [kwargs.get("other")]
-    )
+def _names_device(args: Tuple, kwargs: Dict[str, Any]) -> bool:
+    """Whether a call of Tensor.to names a device other than the host, by itself or by a tensor on it."""
+    named = [*args, kwargs.get("device"), kwargs.get("other")]
+    return any(isinstance(arg, (torch.device, torch.Tensor)) or isinstance(arg, str) and arg != "cpu" for arg in named)
+
+
+def _run_on_host(func: Any, args: Tuple, kwargs: Dict[str, Any], inputs: List[torch.Tensor]) -> Any:
+    """Runs an operation among tensors of the host, which is PyTorch's own affair; with values where they have any."""
+    if any(isinstance(tensor, FakeTensor) for tensor in inputs):
+        return func(*args, **kwargs)
+    with no_dispatch():
+        return func(*args, **kwargs)
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -164,6 +165,15 @@ def set_by_index(x):
         lambda x: torch.cat([x, HOST[None]]),
         lambda x: x + HOST.view(6),
         lambda x: torch.mul(x, HOST),
+        lambda x: x + HOST * 2,
+        lambda x: x.index_select(1, HOST_INDEX),
+        lambda x: x + torch.FloatTensor([1.0] * 6),
+        lambda x: torch.nn.functional.embedding(torch.LongTensor([0]), x),
+        lambda x: x + torch.from_numpy(numpy.ones(6, "float32")),
+        lambda x: x + torch.as_tensor([1.0] * 6),
+        lambda x: x[:, :2] + torch.eye(2),
+        lambda x: x + torch.ones_like(HOST),
+        lambda x: x + torch.zeros(6, device="cpu"),
     ],
 )
 def test_tensors_of_the_host_are_refused(function):
@@ -178,7 +188,9 @@ def test_tensors_of_the_host_are_refused(function):
         lambda x: x + torch.tensor([1.0] * 6),
         lambda x: x + torch.ones(6),
         lambda x: x + x.new_tensor([1.0] * 6),
-        lambda x: x + torch.as_tensor([1.0] * 6),
+        lambda x: x + torch.ones_like(x),
+        lambda x: x + torch.full_like(HOST, 1.0),
+        lambda x: x + torch.as_tensor([1.0] * 6, device=x.device),
         lambda x: x + torch.empty(6).copy_(HOST),
     ],
 )
@@ -186,7 +198,50 @@ def test_tensors_that_are_brought_to_the_device_are_welcome(function):
     assert torch.equal(infer(function), X + 1)
 
 
-@pytest.mark.parametrize("function", [lambda x: x[:, HOST_INDEX], lambda x: x[HOST_INDEX, 1:, None], set_by_index])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + (HOST * 3).tolist()[0] - 2,
+        lambda x: x + int(HOST.max()),
+        lambda x: x + HOST.sum().item() / 6,
+        lambda x: x + float((HOST + 1).numpy()[0]) - 1,
+        lambda x: x + 1 if HOST.sum() > 1 else x,
+        lambda x: x + (torch.eye(6) @ HOST).max().item(),
+        lambda x: x + torch.LongTensor([1, 1]).bincount()[1].item() - 1,
+    ],
+)
+def test_arithmetic_among_tensors_of_the_host_is_left_to_pytorch(function):
+    executor = poptorch.inferenceModel(Function(function))
+    torch.testing.assert_close(executor(X), X + 1)
+    run = [name for stage in executor.compiled.stages for name in stage.run]
+    assert set(run) <= {"aten::add", "aten::sub"}  # a device sees nothing of it
+
+
+def test_host_arithmetic_has_values_where_a_model_is_compiled_without(monkeypatch):
+    monkeypatch.setenv("POPTORCH_HOST_DEVICE", "meta")
+    executor = poptorch.inferenceModel(Function(lambda x: x.repeat(int((HOST * 2).sum()), 1)))
+    executor.compile(torch.ones(1, 3))
+    assert executor.compiled.output_shapes == [(12, 3)]
+
+
+def test_an_output_that_stays_on_the_host_is_returned_with_a_warning(caplog):
+    with caplog.at_level("WARNING"):
+        shifted, kept = infer(lambda x: (x + 1, HOST * 2))
+    assert torch.equal(shifted, X + 1) and kept.tolist() == [2.0] * 6
+    assert "Output expected to be on the IPU but is on cpu" in caplog.text
+
+
+def test_distributions_do_not_look_at_their_parameters():
+    def score(x):
+        return torch.distributions.Normal(x, torch.ones(6)).log_prob(x)
+
+    assert torch.equal(infer(score), score(X))
+    assert torch.distributions.Distribution._validate_args
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: x[HOST_INDEX], lambda x: x[:, HOST_INDEX], lambda x: x[HOST_INDEX, 1:, None], set_by_index]
+)
 def test_indices_of_the_host_are_brought_to_the_device_of_what_they_index(function):
     assert torch.equal(infer(function), function(X))
 
