@@ -7,10 +7,8 @@ import contextlib
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._logging import logger
@@ -19,6 +17,7 @@ from ..errors import createPoptorchError
 from ..inputs.nested import tensors_in
 from ..options import Options, PipelinedExecution, ShardedExecution
 from . import losses
+from .host_tensors import is_forced_to_device, names_device, run_on_host
 from .supported_ops import (
     one_hot_without_classes,
     selects_by_mask,
@@ -48,27 +47,6 @@ _FROM_NUMBERS = {
 _INDEXING = {"__getitem__", "__setitem__"}
 # Functions that read values without a dispatched operation.
 _READS = {"tolist", "numpy", "__array__"}
-# Functions that make tensors, and by which PopTorch makes them on the device unless told otherwise; torch.normal only
-# where it is given numbers alone. All others make them on the host.
-_FACTORIES = {
-    "arange",
-    "empty",
-    "full",
-    "full_like",
-    "linspace",
-    "logspace",
-    "normal",
-    "ones",
-    "rand",
-    "randint",
-    "randn",
-    "randperm",
-    "range",
-    "tensor",
-    "zeros",
-    "zeros_like",
-}
-
 _CONVOLUTIONS = {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose2d", "aten::convolution"}
 
 _NONE: FrozenSet[int] = frozenset()
@@ -293,23 +271,17 @@ class Tracer(Execution):
             self.unsupported["aten::_local_scalar_dense"] = None
         if losses.smooths_mean_of_indices(name, args, kwargs):
             self.unsupported["aten::masked_select"] = None
-        if self._is_forced(name, args, kwargs):
+        if is_forced_to_device(name, args, kwargs):
             if name not in self._factories and self.own_op_depth == 0:
                 logger.warning("No device set in torch.%s(): forcing to IPU", name)
             self._factories.add(name)
 
-    @staticmethod
-    def _is_forced(name: str, args: Tuple, kwargs: Dict[str, Any]) -> bool:
-        """Whether a call that says nothing of a device makes a tensor on the device all the same."""
-        if name not in _FACTORIES or "device" in kwargs:
-            return False
-        return name != "normal" or not tensors_in((*args, *kwargs.values()))
-
-    def is_on_device(self, name: str, args: Tuple, kwargs: Dict[str, Any]) -> bool:
-        """Whether what a function makes is on the device."""
+    def is_on_device(self, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
+        """Returns whether what a function makes is on the device."""
         if kwargs.get("device") is not None:
-            return kwargs["device"] != "cpu"
-        return self._is_forced(name, args, kwargs) or any(map(self.is_known, tensors_in((*args, *kwargs.values()))))
+            return bool(kwargs["device"] != "cpu")
+        values = tensors_in((*args, *kwargs.values()))
+        return is_forced_to_device(name, args, kwargs) or any(map(self.is_known, values))
 
     @property
     def makes_tensors(self) -> bool:
@@ -333,7 +305,7 @@ class Tracer(Execution):
             return func(*args, **kwargs)
         inputs = tensors_in(args) + tensors_in(tuple(kwargs.values()))
         if not any(map(self.is_known, inputs)) and not self.makes_on_device:
-            return _run_on_host(func, args, kwargs, inputs)
+            return run_on_host(func, args, kwargs, inputs)
         self._count_uses(name, inputs)
         whole = self.own_op_depth > 0 or self._whole_functions > 0
         if name in ("aten::lift_fresh", "aten::lift"):
@@ -452,7 +424,7 @@ class _FunctionListener(TorchFunctionMode):
                 return losses.compute(func, args, kwargs, tracer.mark_built_in)
             result = func(*args, **kwargs)
             if name in _TRANSFERS and isinstance(result, torch.Tensor):
-                if _names_device(args[1:], kwargs) if name == "to" else tracer.makes_on_device:
+                if names_device(args[1:], kwargs) if name == "to" else tracer.makes_on_device:
                     tracer.bring_to_device(result)
         finally:
             tracer.makes_on_device = around
@@ -474,21 +446,9 @@ class _OperationListener(TorchDispatchMode):
         return self._tracer.run(func, args, kwargs or {})
 
 
-def _names_device(args: Tuple, kwargs: Dict[str, Any]) -> bool:
-    """Whether a call of Tensor.to names a device other than the host, by itself or by a tensor on it."""
-    named = [*args, kwargs.get("device"), kwargs.get("other")]
-    return any(isinstance(arg, (torch.device, torch.Tensor)) or isinstance(arg, str) and arg != "cpu" for arg in named)
-
-
-def _run_on_host(func: Any, args: Tuple, kwargs: Dict[str, Any], inputs: List[torch.Tensor]) -> Any:
-    """Runs an operation among tensors of the host, which is PyTorch's own affair; with values where they have any."""
-    if any(isinstance(tensor, FakeTensor) for tensor in inputs):
-        return func(*args, **kwargs)
-    with no_dispatch():
-        return func(*args, **kwargs)
-
-
 def _storage(tensor: torch.Tensor) -> int:
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
 
 
