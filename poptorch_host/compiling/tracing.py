@@ -361,14 +361,11 @@ class Tracer(Execution):
             )
 
     def _check_inputs(self, name: str, inputs: List[torch.Tensor]) -> None:
-        if name in (
-            "aten::copy_",
-            "aten::index",
-        ):  # which may read from the host: PyTorch moves what x[index] indexes by
+        if name in ("aten::copy_", "aten::index"):  # may read from the host: x[index] moves its index
             inputs = inputs[:1]
+        made_here = self.makes_on_device and not any(map(self.is_known, inputs))
         for tensor in inputs:
-            made_inside = self.makes_on_device and not any(map(self.is_known, inputs))
-            made_inside |= tensor.dim() == 0 and (self._whole_functions or name in _FROM_NUMBERS)
+            made_inside = made_here or tensor.dim() == 0 and (self._whole_functions > 0 or name in _FROM_NUMBERS)
             if not made_inside and not self.is_known(tensor):
                 raise createPoptorchError(
                     f"Expected an IPU tensor but got a tensor of the host, of shape {list(tensor.shape)}, in {name}: "
