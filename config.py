@@ -32,6 +32,7 @@ ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
     "MODEL.PRETRAINED_IMG_SIZE": (int, list),
     "MODEL.PRETRAINED_WINDOW_SIZE": (int, list),
     "MODEL.SWIN.WINDOW_SIZE": (int, list),
+    "MODEL.SWINV2.WINDOW_SIZE": (int, list),
     "MODEL.SWIN.QK_SCALE": (float, type(None)),
     "AUG.CUTMIX_MINMAX": (list, type(None)),
     "IPU.LAYERS_PER_IPU": (list, str),
@@ -66,7 +67,7 @@ def defaults() -> CfgNode:
     tree.DATA.GENERATED = "host"  # where random images are generated: host, device
 
     tree.MODEL = CfgNode()
-    tree.MODEL.TYPE = "swin"
+    tree.MODEL.TYPE = "swin"  # swin: the first generation; swinv2
     tree.MODEL.NAME = "swin_tiny_patch4_window7_224"
     tree.MODEL.NUM_CLASSES = 0  # 0: taken from the data set
     tree.MODEL.PRETRAINED = ""  # weights to start from
@@ -91,6 +92,18 @@ def defaults() -> CfgNode:
     tree.MODEL.SWIN.QK_SCALE = None
     tree.MODEL.SWIN.APE = False
     tree.MODEL.SWIN.PATCH_NORM = True
+    tree.MODEL.SWINV2 = CfgNode()  # read where MODEL.TYPE is swinv2
+    tree.MODEL.SWINV2.PATCH_SIZE = 4
+    tree.MODEL.SWINV2.IN_CHANS = 3
+    tree.MODEL.SWINV2.EMBED_DIM = 96
+    tree.MODEL.SWINV2.DEPTHS = [2, 2, 6, 2]
+    tree.MODEL.SWINV2.NUM_HEADS = [3, 6, 12, 24]
+    tree.MODEL.SWINV2.WINDOW_SIZE = 7
+    tree.MODEL.SWINV2.MLP_RATIO = 4.0
+    tree.MODEL.SWINV2.QKV_BIAS = True
+    tree.MODEL.SWINV2.APE = False
+    tree.MODEL.SWINV2.PATCH_NORM = True
+    tree.MODEL.SWINV2.PRETRAINED_WINDOW_SIZES = [0, 0, 0, 0]  # of each layer; 0: WINDOW_SIZE
 
     tree.TRAIN = CfgNode()
     tree.TRAIN.EPOCHS = 300

@@ -3,12 +3,12 @@
 """Checks of a configuration before anything is read or built: choices, ranges, lengths and contradictions."""
 
 import math
-from typing import Any
+from typing import Any, Dict, Tuple
 
 from yacs.config import CfgNode
 
 from common.errors import Refusal
-from planning.geometry import configured_layers
+from planning.geometry import architecture, configured_layers
 from planning.placement import ipus_of, pipeline_stages
 
 PRECISIONS = ("16.16", "16.32", "32.32", "mix")
@@ -22,7 +22,7 @@ CHOICES = {
     "DATA.INTERPOLATION": ("bicubic", "bilinear", "nearest", "lanczos", "hamming", "random"),
     "DATA.BAD_IMAGES": ("skip", "fail"),
     "DATA.GENERATED": ("host", "device"),
-    "MODEL.TYPE": ("swin",),
+    "MODEL.TYPE": ("swin", "swinv2"),
     "TRAIN.LR_SCHEDULER.NAME": ("cosine", "linear", "step", "multistep"),
     "TRAIN.OPTIMIZER.NAME": ("adamw", "sgd"),
     "AUG.REMODE": ("pixel", "rand", "const"),
@@ -32,6 +32,18 @@ CHOICES = {
 }
 
 # Minimum and maximum of a value, or of every element of a list.
+ARCHITECTURE_BOUNDS = {
+    "PATCH_SIZE": (1, 1 << 10),
+    "IN_CHANS": (1, 1 << 10),
+    "EMBED_DIM": (1, 1 << 16),
+    "DEPTHS": (1, 1 << 10),
+    "NUM_HEADS": (1, 1 << 10),
+    "WINDOW_SIZE": (1, 1 << 10),
+    "MLP_RATIO": (1e-3, 1e3),
+    "QK_SCALE": (1e-9, 1e9),
+    "PRETRAINED_WINDOW_SIZES": (0, 1 << 10),
+}
+ARCHITECTURES = ("MODEL.SWIN", "MODEL.SWINV2")
 BOUNDS = {
     "SEED": (0, 2**31 - 1),
     "LOG_INTERVAL": (1, math.inf),
@@ -47,14 +59,6 @@ BOUNDS = {
     "MODEL.ATTN_DROP_RATE": (0.0, 0.999),
     "MODEL.DROP_PATH_RATE": (0.0, 0.999),
     "MODEL.LABEL_SMOOTHING": (0.0, 0.999),
-    "MODEL.SWIN.PATCH_SIZE": (1, 1 << 10),
-    "MODEL.SWIN.IN_CHANS": (1, 1 << 10),
-    "MODEL.SWIN.EMBED_DIM": (1, 1 << 16),
-    "MODEL.SWIN.DEPTHS": (1, 1 << 10),
-    "MODEL.SWIN.NUM_HEADS": (1, 1 << 10),
-    "MODEL.SWIN.WINDOW_SIZE": (1, 1 << 10),
-    "MODEL.SWIN.MLP_RATIO": (1e-3, 1e3),
-    "MODEL.SWIN.QK_SCALE": (1e-9, 1e9),
     "TRAIN.EPOCHS": (1, 1 << 24),
     "TRAIN.WARMUP_EPOCHS": (0, 1 << 24),
     "TRAIN.TRAINING_STEPS": (0, math.inf),
@@ -104,18 +108,16 @@ SIZES = (  # one number, or height and width
     "MODEL.PRETRAINED_IMG_SIZE",
     "MODEL.PRETRAINED_WINDOW_SIZE",
     "MODEL.SWIN.WINDOW_SIZE",
+    "MODEL.SWINV2.WINDOW_SIZE",
 )
 WHOLE = (
     *SIZES,
-    "MODEL.SWIN.DEPTHS",
-    "MODEL.SWIN.NUM_HEADS",
+    *(f"{section}.{key}" for section in ARCHITECTURES for key in ("DEPTHS", "NUM_HEADS", "PRETRAINED_WINDOW_SIZES")),
     "TRAIN.LR_SCHEDULER.MULTISTEPS",
     "IPU.MAPPING",
     "IPU.POPART.OUTER_FRAGMENT_EXCLUDED",
 )
 LENGTHS = {
-    "DATA.MEAN": "MODEL.SWIN.IN_CHANS",
-    "DATA.STD": "MODEL.SWIN.IN_CHANS",
     "TRAIN.OPTIMIZER.BETAS": 2,
     "AUG.SCALE": 2,
     "AUG.RATIO": 2,
@@ -163,7 +165,7 @@ def _check_choices(config: CfgNode) -> None:
 
 
 def _check_bounds(config: CfgNode) -> None:
-    for key, (low, high) in BOUNDS.items():
+    for key, (low, high) in {**BOUNDS, **_architecture_bounds(config)}.items():
         value = lookup(config, key)
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if number is None or isinstance(number, str):
@@ -176,10 +178,20 @@ def _check_bounds(config: CfgNode) -> None:
                 raise Refusal(f"{key} {number} is out of range: {low} to {high}")
 
 
+def _architecture_bounds(config: CfgNode) -> Dict[str, Tuple[float, float]]:
+    """The bounds of both sections of hyper-parameters; each has keys that the other lacks."""
+    return {
+        f"{section}.{key}": bounds
+        for section in ARCHITECTURES
+        for key, bounds in ARCHITECTURE_BOUNDS.items()
+        if key in lookup(config, section)
+    }
+
+
 def _check_lengths(config: CfgNode) -> None:
-    for key, length in LENGTHS.items():
+    channels = architecture(config).IN_CHANS
+    for key, wanted in {**LENGTHS, "DATA.MEAN": channels, "DATA.STD": channels}.items():
         value = lookup(config, key)
-        wanted = lookup(config, length) if isinstance(length, str) else length
         if value is not None and len(value) != wanted:
             raise Refusal(f"{key} has {len(value)} values: {wanted} are wanted")
     for key in SIZES:
@@ -190,12 +202,13 @@ def _check_lengths(config: CfgNode) -> None:
 
 def _check_architecture(config: CfgNode) -> None:
     """The width of every layer is divisible by its heads, and windows tile its feature map."""
-    if not config.MODEL.SWIN.DEPTHS:
-        raise Refusal("MODEL.SWIN.DEPTHS is empty: expected a list of integers, one per layer")
+    section = ARCHITECTURES[config.MODEL.TYPE == "swinv2"]
+    if not architecture(config).DEPTHS:
+        raise Refusal(f"{section}.DEPTHS is empty: expected a list of integers, one per layer")
     try:
         configured_layers(config)
     except ValueError as error:
-        raise Refusal(f"MODEL.SWIN at DATA.IMG_SIZE {config.DATA.IMG_SIZE}: {error}") from error
+        raise Refusal(f"{section} at DATA.IMG_SIZE {config.DATA.IMG_SIZE}: {error}") from error
 
 
 def _check_schedule(config: CfgNode) -> None:

@@ -23,7 +23,7 @@ from dataset.samplers import EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import EpochView, ImageDataset, NamedImages
 from dataset.transforms import build_transform, image_dtype
 from dataset.workers import ReaderSampler, affordable_workers, begin_worker, clear_failures, stall_seconds
-from planning.geometry import image_size
+from planning.geometry import architecture, image_size
 
 GENERATED_STEPS = 100  # steps in an epoch of generated images
 GENERATED_EVALUATION = 512  # generated images in an evaluation
@@ -40,8 +40,9 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
     """
     if config.DATA.DATASET == "generated":
         return _generated(config, training)
-    if config.MODEL.SWIN.IN_CHANS != 3:
-        raise Refusal(f"MODEL.SWIN.IN_CHANS {config.MODEL.SWIN.IN_CHANS}: image files have 3 channels")
+    channels = architecture(config).IN_CHANS
+    if channels != 3:
+        raise Refusal(f"IN_CHANS {channels} of the model: image files have 3 channels")
     if training and fast_jpeg() is None:
         logger.info("simplejpeg is not installed: Pillow decodes JPEGs, more slowly, and takes some damaged ones")
     transform = build_transform(config, training)  # refuses its settings before a large data set is listed
@@ -178,7 +179,7 @@ def _generated(config: CfgNode, training: bool) -> GeneratedImages:
 
 
 def _shape(config: CfgNode) -> Tuple[int, int, int]:
-    return (config.MODEL.SWIN.IN_CHANS, *image_size(config))
+    return (architecture(config).IN_CHANS, *image_size(config))
 
 
 def _training_collate(config: CfgNode, layout: Layout, dataset: Any) -> Tuple[Collate, int]:

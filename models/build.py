@@ -3,7 +3,7 @@
 """Configuration -> the model that PopTorch compiles, with its stages, precision and loss."""
 
 import contextlib
-from typing import Any, ContextManager, Optional, Tuple, Union, overload
+from typing import Any, ContextManager, Dict, Optional, Tuple, Union, overload
 
 import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
@@ -12,11 +12,12 @@ from yacs.config import CfgNode
 
 import accelerator
 from common.errors import Refusal
-from planning.geometry import configured_classes
+from planning.geometry import architecture, configured_classes
 from planning.placement import pipeline_stages
 
 from .pipeline import annotate
 from .swin_transformer import LayerNorm, SwinTransformer
+from .swin_transformer_v2 import SwinTransformerV2
 
 
 class SwinClassifier(SwinTransformer):
@@ -30,7 +31,7 @@ class SwinClassifier(SwinTransformer):
     pixel_std: Tensor
 
     def __init__(self, config: CfgNode, num_classes: int):
-        swin, precision = config.MODEL.SWIN, config.MODEL.PRECISION
+        swin, precision = architecture(config), config.MODEL.PRECISION
         super().__init__(
             img_size=config.DATA.IMG_SIZE,
             patch_size=swin.PATCH_SIZE,
@@ -42,13 +43,13 @@ class SwinClassifier(SwinTransformer):
             window_size=swin.WINDOW_SIZE,
             mlp_ratio=swin.MLP_RATIO,
             qkv_bias=swin.QKV_BIAS,
-            qk_scale=swin.QK_SCALE,
             drop_rate=config.MODEL.DROP_RATE,
             attn_drop_rate=config.MODEL.ATTN_DROP_RATE,
             drop_path_rate=config.MODEL.DROP_PATH_RATE,
             norm_layer=LayerNorm if precision == "16.32" else nn.LayerNorm,
             ape=swin.APE,
             patch_norm=swin.PATCH_NORM,
+            **self.own_arguments(swin),
         )
         if precision == "16.16":
             self.half()
@@ -59,6 +60,11 @@ class SwinClassifier(SwinTransformer):
         self._loss_of_probabilities = SoftTargetCrossEntropy()
         for name, values in (("pixel_mean", config.DATA.MEAN), ("pixel_std", config.DATA.STD)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)  # float32, even in 16.16
+
+    @staticmethod
+    def own_arguments(swin: CfgNode) -> Dict[str, Any]:
+        """The arguments that only this generation of Swin takes, from its section of the configuration."""
+        return {"qk_scale": swin.QK_SCALE}
 
     @overload
     def forward(self, images: Tensor) -> Tensor: ...
@@ -102,7 +108,16 @@ class SwinClassifier(SwinTransformer):
         return torch.autocast(device, torch.float16 if plain else torch.bfloat16)
 
 
-MODELS = {"swin": SwinClassifier}  # by MODEL.TYPE
+class SwinV2Classifier(SwinClassifier, SwinTransformerV2):
+    """The same for Swin V2."""
+
+    @staticmethod
+    def own_arguments(swin: CfgNode) -> Dict[str, Any]:
+        """As of the base class."""
+        return {"pretrained_window_sizes": swin.PRETRAINED_WINDOW_SIZES}
+
+
+MODELS = {"swin": SwinClassifier, "swinv2": SwinV2Classifier}  # by MODEL.TYPE
 
 
 def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training: bool = True) -> SwinClassifier:

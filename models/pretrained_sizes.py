@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from common.errors import Refusal
 from common.foreign_pickle import Inert
 from config import get_config
-from planning.geometry import Pair, Size, fit_window, pair
+from planning.geometry import Pair, Size, architecture, fit_window, pair
 
 LARGEST = 1 << 14  # side of an image or window
 
@@ -40,7 +40,7 @@ def sizes_in(contents: Any) -> Sizes:
             config = get_config(saved=told)
         except Refusal:  # of a release whose keys are others
             return Sizes()
-        return Sizes(config.DATA.IMG_SIZE, config.MODEL.SWIN.WINDOW_SIZE)
+        return Sizes(config.DATA.IMG_SIZE, architecture(config).WINDOW_SIZE)
     return Sizes(_size(_inside(told, "DATA", "IMG_SIZE")), _size(_inside(told, "MODEL", "SWIN", "WINDOW_SIZE")))
 
 

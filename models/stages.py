@@ -7,6 +7,7 @@ from typing import List, Sequence
 
 from torch import Tensor, nn
 
+from planning.costs import is_mlp_half
 from planning.placement import Stage
 
 from .build import SwinClassifier
@@ -51,7 +52,7 @@ class SwinStage(nn.Module):
             return part.pool(x)
         if unit == "head":
             return part.head(x).float()
-        is_mlp = unit.endswith(".norm2")
+        is_mlp = is_mlp_half(unit)
         module = part.get_submodule(_block_of(unit) if is_mlp else unit)
         if isinstance(module, SwinTransformerBlock):
             return module.transform(x) if is_mlp else module.attend(x)
@@ -71,10 +72,10 @@ def units_of_stages(model: SwinClassifier, stages: Sequence[Stage]) -> List[List
 
 def _modules_of(unit: str) -> List[str]:
     """The modules that hold the parameters of a unit."""
-    if unit.endswith(".norm2"):
-        return [unit, f"{_block_of(unit)}.mlp"]
+    if is_mlp_half(unit):
+        return [f"{_block_of(unit)}.{name}" for name in ("norm2", "mlp")]
     return [f"{unit}.norm1", f"{unit}.attn"] if ".blocks." in unit else [unit]
 
 
 def _block_of(unit: str) -> str:
-    return unit[: -len(".norm2")]
+    return unit.rpartition(".")[0]

@@ -7,7 +7,7 @@ separates the attention heads, and window reversal the copy that joins them. The
 only operations that PopTorch supports.
 """
 
-from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, ClassVar, List, Mapping, NamedTuple, Optional, Sequence, Set, Type
 
 import torch
 from torch import Tensor, nn
@@ -98,8 +98,11 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(functional.gelu(self.fc1(x)))))
 
 
-class WindowAttention(nn.Module):
-    """Multi-head self-attention within windows, with a learned relative position bias (paper, section 3.2).
+class ShiftedWindowAttention(nn.Module):
+    """Multi-head self-attention within the windows of a regular or shifted grid (paper, section 3.2).
+
+    The two generations of Swin differ in how tokens are projected and compared and in how the position bias is made:
+    subclasses define `project`, `similarity` and `position_bias`.
 
     Args:
         layer: sizes of the layer.
@@ -107,28 +110,38 @@ class WindowAttention(nn.Module):
         style: settings that all blocks share.
     """
 
+    joint_bias: ClassVar[bool] = True  # the bias of queries, keys and values belongs to the layer `qkv`
     relative_position_index: Tensor
     attn_mask: Optional[Tensor]
 
     def __init__(self, layer: LayerShape, shift: Pair, style: BlockStyle):
         super().__init__()
         self.window, self.shift, self.heads = layer.window, shift, layer.heads
-        self.scale = style.qk_scale or (layer.channels // layer.heads) ** -0.5
-        positions = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(positions, layer.heads))
         self.register_buffer("relative_position_index", relative_position_index(self.window), persistent=False)
         self.register_buffer("attn_mask", shift_mask(layer.grid, self.window, shift), persistent=False)
-        self.qkv = Linear(layer.channels, 3 * layer.channels, bias=style.qkv_bias)
+        self.qkv = Linear(layer.channels, 3 * layer.channels, bias=style.qkv_bias and self.joint_bias)
         self.attn_drop = dropout(style.attn_drop)
         self.proj = Linear(layer.channels, layer.channels)
         self.proj_drop = dropout(style.drop)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Tokens (..., C) -> their queries, keys and values (..., 3 C)."""
+        raise NotImplementedError
+
+    def similarity(self, query: Tensor, key: Tensor) -> Tensor:
+        """Queries and keys (..., tokens, C / heads), heads third from last -> scores (..., tokens, tokens)."""
+        raise NotImplementedError
+
+    def position_bias(self) -> Tensor:
+        """The bias of each relative position, (positions, heads)."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         if any(self.shift):
             x = torch.roll(x, (-self.shift[0], -self.shift[1]), (1, 2))
-        query, key, value = self._windows(self.qkv(x))
-        scores = (query * self.scale) @ key.transpose(-2, -1) + self._bias().to(query.dtype)
+        query, key, value = self._windows(self.project(x))
+        scores = self.similarity(query, key) + self._bias().to(query.dtype)
         x = self._map(self.attn_drop(functional.softmax(scores, dim=-1)) @ value, x.shape)
         if any(self.shift):
             x = torch.roll(x, self.shift, (1, 2))
@@ -155,9 +168,31 @@ class WindowAttention(nn.Module):
     def _bias(self) -> Tensor:
         """Position bias, plus the mask of shifted windows: (1 or windows, heads, tokens, tokens)."""
         tokens = self.window[0] * self.window[1]
-        bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
+        bias = self.position_bias().index_select(0, self.relative_position_index.flatten())
         bias = bias.view(tokens, tokens, self.heads).permute(2, 0, 1).contiguous().unsqueeze(0)
         return bias if self.attn_mask is None else bias + self.attn_mask.unsqueeze(1)
+
+
+class WindowAttention(ShiftedWindowAttention):
+    """Attention by scaled dot products, with a learned bias for each relative position; args as of the base class."""
+
+    def __init__(self, layer: LayerShape, shift: Pair, style: BlockStyle):
+        super().__init__(layer, shift, style)
+        self.scale = style.qk_scale or (layer.channels // layer.heads) ** -0.5
+        positions = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(positions, layer.heads))
+
+    def project(self, x: Tensor) -> Tensor:
+        """As of the base class: one linear layer."""
+        return self.qkv(x)
+
+    def similarity(self, query: Tensor, key: Tensor) -> Tensor:
+        """As of the base class: dot products."""
+        return (query * self.scale) @ key.transpose(-2, -1)
+
+    def position_bias(self) -> Tensor:
+        """As of the base class: a parameter."""
+        return self.relative_position_bias_table
 
 
 class SwinTransformerBlock(nn.Module):
@@ -170,10 +205,12 @@ class SwinTransformerBlock(nn.Module):
         style: settings that all blocks share.
     """
 
+    attention_type: ClassVar[Type[ShiftedWindowAttention]] = WindowAttention
+
     def __init__(self, layer: LayerShape, shifted: bool, drop_path: float, style: BlockStyle):
         super().__init__()
         self.norm1 = style.norm_layer(layer.channels)
-        self.attn = WindowAttention(layer, layer.shift if shifted else (0, 0), style)
+        self.attn = self.attention_type(layer, layer.shift if shifted else (0, 0), style)
         self.drop_path = DropPath(drop_path)
         self.norm2 = style.norm_layer(layer.channels)
         self.mlp = Mlp(layer.channels, int(layer.channels * style.mlp_ratio), style.drop)
@@ -201,11 +238,14 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H / 2, W / 2, 2 C)."""
+        return self.reduction(self.norm(self.joined(x)))
+
+    def joined(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H / 2, W / 2, 4 C): the neighbours side by side."""
         batch, height, width, channels = x.shape
         parts = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         # the lower neighbour before the right one, as in the official weights
-        x = parts.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
-        return self.reduction(self.norm(x))
+        return parts.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
 
 
 class BasicLayer(nn.Module):
@@ -219,15 +259,18 @@ class BasicLayer(nn.Module):
         use_checkpoint: recompute the blocks in the backward pass instead of storing their activations.
     """
 
+    block_type: ClassVar[Type[SwinTransformerBlock]] = SwinTransformerBlock
+    merging_type: ClassVar[Type[PatchMerging]] = PatchMerging
+
     def __init__(
         self, layer: LayerShape, drop_path: Sequence[float], merge: bool, style: BlockStyle, use_checkpoint: bool
     ):
         super().__init__()
         self.use_checkpoint = use_checkpoint
         self.blocks = nn.ModuleList(
-            SwinTransformerBlock(layer, index % 2 == 1, rate, style) for index, rate in enumerate(drop_path)
+            self.block_type(layer, index % 2 == 1, rate, style) for index, rate in enumerate(drop_path)
         )
-        self.downsample = PatchMerging(layer.channels, style.norm_layer) if merge else None
+        self.downsample = self.merging_type(layer.channels, style.norm_layer) if merge else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> the same, or (B, H / 2, W / 2, 2 C) with merging."""
@@ -280,6 +323,8 @@ class SwinTransformer(nn.Module):
         ValueError: for sizes that do not match, with their values.
     """
 
+    layer_type: ClassVar[Type[BasicLayer]] = BasicLayer
+
     def __init__(
         self,
         img_size: Size = 224,
@@ -304,24 +349,39 @@ class SwinTransformer(nn.Module):
     ):
         super().__init__()
         shapes = layer_shapes(img_size, patch_size, embed_dim, depths, num_heads, window_size)
-        self.num_classes = num_classes
-        self.num_layers = len(shapes)
-        self.embed_dim = embed_dim
-        self.num_features = shapes[-1].channels
-        self.patch_grid = shapes[0].grid
         self.units = swin_units(shapes, patch_size, in_chans, num_classes, mlp_ratio, patch_norm, qkv_bias, ape)
         self.patch_embed = PatchEmbed(pair(patch_size), in_chans, embed_dim, norm_layer if patch_norm else None)
-        self.absolute_pos_embed = nn.Parameter(torch.zeros(1, shapes[0].tokens, embed_dim)) if ape else None
-        self.pos_drop = dropout(drop_rate)
         style = BlockStyle(mlp_ratio, qkv_bias, qk_scale, drop_rate, attn_drop_rate, norm_layer)
-        rates = [drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))]
+        self._build(shapes, style, num_classes, drop_path_rate, ape, use_checkpoint)
+
+    def _build(
+        self,
+        shapes: Sequence[LayerShape],
+        style: BlockStyle,
+        num_classes: int,
+        drop_path_rate: float,
+        ape: bool,
+        use_checkpoint: bool,
+    ) -> None:
+        """Makes all that follows the patch embedding, and initialises the whole."""
+        self.num_classes = num_classes
+        self.num_layers = len(shapes)
+        self.embed_dim = shapes[0].channels
+        self.num_features = shapes[-1].channels
+        self.patch_grid = shapes[0].grid
+        self.absolute_pos_embed = nn.Parameter(torch.zeros(1, shapes[0].tokens, self.embed_dim)) if ape else None
+        self.pos_drop = dropout(style.drop)
+        blocks = sum(shape.depth for shape in shapes)
+        rates = [drop_path_rate * block / max(blocks - 1, 1) for block in range(blocks)]
         self.layers = nn.ModuleList()
         for index, shape in enumerate(shapes):
-            first = sum(depths[:index])
+            first = sum(earlier.depth for earlier in shapes[:index])
             self.layers.append(
-                BasicLayer(shape, rates[first : first + shape.depth], index + 1 < len(shapes), style, use_checkpoint)
+                self.layer_type(
+                    shape, rates[first : first + shape.depth], index + 1 < len(shapes), style, use_checkpoint
+                )
             )
-        self.norm = norm_layer(self.num_features)
+        self.norm = style.norm_layer(self.num_features)
         self.head = Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self._initialise()
 

@@ -28,6 +28,22 @@ def relative_position_index(window: Pair) -> Tensor:
     return below * (2 * width - 1) + right
 
 
+def relative_coordinates(window: Pair, pretrained_window: Pair) -> Tensor:
+    """The coordinates of each row of `relative_position_index`: (positions, 2), rows and columns, about -1 to 1.
+
+    They are log-spaced, so that a window larger than the one of pre-training extrapolates little: the distance over
+    the largest distance in a window of pre-training, times 8, as sign(x) log2(1 + |x|) / log2(8) (V2 paper, section
+    3.3, and the scaling of the official code).
+    """
+    sides = []
+    for side, pretrained in zip(window, pretrained_window):
+        distances = torch.arange(-(side - 1), side, dtype=torch.float32) * 8 / max(pretrained - 1, 1)
+        sides.append(torch.sign(distances) * torch.log2(1 + distances.abs()) / 3)
+    rows, columns = sides
+    grid = rows.view(-1, 1, 1).expand(-1, len(columns), 1), columns.view(1, -1, 1).expand(len(rows), -1, 1)
+    return torch.cat(grid, dim=2).reshape(-1, 2)
+
+
 def shift_mask(grid: Pair, window: Pair, shift: Pair) -> Optional[Tensor]:
     """The mask that is added to the attention scores of shifted windows: (windows, N, N); None without a shift.
 

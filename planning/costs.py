@@ -11,15 +11,18 @@ from typing import List, NamedTuple, Sequence, Tuple
 
 from yacs.config import CfgNode
 
-from .geometry import LayerShape, Size, configured_classes, configured_layers, pair
+from .geometry import CPB_HIDDEN, LayerShape, Size, architecture, configured_classes, configured_layers, pair
+
+MLP_HALVES = (".norm2", ".mlp")  # where the MLP half of a block begins: in Swin V1, and in Swin V2
 
 
 class Unit(NamedTuple):
     """A part of the model that is never split between devices.
 
     `module` is the name of its first module: layers.i.blocks.j for the attention half of a block and
-    layers.i.blocks.j.norm2 for its MLP half. The other fields count: MACs, elements that pass a layer norm (once each),
-    parameters, elements kept for the backward pass, elements of the largest value inside, and of the output.
+    layers.i.blocks.j.norm2 for its MLP half, in Swin V2 layers.i.blocks.j.mlp. The other fields count: MACs, elements
+    that pass a layer norm (once each), parameters, elements kept for the backward pass, elements of the largest value
+    inside, and of the output.
     """
 
     module: str
@@ -38,7 +41,12 @@ class Unit(NamedTuple):
     @property
     def ends_block(self) -> bool:
         """Whether this is the MLP half of a block."""
-        return self.module.endswith(".norm2")
+        return is_mlp_half(self.module)
+
+
+def is_mlp_half(module: str) -> bool:
+    """Whether a unit that begins at the module of this name is the MLP half of a block."""
+    return module.endswith(MLP_HALVES)
 
 
 def swin_units(
@@ -50,19 +58,23 @@ def swin_units(
     patch_norm: bool = True,
     qkv_bias: bool = True,
     ape: bool = False,
+    second_generation: bool = False,
 ) -> List[Unit]:
     """The units of a Swin Transformer, in the order of execution.
 
     Args:
         layers: from `geometry.layer_shapes`.
         num_classes: 0 for a model without a head.
+        second_generation: whether the model is a Swin V2.
     """
     units = [_embedding_unit(layers[0], patch_size, in_chans, patch_norm, ape)]
     for index, layer in enumerate(layers):
         for block in range(layer.depth):
-            units += _block_units(f"layers.{index}.blocks.{block}", layer, mlp_ratio, qkv_bias)
+            name = f"layers.{index}.blocks.{block}"
+            attention = _cosine_attention_unit if second_generation else _attention_unit
+            units += [attention(name, layer, qkv_bias), _mlp_unit(name, layer, mlp_ratio, second_generation)]
         if index + 1 < len(layers):
-            units.append(_merging_unit(f"layers.{index}.downsample", layer))
+            units.append(_merging_unit(f"layers.{index}.downsample", layer, second_generation))
     channels, elements = layers[-1].channels, layers[-1].tokens * layers[-1].channels
     units.append(Unit("norm", 0, elements, 2 * channels, elements, elements, channels))
     # the loss reads the logarithms of the probabilities, and the targets
@@ -82,7 +94,7 @@ def swin_units(
 
 def configured_units(config: CfgNode) -> Tuple[Unit, ...]:
     """The units of the configured model."""
-    swin = config.MODEL.SWIN
+    swin = architecture(config)
     return tuple(
         swin_units(
             configured_layers(config),
@@ -93,6 +105,7 @@ def configured_units(config: CfgNode) -> Tuple[Unit, ...]:
             swin.PATCH_NORM,
             swin.QKV_BIAS,
             swin.APE,
+            config.MODEL.TYPE == "swinv2",
         )
     )
 
@@ -114,27 +127,64 @@ def _embedding_unit(layer: LayerShape, patch_size: Size, in_chans: int, patch_no
     )
 
 
-def _block_units(name: str, layer: LayerShape, mlp_ratio: float, qkv_bias: bool) -> List[Unit]:
-    channels, hidden = layer.channels, int(layer.channels * mlp_ratio)
-    elements, scores = layer.tokens * channels, layer.heads * layer.tokens * layer.window_tokens
-    positions = (2 * layer.window[0] - 1) * (2 * layer.window[1] - 1)
-    attention = Unit(
+def _attention_unit(name: str, layer: LayerShape, qkv_bias: bool) -> Unit:
+    channels, elements, scores = layer.channels, layer.tokens * layer.channels, _scores(layer)
+    return Unit(
         name,
-        macs=4 * elements * channels  # query, key, value and output
-        + 2 * elements * layer.window_tokens,  # scores, and their products with the values
+        macs=_attention_macs(layer),
         normalised=elements,
-        parameters=2 * channels
-        + 4 * channels * channels
-        + channels
-        + 3 * channels * qkv_bias
-        + positions * layer.heads,
+        parameters=_attention_parameters(layer) + 3 * channels * qkv_bias + _positions(layer) * layer.heads,
         # what enters the norm, the first product and the last one; queries, keys, values; probabilities
         kept=6 * elements + scores,
         widest=max(3 * elements, scores),
         output=elements,
     )
-    mlp = Unit(
-        f"{name}.norm2",
+
+
+def _cosine_attention_unit(name: str, layer: LayerShape, qkv_bias: bool) -> Unit:
+    """The MLP of the position bias runs once for a whole micro-batch; it counts as if it ran for each image."""
+    elements, scores, positions = layer.tokens * layer.channels, _scores(layer), _positions(layer)
+    return Unit(
+        name,
+        macs=_attention_macs(layer) + positions * CPB_HIDDEN * (2 + layer.heads),
+        normalised=elements,
+        parameters=_attention_parameters(layer)
+        + 2 * layer.channels * qkv_bias
+        + layer.heads
+        + CPB_HIDDEN * (2 + 1 + layer.heads),
+        # what enters the product, the last product and the norm; queries and keys before and after they get their
+        # length, the steps of which have one element a token and head; values; probabilities; inside the MLP
+        kept=8 * elements + 6 * layer.tokens * layer.heads + scores + positions * (CPB_HIDDEN + layer.heads),
+        widest=max(3 * elements, scores),
+        output=elements,
+    )
+
+
+def _attention_macs(layer: LayerShape) -> int:
+    """Of queries, keys, values and output; and of scores and their products with the values."""
+    elements = layer.tokens * layer.channels
+    return 4 * elements * layer.channels + 2 * elements * layer.window_tokens
+
+
+def _attention_parameters(layer: LayerShape) -> int:
+    """Of the norm, the two linear layers and the bias of the last."""
+    return 2 * layer.channels + 4 * layer.channels * layer.channels + layer.channels
+
+
+def _scores(layer: LayerShape) -> int:
+    return layer.heads * layer.tokens * layer.window_tokens
+
+
+def _positions(layer: LayerShape) -> int:
+    """Relative positions of two tokens in a window."""
+    return (2 * layer.window[0] - 1) * (2 * layer.window[1] - 1)
+
+
+def _mlp_unit(block: str, layer: LayerShape, mlp_ratio: float, post_norm: bool) -> Unit:
+    channels, hidden = layer.channels, int(layer.channels * mlp_ratio)
+    elements = layer.tokens * channels
+    return Unit(
+        block + MLP_HALVES[post_norm],
         macs=2 * layer.tokens * channels * hidden,
         normalised=elements,
         parameters=2 * channels + 2 * channels * hidden + hidden + channels,
@@ -142,18 +192,18 @@ def _block_units(name: str, layer: LayerShape, mlp_ratio: float, qkv_bias: bool)
         widest=layer.tokens * hidden,
         output=elements,
     )
-    return [attention, mlp]
 
 
-def _merging_unit(name: str, layer: LayerShape) -> Unit:
-    """Four neighbouring tokens become one of twice the width."""
+def _merging_unit(name: str, layer: LayerShape, post_norm: bool) -> Unit:
+    """Four neighbouring tokens become one of twice the width, normalised before or after the reduction."""
     elements = layer.tokens * layer.channels
+    normalised, norm_parameters = (elements // 2, 4) if post_norm else (elements, 8)
     return Unit(
         name,
         macs=elements * 2 * layer.channels,
-        normalised=elements,
-        parameters=8 * layer.channels + 8 * layer.channels**2,
-        kept=2 * elements,  # what enters the norm and the product
+        normalised=normalised,
+        parameters=norm_parameters * layer.channels + 8 * layer.channels**2,
+        kept=elements + normalised,  # what enters the product and the norm
         widest=elements,
         output=elements // 2,
     )

@@ -8,6 +8,7 @@ from yacs.config import CfgNode
 
 IMAGENET_CLASSES = 1000
 IMAGENET_22K_CLASSES = 21841
+CPB_HIDDEN = 512  # width of the MLP that makes Swin V2's continuous position bias
 
 Size = Union[int, Sequence[int]]  # one number for a square, or (height, width)
 Pair = Tuple[int, int]
@@ -16,7 +17,8 @@ Pair = Tuple[int, int]
 class LayerShape(NamedTuple):
     """The sizes of one layer, a sequence of blocks at the same resolution.
 
-    `grid` and `window` are (height, width) in tokens; `shift` is the offset of the windows in every second block.
+    `grid` and `window` are (height, width) in tokens; `shift` is the offset of the windows in every second block;
+    `pretrained_window` is the window size in pre-training, by which Swin V2 scales coordinates.
     """
 
     grid: Pair
@@ -25,6 +27,7 @@ class LayerShape(NamedTuple):
     heads: int
     window: Pair
     shift: Pair
+    pretrained_window: Pair = (0, 0)
 
     @property
     def tokens(self) -> int:
@@ -73,15 +76,26 @@ def fit_window(grid: Pair, window: Size) -> Tuple[Pair, Pair]:
 
 
 def layer_shapes(
-    img_size: Size, patch_size: Size, embed_dim: int, depths: Sequence[int], num_heads: Sequence[int], window_size: Size
+    img_size: Size,
+    patch_size: Size,
+    embed_dim: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    window_size: Size,
+    pretrained_windows: Sequence[int] = (),
 ) -> List[LayerShape]:
     """The layers of a Swin Transformer: each halves the resolution of the one before and doubles its width.
+
+    Args:
+        pretrained_windows: window size of each layer in pre-training; 0 or empty: the current one.
 
     Raises:
         ValueError: for sizes that do not match, with their values.
     """
     if len(depths) != len(num_heads):
         raise ValueError(f"depths {list(depths)} and num_heads {list(num_heads)} differ in length")
+    if pretrained_windows and len(pretrained_windows) != len(depths):
+        raise ValueError(f"depths {list(depths)} and pretrained windows {list(pretrained_windows)} differ in length")
     grid, layers = patch_grid(img_size, patch_size), []
     for index, (depth, heads) in enumerate(zip(depths, num_heads)):
         if index:
@@ -96,16 +110,29 @@ def layer_shapes(
             raise ValueError(
                 f"layer {index} has {grid[0]}x{grid[1]} tokens, which windows of {window[0]}x{window[1]} do not tile"
             )
-        layers.append(LayerShape(grid, channels, depth, heads, window, shift))
+        pretrained = pretrained_windows[index] if pretrained_windows else 0
+        pretrained_window = (pretrained, pretrained) if pretrained else window
+        layers.append(LayerShape(grid, channels, depth, heads, window, shift, pretrained_window))
     return layers
 
 
 def configured_layers(config: CfgNode) -> List[LayerShape]:
     """The layers of the configured model; raises ValueError as `layer_shapes` does."""
-    swin = config.MODEL.SWIN
+    swin = architecture(config)
     return layer_shapes(
-        config.DATA.IMG_SIZE, swin.PATCH_SIZE, swin.EMBED_DIM, swin.DEPTHS, swin.NUM_HEADS, swin.WINDOW_SIZE
+        config.DATA.IMG_SIZE,
+        swin.PATCH_SIZE,
+        swin.EMBED_DIM,
+        swin.DEPTHS,
+        swin.NUM_HEADS,
+        swin.WINDOW_SIZE,
+        swin.get("PRETRAINED_WINDOW_SIZES", ()),
     )
+
+
+def architecture(config: CfgNode) -> CfgNode:
+    """The section of hyper-parameters that MODEL.TYPE selects: MODEL.SWIN or MODEL.SWINV2."""
+    return config.MODEL.SWINV2 if config.MODEL.TYPE == "swinv2" else config.MODEL.SWIN
 
 
 def configured_classes(config: CfgNode) -> int:

@@ -11,6 +11,7 @@ from typing import List, NamedTuple, Sequence
 from yacs.config import CfgNode
 
 from planning.costs import configured_units
+from planning.geometry import architecture
 from planning.memory import configured_footprint
 from planning.split import balanced_split, fewest_ipus_split
 
@@ -31,7 +32,7 @@ def pipeline_stages(config: CfgNode) -> List[Stage]:
     Raises:
         ValueError: if the lists contradict each other or the model.
     """
-    depths, layers = list(config.MODEL.SWIN.DEPTHS), config.IPU.LAYERS_PER_IPU
+    layers, units = config.IPU.LAYERS_PER_IPU, configured_units(config)
     if layers == "auto":
         if config.IPU.MAPPING:
             raise ValueError(
@@ -39,9 +40,9 @@ def pipeline_stages(config: CfgNode) -> List[Stage]:
                 "auto puts every stage on an IPU of its own"
             )
         return automatic_stages(config, config.IPU.IPUS_PER_REPLICA)
-    _check_layers(layers, depths)
-    begins = [_module_at(sum(layers[:index]), depths) for index in range(len(layers))]
-    begins[0] = "patch_embed"
+    _check_layers(layers, list(architecture(config).DEPTHS))
+    halves = [unit.module for unit in units if unit.begins_block or unit.ends_block]
+    begins = ["patch_embed"] + [halves[int(2 * sum(layers[:index]))] for index in range(1, len(layers))]
     mapping = list(config.IPU.MAPPING) or list(range(len(layers)))
     if len(mapping) == len(layers) + 1:
         begins.append("norm")
@@ -99,13 +100,3 @@ def _check_mapping(mapping: Sequence[int], begins: Sequence[str]) -> None:
             f"IPU.MAPPING {list(mapping)} begins with IPU {mapping[0]}: the first stage must be on IPU 0, "
             "where PopTorch runs everything before it"
         )
-
-
-def _module_at(blocks: float, depths: Sequence[int]) -> str:
-    """The module that begins after `blocks` blocks; after half a block, the MLP of that block."""
-    block = int(blocks)
-    for layer, depth in enumerate(depths):
-        if block < depth:
-            return f"layers.{layer}.blocks.{block}" + (".norm2" if blocks % 1 else "")
-        block -= depth
-    raise AssertionError("the stages' blocks were checked against the depths")

@@ -86,10 +86,8 @@ def _header(config: CfgNode, plan: Plan) -> List[str]:
     rounded = f", of {reserved} reserved" if ipu.ROUND_UP_IPUS and reserved > ipus else ""
     return ["Plan without hardware: memory and throughput are estimates."] + _labelled(
         [
-            (
-                "model",
-                f"{config.MODEL.NAME}, {height} x {width} pixels, {configured_classes(config):,} classes{assumed}",
-            ),
+            ("model", config.MODEL.NAME),
+            ("", f"{height} x {width} pixels, {configured_classes(config):,} classes{assumed}"),
             ("", f"{plan.parameters:,} parameters, {plan.macs / 1e9:.2f} GMACs in the forward pass of an image"),
             (
                 "precision",

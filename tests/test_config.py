@@ -10,6 +10,7 @@ import pytest
 import config as configuration
 from common.errors import EXIT_USAGE, Refusal
 from config import get_config, keys_of, named_configs
+from planning.geometry import configured_layers
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("configs", "dataset", "models", "planning", "training")
@@ -107,9 +108,39 @@ def test_fine_tuning_recipe_is_the_official_one(name):
 def test_pretraining_recipe_is_the_official_one(name):
     config = get_config(name)
     train = config.TRAIN
-    assert (train.EPOCHS, train.WARMUP_EPOCHS, train.WEIGHT_DECAY) == (90, 5, 0.05)
+    decay = 0.1 if config.MODEL.TYPE == "swinv2" else 0.05
+    assert (train.EPOCHS, train.WARMUP_EPOCHS, train.WEIGHT_DECAY) == (90, 5, decay)
     assert (train.BASE_LR, train.WARMUP_LR, train.MIN_LR) == (1.25e-4, 1.25e-7, 1.25e-6)
     assert config.DATA.BATCH_SIZE * train.ACCUMULATION_STEPS * config.IPU.REPLICAS == 4096
+
+
+def test_official_configuration_of_swin_v2_loads_unchanged(tmp_path):
+    path = tmp_path / "swinv2_base_patch4_window12to24_192to384_22kto1k_ft.yaml"
+    path.write_text(
+        "DATA:\n  IMG_SIZE: 384\nMODEL:\n  TYPE: swinv2\n  NAME: fine\n  DROP_PATH_RATE: 0.2\n  SWINV2:\n"
+        "    EMBED_DIM: 128\n    DEPTHS: [ 2, 2, 18, 2 ]\n    NUM_HEADS: [ 4, 8, 16, 32 ]\n    WINDOW_SIZE: 24\n"
+        "    PRETRAINED_WINDOW_SIZES: [ 12, 12, 12, 6 ]\nTRAIN:\n  WEIGHT_DECAY: 1e-8\nTEST:\n  CROP: False\n"
+    )
+    layers = configured_layers(get_config(str(path)))
+    assert [(layer.window[0], layer.pretrained_window[0]) for layer in layers] == [
+        (24, 12),
+        (24, 12),
+        (24, 12),
+        (12, 6),
+    ]
+
+
+@pytest.mark.parametrize(
+    "opts, said",
+    [
+        (["MODEL.SWINV2.NUM_HEADS", "[5, 6, 12, 24]"], "MODEL.SWINV2 at DATA.IMG_SIZE 256: layer 0: 5 heads"),
+        (["MODEL.SWINV2.PRETRAINED_WINDOW_SIZES", "[8, 8]"], "differ in length"),
+        (["MODEL.SWINV2.PRETRAINED_WINDOW_SIZES", "[8, 8, 8, -1]"], "MODEL.SWINV2.PRETRAINED_WINDOW_SIZES -1"),
+        (["MODEL.SWINV2.DEPTHS", "[]"], "MODEL.SWINV2.DEPTHS is empty"),
+    ],
+)
+def test_contradictions_of_swin_v2_name_their_section(opts, said):
+    assert said in refusal("SWINV2_TINY_WINDOW8_256", opts)
 
 
 def test_inherited_configuration_keeps_every_field_it_does_not_name():

@@ -39,7 +39,7 @@ class Progress:
 
 
 # A resumed run with another value of these would not be the run that was saved.
-FIXED = ("MODEL.TYPE", "MODEL.SWIN", "MODEL.PRECISION", "DATA.IMG_SIZE", "TRAIN.OPTIMIZER.NAME")
+FIXED = ("MODEL.TYPE", "MODEL.SWIN", "MODEL.SWINV2", "MODEL.PRECISION", "DATA.IMG_SIZE", "TRAIN.OPTIMIZER.NAME")
 # These decide which samples an update sees: they may change only between two epochs.
 SAMPLE_ORDER = ("SEED", "DATA.BATCH_SIZE", "TRAIN.ACCUMULATION_STEPS", "IPU.REPLICAS", "IPU.DEVICE_ITERATIONS")
 # These say where things are and how fast, not what is computed.

@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Costs of the model's parts against counters of PyTorch's: products, parameters, and what autograd keeps."""
 
-from typing import Any, Dict
+from typing import Any, Dict, Type
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import accelerator
 from config import get_config, named_configs
 from models.build import build_pipeline
 from models.swin_transformer import SwinTransformer
+from models.swin_transformer_v2 import SwinTransformerV2
 from planning.costs import Unit, configured_units, swin_units
 from planning.geometry import LayerShape, layer_shapes
 
@@ -30,11 +31,12 @@ RECTANGLE = dict(
     num_classes=0,
 )
 SIZES = pytest.mark.parametrize("sizes", [TINY, BASE_384, RECTANGLE], ids=["tiny", "base_384", "rectangle"])
+GENERATIONS = pytest.mark.parametrize("generation", [SwinTransformer, SwinTransformerV2], ids=["v1", "v2"])
 
 
-def on_meta(sizes: Dict[str, Any]) -> SwinTransformer:
+def on_meta(sizes: Dict[str, Any], generation: Type[SwinTransformer] = SwinTransformer) -> SwinTransformer:
     with torch.device("meta"):
-        return SwinTransformer(**sizes).eval()
+        return generation(**sizes).eval()
 
 
 def modules_of(unit: Unit) -> Dict[str, str]:
@@ -42,20 +44,22 @@ def modules_of(unit: Unit) -> Dict[str, str]:
     if unit.begins_block:
         return {"products": f"{unit.module}.attn", "norm": f"{unit.module}.norm1"}
     if unit.ends_block:
-        return {"products": unit.module.replace(".norm2", ".mlp"), "norm": unit.module}
+        block = unit.module.rpartition(".")[0]
+        return {"products": f"{block}.mlp", "norm": f"{block}.norm2"}
     return {"products": unit.module}
 
 
+@GENERATIONS
 @SIZES
-def test_macs_of_every_unit_are_half_the_flops_that_torch_counts(sizes):
+def test_macs_of_every_unit_are_half_the_flops_that_torch_counts(sizes, generation):
     flop_counter = pytest.importorskip("torch.utils.flop_counter")  # PyTorch 2.1 and later
-    model = on_meta(sizes)
+    model = on_meta(sizes, generation)
     stride = model.patch_embed.proj.stride
     with flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, 3, *(side * step for side, step in zip(model.patch_grid, stride)), device="meta"))
     counted = {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
     for unit in model.units:
-        name = f"SwinTransformer.{modules_of(unit)['products']}"
+        name = f"{generation.__name__}.{modules_of(unit)['products']}"
         assert 2 * unit.macs == counted.get(name, 0), unit.module
     assert 2 * sum(unit.macs for unit in model.units) == counter.get_total_flops() > 0
 
@@ -65,8 +69,9 @@ def test_macs_of_every_unit_are_half_the_flops_that_torch_counts(sizes):
     [TINY, RECTANGLE, dict(TINY, ape=True, qkv_bias=False, patch_norm=False)],
     ids=["tiny", "rectangle", "variant"],
 )
-def test_parameters_of_every_unit_are_the_models(sizes):
-    model = on_meta(sizes)
+@GENERATIONS
+def test_parameters_of_every_unit_are_the_models(sizes, generation):
+    model = on_meta(sizes, generation)
     for unit in model.units:
         found = sum(
             parameter.numel()
@@ -105,8 +110,9 @@ def test_macs_are_the_papers(name, macs):
     assert total / 1e9 == pytest.approx(macs, rel=0.005)
 
 
-def test_units_begin_at_modules_of_the_model_in_the_order_of_execution():
-    model = on_meta(dict(RECTANGLE, num_classes=7))
+@GENERATIONS
+def test_units_begin_at_modules_of_the_model_in_the_order_of_execution(generation):
+    model = on_meta(dict(RECTANGLE, num_classes=7), generation)
     order = []
     for unit in model.units:
         model.get_submodule(unit.module).register_forward_pre_hook(lambda *_, name=unit.module: order.append(name))
@@ -193,6 +199,14 @@ def test_what_units_keep_is_what_autograd_saves_to_two_percent(changes):
     batch = 2
     found = kept_by_autograd(model, torch.randn(batch, 3, 64, 64))
     assert batch * sum(unit.kept for unit in model.units) == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(window_size=2), dict(window_size=8), dict(depths=[1, 5])], ids=str)
+def test_what_units_of_swin_v2_keep_for_one_image_is_what_autograd_saves_to_one_percent(changes):
+    sizes = dict(img_size=64, embed_dim=96, depths=[2, 2], num_heads=[3, 6], window_size=4, num_classes=10)
+    model = SwinTransformerV2(**{**sizes, **changes}, drop_path_rate=0.2).train()
+    found = kept_by_autograd(model, torch.randn(1, 3, 64, 64))
+    assert sum(unit.kept for unit in model.units) == pytest.approx(found, rel=0.01)
 
 
 def test_largest_values_are_the_widest_that_units_compute():
