@@ -392,9 +392,7 @@ def cond(
     else_body: Callable[..., Any],
     else_inps: List[torch.Tensor],
 ) -> List[torch.Tensor]:
-    """Returns the results of `then_body` if `condition` is true, else those of `else_body`. For inference only.
-
-    On a host, both are computed.
+    """Computes both bodies; returns the results of `then_body` if `condition` is true, else the others. Inference only.
 
     Args:
         condition: a tensor with one boolean.

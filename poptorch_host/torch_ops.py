@@ -198,7 +198,7 @@ def _register() -> Optional[torch.library.Library]:
     library = torch.library.Library(_NAMESPACE, "DEF")
     halves = {schema: _refusal(schema.split("(")[0], instead) for schema, instead in _HALVES.items()}
     for schema, function in {**_FUNCTIONS, **halves}.items():
-        # Made of other operations for whoever looks: autograd, vmap and a tracing compiler see those.
+        # Composite: autograd, vmap and a tracing compiler see the operations that it consists of.
         library.impl(library.define(schema), function, "CompositeImplicitAutograd")
     return library
 

@@ -106,5 +106,5 @@ def _operations(names: Sequence[str]) -> str:
     listed = supported().intersection(plain)
     rest = sorted(plain - listed)
     return f"operations: {len(listed)} of the {len(supported())} that PopTorch compiles" + (
-        f"; on constants or of its own: {', '.join(rest)}" if rest else ""
+        f"; on constants, or PopTorch's own: {', '.join(rest)}" if rest else ""
     )
