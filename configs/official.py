@@ -28,7 +28,6 @@ NO_MEANING = (
     "DATA.MASK_RATIO",
     "DATA.PIN_MEMORY",
     "MODEL.SIMMIM.*",
-    "MODEL.SWINV2.*",
     "MODEL.SWIN_MLP.*",
     "MODEL.SWIN_MOE.*",
     "TEST.SEQUENTIAL",
@@ -41,7 +40,7 @@ CHANGES_RESULT = {
     "TRAIN.LAYER_DECAY": (1, "learning rates that fall from layer to layer"),
     "TRAIN.START_EPOCH": (0, "a first epoch"),
 }
-MODEL_TYPES = {"swinv2": "Swin Transformer V2", "swin_mlp": "Swin-MLP", "swin_moe": "Swin-MoE"}
+MODEL_TYPES = {"swin_mlp": "Swin-MLP", "swin_moe": "Swin-MoE"}
 SIMMIM = "simmim_pretrain"  # how the names of its models begin
 
 # Flags of timm (also with -), the official repository, torchvision's references, Hugging Face and Graphcore's examples,
