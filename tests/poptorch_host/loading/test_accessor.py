@@ -130,7 +130,7 @@ def test_parser_that_the_process_does_not_register_itself_is_not_known_there(acc
         ((torch.ones(1), (torch.ones(1),)), "contains tuple"),
         ([], "no tensor"),
         (torch.ones(2).to_sparse(), "sparse"),
-        (torch.ones(2, requires_grad=True), "requires grad"),
+        (torch.ones(2, requires_grad=True), "require grad"),
     ],
     ids=str,
 )
