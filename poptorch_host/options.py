@@ -172,7 +172,8 @@ class Options(OptionsDict):
         except SyntaxError as error:
             number = error.lineno or 0
             wrong = "".join(calls[number - 1 : number])  # line numbers of the file include the skipped lines
-            raise ConfigFileError(f"SyntaxError at line {number} of {filepath}: {error.msg}\n> {wrong}") from error
+            name = os.path.basename(filepath)
+            raise ConfigFileError(f"SyntaxError at line {number} of {name}: {error.msg}\n> {wrong}") from error
         exec(code, {"poptorch": sys.modules[__package__], "options": self})
         return self
 

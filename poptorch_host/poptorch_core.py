@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The names that programs reach in PopTorch's native module: its exceptions, and errors on demand to try handling them.
+"""The names that programs reach in PopTorch's native module: exceptions, errors on demand, a check of options.
 
 A host has no failures of devices, so that `_throwTestError` is the one way to see what a program makes of them here.
 """
 
 import enum
-from typing import NoReturn
+from typing import Any, Dict, NoReturn
 
+from .context import isRunningOnIpu as isCompilingWithDispatcher
+from .enums import OutputMode
 from .errors import Error, RecoverableError, UnrecoverableError
+from .settings.popart_keys import check_popart_options
 
-__all__ = ["Error", "RecoverableError", "TestErrorType", "UnrecoverableError"]
+__all__ = ["Error", "RecoverableError", "TestErrorType", "UnrecoverableError", "isCompilingWithDispatcher"]
 
 _LOCATION = "throwTestError::bottomLevel in throwTestError::topLevel"
 
@@ -56,3 +59,11 @@ def _throwTestError(type: TestErrorType) -> NoReturn:
     if isinstance(error, RecoverableError):
         error.recovery_action = "FULL_RESET"
     raise error
+
+
+def _validateOptions(options: Dict[str, Any]) -> None:
+    """Checks what `Options.toDict()` returned. Raises Error for an option that PopART does not have or cannot take."""
+    from .options import Options  # which needs PyTorch
+
+    known = set(Options().clone().outputMode(OutputMode.All).toDict())
+    check_popart_options({name: value for name, value in options.items() if name not in known})

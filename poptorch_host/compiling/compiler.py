@@ -25,6 +25,7 @@ from ..settings.popart_keys import check_popart_options
 from ..weights.device import DeviceWeights
 from . import saved_values
 from .ipu_names import IpuAsHost
+from .supported_ops import MaskedShapeError
 from .tracing import MarkedLoss, StageRecord, Tracer, is_pipelined
 
 MAX_IPUS = 64
@@ -251,6 +252,8 @@ def _run_forward(model: torch.nn.Module, arguments: Bound, tracer: Tracer) -> An
     outputs = None
     try:
         outputs = model(*arguments.positional, **arguments.keywords)
+    except MaskedShapeError:
+        raise
     except NEEDS_VALUES as error:  # only on device meta
         if not tracer.unsupported:
             raise createPoptorchError(

@@ -30,7 +30,7 @@ _NAMES = {
 def placement(compiled: Compiled, options: Options) -> Iterator[str]:
     """Yields a line on the pipeline, and one with the result name, IPU and stage of each operation in forward."""
     strategy = options._execution_strategy
-    yield f"enable_pipelining set to value {int(is_pipelined(strategy) and len(compiled.stages) > 1)}"
+    yield f"enablePipelining set to value {int(is_pipelined(strategy) and len(compiled.stages) > 1)}"
     mode = (
         "Sharded"
         if isinstance(strategy, ShardedExecution)

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Optional, Tuple
 
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
+
+from ..errors import Error
 
 LIST = Path(__file__).resolve().parents[1] / "data" / "supported_ops.txt"
 
@@ -54,6 +57,15 @@ def takes_operation(name: str) -> bool:
     """Returns whether an operation, or the out-of-place form of an in-place operation, is supported."""
     plain = name[:-1] if name.endswith("_") and name not in supported() else name
     return plain in supported() or plain in _EXPANDED or plain in _HOST_KERNELS or not name.startswith("aten::")
+
+
+class MaskedShapeError(Error, DynamicOutputShapeException):
+    """An operation reads by a boolean mask: PopTorch's inference of shapes has no shape for that, and raises this."""
+
+    def __init__(self, func: Any) -> None:
+        self.func = func
+        self.message = f"{func} by a boolean mask has a shape that depends on data: use torch.where"
+        self.args = (f"'poptorch_py_error': {self.message}",)
 
 
 def selects_by_mask(name: str, args: Tuple[Any, ...]) -> bool:

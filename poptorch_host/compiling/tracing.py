@@ -19,6 +19,7 @@ from ..options import Options, PipelinedExecution, ShardedExecution
 from . import losses
 from .host_tensors import is_forced_to_device, names_device, run_on_host
 from .supported_ops import (
+    MaskedShapeError,
     one_hot_without_classes,
     selects_by_mask,
     takes_function,
@@ -318,7 +319,7 @@ class Tracer(Execution):
         if self.own_op_depth == 0 and not constant:
             self._check_form(name, args)
         if not whole:
-            self._check_operation(name, args, constant)
+            self._check_operation(func, args, constant)
         self.draws_random_numbers |= random
         result = func(*args, **kwargs)
         read = [self._value(tensor) or _Value(False) for tensor in inputs]
@@ -377,8 +378,11 @@ class Tracer(Execution):
         if lacking is not None:
             raise createPoptorchError(f"{name} is not supported on a device with {lacking}")
 
-    def _check_operation(self, name: str, args: Tuple[Any, ...], constant: bool) -> None:
-        if not constant and (not takes_operation(name) or selects_by_mask(name, args)):
+    def _check_operation(self, func: Any, args: Tuple[Any, ...], constant: bool) -> None:
+        name = func._schema.name
+        if selects_by_mask(name, args):
+            raise MaskedShapeError(func)
+        if not constant and not takes_operation(name):
             self.unsupported[name] = None
         self._count(name)
 

@@ -646,7 +646,9 @@ def test_file_with_a_syntax_error_names_line_and_file_and_shows_the_line(options
     path.write_text("# not counted\ndeviceIterations(2)\n\nreplicationFactor(2) 3\n")
     with pytest.raises(poptorch.ConfigFileError) as caught:
         options.loadFromFile(str(path))
-    assert str(caught.value) == f"SyntaxError at line 2 of {path}: invalid syntax\n> options.replicationFactor(2) 3"
+    assert (
+        str(caught.value) == f"SyntaxError at line 2 of {path.name}: invalid syntax\n> options.replicationFactor(2) 3"
+    )
     assert poptorch.options.ConfigFileError is poptorch.ConfigFileError and options.device_iterations == 1
 
 

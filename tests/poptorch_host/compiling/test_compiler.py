@@ -4,6 +4,7 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from tests.backend import poptorch
 
@@ -22,7 +23,6 @@ def infer(function, *inputs):
     [
         (lambda x: x.nonzero(), "aten::nonzero"),
         (lambda x: x.masked_select(x > 0), "aten::masked_select"),
-        (lambda x: x[x > 0], "aten::index"),
         (lambda x: torch.where(x > 0), "aten::nonzero"),
         (lambda x: x * x.sum().item(), "aten::_local_scalar_dense"),
         (lambda x: x if x.sum() > 9 else -x, "_local_scalar"),
@@ -139,6 +139,22 @@ def test_operations_on_constants_are_computed_while_compiling():
         return x + index.sum().item()
 
     assert torch.equal(infer(forward), X + (torch.arange(6).view(2, 3).tril().nonzero()).sum())
+
+
+@pytest.mark.parametrize("function", [lambda x: x[x > 0], lambda x: x[torch.arange(4) > 1]])
+def test_reading_by_a_mask_is_the_error_of_pytorchs_shape_inference_and_poptorchs(function):
+    for kind in (DynamicOutputShapeException, poptorch.Error):
+        with pytest.raises(kind, match="boolean mask .* torch.where"):
+            infer(function)
+
+
+def test_writing_by_a_mask_is_taken():
+    def positive(x):
+        x = x.clone()
+        x[x < 0] = 0.0
+        return x
+
+    assert torch.equal(infer(positive), X.relu())
 
 
 def test_random_operations_are_no_constants():

@@ -107,7 +107,7 @@ def test_compiling_logs_for_debugging_where_each_operation_runs(caplog, strategy
         program.compile(torch.ones(2, 6))
     told = [record.getMessage() for record in caplog.records]
     assert told[-4:] == [
-        f"enable_pipelining set to value {pipelining}",
+        f"enablePipelining set to value {pipelining}",
         f"first/aten::linear -> first/Gemm:0 mode({mode}), ipu(0), stage(0)",
         f"aten::relu_ -> Relu:0 mode({mode}), ipu(0), stage(0)",
         f"second/aten::linear -> second/Gemm:0 mode({mode}), ipu(1), stage(1)",

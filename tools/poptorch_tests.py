@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Runs PopTorch's own tests on poptorch_host and writes a table of what passes.
+
+    python tools/poptorch_tests.py CHECKOUT --output FOLDER [--table FILE.md] [FILE_test.py ...]
+
+CHECKOUT is a clone of https://github.com/graphcore/poptorch, which stays as it is: its tests are copied to FOLDER and
+run there, a file at a time, with results as JUnit XML. Files that have a result in FOLDER are not run again, so that a
+run can be continued, and done in parts. The tests need pytest, pytest-timeout, parameterized, expecttest, requests and
+transformers. `poptorch_tests.yaml` says which tests a host cannot show, and why.
+"""
+
+import argparse
+import collections
+import fnmatch
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+RULES = Path(__file__).with_suffix(".yaml")
+SECONDS = 120  # that a test may take; one that compiles a network on a busy machine takes half of it
+LEAST_SHARE = 0.97  # of all tests that a host can pass
+
+
+class Result(NamedTuple):
+    """How a test ended: 'passed', 'failed' or 'skipped'."""
+
+    file: str
+    name: str
+    outcome: str
+    message: str
+
+    @property
+    def id(self) -> str:
+        """As pytest writes it."""
+        return f"{self.file}.py::{self.name}"
+
+
+def main() -> int:
+    """Runs what has no result yet, and writes the table of all that has one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkout", type=Path, help="a clone of graphcore/poptorch")
+    parser.add_argument("files", nargs="*", help="names of test files (default: all)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the copied tests and the results")
+    parser.add_argument("--table", type=Path, help="Markdown file to write (default: standard output)")
+    parser.add_argument("--python", default=sys.executable, help="interpreter that has torch and the tests' packages")
+    options = parser.parse_args()
+    rules = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    tests = options.output / "tests"
+    if not tests.exists():
+        shutil.copytree(str(options.checkout / "tests"), str(tests))
+    for file in options.files or sorted(
+        path.name for path in tests.glob("*test*.py") if path.name not in rules["files"]
+    ):
+        report = options.output / f"{Path(file).stem}.xml"
+        if not report.exists():
+            run(file, tests, report, options.python)
+    results = [result for report in sorted(options.output.glob("*.xml")) for result in read(report)]
+    table = Table(results, rules)
+    text = table.text()
+    if options.table:
+        options.table.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    return 0 if table.holds() else 1
+
+
+def run(file: str, tests: Path, report: Path, python: str) -> None:
+    """Runs a test file in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+    command = [python, "-m", "poptorch_host", "-m", "pytest", file, "-q", "-W", "ignore", "-p", "no:cacheprovider"]
+    command += ["-p", Path(__file__).stem, "--timeout", str(SECONDS), f"--junitxml={report.resolve()}"]
+    log = report.with_suffix(".log")
+    with log.open("w", encoding="utf-8") as output:
+        code = subprocess.run(command, cwd=str(tests), env=environment, stdout=output, stderr=output).returncode
+    if code not in (0, 1, 5):  # passed, failed, no tests
+        print(f"{file}: pytest ended with {code}: see {log}", file=sys.stderr)
+
+
+def pytest_configure(config: Any) -> None:
+    """As a plugin of pytest: tests that are marked as needing IPUs run, too; most only need to be let."""
+    import poptorch
+
+    poptorch.ipuHardwareIsAvailable = lambda num_ipus=1: True
+
+
+def read(report: Path) -> Iterator[Result]:
+    """The results in a file of pytest's."""
+    for case in ElementTree.parse(str(report)).iter("testcase"):
+        outcome, message = "passed", ""
+        for kind, name in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
+            found = case.find(kind)
+            if found is not None:
+                outcome, message = name, found.get("message", "").splitlines()[0] if found.get("message") else ""
+        yield Result(report.stem, case.get("name", ""), outcome, message)
+
+
+class Table:
+    """What the results amount to.
+
+    Args:
+        results: of all tests.
+        rules: from poptorch_tests.yaml.
+    """
+
+    def __init__(self, results: List[Result], rules: Dict[str, Any]) -> None:
+        self._rules = rules
+        self._outside: Dict[str, List[Result]] = collections.defaultdict(list)
+        self._judged: List[Result] = []
+        self._skipped: Dict[str, int] = collections.Counter()
+        for result in results:
+            reason = self._reason(result, "outside")
+            if result.outcome == "skipped":
+                self._skipped[result.message] += 1
+            elif reason is not None:
+                self._outside[reason].append(result)
+            else:
+                self._judged.append(result)
+        self._must = [result for result in self._judged if result.file in rules["must"]]
+
+    def _reason(self, result: Result, section: str) -> Optional[str]:
+        for reason, patterns in self._rules[section].items():
+            if any(fnmatch.fnmatchcase(result.id, pattern) for pattern in patterns):
+                return str(reason)
+        return None
+
+    def holds(self) -> bool:
+        """Whether all pass that a host must, and enough of what it can."""
+        return _passed(self._must) == len(self._must) and _passed(self._judged) >= LEAST_SHARE * len(self._judged)
+
+    def text(self) -> str:
+        """The table in Markdown."""
+        lines = [
+            "# PopTorch's own tests on poptorch_host",
+            "",
+            f"Written by `tools/{Path(__file__).name}` from the results of a run. `tools/{RULES.name}` has the rules.",
+            "",
+            f"- What a host must pass (PopTorch's own interface): {_share(self._must)}",
+            f"- What a host can pass (these and all operations): {_share(self._judged)}",
+            f"- Skipped by the tests themselves: {sum(self._skipped.values())}",
+            f"- What a host cannot show: {sum(map(len, self._outside.values()))}, of which "
+            f"{sum(map(_passed, self._outside.values()))} pass all the same",
+            "",
+            "| file | passed | failed |",
+            "|---|---|---|",
+        ]
+        for file in sorted({result.file for result in self._judged}):
+            own = [result for result in self._judged if result.file == file]
+            lines.append(
+                f"| {file}{' (must)' if own[0] in self._must else ''} | {_passed(own)} | {len(own) - _passed(own)} |"
+            )
+        lines += ["", "## Failed", ""]
+        for result in self._judged:
+            if result.outcome == "failed":
+                reason = self._reason(result, "known") or _plain(result.message)
+                lines.append(f"- `{result.id}`: {reason}")
+        lines += ["", "## What a host cannot show", ""]
+        for reason, found in sorted(self._outside.items(), key=lambda item: -len(item[1])):
+            names = sorted({f"{result.file}::{result.name.split('[')[0]}" for result in found})
+            lines.append(f"- {reason} ({len(found)}): {', '.join(names)}")
+        for file, reason in self._rules["files"].items():
+            lines.append(f"- {file}, whole: {reason}")
+        return "\n".join(lines) + "\n"
+
+
+def _passed(results: List[Result]) -> int:
+    return sum(result.outcome == "passed" for result in results)
+
+
+def _share(results: List[Result]) -> str:
+    count = len(results)
+    return f"{_passed(results)} of {count} ({100 * _passed(results) / max(count, 1):.1f} %)"
+
+
+def _plain(message: str) -> str:
+    return message.replace("|", "/").replace("`", "'")[:160]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
