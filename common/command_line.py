@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Collection, Optional, Sequence
 
-from common.errors import EXIT_OK, EXIT_PREEMPTED, Refusal
+from common.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_PREEMPTED, Refusal
 from utils import nearest
 
 
@@ -51,5 +51,5 @@ def run_command(main: Callable[[], None]) -> int:
         return refusal.code
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
     return EXIT_OK

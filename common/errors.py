@@ -11,6 +11,7 @@ EXIT_NONFINITE = 5
 EXIT_RESOURCE = 6
 EXIT_BUSY = 7
 EXIT_PREEMPTED = 75
+EXIT_INTERRUPTED = 130  # by a second Ctrl-C
 
 
 class Refusal(Exception):

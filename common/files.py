@@ -24,6 +24,7 @@ class TooLarge(OSError):
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(errno.EFBIG, f"it has {size} bytes, more than {limit}")
+        self.size = size
 
 
 def open_regular(path: PathLike, flags: int = os.O_RDONLY) -> int:

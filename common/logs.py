@@ -3,10 +3,14 @@
 """The application's logger and its handlers: the console and the log file of a run."""
 
 import contextlib
+import io
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Iterator, Optional
+
+from common.files import open_regular
 
 logger = logging.getLogger("swin")
 
@@ -27,7 +31,11 @@ def console_log(is_leader: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def file_log(path: Path) -> Iterator[None]:
-    """Also appends the log to the file at `path` inside the context."""
+    """Also appends the log to the regular file at `path` inside the context.
+
+    Raises:
+        OSError: if it cannot be opened, or is something else.
+    """
     with _log_to(_LogFile(str(path), encoding="utf-8")):
         yield
 
@@ -36,6 +44,10 @@ class _LogFile(logging.FileHandler):
     """A log file that reports a write error once and lets the run continue."""
 
     _failed = False
+
+    def _open(self) -> io.TextIOWrapper:
+        descriptor = open_regular(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        return open(descriptor, "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Called by logging when a record cannot be written."""

@@ -8,16 +8,17 @@ from typing import Any, Iterator
 
 from common.errors import Preempted
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
 
 @contextlib.contextmanager
 def stop_signals_go_to(handler: Any) -> Iterator[None]:
     """Handles SIGTERM, SIGUSR1 and Ctrl-C by `handler` (see signal.signal) inside the context."""
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = [signal.signal(number, handler) for number in numbers]
+    before = [signal.signal(number, handler) for number in STOP_SIGNALS]
     try:
         yield
     finally:
-        for number, one in zip(numbers, before):
+        for number, one in zip(STOP_SIGNALS, before):
             signal.signal(number, one)
 
 
@@ -36,6 +37,7 @@ class StopRequest:
         self.name = ""
         self.agreed = False
         self._deferred = False
+        self._closed = False
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["StopRequest"]:
@@ -52,12 +54,18 @@ class StopRequest:
         finally:
             self._deferred = False
 
+    def close(self) -> None:
+        """The run has ended and said how: from here on signals are ignored."""
+        self._closed = True
+
     def check(self) -> None:
         """Raises `Preempted` if a stop was requested."""
         if self.name:
             raise Preempted(f"stopped by {self.name}; run the same command to resume")
 
     def _handle(self, number: int, frame: Any) -> None:
+        if self._closed:
+            return
         if self.name and number == signal.SIGINT:
             raise KeyboardInterrupt
         if self.name:  # torchrun signals the others once more as soon as one exits

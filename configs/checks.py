@@ -69,6 +69,8 @@ BOUNDS = {
     "TRAIN.CLIP_GRAD": (0.0, math.inf),
     "TRAIN.ACCUMULATION_STEPS": (1, 1 << 20),
     "TRAIN.CHECKPOINT_STEPS": (0, math.inf),
+    "TRAIN.KEEP": (0, 1 << 20),
+    "TRAIN.MAX_FRUITLESS_RESTARTS": (0, 1 << 20),
     "TRAIN.LOSS_SCALING": (1e-6, 2.0**30),
     "TRAIN.LR_SCHEDULER.DECAY_EPOCHS": (1, 1 << 24),
     "TRAIN.LR_SCHEDULER.DECAY_RATE": (1e-9, 1.0),

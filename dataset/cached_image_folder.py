@@ -17,6 +17,7 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple, U
 import numpy as np
 
 from common.errors import EXIT_DATA, Refusal
+from common.files import read_regular
 from common.logs import logger
 from dataset.decode import read_file, shown
 from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES, PathTable
@@ -25,6 +26,7 @@ from planning.geometry import IMAGENET_22K_CLASSES
 from utils import reason
 
 MAP_22K = "ILSVRC2011fall_whole_map_{}.txt"
+MAX_MAP_BYTES = 4 << 30  # that of ImageNet-22k has 0.5 GB
 LABEL = re.compile(r"\d{1,9}")
 
 
@@ -209,7 +211,7 @@ def _class_names(maps: Sequence[ImageMap], fewest: int) -> List[str]:
 def _entries(path: Path) -> Iterator[Tuple[int, Any, Any]]:
     """(line, path, label) of each entry; for a JSON list, `line` is the number of the entry."""
     try:
-        text = path.read_text(encoding="utf-8").rstrip()
+        text = read_regular(path, MAX_MAP_BYTES).decode("utf-8").replace("\r\n", "\n").rstrip()
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal(f"{shown(path)} cannot be read: {reason(error)}", EXIT_DATA) from error
     pairs = _json_list(path, text) if re.match(r"\s*\[\s*\[", text) else _lines(path, text)

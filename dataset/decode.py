@@ -6,12 +6,10 @@ A file is read whole, its size and its picture's size are checked before anythin
 decoded completely or refused with the reason: no grey fill, no noise, no hang on something that is no file.
 """
 
-import errno
 import functools
 import importlib
 import io
 import os
-import stat
 import struct
 import time
 import zlib
@@ -21,13 +19,13 @@ from typing import Optional, Union
 import numpy as np
 from PIL import Image
 
+from common.files import TRANSIENT_ERRORS, NotRegular, TooLarge, read_regular
 from utils import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # Pillow's other decoders are never started
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of bombs: 256 MiB of RGB
 MAX_FILE_BYTES = 64 << 20
-TRANSIENT_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 READ_ATTEMPTS = 3
 RETRY_SECONDS = 0.2  # before the second attempt; doubles afterwards
 
@@ -71,24 +69,16 @@ def read_file(path: str) -> bytes:
     """
     for attempt in range(READ_ATTEMPTS):
         try:
-            return _read_regular(path)
+            return bytes(read_regular(path, MAX_FILE_BYTES))
+        except TooLarge as error:
+            raise BadImage(f"is larger than {MAX_FILE_BYTES >> 20} MiB ({error.size} bytes)") from error
+        except NotRegular as error:
+            raise BadImage("is not a regular file") from error
         except OSError as error:
             if error.errno not in TRANSIENT_ERRORS or attempt + 1 == READ_ATTEMPTS:
                 raise BadImage(f"cannot be read: {error.strerror or error}") from error
             time.sleep(RETRY_SECONDS * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
-
-
-def _read_regular(path: str) -> bytes:
-    # Without O_NONBLOCK, opening a pipe would wait for its writer for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImage("is not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise BadImage(f"is larger than {MAX_FILE_BYTES >> 20} MiB ({status.st_size} bytes)")
-        return stream.readall()
 
 
 def decode(data: bytes) -> Picture:

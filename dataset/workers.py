@@ -148,9 +148,10 @@ def batches(loader: Any) -> Iterator[Any]:
     watch = _Watch(loader)
     with watch, clear_failures(lambda: helpers_of(loader)):
         try:
+            _check_alive(helpers_of(loader))
             for batch in loader:
                 watch.rest()
-                with _deaths_unannounced():
+                with deaths_unannounced():
                     yield batch
                 _check_alive(helpers_of(loader))
                 watch.begin()
@@ -213,14 +214,14 @@ class _Watch(threading.Thread):
 
 def _end(processes: List[BaseProcess]) -> None:
     """Kills processes, so that none can keep the interpreter from ending."""
-    with _deaths_unannounced():
+    with deaths_unannounced():
         for process in processes:
             process.kill()
             process.join()
 
 
 @contextlib.contextmanager
-def _deaths_unannounced() -> Iterator[None]:
+def deaths_unannounced() -> Iterator[None]:
     """Inside, PyTorch's handler of SIGCHLD does not raise the news of a worker's death wherever the program then is."""
     handler = signal.getsignal(signal.SIGCHLD)  # None: not one of Python's, so neither PyTorch's
     if handler is None or threading.current_thread() is not threading.main_thread():

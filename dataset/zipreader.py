@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterator, Sequence
 import numpy as np
 
 from common.errors import EXIT_DATA, Refusal
+from common.files import open_regular
 from common.logs import logger
 from common.memory import available_memory
 from dataset.decode import MAX_FILE_BYTES, BadImage, shown
@@ -68,7 +69,7 @@ class ZipReader:
         self._open()
 
     def _open(self) -> None:
-        self._stream = open(self.path, "rb", buffering=0)
+        self._stream = open(open_regular(self.path), "rb", buffering=0)
 
     def __getstate__(self) -> Dict[str, Any]:
         return {"path": self.path, "_table": self._table}
@@ -136,7 +137,7 @@ class ZipReader:
 
 def _directory(path: Path) -> Iterator[zipfile.ZipInfo]:
     try:
-        with zipfile.ZipFile(str(path)) as archive:
+        with open(open_regular(path), "rb") as stream, zipfile.ZipFile(stream) as archive:
             return iter(archive.infolist())
     except (OSError, zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
         raise Refusal(f"{shown(path)} cannot be read as a zip archive: {one_line(error)}", EXIT_DATA) from error

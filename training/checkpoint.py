@@ -153,9 +153,9 @@ def remove_leftovers(folder: Path) -> None:
     """
     for pattern in (".*.tmp", ".probe.*"):
         for leftover in folder.glob(pattern):
-            if leftover.is_symlink() or not leftover.is_file():
+            if os.path.lexists(leftover) and (leftover.is_symlink() or not leftover.is_file()):
                 raise Refusal(f"{leftover} is in the way of this run's temporary files: move it away")
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)  # a probe of another run that is just starting
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:

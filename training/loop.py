@@ -5,50 +5,55 @@
 import dataclasses
 import datetime
 import math
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from yacs.config import CfgNode
 
-from common.archive import first_non_finite
 from common.errors import EXIT_NONFINITE, Refusal
 from common.launch import Launch
 from common.logs import logger
 from common.signals import StopRequest
-from dataset.workers import batches
+from dataset.workers import batches, deaths_unannounced
 from options import device_generates_data
-from training import checkpoint, output_folder, processes
+from training import output_folder, processes
 from training.building import Run, build_run, find_state
 from training.compiling import errors_refused
 from training.evaluation import Accuracy, compile_validator, evaluate
+from training.processes import ending_together
 from training.progress import Progress
+from training.saving import Saver
+from training.status import recorded
 from utils import Throughput
 
 
 def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
     """Trains to the end, from the newest checkpoint of the output folder if there is one."""
-    with output_folder.opened(config, launch) as folder:
-        state = find_state(config, launch, folder)
-        progress = Progress(**state["progress"]) if state else Progress()
-        if is_finished(config, progress):
-            logger.info("nothing to do: %s is at epoch %d, update %d", folder, progress.epoch, progress.update)
-            return
-        with output_folder.recorded(folder, launch, lambda: progress.update), errors_refused("the device failed"):
-            logger.info("configuration:\n%s", config.dump())
-            track = output_folder.open_tracker(config, launch)
-            fit(build_run(config, launch, folder, state), progress, stop, track)
+    with output_folder.opened(config, launch) as folder, recorded(folder, config, launch, stop) as status:
+        with ending_together(launch):
+            state = find_state(config, launch, folder)
+            progress = Progress(**state["progress"]) if state else Progress()
+            if is_finished(config, progress):
+                logger.info("nothing to do: %s is at epoch %d, update %d", folder, progress.epoch, progress.update)
+                return
+            with output_folder.logged(folder, launch), errors_refused("the device failed"):
+                status.begin(progress)
+                logger.info("configuration:\n%s", config.dump())
+                track = output_folder.open_tracker(config, launch)
+                run = build_run(config, launch, folder, state)
+                with Saver(folder if launch.is_leader else None, status, config.TRAIN.KEEP).running() as saver:
+                    fit(run, progress, stop, track, saver)
 
 
-def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[str, Any]], None]) -> None:
+def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[str, Any]], None], saver: Saver) -> None:
     """Trains and validates epoch by epoch; every state that is worth going on from is saved before it can be lost."""
     while not is_finished(run.config, progress):
         with stop.deferred():
-            throughput = train_epoch(run, progress, stop)
-            save(run, progress, is_best=False)
-        stop.check()
+            throughput = train_epoch(run, progress, stop, saver)
+            save(run, progress, saver, is_best=False)
+        stop_if_asked(run, progress, stop, saver)
         if progress.step < run.updates_per_epoch:  # --training-steps ended the run inside an epoch
-            return
+            break
         row = {
             "epoch": progress.epoch,
             "update": progress.update,
@@ -62,13 +67,26 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
             best = progress.best_top1 if accuracy is None else max(accuracy.top1, progress.best_top1)
             is_best = best > progress.best_top1
             progress.end_epoch(row, best)
-            save(run, progress, is_best)
+            save(run, progress, saver, is_best)
         track(row)
-        stop.check()
-    logger.info("best top-1: %.2f %%", progress.best_top1)
+        stop_if_asked(run, progress, stop, saver)
+    saver.finish()
+    processes.share(None, run.launch)
+    if progress.step == 0:
+        logger.info("best top-1: %.2f %%", progress.best_top1)
 
 
-def train_epoch(run: Run, progress: Progress, stop: StopRequest) -> float:
+def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> None:
+    """Raises Preempted when a stop was requested and there is something left to do, with the checkpoint in place."""
+    if not stop.name or is_finished(run.config, progress):
+        return
+    saver.finish()
+    if stop.agreed:  # otherwise only this process knows, and the others are told when it leaves
+        processes.share(None, run.launch)  # waits: one that left would have torchrun end the leader's save
+    stop.check()
+
+
+def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> float:
     """Trains from where `progress` stands to the end of its epoch; returns the mean samples a second.
 
     Stops early at a stop request and after TRAIN.TRAINING_STEPS updates.
@@ -81,6 +99,7 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest) -> float:
     if progress.step == run.updates_per_epoch:  # stopped after the last update of the epoch, before its validation
         return 0.0
     for images, targets in batches(run.loader):
+        saver.check()
         loss = train_step(run, progress, images, targets, stop)
         progress.advance(updates, loss)
         interval.add(samples)
@@ -90,7 +109,7 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest) -> float:
         if stop.agreed or is_finished(config, progress):
             break
         if config.TRAIN.CHECKPOINT_STEPS and progress.update % config.TRAIN.CHECKPOINT_STEPS < updates:
-            save(run, progress, is_best=False)
+            save(run, progress, saver, is_best=False)
     return whole.read()
 
 
@@ -156,40 +175,29 @@ def validate_epoch(run: Run, progress: Progress) -> Optional[Accuracy]:
     return accuracy
 
 
-def save(run: Run, progress: Progress, is_best: bool) -> None:
-    """Saves the state of a run that has a folder; called in every process, written by the leader, awaited by all.
+def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
+    """Begins to save the state of a run that has a folder; called in every process, written by the leader.
 
     Raises:
-        Refusal: when a weight or a moment is not finite; the checkpoints stay as they were.
+        Refusal: when the save before this one failed.
     """
-    run.trainer.copyWeightsToHost()
-    rng_states = processes.gather(run.trainer.rng_state, run.launch)
-    if run.folder is not None and run.launch.is_leader:
-        _write(run.folder, run, progress, rng_states, is_best)
-    processes.share(None, run.launch)  # waits: a process that left earlier would have torchrun end the leader's save
-
-
-def _write(folder: Path, run: Run, progress: Progress, rng_states: List[Any], is_best: bool) -> None:
-    trained = {"model": dict(run.model.state_dict()), "optimizer": run.optimizer.state_dict()}
-    broken = first_non_finite(trained)
-    if broken is not None:
-        raise Refusal(
-            f"{broken} is not finite after update {progress.update}; checkpoints are as they were", EXIT_NONFINITE
+    with deaths_unannounced():  # a worker's is told when the next batch is asked for; the state is saved before
+        run.trainer.copyWeightsToHost()
+        rng_states = processes.gather(run.trainer.rng_state, run.launch)
+        if run.folder is None or not run.launch.is_leader:
+            return
+        saver.start(
+            {
+                "model": dict(run.model.state_dict()),
+                "optimizer": run.optimizer.state_dict(),
+                "rng_states": rng_states,
+                "progress": dataclasses.asdict(progress),
+                "config": run.config.dump(),
+                "classes": list(run.classes),
+                "training_images": run.training_images,
+            },
+            is_best,
         )
-    checkpoint.save(
-        folder,
-        {
-            **trained,
-            "rng_states": rng_states,
-            "progress": dataclasses.asdict(progress),
-            "config": run.config.dump(),
-            "classes": list(run.classes),
-            "training_images": run.training_images,
-        },
-        is_best,
-    )
-    if progress.epochs:
-        output_folder.write_metrics(folder, progress.epochs)
 
 
 def is_finished(config: CfgNode, progress: Progress) -> bool:

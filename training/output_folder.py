@@ -7,21 +7,21 @@ import csv
 import fcntl
 import importlib
 import io
-import json
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, TextIO
 
 import yaml
 from yacs.config import CfgNode
 
-from common.errors import EXIT_BUSY, EXIT_OK, Refusal
-from common.files import write_atomically
+from common.errors import EXIT_BUSY, Refusal
+from common.files import open_regular
 from common.launch import Launch
-from common.logs import file_log, logger
-from training import checkpoint
-from training.processes import ending_together
+from common.logs import file_log
+from training import checkpoint, status
 from utils import reason
+
+LOCK, LOG, METRICS = ".lock", "log.txt", "metrics.csv"
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
         yield folder if config.OUTPUT else None
         return
     _make(folder)
-    with open(folder / ".lock", "a+") as stream:
+    with _opened_lock(folder) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -56,44 +56,26 @@ def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
                 "folder on a file system that has locks"
             ) from error
         checkpoint.remove_leftovers(folder)
+        _check_names(folder)
         yield folder
 
 
 @contextlib.contextmanager
-def recorded(folder: Optional[Path], launch: Launch, last_update: Callable[[], int]) -> Iterator[None]:
-    """Logs to the folder and leaves status.json when the run ends: how, why, and where to go on from.
+def logged(folder: Optional[Path], launch: Launch) -> Iterator[None]:
+    """While this context is open, the leader of a run with a folder also logs to log.txt.
 
-    torchrun flattens every exit code to 1; this file keeps the real one.
+    Raises:
+        Refusal: when that cannot be opened.
     """
     if folder is None or not launch.is_leader:
         yield
         return
-    code, cause = EXIT_OK, ""
-    try:
-        with file_log(folder / "log.txt"), ending_together(launch):
-            yield
-    except Refusal as refusal:
-        code, cause = refusal.code, str(refusal)
-        raise
-    except BaseException as error:
-        code, cause = 1, f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        last = folder / checkpoint.LAST
-        _note(
-            folder / "status.json",
-            json.dumps(
-                {
-                    "state": "done" if code == EXIT_OK else "stopped",
-                    "exit_code": code,
-                    "cause": cause,
-                    "last_update": last_update(),
-                    "checkpoint": str(last) if last.exists() else None,
-                },
-                indent=2,
-            )
-            + "\n",
-        )
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(file_log(folder / LOG))
+        except OSError as error:
+            raise Refusal(f"log {folder / LOG} cannot be written: {reason(error)}; move it away") from error
+        yield
 
 
 def open_tracker(config: CfgNode, launch: Launch) -> Callable[[Dict[str, Any]], None]:
@@ -118,15 +100,7 @@ def write_metrics(folder: Path, rows: List[Dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(rows[-1]))
     writer.writeheader()
     writer.writerows(rows)
-    _note(folder / "metrics.csv", text.getvalue())
-
-
-def _note(path: Path, text: str) -> None:
-    """Replaces a file that tells of the run; where the disk refuses, the run goes on without it."""
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        logger.warning("%s cannot be written: %s", path, reason(error))
+    status.note(folder / METRICS, text.getvalue())
 
 
 def _make(folder: Path) -> None:
@@ -134,6 +108,21 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run may just have cleaned up
     except OSError as error:
         raise Refusal(f"--output {folder} cannot be written: {reason(error)}; choose another folder") from error
+
+
+def _opened_lock(folder: Path) -> TextIO:
+    try:
+        return open(open_regular(folder / LOCK, os.O_RDWR | os.O_CREAT), "r+")
+    except OSError as error:
+        raise Refusal(f"{folder / LOCK} cannot be opened: {reason(error)}; move it away") from error
+
+
+def _check_names(folder: Path) -> None:
+    """Refuses a folder, a pipe or the like where the run is going to write a file; a checkpoint's may be a link."""
+    for name in (LOG, METRICS, status.NAME, checkpoint.PREVIOUS, checkpoint.BEST):
+        path = folder / name
+        if os.path.lexists(path) and not path.is_file():
+            raise Refusal(f"{path} is not a regular file, which this run needs it to be: move it away")

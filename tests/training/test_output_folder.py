@@ -4,18 +4,32 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from common import files
-from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_USAGE, Refusal
+from common import files, logs
+from common.errors import (
+    EXIT_BUSY,
+    EXIT_CHECKPOINT,
+    EXIT_DATA,
+    EXIT_INTERRUPTED,
+    EXIT_RESOURCE,
+    EXIT_USAGE,
+    Preempted,
+    Refusal,
+)
 from common.launch import Launch
 from common.logs import console_log, file_log, logger
+from common.signals import StopRequest
 from config import get_config
 from training import output_folder
+from training.progress import Progress
+from training.status import recorded
 
 LEADER, FOLLOWER = Launch(0, 2, 2, 1), Launch(1, 2, 2, 1)
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,10 +95,12 @@ def test_lock_of_a_killed_run_does_not_stay(tmp_path):
 
 
 def status_after(folder, error=None):
-    with console_log(is_leader=True), output_folder.recorded(folder, LEADER, lambda: 7):
-        logger.info("something happened")
-        if error:
-            raise error
+    with console_log(is_leader=True), recorded(folder, config_of(folder), LEADER, StopRequest()) as status:
+        status.begin(Progress(update=7))
+        with output_folder.logged(folder, LEADER):
+            logger.info("something happened")
+            if error:
+                raise error
     return read_status(folder)
 
 
@@ -93,14 +109,117 @@ def read_status(folder):
 
 
 def test_status_tells_how_a_run_ended(tmp_path):
-    done = {"state": "done", "exit_code": 0, "cause": "", "last_update": 7, "checkpoint": None}
-    assert status_after(tmp_path) == done
+    status = status_after(tmp_path)
+    assert (status["pid"], status["host"]) == (os.getpid(), socket.gethostname())
+    told = ("state", "exit_code", "cause", "last_update", "checkpoint")
+    assert [status[name] for name in told] == ["done", 0, "", 7, None]
+    ends = {
+        Refusal("bad data", EXIT_DATA): (EXIT_DATA, "bad data"),
+        ZeroDivisionError("ours"): (1, "ZeroDivisionError: ours"),
+        KeyboardInterrupt(): (EXIT_INTERRUPTED, "interrupted"),
+    }
+    for error, end in ends.items():
+        with pytest.raises(type(error)):
+            status_after(tmp_path, error)
+        status = read_status(tmp_path)
+        assert (status["state"], status["exit_code"], status["cause"]) == ("stopped", *end)
+
+
+def test_run_that_was_killed_says_running_and_not_how_the_one_before_it_ended(tmp_path):
+    status_after(tmp_path)
+    script = (
+        "import os, signal\nfrom training.progress import Progress\nfrom training.status import recorded\n"
+        "from common.signals import StopRequest\nfrom tests.training.test_output_folder import LEADER, config_of\n"
+        "from pathlib import Path\n"
+        f"with recorded(Path({str(tmp_path)!r}), config_of({str(tmp_path)!r}), LEADER, StopRequest()) as status:\n"
+        "    status.begin(Progress(update=9))\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    assert process.wait() == -signal.SIGKILL
+    status = read_status(tmp_path)
+    told = (status["state"], status["exit_code"], status["pid"], status["last_update"])
+    assert told == ("running", None, process.pid, 9)
+
+
+def test_refusal_before_training_is_in_the_status_with_where_the_run_stands(tmp_path):
     with pytest.raises(Refusal):
-        status_after(tmp_path, Refusal("bad data", EXIT_DATA))
-    assert (read_status(tmp_path)["exit_code"], read_status(tmp_path)["cause"]) == (EXIT_DATA, "bad data")
-    with pytest.raises(ZeroDivisionError):
-        status_after(tmp_path, ZeroDivisionError("ours"))
-    assert (read_status(tmp_path)["exit_code"], read_status(tmp_path)["cause"]) == (1, "ZeroDivisionError: ours")
+        status_after(tmp_path, Refusal("memory", EXIT_RESOURCE))
+    with pytest.raises(Refusal), recorded(tmp_path, config_of(tmp_path), LEADER, StopRequest()):
+        raise Refusal("no checkpoint can be used", EXIT_CHECKPOINT)
+    status = read_status(tmp_path)
+    assert (status["exit_code"], status["cause"]) == (EXIT_CHECKPOINT, "no checkpoint can be used")
+    assert status["last_update"] == 7
+
+
+def test_signal_after_the_end_changes_neither_the_status_nor_the_exit_code(tmp_path):
+    with StopRequest().installed() as stop:
+        with recorded(tmp_path, config_of(tmp_path), LEADER, stop) as status:
+            status.begin(Progress())
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        stop.check()
+    assert read_status(tmp_path)["exit_code"] == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"fruitless": "x"}', "{" * 10000, '{"fruitless": 1e999}'])
+def test_status_that_is_none_is_passed_over(tmp_path, text):
+    (tmp_path / "status.json").write_text(text)
+    assert status_after(tmp_path)["fruitless"] == 0
+
+
+def failing_start(folder, update, *options, error=None):
+    config = get_config("SWIN_DEMO", options, [("OUTPUT", str(folder))])
+    with recorded(folder, config, LEADER, StopRequest()) as status:
+        status.begin(Progress(update=update))
+        raise error or Refusal("the disk fails", EXIT_RESOURCE)
+
+
+def test_starts_in_vain_are_counted_told_and_ended(tmp_path, caplog):
+    limit = ("TRAIN.MAX_FRUITLESS_RESTARTS", "3")
+    told = []
+    for _ in range(5):
+        caplog.clear()
+        with pytest.raises(Refusal) as caught:
+            failing_start(tmp_path, 12, *limit)
+        told.append(("started" in caplog.text, str(caught.value).split(";")[0]))
+    assert [first for first, _ in told] == [False, False, True, False, False]
+    assert [cause for _, cause in told[:3]] == ["the disk fails"] * 3
+    for _, cause in told[3:]:
+        assert "from update 12 without getting to the next checkpoint (last: the disk fails)" in cause
+    assert read_status(tmp_path)["fruitless"] == 4
+    with pytest.raises(Refusal, match="the disk fails"):  # a checkpoint later the count begins anew
+        failing_start(tmp_path, 13, *limit)
+    assert read_status(tmp_path)["fruitless"] == 0
+
+
+def test_starts_that_stopped_on_request_or_with_another_configuration_are_not_in_vain(tmp_path):
+    for error in (Preempted("stopped"), Refusal("usage", EXIT_USAGE)):
+        for _ in range(3):
+            with pytest.raises(Refusal):
+                failing_start(tmp_path, 0, error=error)
+            assert read_status(tmp_path)["fruitless"] == 0
+    for seed in ("1", "2"):
+        with pytest.raises(Refusal):
+            failing_start(tmp_path, 0, "SEED", seed)
+        assert read_status(tmp_path)["fruitless"] == 0
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize(
+    "name", ["log.txt", "metrics.csv", "status.json", ".lock", ".last.pth.tmp", "previous.pth", "best.pth"]
+)
+def test_what_is_no_file_in_the_place_of_one_is_named_at_once(tmp_path, name, make):
+    make(tmp_path / name)
+    with pytest.raises(Refusal, match=f"{name} .*move it away"), output_folder.opened(config_of(tmp_path), LEADER):
+        pass
+    assert (tmp_path / name).exists()
+
+
+def test_what_a_killed_run_left_is_deleted_at_the_next_start(tmp_path):
+    for name in (".last.pth.tmp", ".status.json.17.tmp", ".probe.17"):
+        (tmp_path / name).write_bytes(b"half")
+    with output_folder.opened(config_of(tmp_path), LEADER):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 class FullDisk:
@@ -122,13 +241,14 @@ def test_disk_that_is_full_hides_neither_the_cause_of_an_end_nor_the_run(tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"log.txt"}
 
 
-def test_log_that_cannot_be_written_is_told_of_once_and_the_run_goes_on(capsys):
+def test_log_that_cannot_be_written_is_told_of_once_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
-    with file_log(Path("/dev/full")):
+    monkeypatch.setattr(logs, "open_regular", lambda path, flags: os.open("/dev/full", flags))
+    with file_log(tmp_path / "log.txt"):
         logger.warning("one line")
         logger.warning("another line")
-    assert capsys.readouterr().err.count("/dev/full cannot be written: [Errno 28]") == 1
+    assert capsys.readouterr().err.count("log.txt cannot be written: [Errno 28]") == 1
 
 
 def test_folder_without_locks_is_refused(tmp_path, monkeypatch):
@@ -141,7 +261,9 @@ def test_folder_without_locks_is_refused(tmp_path, monkeypatch):
 
 
 def test_only_the_leader_writes(tmp_path):
-    with output_folder.opened(config_of(tmp_path), FOLLOWER), output_folder.recorded(tmp_path, FOLLOWER, lambda: 7):
+    with output_folder.opened(config_of(tmp_path), FOLLOWER), recorded(
+        tmp_path, config_of(tmp_path), FOLLOWER, StopRequest()
+    ):
         logger.warning("said, not written")
     assert list(tmp_path.iterdir()) == []
 
@@ -161,7 +283,7 @@ def test_metrics_are_rewritten_whole(tmp_path):
 def test_run_cut_short_may_keep_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = get_config("SWIN_DEMO", overrides=[("TRAIN.TRAINING_STEPS", 3)])
-    with output_folder.opened(config, LEADER) as folder, output_folder.recorded(folder, LEADER, lambda: 3):
+    with output_folder.opened(config, LEADER) as folder, recorded(folder, config, LEADER, StopRequest()):
         assert folder is None
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Saving in the background: a step waits for a copy of the state, not for the disk."""
+
+import concurrent.futures
+import contextlib
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
+
+import torch
+
+from common.archive import first_non_finite
+from common.errors import EXIT_NONFINITE, Refusal
+from common.logs import logger
+from training import checkpoint, output_folder
+from training.status import Status
+
+
+class Saver:
+    """Writes the checkpoints of a run, one at a time; only the leader of a run with a folder has work for it.
+
+    Args:
+        folder: of the run.
+        status: told of each checkpoint that is in place.
+        keep: as TRAIN.KEEP says.
+    """
+
+    def __init__(self, folder: Optional[Path], status: Status, keep: int) -> None:
+        self._folder = folder
+        self._status = status
+        self._keep = keep
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._pending: Optional[concurrent.futures.Future[None]] = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Saver"]:
+        """When this context closes, the last checkpoint is in place, whatever ends it.
+
+        Raises:
+            Refusal: when it could not be saved; a failure that already ends the run comes first.
+        """
+        try:
+            yield self
+        except BaseException:
+            try:
+                self.finish()
+            except Refusal as refusal:
+                logger.error("%s", refusal)
+            raise
+        finally:
+            self._thread.shutdown()
+        self.finish()
+
+    def start(self, state: Dict[str, Any], is_best: bool) -> None:
+        """Saves a copy of `state`, once the save before it is done.
+
+        Raises:
+            Refusal: for a failure of that one.
+        """
+        self.finish()
+        if self._folder is not None:
+            self._pending = self._thread.submit(self._save, self._folder, _copied(state), is_best)
+
+    def check(self) -> None:
+        """Raises the Refusal of a save that failed; waits for nothing."""
+        if self._pending is not None and self._pending.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits for the save in progress.
+
+        Raises:
+            Refusal: when it failed; what was there before is still there.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _save(self, folder: Path, state: Dict[str, Any], is_best: bool) -> None:
+        update, epochs = state["progress"]["update"], state["progress"]["epochs"]
+        broken = first_non_finite({name: state[name] for name in ("model", "optimizer")})
+        if broken is not None:
+            raise Refusal(f"{broken} is not finite after update {update}; checkpoints are as they were", EXIT_NONFINITE)
+        checkpoint.save(folder, state, is_best, self._keep)
+        if epochs:
+            output_folder.write_metrics(folder, epochs)
+        self._status.write()
+
+
+def _copied(value: Any) -> Any:
+    """Nested containers with tensors of their own, on the CPU: training goes on while they are written."""
+    if isinstance(value, torch.Tensor):
+        return torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(item) for item in value)
+    return value
