@@ -121,6 +121,11 @@ def summary(program: Any) -> List[str]:
     return importlib.import_module("poptorch_host.reporting.summary").summary(program)
 
 
+def skipped_updates(trainer: Any) -> int:
+    """Weight updates that a trainer has left out because their gradients were not finite; an IPU applies all."""
+    return 0 if is_ipu() else trainer.skipped_updates
+
+
 def pipelining() -> ModuleType:
     """The module that runs each stage of a pipeline in a process of its own, on hosts.
 
@@ -173,6 +178,7 @@ def _import_if_installed(name: str) -> Optional[ModuleType]:
 def _host(device: str) -> Accelerator:
     """poptorch_host on the GPU of this process, or on the CPU."""
     host = importlib.import_module("poptorch_host.host")
+    host.configure(skip_nonfinite=True)
     if device == "gpu" and not torch.cuda.is_available():
         raise Refusal("--device gpu needs CUDA: this PyTorch sees no GPU; use --device cpu")
     if device != "cpu" and torch.cuda.is_available():

@@ -117,6 +117,7 @@ def defaults() -> CfgNode:
     tree.TRAIN.ACCUMULATION_STEPS = 64  # micro-batches per replica and weight update
     tree.TRAIN.AUTO_RESUME = True  # resume from the newest valid checkpoint in OUTPUT
     tree.TRAIN.CHECKPOINT_STEPS = 0  # weight updates between checkpoints; 0: at the end of epochs only
+    tree.TRAIN.SKIP_NONFINITE = 0  # updates in a row that may be left out because they are not finite; on hosts
     tree.TRAIN.KEEP = 0  # last checkpoints that stay under names of their own, beside last, previous and best
     tree.TRAIN.MAX_FRUITLESS_RESTARTS = 10  # starts in a row that reach no checkpoint before the run gives up; 0: any
     tree.TRAIN.LOSS_SCALING = 1.0

@@ -4,6 +4,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from poptorch_host.updating.update import WeightUpdate
 
 import dataset.prepare
 import predict
@@ -23,6 +25,7 @@ import validate
 from common.command_line import run_command
 from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_NONFINITE, EXIT_PREEMPTED, EXIT_USAGE, Preempted, Refusal
 from common.signals import StopRequest
+from dataset.samples import ImageDataset
 from training import checkpoint, loop
 from training.prediction import describe
 
@@ -511,7 +514,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(digits
     before = train(digits, tmp_path, "--training-steps", "5", "--precision", "half")
     refused(
         EXIT_NONFINITE,
-        "loss",
+        "gradients are not finite",
         "--data-path",
         str(digits),
         "--output",
@@ -525,9 +528,54 @@ def test_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(digits
     assert_same_run(checkpoint.load(tmp_path / "last.pth"), before)
 
 
+def test_step_that_is_not_finite_is_told_with_its_rate_module_and_samples(digits, tmp_path, monkeypatch):
+    sample = ImageDataset.sample
+    monkeypatch.setattr(
+        ImageDataset,
+        "sample",
+        lambda self, epoch, index: (sample(self, epoch, index)[0] * (math.inf if index == 7 else 1), 1),
+    )
+    with pytest.raises(Refusal) as caught:
+        train(digits, tmp_path, "--opts", "AUG.MIXUP", "0.0", "AUG.CUTMIX", "0.0")
+    assert caught.value.code == EXIT_NONFINITE
+    assert re.search(
+        r"not finite at update \d+ \(epoch 0, step \d+, learning rate [\d.e-]+\): "
+        r"a pixel is not finite, of the samples .*train/0/\d+.png",
+        str(caught.value),
+    )
+
+
+def spoil_gradients(monkeypatch, updates):
+    """NaN in the gradients of these updates only; their losses are finite."""
+    factor = WeightUpdate._factor
+    counted = []
+
+    def spoiling(self, slots, gradients, scale):
+        counted.append(0)
+        if len(counted) - 1 in updates:
+            gradients[0].fill_(math.nan)
+        return factor(self, slots, gradients, scale)
+
+    monkeypatch.setattr(WeightUpdate, "_factor", spoiling)
+
+
+def test_updates_that_are_not_finite_are_left_out_and_counted_and_resuming_is_exact(digits, tmp_path, monkeypatch):
+    options = ["--opts", "TRAIN.SKIP_NONFINITE", "2"]
+    spoil_gradients(monkeypatch, {1, 2, 4, 8})
+    unbroken = train(digits, tmp_path / "unbroken", *options)
+    assert (unbroken["progress"]["skipped"], unbroken["progress"]["skipped_in_row"]) == (4, 0)
+    spoil_gradients(monkeypatch, {1, 2, 4, 8})
+    train(digits, tmp_path / "resumed", *options, "--training-steps", "2")
+    spoil_gradients(monkeypatch, {0, 2, 6})
+    assert_same_run(train(digits, tmp_path / "resumed", *options), unbroken)
+    spoil_gradients(monkeypatch, {1, 2, 3})
+    with pytest.raises(Refusal, match="gradients are not finite at update 3 .*finite with other masks"):
+        train(digits, tmp_path / "stopped", *options)
+
+
 def test_loss_of_images_that_the_device_makes_up_stops_nothing():
     overflowing = ["--training-steps", "2", "--precision", "half", "--opts", "TRAIN.LOSS_SCALING", str(2.0**30)]
-    refused(EXIT_NONFINITE, "loss", "--synthetic", "host", *overflowing)
+    refused(EXIT_NONFINITE, "gradients are not finite", "--synthetic", "host", *overflowing)
     train_swin.main([*SMALL, "--synthetic", "device", *overflowing])
 
 

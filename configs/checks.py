@@ -69,6 +69,7 @@ BOUNDS = {
     "TRAIN.CLIP_GRAD": (0.0, math.inf),
     "TRAIN.ACCUMULATION_STEPS": (1, 1 << 20),
     "TRAIN.CHECKPOINT_STEPS": (0, math.inf),
+    "TRAIN.SKIP_NONFINITE": (0, 1 << 20),
     "TRAIN.KEEP": (0, 1 << 20),
     "TRAIN.MAX_FRUITLESS_RESTARTS": (0, 1 << 20),
     "TRAIN.LOSS_SCALING": (1e-6, 2.0**30),

@@ -41,6 +41,10 @@ class GeneratedImages(Dataset[Tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         return self._samples
 
+    def name(self, index: int) -> str:
+        """What stands for a path in messages."""
+        return f"generated image {index}"
+
     def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
         return self.sample(0, index)
 

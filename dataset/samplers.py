@@ -129,6 +129,12 @@ class EvaluationSampler(Sampler[Position]):
             yield 0, int(index)
 
 
+def step_samples(samples: int, layout: Layout, seed: int, epoch: int, step: int) -> np.ndarray:
+    """Indices of the samples of one training step, as they stand in this process's combined batch (int64)."""
+    first = step * layout.global_batch
+    return layout.share(epoch_order(samples, seed, epoch)[first : first + layout.global_batch])
+
+
 def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation of range(samples) that is the order of an epoch (int64)."""
     # RandomState's streams are frozen: every version of numpy gives the same order.

@@ -62,6 +62,10 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         return len(self._source)
 
+    def name(self, index: int) -> str:
+        """Where a sample comes from, as a line can hold it."""
+        return shown(self._source.name(index))
+
     def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
         """Image and label as in epoch 0."""
         return self.sample(0, index)
@@ -102,7 +106,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         if self._bad[index]:
             return
         self._bad[index] = True
-        line = f"{shown(self._source.name(index))} {error}"
+        line = f"{self.name(index)} {error}"
         if self._stop_at_bad:
             raise DataError(f"{line}; mend or remove it") from error
         count, limit = int(self._bad.sum()), max(BAD_FEWEST, int(BAD_SHARE * len(self)))

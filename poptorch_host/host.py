@@ -28,6 +28,7 @@ class _Settings:
     fold: Optional[Union[int, str]] = None
     timeout: Optional[datetime.timedelta] = None
     ipus: Optional[int] = None
+    skip_nonfinite: bool = False
 
 
 _settings = _Settings()
@@ -38,6 +39,7 @@ def configure(
     fold: Optional[Union[int, bool, str]] = None,
     timeout: Optional[float] = None,
     ipus: Optional[int] = None,
+    skip_nonfinite: Optional[bool] = None,
 ) -> None:
     """Sets where and how models run, from their next compilation on. Settings that are not given keep their values.
 
@@ -48,6 +50,8 @@ def configure(
             fit and pay off, a number for an upper limit, 0 or False for one at a time.
         timeout: the number of seconds that a process waits for another one that does not respond.
         ipus: the number of IPUs that `ipuHardwareIsAvailable` reports, for programs that need IPUs to continue.
+        skip_nonfinite: whether to skip weight updates with gradients that are not finite, in all processes alike. A
+            device applies them.
 
     Raises:
         Error: for a device that PyTorch does not know, an invalid `fold` or `timeout`, or a negative number of IPUs.
@@ -58,6 +62,8 @@ def configure(
         _settings.fold = _parse_fold(fold)
     if timeout is not None:
         _settings.timeout = _parse_timeout(timeout)
+    if skip_nonfinite is not None:
+        _settings.skip_nonfinite = skip_nonfinite
     if ipus is not None:
         _settings.ipus = _parse_ipus(ipus)
 
@@ -68,6 +74,11 @@ def device() -> torch.device:
     if chosen.type == "cuda" and chosen.index is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return chosen
+
+
+def skips_nonfinite() -> bool:
+    """Returns whether weight updates with gradients that are not finite are skipped."""
+    return _settings.skip_nonfinite
 
 
 def fold_limit() -> Optional[int]:

@@ -10,6 +10,7 @@ from timm.scheduler.scheduler import Scheduler
 from yacs.config import CfgNode
 
 import accelerator
+from common.errors import Refusal
 from common.launch import Launch
 from common.logs import logger
 from dataset.build_ipu import build_dataset, build_loader, example_batch
@@ -37,7 +38,7 @@ class Run(NamedTuple):
     schedule: Scheduler
     loader: Any
     validation_loader: Any
-    training_images: int
+    training_data: Any  # from build_dataset
     validation_images: int
     updates_per_epoch: int
 
@@ -77,6 +78,8 @@ def _furthest(config: CfgNode, folder: Optional[Path]) -> Optional[Tuple[Path, D
 def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Optional[Dict[str, Any]]) -> Run:
     """Builds data, model, optimizer and schedule, and puts the state of a checkpoint into them."""
     progress = Progress(**state["progress"]) if state else Progress()
+    if config.TRAIN.SKIP_NONFINITE and accelerator.is_ipu():
+        raise Refusal("TRAIN.SKIP_NONFINITE is for hosts, an IPU applies every update: use TRAIN.AUTO_LOSS_SCALING")
     torch.manual_seed(config.SEED)
     if config.MODEL.PRETRAINED and not state:
         check_exists(Path(config.MODEL.PRETRAINED))  # before a large data set is listed
@@ -128,7 +131,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
         schedule,
         loader,
         validation_loader,
-        len(train_data),
+        train_data,
         len(validation_data),
         updates_per_epoch,
     )

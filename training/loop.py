@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Optional
 import torch
 from yacs.config import CfgNode
 
+import accelerator
 from common.errors import EXIT_NONFINITE, Refusal
 from common.launch import Launch
 from common.logs import logger
@@ -19,6 +20,7 @@ from options import device_generates_data
 from training import output_folder, processes
 from training.building import Run, build_run, find_state
 from training.compiling import errors_refused
+from training.diagnosis import explain
 from training.evaluation import Accuracy, compile_validator, evaluate
 from training.processes import ending_together
 from training.progress import Progress
@@ -58,7 +60,7 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
             "epoch": progress.epoch,
             "update": progress.update,
             "lr": run.optimizer.param_groups[0]["lr"],
-            "loss": progress.loss_sum / run.updates_per_epoch,
+            "loss": progress.mean_loss(),
             "throughput": round(throughput, 1),
         }
         accuracy = validate_epoch(run, progress)
@@ -122,10 +124,11 @@ def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torc
         stop: agreed here when any process was asked to stop, so that all stop after the same update.
 
     Returns:
-        The mean loss over the micro-batches of all replicas of all processes.
+        The mean loss over the micro-batches of all replicas of all processes; NaN: the updates were left out.
     """
     run.schedule.step_update(progress.update)
     run.trainer.setOptimizer(run.optimizer)  # or the device would keep the old learning rate
+    skipped = accelerator.skipped_updates(run.trainer)
     _, losses = run.trainer(images, targets)
     micro_batches = run.config.TRAIN.ACCUMULATION_STEPS * run.config.IPU.DEVICE_ITERATIONS
     mine = torch.tensor([losses.double().mean().item() / micro_batches, float(bool(stop.name))], dtype=torch.float64)
@@ -134,14 +137,34 @@ def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torc
         stop.name = stop.name or "a signal to another process"
         stop.agreed = True
     loss = total / run.launch.processes
-    if not math.isfinite(loss) and not device_generates_data(run.config):
-        raise Refusal(
-            f"the loss is {loss} at update {progress.update} (epoch {progress.epoch}, step {progress.step}); "
-            "checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, or use "
-            "--precision 32.32",
-            EXIT_NONFINITE,
-        )
+    left_out = accelerator.skipped_updates(run.trainer) > skipped and not run.config.TRAIN.AUTO_LOSS_SCALING
+    if (left_out or not math.isfinite(loss)) and not device_generates_data(run.config):
+        check_may_skip(run, progress, images, targets, loss)
+        return math.nan
     return loss
+
+
+def check_may_skip(run: Run, progress: Progress, images: torch.Tensor, targets: torch.Tensor, loss: float) -> None:
+    """Goes on after a step that is not finite, which hosts left out, while TRAIN.SKIP_NONFINITE allows it.
+
+    Raises:
+        Refusal: otherwise, saying what is known of the cause.
+    """
+    what = "the loss is" if not math.isfinite(loss) else "the gradients are"
+    where = (
+        f"{what} not finite at update {progress.update} (epoch {progress.epoch}, step {progress.step}, "
+        f"learning rate {run.optimizer.param_groups[0]['lr']:.3g})"
+    )
+    allowed = run.config.TRAIN.SKIP_NONFINITE
+    if progress.skipped_in_row + run.config.IPU.DEVICE_ITERATIONS <= allowed:
+        logger.warning("%s: left out, the %d. in a row of %d allowed", where, progress.skipped_in_row + 1, allowed)
+        return
+    cause = "" if accelerator.is_ipu() else f": {explain(run, progress, images, targets)}"
+    raise Refusal(
+        f"{where}{cause}; checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, use "
+        "--precision 32.32, or leave such updates out by TRAIN.SKIP_NONFINITE",
+        EXIT_NONFINITE,
+    )
 
 
 def report(run: Run, progress: Progress, loss: float, rate: float) -> None:
@@ -194,7 +217,7 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
                 "progress": dataclasses.asdict(progress),
                 "config": run.config.dump(),
                 "classes": list(run.classes),
-                "training_images": run.training_images,
+                "training_images": len(run.training_data),
             },
             is_best,
         )

@@ -3,6 +3,7 @@
 """Where a training run stands, and what a resumed run may change."""
 
 import dataclasses
+import math
 from typing import Any, Dict, List, Tuple
 
 from yacs.config import CfgNode
@@ -22,19 +23,32 @@ class Progress:
     loss_sum: float = 0.0  # over the updates of the current epoch
     best_top1: float = -1.0  # per cent
     epochs: List[Dict[str, Any]] = dataclasses.field(default_factory=list)  # rows of metrics.csv
+    skipped: int = 0  # weight updates that were left out because they were not finite
+    skipped_in_epoch: int = 0
+    skipped_in_row: int = 0
 
     def advance(self, updates: int, loss: float) -> None:
-        """Counts weight updates whose mean loss was `loss`."""
+        """Counts weight updates whose mean loss was `loss`; NaN: they were left out."""
         self.step += updates
         self.update += updates
-        self.loss_sum += loss * updates
+        if math.isnan(loss):
+            self.skipped += updates
+            self.skipped_in_epoch += updates
+            self.skipped_in_row += updates
+        else:
+            self.loss_sum += loss * updates
+            self.skipped_in_row = 0
+
+    def mean_loss(self) -> float:
+        """Over the updates of the current epoch that were not left out."""
+        return self.loss_sum / max(self.step - self.skipped_in_epoch, 1)
 
     def end_epoch(self, row: Dict[str, Any], best_top1: float) -> None:
         """Closes the current epoch with its row of metrics and the best validation so far."""
         self.epochs.append(row)
         self.best_top1 = best_top1
         self.epoch += 1
-        self.step = 0
+        self.step = self.skipped_in_epoch = 0
         self.loss_sum = 0.0
 
 

@@ -16,7 +16,7 @@ from common.archive import DamagedFile, first_non_finite
 from common.errors import Refusal
 from config import parse
 
-FORMAT = 2  # 1: without a digest of its own
+FORMAT = 2  # 1: without a digest and counts of updates left out
 MAX_TEXT = 1 << 20
 MAX_COUNT = 1 << 40  # of updates, images and the like
 MAX_PROCESSES = 1 << 16
@@ -207,6 +207,9 @@ PROGRESS = {
     "loss_sum": Field(_any_number),
     "best_top1": Field(_number(-1.0, 100.0)),
     "epochs": Field(_list_of(_row, 0, 1 << 24)),
+    "skipped": Field(_whole(0, MAX_COUNT), since=2, needed=2),
+    "skipped_in_epoch": Field(_whole(0, MAX_COUNT), since=2, needed=2),
+    "skipped_in_row": Field(_whole(0, MAX_COUNT), since=2, needed=2),
 }
 
 FIELDS = {

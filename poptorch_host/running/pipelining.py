@@ -192,6 +192,11 @@ class StageExecutor:
         self._randomness.state = state[:-2]
         self._update.rounding_state = (state[-2], state[-1])
 
+    @property
+    def skipped_updates(self) -> int:
+        """See `Inspection.skipped_updates`."""
+        return self._update.skipped
+
     def _micro_batch(self, batch: torch.Tensor) -> torch.Tensor:
         """Returns the first micro-batch of a combined batch."""
         pieces = self.options.device_iterations * self._micro_batches

@@ -15,7 +15,7 @@ import torch
 from torch._C import _len_torch_dispatch_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .. import optim
+from .. import host, optim
 from .._logging import logger
 from ..errors import createPoptorchError
 from ..options import Options
@@ -56,7 +56,8 @@ class WeightUpdate:
         updates: the number of weight updates, including skipped ones.
         overflows: the number of updates with gradients that were not finite. They are only counted with weights in
             half, loss scaling, clipping or enableFloatingPointExceptions.
-        skipped: the number of updates that were not applied: overflows with automatic loss scaling, or with an error.
+        skipped: the number of updates that were not applied: overflows with automatic loss scaling or with
+            skip_nonfinite of `host.configure`, or with an error.
             All others are applied, as on a device.
 
     Raises:
@@ -91,8 +92,10 @@ class WeightUpdate:
         self._typed = [slot for slot in self._slots if slot.accumulator_type is not None]
         self._loss_scale = LossScale(bool(popart.get("automaticLossScalingSettings.enabled", False)), device, group)
         self._stop_at_overflow = bool(popart.get("enableFloatingPointChecks", False))
+        self._leaves_out = host.skips_nonfinite()
         self._expects_overflow = (
             self._stop_at_overflow
+            or self._leaves_out
             or self._loss_scale.automatic
             or any(slot.weight.dtype == torch.float16 for slot in self._slots)
         )
@@ -164,7 +167,7 @@ class WeightUpdate:
         factor, finite = self._factor(slots, gradients, scale)
         finite = self._loss_scale.update(self._latch.latched.loss_scaling, finite)
         self._restart_rounding()
-        if finite or not (self._loss_scale.automatic or self._stop_at_overflow):
+        if finite or not (self._loss_scale.automatic or self._stop_at_overflow or self._leaves_out):
             self._rule.step(slots, gradients, factor, self._generator)
         else:
             self.skipped += 1
@@ -335,6 +338,8 @@ class WeightUpdate:
             what,
             "the update is skipped and the scale is halved"
             if self._loss_scale.automatic
+            else "the update is skipped"
+            if self._leaves_out
             else "the update is applied, as on a device; lower the optimizer's loss_scaling",
         )
 

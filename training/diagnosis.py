@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Where a step went wrong whose loss or gradients are not finite: the samples, and the module that is to blame."""
+
+import contextlib
+from typing import Any, Callable, List, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from dataset.samplers import Layout, step_samples
+from models.build import MODELS
+from training import processes
+from training.building import Run
+from training.progress import Progress
+
+SHOWN = 8  # samples in a message
+
+
+class Finding(NamedTuple):
+    """The first value that is not finite: what it is, and the samples of its micro-batch, named."""
+
+    what: str
+    samples: List[str]
+
+    def __str__(self) -> str:
+        more = f" and {len(self.samples) - SHOWN} more" if len(self.samples) > SHOWN else ""
+        return f"{self.what}, of the samples {', '.join(self.samples[:SHOWN])}{more}"
+
+
+def explain(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> str:
+    """What a step of these batches shows when it is run once more with checks on; called in every process.
+
+    The host runs it in float32 (or autocast), one micro-batch at a time, with masks of dropout drawn anew, from the
+    weights as they are: poptorch_host left them as they were before the step.
+    """
+    run.trainer.copyWeightsToHost()
+    found = [finding for finding in processes.gather(_search(run, progress, images, targets), run.launch) if finding]
+    if found:
+        return str(found[0])
+    if run.config.MODEL.PRECISION.startswith("16"):
+        return "the same step is finite in float32: half precision overflowed"
+    return "the same step is finite with other masks of dropout"
+
+
+def _search(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> Optional[Finding]:
+    """What is not finite in this process's part of the step; of its micro-batches, the first to have it."""
+    micro_batch, launch = run.config.DATA.BATCH_SIZE, run.launch.instance
+    layout = Layout(
+        run.config.IPU.DEVICE_ITERATIONS,
+        run.config.TRAIN.ACCUMULATION_STEPS,
+        launch.local_replicas,
+        launch.processes,
+        launch.process,
+        micro_batch,
+    )
+    step = progress.step // run.config.IPU.DEVICE_ITERATIONS
+    indices = step_samples(len(run.training_data), layout, run.config.SEED, progress.epoch, step)
+    model = _plain_model(run)
+    for first in range(0, len(images), micro_batch):
+        part = slice(first, first + micro_batch)
+        what = first_bad(model, images[part], targets[part])
+        if what:
+            return Finding(what, [run.training_data.name(int(index)) for index in indices[part]])
+    return None
+
+
+def _plain_model(run: Run) -> nn.Module:
+    """A copy of the run's model that a host can run as it is."""
+    config = run.config.clone()
+    config.defrost()
+    if config.MODEL.PRECISION != "mix":
+        config.MODEL.PRECISION = "32.32"
+    model = MODELS[config.MODEL.TYPE](config, run.model.num_classes)
+    model.load_state_dict(run.model.state_dict())
+    return model.train()
+
+
+def first_bad(model: nn.Module, images: Tensor, targets: Tensor) -> str:
+    """What is not finite in a forward and backward pass, the first of images, weights, outputs of modules, gradients.
+
+    Empty where everything is finite.
+    """
+    if not _is_finite(images):
+        return "a pixel is not finite"
+    for name, parameter in model.named_parameters():
+        if not _is_finite(parameter):
+            return f"the weight {name} is not finite"
+    outputs: List[str] = []
+    with contextlib.ExitStack() as hooks, torch.random.fork_rng(devices=[]):
+        for name, module in model.named_modules():
+            hooks.callback(module.register_forward_hook(_noting(name, outputs)).remove)
+        _, loss = model(images, targets)
+        loss.backward()
+    if outputs:
+        return f"the output of {outputs[0]} is not finite"
+    gradients = [name for name, parameter in model.named_parameters() if not _is_finite(parameter.grad)]
+    model.zero_grad()
+    return f"the gradient of {gradients[-1]} is not finite" if gradients else ""  # the last is computed first
+
+
+def _noting(name: str, outputs: List[str]) -> Callable[[nn.Module, Any, Any], None]:
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        parts = output if isinstance(output, tuple) else (output,)
+        if any(isinstance(part, Tensor) and not _is_finite(part) for part in parts):
+            outputs.append(name or "the loss")
+
+    return note
+
+
+def _is_finite(tensor: Optional[Tensor]) -> bool:
+    return tensor is None or bool(torch.isfinite(tensor.detach().float()).all())
