@@ -298,6 +298,12 @@ class PoplarExecutor(Inspection):
     def rng_state(self, state: List[int]) -> None:
         self._require_program("rng_state").rng_state = state
 
+    @property
+    def skipped_updates(self) -> int:
+        """The number of weight updates that were skipped since their gradients were not finite; not in PopTorch."""
+        update = None if self._program is None else self._program.update
+        return 0 if update is None else update.skipped
+
     # Files.
 
     def save(self, filename: str, export_model: bool = True, save_rng_state: bool = True) -> None:

@@ -57,11 +57,6 @@ class Inspection:
             raise AssertionError(f"Model has not been compiled: {what} needs a program")
         return engine
 
-    @property
-    def skipped_updates(self) -> int:
-        """Weight updates that were left out because their gradients were not finite. Not PopTorch's."""
-        return 0 if self._update is None else self._update.skipped
-
     def _debugGetPopartIR(self) -> str:
         """Returns the program as JSON: lists of operations by graph, with PopART's names for operation types.
 

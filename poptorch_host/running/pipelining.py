@@ -194,7 +194,7 @@ class StageExecutor:
 
     @property
     def skipped_updates(self) -> int:
-        """See `Inspection.skipped_updates`."""
+        """See `PoplarExecutor.skipped_updates`."""
         return self._update.skipped
 
     def _micro_batch(self, batch: torch.Tensor) -> torch.Tensor:
