@@ -87,6 +87,7 @@ def first_bad(model: nn.Module, images: Tensor, targets: Tensor) -> str:
         if not _is_finite(parameter):
             return f"the weight {name} is not finite"
     outputs: List[str] = []
+    model.zero_grad()
     with contextlib.ExitStack() as hooks, torch.random.fork_rng(devices=[]):
         for name, module in model.named_modules():
             hooks.callback(module.register_forward_hook(_noting(name, outputs)).remove)
@@ -95,7 +96,6 @@ def first_bad(model: nn.Module, images: Tensor, targets: Tensor) -> str:
     if outputs:
         return f"the output of {outputs[0]} is not finite"
     gradients = [name for name, parameter in model.named_parameters() if not _is_finite(parameter.grad)]
-    model.zero_grad()
     return f"the gradient of {gradients[-1]} is not finite" if gradients else ""  # the last is computed first
 
 
