@@ -18,7 +18,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry of predict.py."""
     args = arguments.parse_prediction(argv)
 
-    # torch, torchvision and timm take seconds to import: --help and a refused command line are answered before that.
+    # torch, torchvision and timm take seconds to import, which --help and invalid command lines do not wait for.
     import accelerator
     from dataset.decode import shown
     from training import processes

@@ -357,7 +357,7 @@ def test_run_from_a_named_checkpoint_goes_on_from_its_own_once_that_is_further(d
     named = ["--resume", str(tmp_path / "first" / "last.pth")]
     train(digits, tmp_path / "second", *named, "--training-steps", "7")
     assert_same_run(train(digits, tmp_path / "second", *named), unbroken[1])
-    begins = re.findall(r"going on from (\S+): epoch \d, update (\d+)", capsys.readouterr().out)
+    begins = re.findall(r"resuming from (\S+): epoch \d, update (\d+)", capsys.readouterr().out)
     assert begins == [(str(tmp_path / "first" / "last.pth"), "3"), (str(tmp_path / "second" / "last.pth"), "7")]
 
 
@@ -375,7 +375,7 @@ def test_named_checkpoint_is_taken_where_the_run_is_not_to_resume_by_itself(digi
         "TRAIN.AUTO_RESUME",
         "False",
     )
-    assert "going on from" in capsys.readouterr().out
+    assert "resuming from" in capsys.readouterr().out
     assert checkpoint.load(tmp_path / "previous.pth")["progress"]["update"] == 7
 
 

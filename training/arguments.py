@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The flags of the command lines. Each names a configuration key or what the command is to do."""
+"""The flags of the command lines: each sets a configuration key or selects what the command does."""
 
 import argparse
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
@@ -21,7 +21,7 @@ ANY = ("train", "validate", "predict")
 
 
 class KeyFlag(NamedTuple):
-    """A flag that sets a configuration key. `kind` is the type of its value; bool: the flag alone means True."""
+    """A flag that sets a configuration key. `kind` is the type of its value; a bool flag takes no value."""
 
     names: Tuple[str, ...]
     key: str
@@ -34,34 +34,49 @@ class KeyFlag(NamedTuple):
 KEY_FLAGS = (
     KeyFlag(("--data-path",), "DATA.DATA_PATH", str, "FOLDER", "folder of the data set", EVALUATION),
     KeyFlag(
-        ("--output", "--checkpoint-output-dir"), "OUTPUT", str, "FOLDER", "folder for checkpoints, log and metrics"
+        ("--output", "--checkpoint-output-dir"),
+        "OUTPUT",
+        str,
+        "FOLDER",
+        "output folder for checkpoints, log and metrics",
     ),
-    KeyFlag(("--tag",), "TAG", str, "NAME", "sub-folder of --output for this run"),
+    KeyFlag(("--tag",), "TAG", str, "NAME", "subfolder of --output for this run"),
     KeyFlag(("--pretrained-model", "--pretrained"), "MODEL.PRETRAINED", str, "FILE", "weights to start from"),
     KeyFlag(("--use-ema",), "MODEL.PRETRAINED_EMA", bool, "", "take the averaged weights (EMA) of a file", ANY),
     KeyFlag(("--num-classes",), "MODEL.NUM_CLASSES", int, "N", "classes of the head; 0: as many as the data has", ANY),
-    KeyFlag(("--resume",), "MODEL.RESUME", str, "FILE", "checkpoint to go on from"),
-    KeyFlag(("--batch-size",), "DATA.BATCH_SIZE", int, "N", "micro-batch of one replica", ANY),
-    KeyFlag(("--ga", "--accumulation-steps"), "TRAIN.ACCUMULATION_STEPS", int, "N", "micro-batches in a weight update"),
-    KeyFlag(("--replicas",), "IPU.REPLICAS", int, "N", "data-parallel copies in all processes together", ANY),
-    KeyFlag(("--num-workers",), "DATA.NUM_WORKERS", int, "N", "processes that read images", ANY),
+    KeyFlag(("--resume",), "MODEL.RESUME", str, "FILE", "checkpoint to resume from"),
+    KeyFlag(("--batch-size",), "DATA.BATCH_SIZE", int, "N", "micro-batch size", ANY),
+    KeyFlag(
+        ("--ga", "--accumulation-steps"),
+        "TRAIN.ACCUMULATION_STEPS",
+        int,
+        "N",
+        "micro-batches per weight update (gradient accumulation)",
+    ),
+    KeyFlag(("--replicas",), "IPU.REPLICAS", int, "N", "data-parallel replicas over all processes", ANY),
+    KeyFlag(("--num-workers",), "DATA.NUM_WORKERS", int, "N", "data loading workers", ANY),
     KeyFlag(
         ("--precision",),
         "MODEL.PRECISION",
         str,
         "INPUT.WEIGHTS",
-        "16.16 (half), 16.32, 32.32 (float); mix: autocast, on hosts only",
+        "16.16 (half), 16.32, 32.32 (float), or mix (autocast, hosts only)",
         ANY,
     ),
-    KeyFlag(("--amp",), "IPU.AVAILABLE_MEMORY_PROPORTION", float, "SHARE", "share of tile memory for temporaries", ANY),
+    KeyFlag(
+        ("--amp",),
+        "IPU.AVAILABLE_MEMORY_PROPORTION",
+        float,
+        "SHARE",
+        "available memory proportion: share of tile memory for temporaries",
+        ANY,
+    ),
     KeyFlag(("--rts",), "IPU.REPLICATED_TENSOR_SHARDING", bool, "", "shard optimizer state over replicas"),
     KeyFlag(("--epochs",), "TRAIN.EPOCHS", int, "N", "epochs to train"),
-    KeyFlag(("--training-steps",), "TRAIN.TRAINING_STEPS", int, "N", "stop after so many weight updates"),
+    KeyFlag(("--training-steps",), "TRAIN.TRAINING_STEPS", int, "N", "maximum number of weight updates"),
     KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "", "read train.zip and validation.zip instead of folders", EVALUATION),
-    KeyFlag(
-        ("--cache-mode",), "DATA.CACHE_MODE", str, "MODE", "what zip mode keeps in memory: no, full, part", EVALUATION
-    ),
-    KeyFlag(("--seed",), "SEED", int, "N", "seed of everything random", EVALUATION),
+    KeyFlag(("--cache-mode",), "DATA.CACHE_MODE", str, "MODE", "caching in zip mode: no, full, part", EVALUATION),
+    KeyFlag(("--seed",), "SEED", int, "N", "random seed", EVALUATION),
     KeyFlag(("--wandb",), "WANDB", bool, "", "also log to Weights & Biases"),
 )
 
@@ -69,18 +84,18 @@ KEY_FLAGS = (
 def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line of train_swin.py."""
     parser = _common_parser("train", "Trains or fine-tunes a Swin Transformer.")
-    parser.add_argument("--compile-only", action="store_true", help="compile and check everything, train nothing")
-    parser.add_argument("--eval", action="store_true", help="validate --resume or --pretrained-model, train nothing")
-    parser.add_argument("--throughput", action="store_true", help="time inference on generated images, train nothing")
-    parser.add_argument("--plan", action="store_true", help="print what each IPU would run and hold, train nothing")
-    parser.add_argument("--plan-output", metavar="FILE.png", help="print the plan and draw it")
+    parser.add_argument("--compile-only", action="store_true", help="compile and check everything without training")
+    parser.add_argument("--eval", action="store_true", help="validate the weights of --resume or --pretrained-model")
+    parser.add_argument("--throughput", action="store_true", help="measure inference throughput on generated images")
+    parser.add_argument("--plan", action="store_true", help="print what each IPU would run and store")
+    parser.add_argument("--plan-output", metavar="FILE.png", help="print the plan and draw it as a chart")
     args = parser.parse(argv)
     if args.cfg is None:
-        raise Refusal(f"--cfg is needed: one of {', '.join(configuration.named_configs())}, or a YAML file")
+        raise Refusal(f"--cfg is required: one of {', '.join(configuration.named_configs())}, or a YAML file")
     _check_one_command(args)
     _check_source(args)
     if args.throughput or (args.compile_only and getattr(args, "DATA.DATA_PATH") is None):
-        args.synthetic = args.synthetic or "host"  # neither needs more of the data than its shape
+        args.synthetic = args.synthetic or "host"  # both need only the shape of the data
     return args
 
 
@@ -97,20 +112,20 @@ def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
 
 def parse_prediction(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line of predict.py."""
-    parser = _common_parser("predict", "Tells what images show.")
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to predict by")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to tell of an image (5)")
+    parser = _common_parser("predict", "Predicts the classes of images.")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to predict with")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="number of classes per image (default: 5)")
     parser.set_defaults(synthetic=None)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
     args = parser.parse(argv)
     if args.top < 1:
-        raise Refusal(f"--top {args.top}: at least one class can be told")
+        raise Refusal(f"--top {args.top}: must be at least 1")
     _check_configuration(args)
     return args
 
 
 def _check_one_command(args: argparse.Namespace) -> None:
-    """Refuses flags of which each is a command of its own; --plan-output implies --plan."""
+    """Raises `Refusal` for more than one of the flags that select what to do; --plan-output implies --plan."""
     commands = {
         "--compile-only": args.compile_only,
         "--eval": args.eval,
@@ -119,17 +134,17 @@ def _check_one_command(args: argparse.Namespace) -> None:
     }
     given = [flag for flag, wanted in commands.items() if wanted]
     if len(given) > 1:
-        raise Refusal(f"{' and '.join(given)}: only one of them at a time")
+        raise Refusal(f"{' and '.join(given)}: give only one of them")
 
 
 def _check_source(args: argparse.Namespace) -> None:
-    """Refuses flags of which one would leave the other without effect."""
+    """Raises `Refusal` for flags that exclude each other."""
     if args.synthetic and getattr(args, "DATA.DATA_PATH") is not None:
-        raise Refusal("--data-path and --synthetic: images are read or generated, give one of the two")
+        raise Refusal("--data-path and --synthetic: give only one of them")
 
 
 def _check_configuration(args: argparse.Namespace) -> None:
-    """Refuses a configuration that cannot be, before the checkpoint is read."""
+    """Raises `Refusal` for an invalid configuration, before the checkpoint is read."""
     if args.cfg is not None:
         build_config(args)
 
@@ -149,7 +164,7 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
     given = overrides(args) if saved is None else [("OUTPUT", ""), ("TAG", ""), *overrides(args)]
     config = configuration.get_config(args.cfg, args.opts, given, saved)
     if getattr(args, "DATA.CACHE_MODE", None) is not None and not config.DATA.ZIP_MODE:
-        raise Refusal("--cache-mode is of images in zip files: give --zip, too, or leave it out")
+        raise Refusal("--cache-mode applies to zip files only: add --zip, or leave it out")
     if not args.synthetic:
         return config
     generated = [
@@ -178,7 +193,7 @@ def _common_parser(command: str, description: str) -> CommandLine:
             nargs="?",
             const="host",
             choices=("host", "device"),
-            help="generated images, made by the host (default) or on the device, not a data set's",
+            help="use random images, generated on the host (default) or the device",
         )
     # torch.distributed.launch passes it to every process; the environment says the same.
     parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)

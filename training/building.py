@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Everything a training run uses, built once from its configuration and, when it goes on, from a checkpoint."""
+"""Builds everything a training run uses, from its configuration and, to resume, from a checkpoint."""
 
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
@@ -25,7 +25,7 @@ from training.progress import Progress, check_same_data, check_same_run
 
 
 class Run(NamedTuple):
-    """What the training loop works with."""
+    """The objects that the training loop uses."""
 
     config: CfgNode
     launch: Launch
@@ -44,13 +44,13 @@ class Run(NamedTuple):
 
 
 def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optional[Dict[str, Any]]:
-    """The checkpoint a run goes on from: --resume or the newest of its output folder, whichever is further; or none.
+    """The checkpoint to resume from: --resume or the newest of the output folder, whichever is further; None: neither.
 
-    So a command with --resume that is given again goes on where it stopped. The leader decides, and the others get what
-    it read, so that no two processes can start from different states.
+    Repeating a command with --resume thus continues from its own checkpoints. The leader reads the checkpoint and
+    broadcasts it, so that all processes start from the same state.
 
     Raises:
-        Refusal: for a checkpoint that cannot be used, or a configuration that is not the checkpoint's.
+        Refusal: for a checkpoint that cannot be used, or does not match the configuration.
     """
     found = processes.share(_furthest(config, folder) if launch.is_leader else None, launch)
     if found is None:
@@ -59,8 +59,8 @@ def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optio
     progress = Progress(**state["progress"])
     check_same_run(config, state["config"], progress)
     if config.MODEL.PRETRAINED:
-        logger.info("%s is not read: the run goes on from its checkpoint", config.MODEL.PRETRAINED)
-    logger.info("going on from %s: epoch %d, update %d", path, progress.epoch, progress.update)
+        logger.info("%s is not read: the run resumes from its checkpoint", config.MODEL.PRETRAINED)
+    logger.info("resuming from %s: epoch %d, update %d", path, progress.epoch, progress.update)
     return state
 
 
@@ -76,7 +76,7 @@ def _furthest(config: CfgNode, folder: Optional[Path]) -> Optional[Tuple[Path, D
 
 
 def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Optional[Dict[str, Any]]) -> Run:
-    """Builds data, model, optimizer and schedule, and puts the state of a checkpoint into them."""
+    """Builds data, model, optimizer and schedule, and restores the state of a checkpoint."""
     progress = Progress(**state["progress"]) if state else Progress()
     if config.TRAIN.SKIP_NONFINITE and accelerator.is_ipu():
         raise Refusal("TRAIN.SKIP_NONFINITE is for hosts, an IPU applies every update: use TRAIN.AUTO_LOSS_SCALING")
@@ -142,7 +142,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
 
 
 def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]], names: List[str]) -> SwinClassifier:
-    """The model with the weights of the checkpoint, else of --pretrained-model, else with fresh ones."""
+    """The model with the weights of the checkpoint or of --pretrained-model, or new ones."""
     if not state and not config.MODEL.PRETRAINED:
         with accelerator.new_weights():
             return build_pipeline(config, classes, training=True)
@@ -156,7 +156,7 @@ def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]],
 
 
 def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
-    """Takes the moments and rates of a checkpoint; what else its groups have stays as the configuration says."""
+    """Restores moments and learning rates; other settings of the groups are those of the configuration."""
     configured = [
         {key: value for key, value in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups
     ]

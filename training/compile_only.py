@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""--compile-only: everything up to the first step. On IPUs it fills the executable cache; a host checks and reports."""
+"""--compile-only: everything up to the first step. On IPUs it fills the executable cache; hosts check and report."""
 
 from yacs.config import CfgNode
 
@@ -12,19 +12,20 @@ from planning.placement import ipus_of, pipeline_stages
 from training.building import build_run
 from training.evaluation import compile_validator
 
-MOST_IPUS = 64  # that PopTorch gives one process
+MOST_IPUS = 64  # per process, a limit of PopTorch
 
 
 def compile_only(config: CfgNode, launch: Launch) -> None:
-    """Builds data, model and options, and compiles the training and the validation program; nothing is written.
+    """Builds data, model and options, and compiles the training and validation programs; writes nothing.
 
-    A host compiles without values (`accelerator.without_values`), one process's share of a run that needs several.
+    Hosts compile without values (`accelerator.without_values`). For a run of several processes, the program of one of
+    them is compiled.
 
     Raises:
-        Refusal: for what a run would refuse before its first step, with PopTorch's reason where its compiler refuses.
+        Refusal: for everything that a run refuses before its first step, errors of PopTorch's compiler included.
     """
     if launch.stages > 1:
-        raise Refusal("--compile-only compiles what PopTorch runs, which HOST_PIPELINE does not change: unset it")
+        raise Refusal("HOST_PIPELINE has no effect on --compile-only: unset it")
     share = launch if accelerator.is_ipu() else _share_of_one(config, launch)
     if share != launch:
         ipus = ipus_of(pipeline_stages(config)) * launch.replicas
@@ -42,7 +43,7 @@ def compile_only(config: CfgNode, launch: Launch) -> None:
 
 
 def _share_of_one(config: CfgNode, launch: Launch) -> Launch:
-    """The launch of one process, where a single one cannot have the IPUs of all replicas."""
+    """The launch of one of several processes, if a single one cannot have the IPUs of all replicas."""
     most = max(MOST_IPUS // ipus_of(pipeline_stages(config)), 1)
     if launch.processes > 1 or launch.replicas <= most:
         return launch

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Compiling what PopTorch runs, and its errors as one line with an exit code."""
+"""Compilation with PopTorch, and its errors as one line with an exit code."""
 
 import contextlib
 import time
@@ -18,11 +18,11 @@ LONGEST_MESSAGE = 600  # characters of an error of the compiler, which may list 
 
 @contextlib.contextmanager
 def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
-    """While this context is open, errors of PopTorch and want of memory become refusals.
+    """Converts errors of PopTorch and out-of-memory errors inside the context to `Refusal`.
 
     Args:
         what: the beginning of the line, such as "the training program does not compile".
-        code: the exit code; want of memory and faults of the device are EXIT_RESOURCE whatever it is.
+        code: the exit code; out-of-memory errors and device faults always have EXIT_RESOURCE.
     """
     try:
         yield
@@ -31,7 +31,7 @@ def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
             f"{what}: {_shortened(_message(error))}", EXIT_RESOURCE if _is_resource(error) else code
         ) from error
     except (MemoryError, RuntimeError) as error:
-        if not _wants_memory(error):
+        if not _is_out_of_memory(error):
             raise
         raise Refusal(
             f"{what}: {_shortened(str(error) or 'out of memory')}; lower --batch-size and raise --ga", EXIT_RESOURCE
@@ -39,15 +39,15 @@ def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
 
 
 def compile_program(program: Any, name: str, inputs: Sequence[torch.Tensor]) -> None:
-    """Compiles a program for inputs like these; runs nothing.
+    """Compiles a program for inputs of the given shapes and types, without running it.
 
     Args:
         program: from poptorch.trainingModel or inferenceModel.
-        name: of the program, for the log and the refusal.
-        inputs: a combined batch; only shapes and types matter.
+        name: name of the program, for the log and errors.
+        inputs: a combined batch, of which only shapes and types are used.
 
     Raises:
-        Refusal: for whatever PopTorch's compiler refuses.
+        Refusal: for errors of PopTorch's compiler.
     """
     start = time.monotonic()
     if not accelerator.selected().blank:
@@ -58,7 +58,7 @@ def compile_program(program: Any, name: str, inputs: Sequence[torch.Tensor]) -> 
 
 
 def _message(error: Exception) -> str:
-    """What PopTorch says, without the context that is in the text of an error; a bare one has nothing but its text."""
+    """The message of a PopTorch error, without its context."""
     return getattr(error, "message", str(error))
 
 
@@ -67,14 +67,14 @@ def _shortened(message: str) -> str:
     return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + " ..."
 
 
-def _wants_memory(error: Exception) -> bool:
-    """Whether Python, a GPU or PyTorch's allocator for CPUs, which has no exception of its own, had no memory left."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, a GPU or PyTorch's CPU allocator, which has no exception of its own, ran out of memory."""
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _is_resource(error: Exception) -> bool:
-    """Whether a device failed or was too small, rather than the program being wrong."""
+    """Whether a device failed or ran out of memory, as opposed to an invalid program."""
     poptorch = accelerator.poptorch()
     faults = (poptorch.RecoverableError, poptorch.UnrecoverableError)
-    wants_memory = "memory" in getattr(error, "type", "") or "out of memory" in _message(error).lower()
-    return isinstance(error, faults) or wants_memory
+    out_of_memory = "memory" in getattr(error, "type", "") or "out of memory" in _message(error).lower()
+    return isinstance(error, faults) or out_of_memory

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The evaluation program: built from the weights of a file, compiled, and timed."""
+"""Evaluation: the validation program of a file of weights, its accuracy and its throughput."""
 
 import argparse
 import time
@@ -26,7 +26,7 @@ from utils import Throughput
 
 
 class Accuracy(NamedTuple):
-    """Exact counts of an evaluation; `classes[label]` is (images of the class, those that are right)."""
+    """Exact counts of an evaluation; `classes[label]` is (images of the class, correct ones)."""
 
     images: int
     top1_correct: int
@@ -35,12 +35,12 @@ class Accuracy(NamedTuple):
 
     @property
     def top1(self) -> float:
-        """Images whose label has the largest logit, in per cent."""
+        """Top-1 accuracy in per cent."""
         return 100.0 * self.top1_correct / self.images
 
     @property
     def top5(self) -> float:
-        """Images whose label is among the five largest logits, in per cent."""
+        """Top-5 accuracy in per cent."""
         return 100.0 * self.top5_correct / self.images
 
     def __str__(self) -> str:
@@ -48,15 +48,15 @@ class Accuracy(NamedTuple):
 
 
 def evaluate(validator: Any, loader: Any, images: int, launch: Launch) -> Accuracy:
-    """Counts what the model gets right, every image once; rows that only fill a batch do not count.
+    """Evaluates a model on a data set; every image counts exactly once, padding does not count.
 
     Args:
-        validator: maps a combined batch of images to logits (N, classes); a poptorch.inferenceModel.
-        loader: from `build_loader`; combined batches of (images, labels (N,)) of this process.
-        images: how many images the data set has.
+        validator: a poptorch.inferenceModel that maps a combined batch of images to logits (N, classes).
+        loader: from `build_loader`; yields combined batches of (images, labels (N,)) of this process.
+        images: number of images of the data set.
 
     Raises:
-        AssertionError: when an image was counted twice or not at all.
+        AssertionError: if the number of evaluated images differs from `images`.
     """
     counts: Any = 0
     for batch, labels in batches(loader):
@@ -69,10 +69,10 @@ def evaluate(validator: Any, loader: Any, images: int, launch: Launch) -> Accura
 
 
 def _count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Images, and how many of them are right by the largest and by the five largest logits (float64, to be summed).
+    """The number of images, of top-1 and of top-5 correct ones, as float64 to be summed over batches.
 
-    After these three numbers come the readable images of each class, and then those that are right of each.
-    A row labelled PADDED is no image; one labelled UNREADABLE is an image that is not right.
+    They are followed by the number of readable images of each class and of correct ones of each class. A row labelled
+    PADDED is not an image; one labelled UNREADABLE is an image that counts as incorrect.
     """
     images, classes = (labels != PADDED).sum(), logits.shape[1]
     logits, labels = logits[labels >= 0], labels[labels >= 0]
@@ -90,13 +90,13 @@ def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, O
     """
     state = checkpoint.load_own(path)
     if state is None and args.cfg is None:
-        raise Refusal(f"{path} does not tell its configuration: give one by --cfg")
+        raise Refusal(f"{path} has no configuration: pass one with --cfg")
     saved = state["config"] if state and args.cfg is None else None
     return arguments.build_config(args, saved, len(state["classes"]) if state else 0), state
 
 
 def build_validator(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], classes: int, launch: Launch) -> Any:
-    """The compiled poptorch.inferenceModel of `configured_weights`, whose options are those of its loader.
+    """The compiled poptorch.inferenceModel of `configured_weights`; its loader takes the same options.
 
     Raises:
         Refusal: for weights of another architecture.
@@ -113,14 +113,14 @@ def build_validator(config: CfgNode, path: Path, state: Optional[Dict[str, Any]]
 
 
 def compile_validator(config: CfgNode, validator: Any, classes: int) -> None:
-    """Compiles a poptorch.inferenceModel of a model with `classes` outputs for evaluation, unless it is compiled."""
+    """Compiles a poptorch.inferenceModel with `classes` outputs for evaluation, unless it is compiled already."""
     if not validator.isCompiled():
         images, _ = example_batch(config, validator.options, classes, training=False)
         compile_program(validator, "validation", [images])
 
 
 def measure_throughput(config: CfgNode, launch: Launch) -> None:
-    """Logs how many generated images a second the device infers, over at least ten seconds after the first call."""
+    """Logs the inference throughput on generated images, over at least ten seconds after the first call."""
     dataset = build_dataset(config, training=False)
     options = inference_options(config, launch)
     classes = config.MODEL.NUM_CLASSES or len(dataset.classes)
@@ -142,8 +142,8 @@ def validate_weights(
     """Validates the weights of a file on the validation split.
 
     Args:
-        path: where the weights are.
-        state: what `checkpoint.load_own` read there; None for foreign weights.
+        path: the file of weights.
+        state: from `checkpoint.load_own`; None for foreign weights.
         per_class: whether to log the accuracy of each class, too.
 
     Raises:
@@ -168,6 +168,6 @@ def evaluate_only(config: CfgNode, launch: Launch) -> None:
     """Validates the weights of --resume or --pretrained-model."""
     given = [path for path in (config.MODEL.RESUME, config.MODEL.PRETRAINED) if path]
     if len(given) != 1:
-        raise Refusal("--eval validates the weights of one file: give --resume or --pretrained-model")
+        raise Refusal("--eval validates one file: pass either --resume or --pretrained-model")
     path = Path(given[0])
     validate_weights(config, path, checkpoint.load_own(path), launch)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""HOST_PIPELINE=1: on hosts, the stages of IPU.LAYERS_PER_IPU train in as many processes, only activations crossing.
+"""HOST_PIPELINE=1: pipeline-parallel training on hosts, with each stage of IPU.LAYERS_PER_IPU in its own process.
 
     HOST_PIPELINE=1 PROCESSES=4 ./torchrun.sh --cfg SWIN_TINY ...
 
-It proves on any machine that a split is a valid pipeline. Processes = stages x data-parallel instances; process r runs
-stage r % stages. The weights are those of the unstaged model to rounding where nothing is dropped (MODEL.DROP_RATE,
-ATTN_DROP_RATE and DROP_PATH_RATE 0); each stage draws its own masks. Every process reads its instance's whole batch;
-validation is data-parallel, with the whole model in every process, as without HOST_PIPELINE.
+It verifies on any machine that a split is a valid pipeline. Processes = stages x data-parallel instances; process r
+runs stage r % stages. Without dropout (MODEL.DROP_RATE, ATTN_DROP_RATE and DROP_PATH_RATE 0) the weights equal those of
+the unstaged model up to rounding; each stage draws its own masks. Every process reads the whole batch of its instance;
+validation is data-parallel, with the whole model in every process.
 """
 
 import os
@@ -28,27 +28,27 @@ PRECISIONS = ("32.32", "mix")
 
 
 def stages(config: CfgNode) -> int:
-    """How many processes train one model: as many as there are stages with HOST_PIPELINE=1, otherwise one.
+    """The number of processes that train one model: the number of stages with HOST_PIPELINE=1, otherwise one.
 
     Raises:
-        Refusal: where stages cannot run in processes.
+        Refusal: if stages cannot run in processes of their own.
     """
     value = os.environ.get(VARIABLE) or "0"
     if value not in ("0", "1"):
-        raise Refusal(f"{VARIABLE}={value}: 1 runs the stages in processes of their own, 0 does not")
+        raise Refusal(f"{VARIABLE}={value}: must be 0 or 1")
     if value == "0":
         return 1
     accelerator.pipelining()
     if config.MODEL.PRECISION not in PRECISIONS:
         raise Refusal(
-            f"{VARIABLE}=1 does not go with MODEL.PRECISION {config.MODEL.PRECISION}, which a host emulates: "
+            f"{VARIABLE}=1 does not support MODEL.PRECISION {config.MODEL.PRECISION}, which hosts emulate: "
             f"use {' or '.join(PRECISIONS)}"
         )
     return len(pipeline_stages(config))
 
 
 def build_trainer(config: CfgNode, model: SwinClassifier, options: Any, optimizer: Any, launch: Launch) -> Any:
-    """What trains the stage of this process, to be used as poptorch.trainingModel's executor.
+    """The trainer of the stage of this process, with the interface of poptorch.trainingModel's executor.
 
     Args:
         model: the whole model.

@@ -91,7 +91,7 @@ def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver)
 def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> float:
     """Trains from where `progress` stands to the end of its epoch; returns the mean samples a second.
 
-    Stops early at a stop request and after TRAIN.TRAINING_STEPS updates.
+    Stops early on a stop request and after TRAIN.TRAINING_STEPS updates.
     """
     config = run.config
     updates = config.IPU.DEVICE_ITERATIONS
@@ -116,12 +116,12 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
 
 
 def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torch.Tensor, stop: StopRequest) -> float:
-    """One call of the device: IPU.DEVICE_ITERATIONS weight updates.
+    """Runs IPU.DEVICE_ITERATIONS weight updates on the device.
 
     Args:
-        images: this process's combined batch.
-        targets: class indices (N,) or distributions over classes (N, classes).
-        stop: agreed here when any process was asked to stop, so that all stop after the same update.
+        images: the combined batch of this process.
+        targets: class indices (N,) or probabilities (N, classes).
+        stop: set to agreed if any process was asked to stop, so that all stop after the same update.
 
     Returns:
         The mean loss over the micro-batches of all replicas of all processes; NaN: the updates were left out.
@@ -168,7 +168,7 @@ def check_may_skip(run: Run, progress: Progress, images: torch.Tensor, targets: 
 
 
 def report(run: Run, progress: Progress, loss: float, rate: float) -> None:
-    """Logs a line that people and benchmarks.yml read."""
+    """Logs the progress line, which benchmarks.yml parses."""
     left = (run.config.TRAIN.EPOCHS * run.updates_per_epoch - progress.update) * run.launch.global_batch(run.config)
     logger.info(
         "epoch: %d/%d step: %d/%d loss: %.4f lr: %.4g throughput: %.1f samples/sec eta: %s",
@@ -184,7 +184,7 @@ def report(run: Run, progress: Progress, loss: float, rate: float) -> None:
 
 
 def validate_epoch(run: Run, progress: Progress) -> Optional[Accuracy]:
-    """Validates when TEST.INTERVAL says so and after the last epoch; the two programs take turns on the device."""
+    """Validates every TEST.INTERVAL epochs and after the last one; the two programs take turns on the device."""
     epoch = progress.epoch + 1
     if epoch % run.config.TEST.INTERVAL and epoch < run.config.TRAIN.EPOCHS:
         return None
@@ -224,6 +224,6 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
 
 
 def is_finished(config: CfgNode, progress: Progress) -> bool:
-    """Whether all epochs, or TRAIN.TRAINING_STEPS updates, are behind us."""
+    """Whether all epochs, or TRAIN.TRAINING_STEPS updates, are done."""
     steps = config.TRAIN.TRAINING_STEPS
     return progress.epoch >= config.TRAIN.EPOCHS or 0 < steps <= progress.update

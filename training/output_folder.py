@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The output folder of a training run: one run at a time, its log, metrics and status."""
+"""The output folder of a training run: its lock, log, metrics and status."""
 
 import contextlib
 import csv
@@ -26,19 +26,19 @@ LOCK, LOG, METRICS = ".lock", "log.txt", "metrics.csv"
 
 @contextlib.contextmanager
 def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
-    """The folder of the run, made, proved writable and kept from other runs while the context is open.
+    """Creates the output folder, checks that it is writable, and locks it against other runs inside the context.
 
-    The leader locks it for all processes. The lock dies with its process, so none can be left behind. A run that
-    TRAIN.TRAINING_STEPS cuts short, as benchmarks do, may leave OUTPUT out: it has no folder and keeps nothing.
+    The leader holds the lock for all processes; it is released when the leader ends. A run limited by
+    TRAIN.TRAINING_STEPS, such as a benchmark, may omit OUTPUT: it has no folder and saves nothing.
 
     Raises:
-        Refusal: when no folder is named, a tag leads out of it, it cannot be written, or another run has it.
+        Refusal: if no folder is given, the tag leads out of it, it is not writable, or it is in use.
     """
     folder = Path(config.OUTPUT) / config.TAG
     if not config.OUTPUT and (config.TAG or not config.TRAIN.TRAINING_STEPS):
-        raise Refusal("--output is needed: the folder for checkpoints, log and metrics")
+        raise Refusal("--output is required: the folder for checkpoints, log and metrics")
     if Path(config.TAG).is_absolute() or ".." in Path(config.TAG).parts:
-        raise Refusal(f"--tag {config.TAG} leads out of --output: give the name of a folder in it")
+        raise Refusal(f"--tag {config.TAG} leads out of --output: use the name of a subfolder")
     if not config.OUTPUT or not launch.is_leader:
         yield folder if config.OUTPUT else None
         return
@@ -48,7 +48,7 @@ def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Refusal(
-                f"--output {folder} is in use by another run; choose another folder or wait", EXIT_BUSY
+                f"--output {folder} is in use by another run: choose another folder or wait", EXIT_BUSY
             ) from error
         except OSError as error:
             raise Refusal(
@@ -79,10 +79,10 @@ def logged(folder: Optional[Path], launch: Launch) -> Iterator[None]:
 
 
 def open_tracker(config: CfgNode, launch: Launch) -> Callable[[Dict[str, Any]], None]:
-    """Where rows of metrics also go: to Weights & Biases with --wandb (its WANDB_ variables apply), or nowhere.
+    """A function that logs a row of metrics to Weights & Biases if --wandb is given (WANDB_ variables apply).
 
     Raises:
-        Refusal: when --wandb is given and its package is not installed.
+        Refusal: if --wandb is given and wandb is not installed.
     """
     if not config.WANDB or not launch.is_leader:
         return lambda row: None
@@ -95,7 +95,7 @@ def open_tracker(config: CfgNode, launch: Launch) -> Callable[[Dict[str, Any]], 
 
 
 def write_metrics(folder: Path, rows: List[Dict[str, Any]]) -> None:
-    """Writes metrics.csv, one row an epoch; the whole file at once, so that a resumed run never repeats a row."""
+    """Writes metrics.csv with one row per epoch, as a whole, so that a resumed run never repeats a row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[-1]))
     writer.writeheader()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Predictions: the likeliest classes of single images."""
+"""Prediction of the most probable classes of single images."""
 
 import os
 from pathlib import Path
@@ -19,14 +19,14 @@ from dataset.workers import batches
 from planning.geometry import configured_classes
 from training.evaluation import build_validator
 
-Prediction = List[Tuple[str, float]]  # names of classes with their probabilities, the likeliest first
+Prediction = List[Tuple[str, float]]  # class names and probabilities, the most probable first
 
 
 def find_images(names: Sequence[str]) -> List[str]:
-    """The files among `names`, and the images at any depth of the folders among them, sorted.
+    """The files in `names`, and the images in its folders at any depth, sorted.
 
     Raises:
-        Refusal: for a name that is neither, and a folder without images.
+        Refusal: for a missing file or folder, and a folder without images.
     """
     files: List[str] = []
     for name in names:
@@ -66,16 +66,16 @@ def predict(
     bad = 0
     for images, numbers in batches(loader):
         bad += int((numbers == UNREADABLE).sum())
-        likeliest = validator(images).float().softmax(1).topk(min(top, classes))
-        for number, probabilities, labels in zip(numbers.tolist(), *(part.tolist() for part in likeliest)):
-            if number >= 0:  # otherwise a row that only fills the batch
+        best = validator(images).float().softmax(1).topk(min(top, classes))
+        for number, probabilities, labels in zip(numbers.tolist(), *(part.tolist() for part in best)):
+            if number >= 0:  # not padding
                 yield files[number], [(names[label], share) for label, share in zip(labels, probabilities)]
     if bad:
         raise Refusal(f"{bad} of {len(files)} files are no images that can be read; they are named above", EXIT_DATA)
 
 
 def describe(names: Sequence[str], classes: int) -> List[str]:
-    """Names for people: ImageNet-1k's synsets get their words, and classes without a name their number."""
+    """Readable class names: ImageNet-1k synsets with their descriptions, and numbers for classes without a name."""
     words = cast(Dict[str, str], ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True))
     if not names and classes == len(words):
         names = list(words)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The processes of one run: started alone, by poprun on IPUs, or by torchrun on CPUs and GPUs."""
+"""The processes of a run: a single one, or several started by poprun on IPUs or torchrun on CPUs and GPUs."""
 
 import contextlib
 import ctypes
@@ -32,15 +32,15 @@ _REFUSAL_WAIT = datetime.timedelta(seconds=3)
 
 @contextlib.contextmanager
 def joined(config: CfgNode, stages: int = 1) -> Iterator[Launch]:
-    """Joins the other processes of the run, if there are any, and leaves them when the context closes.
+    """Joins the process group of the run, if there is one, and leaves it at the end of the context.
 
-    Under poprun the replicas are poprun's; otherwise IPU.REPLICAS are shared out evenly.
+    Under poprun the number of replicas is poprun's; otherwise IPU.REPLICAS are divided evenly among processes.
 
     Args:
-        stages: how many processes share a model.
+        stages: number of processes that share a model.
 
     Raises:
-        Refusal: when the replicas cannot be shared out evenly.
+        Refusal: if the replicas cannot be divided evenly.
     """
     launch = _join(config, stages)
     try:
@@ -52,16 +52,16 @@ def joined(config: CfgNode, stages: int = 1) -> Iterator[Launch]:
 
 
 def _keep_group() -> None:
-    """Lets the group of a finished run live as long as the process: with torch 2.0 its destructor hangs now and then.
+    """Keeps the group of a finished run until the process ends: its destructor hangs occasionally in torch 2.0.
 
-    A group that is given up by a refusal is closed all the same, since the others wait for that.
+    After a refusal the group is destroyed nevertheless, since the other processes wait for that.
     """
     if torch.__version__.startswith("2.0.") and torch.distributed.is_initialized():
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(distributed_c10d._get_default_group()))
 
 
 def _leave(launch: Launch) -> None:
-    """Leaves the other processes; after a refusal the leader, who may hold the store, waits until they know of it."""
+    """Leaves the group; after a refusal the leader, which may host the store, waits until all processes know of it."""
     if not torch.distributed.is_initialized():
         return
     store = distributed_c10d._get_default_store()
@@ -70,17 +70,17 @@ def _leave(launch: Launch) -> None:
         if launch.is_leader and store.add(_REFUSALS, 0):
             store.wait([_KNOWN.format(process) for process in range(launch.processes)], _REFUSAL_WAIT)
     except RuntimeError as error:
-        logger.debug("not every process can be told of the refusal: %s", error)
+        logger.debug("not every process was notified of the refusal: %s", error)
 
 
 @contextlib.contextmanager
 def ending_together(launch: Launch) -> Iterator[None]:
-    """While this context is open, the refusal of one process becomes that of all: same line, same exit code.
+    """Inside the context, a refusal of one process is raised in all of them, with the same line and exit code.
 
-    A process that has left breaks the collectives of the others, which then look for what it has left word of.
+    A process that leaves breaks the collectives of the others, which then read its refusal from the store.
 
     Raises:
-        Refusal: the first process's; or EXIT_RESOURCE, where a process ended without one.
+        Refusal: that of the first process that left, or EXIT_RESOURCE if it left none.
     """
     if launch.processes == 1 or not torch.distributed.is_initialized():
         yield
@@ -93,7 +93,7 @@ def ending_together(launch: Launch) -> Iterator[None]:
     except RuntimeError as error:
         if _LOST.search(str(error)) is None:
             raise
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, to all when one has left; the cause is told first
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it when a process exits; report the cause first
         raise _find_word(launch) from error
 
 
@@ -103,8 +103,8 @@ def _leave_word(refusal: Refusal, launch: Launch) -> None:
         if store.add(_REFUSALS, 1) == 1:
             store.set(_REFUSAL, json.dumps([str(refusal), refusal.code]))
         store.set(_KNOWN.format(launch.process), "")
-    except RuntimeError as error:  # whoever kept the store is gone: the others know already that the run is over
-        logger.debug("the other processes cannot be told of the refusal: %s", error)
+    except RuntimeError as error:  # the process that hosts the store is gone: the others know that the run is over
+        logger.debug("the other processes cannot be notified of the refusal: %s", error)
 
 
 def _find_word(launch: Launch) -> Refusal:
@@ -115,15 +115,15 @@ def _find_word(launch: Launch) -> Refusal:
         refusal = Refusal(*json.loads(store.get(_REFUSAL)))
         store.set(_KNOWN.format(launch.process), "")
         return refusal
-    except RuntimeError:  # no word within the time: it was killed, hangs, or failed with a traceback of its own
+    except RuntimeError:  # no refusal in time: the process was killed, hangs, or failed with a traceback
         return Refusal(
-            f"{_silent(store, launch)} of the run ended or hangs: look for its own messages; the same command resumes",
+            f"{_silent(store, launch)} of the run ended or hangs: see its own messages; the same command resumes",
             EXIT_RESOURCE,
         )
 
 
 def _silent(store: distributed_c10d.Store, launch: Launch) -> str:
-    """The processes that have not told that they are alive, in words."""
+    """A description of the processes that did not report to be alive."""
     try:
         silent = [str(process) for process in range(launch.processes) if not store.add(_ALIVE.format(process), 0)]
     except RuntimeError:  # the store is gone with the process that kept it
@@ -138,12 +138,12 @@ def _join(config: CfgNode, stages: int) -> Launch:
         _check_stages(1, stages)
         return Launch(0, 1, config.IPU.REPLICAS, config.IPU.REPLICAS)
     try:
-        # A request to stop ends the process at once: it waits for the others inside PyTorch, for half an hour where
-        # they do not come, and no handler of Python's would run before that is over.
+        # Restore default handlers: PyTorch waits here for the other processes, up to half an hour, and Python's
+        # handlers do not run before it returns.
         with stop_signals_go_to(signal.SIG_DFL):
             popdist.init()
     except (chosen.poptorch.Error, RuntimeError, ValueError) as error:
-        raise Refusal(f"the processes of the run do not find each other: {one_line(error)}") from error
+        raise Refusal(f"the processes of the run cannot connect: {one_line(error)}") from error
     process, processes = popdist.getInstanceIndex(), popdist.getNumInstances()
     if chosen.device == "ipu":
         if processes > 1:
@@ -162,7 +162,7 @@ def _join(config: CfgNode, stages: int) -> Launch:
     if config.IPU.REPLICAS % instances:
         whose = f"{instances} processes" if stages == 1 else f"{instances} pipelines of {stages} processes"
         raise Refusal(
-            f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be shared by {whose}: "
+            f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be divided among {whose}: "
             f"pass --replicas {instances} or a multiple of it"
         )
     return Launch(process, processes, config.IPU.REPLICAS, config.IPU.REPLICAS // instances, stages)
@@ -177,7 +177,7 @@ def _check_stages(processes: int, stages: int) -> None:
 
 
 def sum_over_processes(values: torch.Tensor, launch: Launch) -> torch.Tensor:
-    """The elementwise sum of `values` over all processes, in every process."""
+    """The elementwise sum of `values` over all processes."""
     if launch.processes == 1:
         return values
     if accelerator.is_ipu():
@@ -188,7 +188,7 @@ def sum_over_processes(values: torch.Tensor, launch: Launch) -> torch.Tensor:
 
 
 def share(value: Any, launch: Launch) -> Any:
-    """The leader's `value`, in every process."""
+    """Broadcasts the `value` of the leader to every process."""
     if launch.processes == 1:
         return value
     if accelerator.is_ipu():
@@ -199,7 +199,7 @@ def share(value: Any, launch: Launch) -> Any:
 
 
 def gather(value: Any, launch: Launch) -> List[Any]:
-    """Every process's `value` in the order of processes, in every process."""
+    """Gathers the `value` of every process in every process, in the order of ranks."""
     if launch.processes == 1:
         return [value]
     if accelerator.is_ipu():
@@ -210,7 +210,7 @@ def gather(value: Any, launch: Launch) -> List[Any]:
 
 
 def _horovod() -> ModuleType:
-    """Horovod, which the SDK brings for what hosts of several instances tell each other."""
+    """Horovod, which the SDK ships for communication between instances."""
     try:
         return importlib.import_module("horovod.torch")
     except ModuleNotFoundError as error:

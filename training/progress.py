@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Where a training run stands, and what a resumed run may change."""
+"""The progress of a training run, and what a resumed run may change."""
 
 import dataclasses
 import math
@@ -15,11 +15,11 @@ from config import parse
 
 @dataclasses.dataclass
 class Progress:
-    """Position and results so far; plain values only, since checkpoints carry it."""
+    """Position and results of a run; plain values only, for checkpoints."""
 
-    epoch: int = 0  # epochs behind us
+    epoch: int = 0  # completed epochs
     step: int = 0  # weight updates in the current epoch
-    update: int = 0  # weight updates in all
+    update: int = 0  # total weight updates
     loss_sum: float = 0.0  # over the updates of the current epoch
     best_top1: float = -1.0  # per cent
     epochs: List[Dict[str, Any]] = dataclasses.field(default_factory=list)  # rows of metrics.csv
@@ -44,7 +44,7 @@ class Progress:
         return self.loss_sum / max(self.step - self.skipped_in_epoch, 1)
 
     def end_epoch(self, row: Dict[str, Any], best_top1: float) -> None:
-        """Closes the current epoch with its row of metrics and the best validation so far."""
+        """Ends the current epoch with its row of metrics and the best accuracy so far."""
         self.epochs.append(row)
         self.best_top1 = best_top1
         self.epoch += 1
@@ -56,7 +56,7 @@ class Progress:
 FIXED = ("MODEL.TYPE", "MODEL.SWIN", "MODEL.SWINV2", "MODEL.PRECISION", "DATA.IMG_SIZE", "TRAIN.OPTIMIZER.NAME")
 # These decide which samples an update sees: they may change only between two epochs.
 SAMPLE_ORDER = ("SEED", "DATA.BATCH_SIZE", "TRAIN.ACCUMULATION_STEPS", "IPU.REPLICAS", "IPU.DEVICE_ITERATIONS")
-# These say where things are and how fast, not what is computed.
+# These affect locations and speed, not results.
 FREE = (
     "OUTPUT",
     "TAG",
@@ -80,10 +80,10 @@ FREE = (
 
 
 def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
-    """Compares a checkpoint's configuration with that of the run that resumes it.
+    """Compares the configuration of a checkpoint with that of the run that resumes it.
 
     Raises:
-        Refusal: for a change that makes it another run, or that moves samples in the middle of an epoch.
+        Refusal: for a change of the model, or of the order of samples inside an epoch.
     """
     before, now = _flatten(parse(saved, "checkpoint")), _flatten(parse(config.dump(), "configuration"))
     for key in sorted(set(before) | set(now)):
@@ -92,9 +92,7 @@ def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
             continue
         told = f"{key} was {change[0]} when the checkpoint was saved and is {change[1]} now"
         if _within(key, FIXED):
-            raise Refusal(
-                f"{told}: give the old value, or start anew from its weights by --pretrained-model", EXIT_CHECKPOINT
-            )
+            raise Refusal(f"{told}: restore the old value, or start a new run with --pretrained-model", EXIT_CHECKPOINT)
         if _within(key, SAMPLE_ORDER) and progress.step:
             raise Refusal(
                 f"{told}: it may change between epochs, not after update {progress.step} of one", EXIT_CHECKPOINT
@@ -104,7 +102,7 @@ def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
 
 
 def check_same_data(progress: Progress, before: int, now: int) -> None:
-    """Refuses another number of training images in the middle of an epoch, whose order it would change."""
+    """Raises `Refusal` if the number of training images changed inside an epoch, which changes the order of samples."""
     if progress.step and before != now:
         raise Refusal(
             f"the data set had {before} training images when the checkpoint was saved and has {now} now: it "

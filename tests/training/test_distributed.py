@@ -202,7 +202,7 @@ def test_validation_command_in_two_processes_gives_the_numbers_of_training(noted
 
 def test_resumed_run_of_two_processes_ends_as_the_unbroken_one(noted, folder):
     assert [process["code"] for process in noted["rest"]] == [0, 0]
-    assert "going on from" in noted["rest"][0]["output"]
+    assert "resuming from" in noted["rest"][0]["output"]
     assert_same_run(state_of(folder, "resumed"), state_of(folder, "unbroken"))
 
 
@@ -227,7 +227,7 @@ def assert_refused(processes, code, said):
 
 
 def test_replicas_that_processes_cannot_share_are_refused(noted):
-    assert_refused(noted["unshared"], EXIT_USAGE, "IPU.REPLICAS 3 cannot be shared by 2 processes")
+    assert_refused(noted["unshared"], EXIT_USAGE, "IPU.REPLICAS 3 cannot be divided among 2 processes")
 
 
 def test_bad_data_is_refused_in_every_process(noted):
@@ -351,7 +351,7 @@ def test_processes_that_cannot_meet_are_refused(monkeypatch, variables, said):
         other.bind(("127.0.0.1", 0))
         other.listen()
         if said == "taken":
-            variables, said = dict(variables, MASTER_PORT=str(other.getsockname()[1])), "do not find each other"
+            variables, said = dict(variables, MASTER_PORT=str(other.getsockname()[1])), "cannot connect"
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             monkeypatch.delenv(name, raising=False)
         for name, value in {"RANK": "0", **variables}.items():

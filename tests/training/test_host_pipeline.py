@@ -246,7 +246,7 @@ def test_emulated_precision_is_refused(monkeypatch, precision):
 
 
 def test_ipus_and_unknown_values_are_refused(monkeypatch):
-    assert "IPUs run the pipeline as it is" in refusal(monkeypatch, device="ipu")
+    assert "HOST_PIPELINE=1 is for CPUs and GPUs" in refusal(monkeypatch, device="ipu")
     assert "HOST_PIPELINE=yes" in refusal(monkeypatch, value="yes")
 
 

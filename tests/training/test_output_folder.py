@@ -56,7 +56,7 @@ def test_folder_that_is_not_named_or_cannot_be_made_is_refused(tmp_path, output)
 @pytest.mark.parametrize(
     "output, tag, said",
     [
-        ("", "a", "--output is needed"),
+        ("", "a", "--output is required"),
         ("run", "../a", "out of --output"),
         ("run", "/a", "out of --output"),
         ("run", "a/../..", "out of --output"),
