@@ -2,12 +2,16 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Makes small random data sets and models where a program of programs.yml looks for real ones.
 
-python tools/program_data.py mnist FOLDER            # the four files of MNIST
-python tools/program_data.py images FOLDER CLASSES COUNT [SIZE]    # FOLDER/class/image.jpeg
-python tools/program_data.py model FOLDER CLASS [KEY=VALUE ...]    # a model of transformers with its tokenizer
-python tools/program_data.py torchvision NAME FILE   # random weights of a model of torchvision
-python tools/program_data.py text FILE LINES
-python tools/program_data.py library FILE            # a shared library without symbols
+    python tools/program_data.py mnist FOLDER [TRAIN TEST]             # the four files of MNIST
+    python tools/program_data.py images FOLDER CLASSES COUNT [SIZE]    # FOLDER/class/image.JPEG
+    python tools/program_data.py model FOLDER CLASS [KEY=VALUE ...]    # a model of transformers and a vocabulary
+    python tools/program_data.py torchvision NAME FILE                 # random weights of a model of torchvision
+    python tools/program_data.py text FILE LINES                       # random words
+    python tools/program_data.py write FILE TEXT                       # the text, with \\n for new lines
+    python tools/program_data.py library FILE                          # a shared library without symbols
+    python tools/program_data.py copy SOURCE TARGET                    # a file or a folder
+
+Paths are those of the program's folder.
 """
 
 import json
@@ -79,6 +83,12 @@ def text(file: str, lines: str) -> None:
     Path(file).write_text("".join(" ".join(rng.choices(WORDS, k=10)) + ".\n" for _ in range(int(lines))))
 
 
+def write(file: str, content: str) -> None:
+    """A file with this content, where a backslash and n stand for a new line."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text(content.replace("\\n", "\n") + "\n")
+
+
 def library(file: str) -> None:
     """A shared library without symbols, where a program loads one of device code that only the SDK can build."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +101,7 @@ def copy(source: str, target: str) -> None:
     (shutil.copytree if Path(source).is_dir() else shutil.copy)(source, target)
 
 
-MAKERS = {maker.__name__: maker for maker in (mnist, images, model, torchvision, text, library, copy)}
+MAKERS = {maker.__name__: maker for maker in (mnist, images, model, torchvision, text, write, library, copy)}
 
 if __name__ == "__main__":
     MAKERS[sys.argv[1]](*sys.argv[2:])

@@ -41,6 +41,7 @@ class Program(NamedTuple):
     name: str
     folder: str
     command: str
+    within: str = "."
     environment: str = "main"
     data: List[str] = []
     before: List[str] = []
@@ -84,14 +85,14 @@ def run(program: Program, checkouts: Dict[str, Path], python: str, work: Path) -
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(checkouts[checkout] / inside, folder, symlinks=True)
     environment = environment_of(program, folder)
-    calls = [[str(DATA), *shlex.split(arguments.format(**checkouts))] for arguments in program.data]
+    calls = [[str(DATA), *shlex.split(filled(arguments, checkouts))] for arguments in program.data]
     calls += [[str(HOST), *shlex.split(command)] for command in [*program.before, program.command]]
     log = folder.with_suffix(".log")
     started = time.monotonic()
     with log.open("w") as output:
         for words in calls:
             until = program.until if words is calls[-1] else ""
-            code = call([python, *words], folder, environment, output, program.limit, until)
+            code = call([python, *words], folder / program.within, environment, output, program.limit, until)
             if code != 0:
                 break
     return judge(program, code, time.monotonic() - started, log.read_text(errors="replace"))
@@ -100,8 +101,15 @@ def run(program: Program, checkouts: Dict[str, Path], python: str, work: Path) -
 def environment_of(program: Program, folder: Path) -> Dict[str, str]:
     """The variables of a run: those of this process, nothing that reaches a network, and the program's own."""
     quiet = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    own = {key: value.format(tools=DATA.parent) for key, value in program.variables.items()}
+    own = {key: filled(value, {"tools": DATA.parent}) for key, value in program.variables.items()}
     return {**os.environ, **quiet, "HOME": str(folder), "PYTHONUNBUFFERED": "1", **own}
+
+
+def filled(text: str, folders: Dict[str, Path]) -> str:
+    """The text with each {name} of a folder replaced by its path; other braces stay."""
+    for name, folder in folders.items():
+        text = text.replace(f"{{{name}}}", str(folder))
+    return text
 
 
 def call(
