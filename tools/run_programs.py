@@ -33,6 +33,19 @@ DATA = Path(__file__).with_name("program_data.py")
 
 _INTERVAL = 0.5  # seconds between two looks at a program
 RUNS, REFUSED, STOPS, LATE = "runs", "refused", "stops", "too slow"
+_MEANINGS = {
+    RUNS: "run",
+    REFUSED: "need what a host cannot have, and say so in a line",
+    STOPS: "stop",
+    LATE: "were too slow for their time limit",
+}
+_HEAD = """# PopTorch programs that were written elsewhere
+
+Made by `python tools/run_programs.py` of the repository; do not edit. Each command ran as
+`python -m poptorch_host COMMAND` in a copy of its folder of a checkout, with generated data; `tools/programs.yml` has
+the data, the packages and the checkouts. Variables in front of a command are set for it. A program that would go on for
+long was ended after its first steps.
+"""
 
 
 class Program(NamedTuple):
@@ -155,13 +168,13 @@ def judge(program: Program, code: Optional[int], seconds: float, text: str) -> R
 
 
 def table(programs: List[Program], results: Dict[str, Result]) -> str:
-    """The Markdown table of all programs that have a result, after a line of counts."""
+    """The Markdown page with the table of all programs that have a result."""
     known = [program for program in programs if program.name in results]
     outcomes = [results[program.name].outcome for program in known]
-    counts = [f"{outcomes.count(outcome)} {outcome}" for outcome in (RUNS, REFUSED, STOPS, LATE)]
-    head = [f"{len(known)} programs: {', '.join(counts)}.", ""]
-    head += ["| program | folder | command | packages | edits | result |", "|---|---|---|---|---|---|"]
-    return "\n".join(head + [row(program, results[program.name]) for program in known]) + "\n"
+    counts = [f"{outcomes.count(outcome)} {meaning}" for outcome, meaning in _MEANINGS.items()]
+    page = [_HEAD, f"Of {len(known)} programs {', '.join(counts)}.", ""]
+    page += ["| program | folder | command | packages | edits | result |", "|---|---|---|---|---|---|"]
+    return "\n".join(page + [row(program, results[program.name]) for program in known]) + "\n"
 
 
 def row(program: Program, result: Result) -> str:
