@@ -187,8 +187,8 @@ def row(program: Program, result: Result) -> str:
 
 
 def cell(text: str, length: int) -> str:
-    """Text that fits a cell of a table."""
-    text = " ".join(text.split()).replace("|", "\\|")
+    """Text that fits a cell of a table, without the folders of absolute paths."""
+    text = re.sub(r"(?<![\w:/])/(?:[\w.+-]+/)+", "", " ".join(text.split())).replace("|", "\\|")
     return text if len(text) <= length else text[: length - 4] + " ..."
 
 
