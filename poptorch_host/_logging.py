@@ -8,7 +8,6 @@ import os
 import sys
 from typing import Union
 
-_OFF = logging.CRITICAL + 10
 _LEVELS = {
     "TRACE": logging.DEBUG,
     "TRACE_ALL": logging.DEBUG,
@@ -17,7 +16,7 @@ _LEVELS = {
     "INFO": logging.INFO,
     "WARN": logging.WARNING,
     "ERR": logging.ERROR,
-    "OFF": _OFF,
+    "OFF": logging.CRITICAL,
 }
 _BY_INTEGER = {0: "TRACE", 1: "DEBUG", 2: "INFO", 3: "WARN", 4: "ERR", 6: "OFF"}
 

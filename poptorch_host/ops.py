@@ -244,7 +244,9 @@ class MultiConv:
         return self._set("partialsTypes", value, torch.dtype, several=True)
 
     def enableConvDithering(self, value: Union[bool, List[bool]]) -> "MultiConv":
-        """Whether to spread the first tile of each convolution."""
+        """Whether to spread the first tile of each convolution. Raises ValueError unless they are bools."""
+        if not all(isinstance(item, bool) for item in (value if isinstance(value, (list, tuple)) else [value])):
+            raise ValueError(f"enableConvDithering takes a bool or a list of bools, not {value!r}")
         return self._set("enableConvDithering", value, bool, several=True)
 
     def planType(self, value: MultiConvPlanType) -> "MultiConv":

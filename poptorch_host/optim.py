@@ -18,16 +18,6 @@ from ._optim_impl import Optimizer, VariableAttributes, default_to, given_argume
 __all__ = ["LAMB", "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "VariableAttributes"]
 
 
-def _check_moments(lr: float, betas: Tuple[float, float], eps: float, weight_decay: float) -> None:
-    """Raises ValueError for the values that torch.optim.Adam rejects."""
-    for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-        if not value >= 0:
-            raise ValueError(f"Invalid {name}: {value}, it must be at least 0")
-    for beta in betas:
-        if not 0 <= beta < 1:
-            raise ValueError(f"Invalid betas: {betas}, they must be at least 0 and less than 1")
-
-
 _MOMENT_TYPES = ("first_order_momentum_accum_type", "second_order_momentum_accum_type")
 
 
@@ -309,7 +299,6 @@ class LAMB(Optimizer, torch.optim.Optimizer):
 
     Raises:
         AssertionError: for any other accumulation type.
-        ValueError: for a negative value, or betas that are not less than 1.
     """
 
     _kept = Optimizer._kept + _MOMENT_TYPES + ("bias_correction", "max_weight_norm")
@@ -329,20 +318,20 @@ class LAMB(Optimizer, torch.optim.Optimizer):
         second_order_momentum_accum_type: Optional[torch.dtype] = None,
     ) -> None:
         Optimizer.__init__(self)
-        given = given_arguments(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, **given}
-        _check_moments(**defaults)
+        given = given_arguments(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, max_weight_norm=max_weight_norm)
+        defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "max_weight_norm": 65500.0}
+        defaults.update(given)
         torch.optim.Optimizer.__init__(self, params, defaults)
         self.bias_correction = default_to(bias_correction, True)
-        self.max_weight_norm = default_to(max_weight_norm, 65500.0)
+        self.max_weight_norm = defaults["max_weight_norm"]
         self._set_types(
             loss_scaling,
             accum_type=accum_type,
             first_order_momentum_accum_type=first_order_momentum_accum_type,
             second_order_momentum_accum_type=second_order_momentum_accum_type,
         )
-        given.update(given_arguments(loss_scaling=loss_scaling, max_weight_norm=max_weight_norm))
-        self._declare(given, ["max_weight_norm"])
+        given.update(given_arguments(loss_scaling=loss_scaling))
+        self._declare(given)
 
     @torch.no_grad()
     def step(  # type: ignore[override]  # torch spells the two cases out
@@ -379,7 +368,7 @@ class LAMB(Optimizer, torch.optim.Optimizer):
         torch._foreach_div_(updates, [first for first, _ in corrections])
         if group["weight_decay"]:
             torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
-        torch._foreach_mul_(updates, self._trust_ratios(parameters, updates))
+        torch._foreach_mul_(updates, self._trust_ratios(parameters, updates, group["max_weight_norm"]))
         torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
     def _state_of(self, parameter: torch.Tensor) -> Dict[str, torch.Tensor]:
@@ -393,8 +382,11 @@ class LAMB(Optimizer, torch.optim.Optimizer):
     def _corrections(self, step: float, beta1: float, beta2: float) -> Tuple[float, float]:
         return (1 - beta1**step, 1 - beta2**step) if self.bias_correction else (1.0, 1.0)
 
-    def _trust_ratios(self, parameters: List[torch.Tensor], updates: Sequence[torch.Tensor]) -> List[float]:
-        weight_norms = torch.stack(torch._foreach_norm(parameters)).clamp(max=self.max_weight_norm)
+    @staticmethod
+    def _trust_ratios(
+        parameters: List[torch.Tensor], updates: Sequence[torch.Tensor], max_weight_norm: float
+    ) -> List[float]:
+        weight_norms = torch.stack(torch._foreach_norm(parameters)).clamp(max=max_weight_norm)
         update_norms = torch.stack(torch._foreach_norm(list(updates)))
         ratios = torch.where((weight_norms > 0) & (update_norms > 0), weight_norms / update_norms, 1.0)
         return list(ratios.tolist())

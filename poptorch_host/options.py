@@ -146,13 +146,16 @@ class Options(OptionsDict):
     def from_json(self, string: str) -> "Options":
         """Sets options from a JSON object: {"dotted.setter": argument or list of arguments}.
 
-        A string such as "OutputMode.All" stands for the member of that enumeration.
+        A string such as "OutputMode.All" stands for the member of that enumeration, but not within a list.
         """
         for accessor, value in json.loads(string).items():
             setter: Any = self
             for name in accessor.split("."):
                 setter = getattr(setter, name)
-            setter(*[_enum_member(item) for item in (value if isinstance(value, list) else [value])])
+            if isinstance(value, list):
+                setter(*value)
+            else:
+                setter(_enum_member(value))
         return self
 
     def loadFromFile(self, filepath: str) -> "Options":
@@ -254,15 +257,8 @@ class Options(OptionsDict):
             output_mode: the micro-batches to return; None or Default for the output mode of the model.
             output_return_period: N of OutputMode.EveryN.
         """
-        mode = enums.OutputMode.Default if output_mode is None else output_mode
-        follows_outputs = mode is enums.OutputMode.Default
-        anchor: List[Any] = [long_name, follows_outputs]
-        if not follows_outputs:
-            _check_output_mode(mode, output_return_period)
-            anchor.append(mode)
-            if mode == enums.OutputMode.EveryN:
-                anchor.append(output_return_period)
-        self.anchored_tensors[short_name] = anchor
+        period = output_return_period if output_mode == enums.OutputMode.EveryN else 1
+        self.anchored_tensors[short_name] = [long_name, output_mode is None, output_mode, period]
 
     # Batches, replicas, outputs.
 

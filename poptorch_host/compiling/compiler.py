@@ -133,9 +133,9 @@ def check_options(options: Options) -> None:
 def _check_periods(options: Options, steps: int) -> None:
     """Raises Error for an OutputMode.EveryN of the outputs or of an anchor that would return nothing."""
     periods = [options.output_return_period] if options.output_mode == OutputMode.EveryN else []
-    periods += [anchor[3] for anchor in options.anchored_tensors.values() if len(anchor) > 3]
+    periods += [period for _, _, mode, period in options.anchored_tensors.values() if mode == OutputMode.EveryN]
     for period in periods:
-        if period > steps:
+        if not isinstance(period, int) or not 1 <= period <= steps:
             raise createPoptorchError(
                 f"OutputMode.EveryN with period {period} returns nothing: a replica runs {steps} "
                 "micro-batches in a call"
@@ -399,8 +399,12 @@ def _count_ipus(tracer: Tracer, options: Options) -> int:
     total = per_replica * options.replication_factor
     if total > MAX_IPUS:
         raise createPoptorchError(f"Too many IPUs requested ({total}): a process can have {MAX_IPUS}")
-    if total & (total - 1) and not options.auto_round_num_ipus:
-        logger.info("%d IPUs is not a power of two: hardware needs Options.autoRoundNumIPUs(True)", total)
+    simulated = options.exists("ipu_version") or (options.exists("use_model") and options.use_model)
+    if total & (total - 1) and not options.auto_round_num_ipus and not simulated:
+        raise createPoptorchError(
+            f"The model and its replicas use {total} IPUs, and a process gets a power of two: use as many, or set "
+            "poptorch.Options().autoRoundNumIPUs(True)"
+        )
     return per_replica
 
 

@@ -108,9 +108,9 @@ class Anchors:
         return self._results[short_name]
 
     def _selection(self, anchor: List[Any]) -> Selection:
-        follows_model, rest = anchor[1], anchor[2:]
-        mode = OutputMode(self._options.output_mode) if follows_model else rest[0]
-        period = self._options.output_return_period if follows_model else rest[1] if len(rest) > 1 else 1
+        _, follows_model, mode, period = anchor
+        if follows_model or mode == OutputMode.Default:
+            mode, period = OutputMode(self._options.output_mode), self._options.output_return_period
         return Selection(mode, period, self._steps, self._options.replication_factor)
 
     def _keep(self, name: str, gradient: torch.Tensor) -> None:

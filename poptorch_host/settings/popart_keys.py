@@ -70,7 +70,7 @@ def check_popart_options(options: Dict[str, Any]) -> None:
     for key, value in options.items():
         kind = _kind(key, value)
         expected = _KIND_OF.get(key)
-        if kind != expected and (kind, expected) != ("uint64", "double"):
+        if kind != expected:
             known = f": it takes a {expected}, not {value!r}" if expected else ""
             raise createPoptorchError(f"Unknown {kind} option {key} in Options._Popart{known}")
 

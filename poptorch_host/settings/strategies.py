@@ -3,7 +3,7 @@
 """Execution strategies: how blocks are assigned to stages, phases and devices. A host runs them in sequence."""
 
 import copy
-from typing import Any, Dict, Iterable, List, NamedTuple, NoReturn, Optional, Union
+from typing import Any, Dict, Iterable, List, NamedTuple, NoReturn, Optional, Tuple, Union
 
 from ..enums import AutoStage, Liveness
 from ..errors import check
@@ -24,11 +24,11 @@ class Stage:
     def __init__(self, *block_ids: BlockId) -> None:
         for block_id in block_ids:
             check(isinstance(block_id, BlockId), f"block ids must be strings, not {block_id!r}")
-        self._blocks = list(block_ids)
+        self._blocks = block_ids
         self._ipu: Optional[int] = None
 
     @property
-    def blocks(self) -> List[BlockId]:
+    def blocks(self) -> Tuple[BlockId, ...]:
         """The ids of the stage's blocks."""
         return self._blocks
 
@@ -50,7 +50,6 @@ class Phase:
     """
 
     def __init__(self, *arg: Union[BlockId, Stage]) -> None:
-        check(len(arg) > 0, "a phase needs at least one block id or stage")
         stages = [item for item in arg if isinstance(item, Stage)]
         self.stages = stages if len(stages) == len(arg) else [Stage(*arg)]  # type: ignore[arg-type]  # it checks them
 
@@ -58,7 +57,7 @@ class Phase:
         """Returns the stage at index `idx`."""
         return self.stages[idx]
 
-    def ipus(self, *ipus: int) -> "Phase":
+    def ipus(self, *ipus: int) -> None:
         """Sets the devices of the stages.
 
         Raises:
@@ -67,7 +66,6 @@ class Phase:
         check(len(ipus) == len(self.stages), f"{len(self.stages)} stages need as many IPUs, not {len(ipus)}")
         for stage, ipu in zip(self.stages, ipus):
             stage.ipu(ipu)
-        return self
 
 
 class Placement(NamedTuple):
@@ -220,9 +218,7 @@ class _IPhasedExecution(_IExecutionStrategy):
         AssertionError: if there are no phases, or a block id is in two stages.
     """
 
-    def __init__(self, *phases: Union[Phase, Stage, BlockId, Iterable[Union[Stage, BlockId]]]) -> None:
-        if len(phases) == 1 and hasattr(phases[0], "__iter__") and not isinstance(phases[0], BlockId):
-            phases = tuple(phases[0])
+    def __init__(self, *phases: Union[Phase, Stage, BlockId, List[Union[Stage, BlockId]]]) -> None:
         check(len(phases) > 0, f"{type(self).__name__} needs at least one phase")
         self._phases = [_as_phase(phase) for phase in phases]
         self._separate_backward_phase = False
@@ -238,11 +234,13 @@ class _IPhasedExecution(_IExecutionStrategy):
         return stage
 
     def phase(self, phase: int) -> Phase:
-        """Returns the phase at index `phase`."""
-        check(
-            isinstance(phase, int) and 0 <= phase < len(self._phases),
-            f"there is no phase {phase!r} among {len(self._phases)}",
-        )
+        """Returns the phase at index `phase`.
+
+        Raises:
+            AssertionError: unless it is an integer of at least 0.
+            IndexError: if there are fewer phases.
+        """
+        check(isinstance(phase, int) and phase >= 0, f"the index of a phase is an integer of at least 0, not {phase!r}")
         return self._phases[phase]
 
     def useSeparateBackwardPhase(self, use: bool = True) -> "_IPhasedExecution":
@@ -303,7 +301,4 @@ def _as_stage(item: Any) -> Stage:
 def _as_phase(item: Any) -> Phase:
     if isinstance(item, Phase):
         return item
-    if isinstance(item, (Stage, BlockId)):
-        return Phase(item)
-    check(hasattr(item, "__iter__"), f"a phase must be a Phase, a block id, or a list of block ids or stages: {item!r}")
-    return Phase(*item)
+    return Phase(*(item if isinstance(item, list) else [item]))

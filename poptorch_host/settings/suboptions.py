@@ -102,7 +102,6 @@ class _JitOptions(OptionsDict):
         Raises:
             ValueError: for True, since tracing with torch.jit was removed.
         """
-        self.checkIsFrozen("traceModel")
         if trace_model:
             raise ValueError("Jit.traceModel(True) is not supported: tracing with torch.jit was removed")
         logger.warning("Jit.traceModel is deprecated and has no effect")
@@ -161,13 +160,11 @@ class _PrecisionOptions(OptionsDict):
 
     def halfFloatCasting(self, half_float_casting: HalfFloatCastingBehavior) -> "_PrecisionOptions":
         """Deprecated. No effect."""
-        self.checkIsFrozen("halfFloatCasting")
         logger.warning("Precision.halfFloatCasting is deprecated and has no effect")
         return self
 
     def runningStatisticsAlwaysFloat(self, value: bool) -> "_PrecisionOptions":
         """Deprecated. No effect. Raises ValueError unless `value` is a bool."""
-        self.checkIsFrozen("runningStatisticsAlwaysFloat")
         if type(value) is not bool:
             raise ValueError(f"runningStatisticsAlwaysFloat must be a bool, not {value!r}")
         logger.warning("Precision.runningStatisticsAlwaysFloat is deprecated and has no effect")

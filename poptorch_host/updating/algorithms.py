@@ -150,9 +150,7 @@ def build(latched: Latched, groups: Sequence[List[torch.Tensor]], device: torch.
     """Creates the rule as a torch optimizer of `groups` of float32 tensors on `device`."""
     settings = [{"params": parameters, **values} for parameters, values in zip(groups, _group_settings(latched))]
     if latched.algorithm == "LAMB":
-        lamb = optim.LAMB(settings, bias_correction=latched.structure["bias_correction"])
-        lamb.max_weight_norm = latched.shared["max_weight_norm"].value
-        return lamb
+        return optim.LAMB(settings, bias_correction=latched.structure["bias_correction"])
     if latched.algorithm == "RMSprop" and latched.structure["use_tf_variant"]:
         return TensorFlowRMSprop(settings)
     rule: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, latched.algorithm)
@@ -167,8 +165,6 @@ def set_values(rule: torch.optim.Optimizer, latched: Latched) -> None:
     """Sets the hyper-parameters of a rule to the values of a latched optimizer."""
     for group, values in zip(rule.param_groups, _group_settings(latched)):
         group.update(values)
-    if isinstance(rule, optim.LAMB):
-        rule.max_weight_norm = latched.shared["max_weight_norm"].value
 
 
 def new_step_count(rule: torch.optim.Optimizer, device: torch.device) -> torch.Tensor:

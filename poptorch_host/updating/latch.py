@@ -74,7 +74,7 @@ ALGORITHMS = (
         ("lr", "alpha", "eps", "weight_decay", "momentum", "centered"),
         _MOMENT_TYPES,
     ),
-    Algorithm("LAMB", (optim.LAMB,), _ADAM_ATTRIBUTES, _MOMENT_TYPES),
+    Algorithm("LAMB", (optim.LAMB,), (*_ADAM_ATTRIBUTES, "max_weight_norm"), _MOMENT_TYPES),
 )
 
 
@@ -245,8 +245,6 @@ def read(optimizer: torch.optim.Optimizer, automatic_loss_scaling: bool = False)
     shared = {"loss_scaling": _shared(optimizer, "loss_scaling", 1.0)}
     if automatic_loss_scaling:
         shared["loss_scaling"] = Attribute(shared["loss_scaling"].value, constant=False)
-    if algorithm.name == "LAMB":
-        shared["max_weight_norm"] = _shared(optimizer, "max_weight_norm", 65500.0)
     check(shared["loss_scaling"].value > 0, f"loss_scaling must be positive, not {shared['loss_scaling'].value}")
     members = tuple(tuple(group["params"]) for group in optimizer.param_groups)
     return Latched(algorithm.name, _read_structure(optimizer, algorithm), shared, groups, members)

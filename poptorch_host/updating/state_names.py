@@ -56,9 +56,6 @@ def with_parameter_tensors(
             stored["betas"] = (stored.pop("beta1"), stored.pop("beta2"))
         groups.append(stored)
     shared: Dict[str, Any] = {"loss_scaling": _stored(tensors, LOSS_SCALING, latched.loss_scaling)}
-    if "max_weight_norm" in latched.shared:
-        norms = [group["max_weight_norm"] for group in groups if group]
-        shared["max_weight_norm"] = norms[0] if norms else latched.shared["max_weight_norm"].value
     return latched.with_values(shared, groups)
 
 
@@ -73,12 +70,10 @@ def _scalars(latched: Latched, values: Dict[str, Any]) -> Dict[str, float]:
 
 
 def _plain_scalars(latched: Latched, values: Dict[str, Any]) -> Dict[str, float]:
-    """Returns the scalar hyper-parameters of a group, including those of the whole optimizer."""
+    """Returns the scalar hyper-parameters of a group."""
     scalars = {name: value for name, value in values.items() if name in _NAMES}
     if "betas" in values:
         scalars["beta1"], scalars["beta2"] = values["betas"]
-    if "max_weight_norm" in latched.shared:
-        scalars["max_weight_norm"] = latched.shared["max_weight_norm"].value
     return scalars
 
 

@@ -12,6 +12,11 @@ from pathlib import Path
 import poptorch_host
 import pytest
 
+from tests.backend import host_only
+
+pytestmark = host_only("its package")
+
+
 PACKAGE = Path(poptorch_host.__file__).parent
 LEFTOVERS = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".*")
 

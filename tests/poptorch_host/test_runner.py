@@ -11,6 +11,11 @@ from pathlib import Path
 import poptorch_host
 import pytest
 
+from tests.backend import host_only
+
+pytestmark = host_only("python -m poptorch_host")
+
+
 ROOT = str(Path(poptorch_host.__file__).resolve().parents[1])
 
 

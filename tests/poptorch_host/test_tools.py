@@ -6,7 +6,9 @@ import pytest
 import torch
 from poptorch_host import host
 
-from tests.backend import poptorch
+from tests.backend import host_only, poptorch
+
+pytestmark = host_only("its tools for tests and profiles")
 
 
 def test_no_hardware_is_found():

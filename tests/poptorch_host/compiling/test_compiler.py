@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
-from tests.backend import poptorch
+from tests.backend import host_only, needs_core, poptorch, raises
 
 from ..logs import warnings_in
 from ..models import Classifier, Function, accumulating, classifier_batch, trained
@@ -18,6 +18,7 @@ def infer(function, *inputs):
     return poptorch.inferenceModel(Function(function))(*(inputs or (X,)))
 
 
+@needs_core("the compiler refuses operations and arguments")
 @pytest.mark.parametrize(
     "function, op",
     [
@@ -41,17 +42,19 @@ def infer(function, *inputs):
     ],
 )
 def test_operations_that_no_device_has_are_named(function, op):
-    with pytest.raises(poptorch.Error, match=f"Unsupported ops found in compiled model: .*{op}"):
+    with raises(poptorch.Error, match=f"Unsupported ops found in compiled model: .*{op}"):
         infer(function)
 
 
+@needs_core("it reports and checks")
 def test_tensors_that_are_made_without_a_place_are_reported_once_for_each_function(log):
     infer(lambda x: x + torch.zeros(6) + torch.ones(6) + torch.zeros(6) + torch.rand(6, device="ipu") + x.new_ones(6))
     assert warnings_in(log) == [f"No device set in torch.{name}(): forcing to IPU" for name in ("zeros", "ones")]
 
 
+@needs_core("the compiler refuses operations and arguments")
 def test_all_unsupported_operations_are_named_at_once():
-    with pytest.raises(poptorch.Error, match=r"\[aten::tril, aten::lgamma\]"):
+    with raises(poptorch.Error, match=r"\[aten::tril, aten::lgamma\]"):
         infer(lambda x: x.tril().lgamma())
 
 
@@ -80,6 +83,7 @@ def test_operations_that_torch_expands_for_a_device_compile(function):
         torch.testing.assert_close(result, value.detach())
 
 
+@needs_core("the compiler refuses operations and arguments")
 @pytest.mark.parametrize(
     "layer, words",
     [
@@ -90,22 +94,24 @@ def test_operations_that_torch_expands_for_a_device_compile(function):
     ],
 )
 def test_recurrent_networks_that_no_device_has_are_refused(layer, words):
-    with pytest.raises(poptorch.Error, match=f"is not supported on a device with .*{words}"):
+    with raises(poptorch.Error, match=f"is not supported on a device with .*{words}"):
         infer(layer, X[None])
 
 
+@needs_core("the compiler refuses operations and arguments")
 @pytest.mark.parametrize("layer", [torch.nn.Embedding, torch.nn.EmbeddingBag])
 @pytest.mark.parametrize("option", [{"sparse": True}, {"scale_grad_by_freq": True}, {"max_norm": 1.0}])
 def test_embeddings_with_options_that_no_device_has_are_refused(layer, option):
     indices = torch.tensor([[1, 2]])
     assert infer(layer(4, 3), indices).shape[-1] == 3
-    with pytest.raises(poptorch.Error, match=f"is not supported on a device with {next(iter(option))}"):
+    with raises(poptorch.Error, match=f"is not supported on a device with {next(iter(option))}"):
         infer(layer(4, 3, **option), indices)
 
 
 IMAGE = torch.linspace(-1, 1, 48).view(1, 2, 4, 6)
 
 
+@needs_core("the compiler refuses operations and arguments")
 @pytest.mark.parametrize(
     "layer, taken",
     [
@@ -128,10 +134,11 @@ def test_pooling_and_interpolation_are_taken_in_the_forms_that_a_device_has(laye
     if taken:
         torch.testing.assert_close(infer(layer, IMAGE), layer(IMAGE))
         return
-    with pytest.raises(poptorch.Error, match="is not supported on a device with"):
+    with raises(poptorch.Error, match="is not supported on a device with"):
         infer(layer, IMAGE)
 
 
+@needs_core("it folds constants")
 def test_operations_on_constants_are_computed_while_compiling():
     def forward(x):
         index = torch.arange(6).view(2, 3).tril().nonzero()
@@ -141,10 +148,11 @@ def test_operations_on_constants_are_computed_while_compiling():
     assert torch.equal(infer(forward), X + (torch.arange(6).view(2, 3).tril().nonzero()).sum())
 
 
+@needs_core("the compiler refuses operations and arguments")
 @pytest.mark.parametrize("function", [lambda x: x[x > 0], lambda x: x[torch.arange(4) > 1]])
 def test_reading_by_a_mask_is_the_error_of_pytorchs_shape_inference_and_poptorchs(function):
     for kind in (DynamicOutputShapeException, poptorch.Error):
-        with pytest.raises(kind, match="boolean mask .* torch.where"):
+        with raises(kind, match="boolean mask .* torch.where"):
             infer(function)
 
 
@@ -157,6 +165,7 @@ def test_writing_by_a_mask_is_taken():
     assert torch.equal(infer(positive), X.relu())
 
 
+@needs_core("it folds constants")
 def test_random_operations_are_no_constants():
     executor = poptorch.inferenceModel(
         Function(lambda x: (torch.rand(3), torch.ones(3))), poptorch.Options().deviceIterations(2)
@@ -174,6 +183,7 @@ def set_by_index(x):
     return result
 
 
+@needs_core("the compiler refuses operations and arguments")
 @pytest.mark.parametrize(
     "function",
     [
@@ -193,7 +203,7 @@ def set_by_index(x):
     ],
 )
 def test_tensors_of_the_host_are_refused(function):
-    with pytest.raises(poptorch.Error, match="Expected an IPU tensor but got"):
+    with raises(poptorch.Error, match="Expected an IPU tensor but got"):
         infer(function)
 
 
@@ -262,8 +272,9 @@ def test_indices_of_the_host_are_brought_to_the_device_of_what_they_index(functi
     assert torch.equal(infer(function), function(X))
 
 
+@needs_core("the compiler refuses operations and arguments")
 def test_one_hot_needs_the_number_of_classes():
-    with pytest.raises(poptorch.Error, match="num_classes"):
+    with raises(poptorch.Error, match="num_classes"):
         infer(lambda x: F.one_hot(x.argmax(1)))
     assert infer(lambda x: F.one_hot(x.argmax(1), 6)).shape == (4, 6)
 
@@ -288,6 +299,7 @@ def test_layers_that_a_device_has_whole_compile_with_whatever_kernels_the_host_u
     torch.testing.assert_close(actual[0], expected[0].detach())
 
 
+@needs_core("it reports and checks")
 @pytest.mark.parametrize(
     "spoil, words",
     [
@@ -299,10 +311,11 @@ def test_layers_that_a_device_has_whole_compile_with_whatever_kernels_the_host_u
 def test_options_that_cannot_be_compiled_are_refused_then(spoil, words):
     options = poptorch.Options()
     spoil(options)
-    with pytest.raises(poptorch.Error, match=words):
+    with raises(poptorch.Error, match=words):
         poptorch.inferenceModel(Classifier(), options)(torch.ones(2, 4))
 
 
+@needs_core("the compiler refuses operations and arguments")
 def test_options_of_a_compilation_are_told_for_debugging(log):
     options = poptorch.Options().enableExecutableCaching("cache")
     options.TensorLocations.numIOTiles(40)
@@ -320,7 +333,7 @@ def test_option_that_is_set_in_two_ways_is_refused():
     options = poptorch.Options()
     options.TensorLocations.numIOTiles(40)
     options._Popart.set("numIOTiles", 40)
-    with pytest.raises(AssertionError, match="numIOTiles"):
+    with raises(AssertionError, match="numIOTiles"):
         poptorch.inferenceModel(Classifier(), options)(torch.ones(2, 4))
 
 
@@ -344,6 +357,7 @@ def test_compiling_leaves_buffers_inputs_gradients_and_random_numbers_alone():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@host_only("the record of a compilation")
 def test_the_record_of_a_compilation_names_stages_operations_loss_and_shapes():
     class Staged(Classifier):
         def forward(self, x, labels):

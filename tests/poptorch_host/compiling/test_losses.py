@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.backend import poptorch
+from tests.backend import needs_core, poptorch, raises
 
 from ..models import trained
 
@@ -99,15 +99,16 @@ def test_the_place_of_the_loss_among_the_outputs_is_of_no_matter():
     torch.testing.assert_close(gradient(loss), expected_gradient(lambda x: loss(x)["b"][0]))
 
 
+@needs_core("it marks losses and refuses operations")
 def test_no_loss_is_refused():
-    with pytest.raises(poptorch.Error, match="Couldn't find a loss in graph!"):
+    with raises(poptorch.Error, match="Couldn't find a loss in graph!"):
         gradient(lambda x: (x**2).mean())
-    with pytest.raises(poptorch.Error, match="Couldn't find a loss in graph!"):
+    with raises(poptorch.Error, match="Couldn't find a loss in graph!"):
         gradient(lambda x: F.cross_entropy(x, torch.softmax(x.detach(), 1)))
 
 
 def test_several_independent_losses_are_refused():
-    with pytest.raises(poptorch.Error, match="Multiple independent losses"):
+    with raises(poptorch.Error, match="Multiple independent losses"):
         gradient(lambda x: (F.mse_loss(x, torch.zeros_like(x)), F.l1_loss(x, torch.zeros_like(x))))
 
 
@@ -126,6 +127,7 @@ def test_arithmetic_on_a_built_in_loss_is_not_differentiated(penalised):
     torch.testing.assert_close(actual, expected_gradient(inner))
 
 
+@needs_core("it marks losses and refuses operations")
 def test_batchmean_divides_after_the_mark():
     target = torch.full((2, CLASSES), 0.25)
 
@@ -155,12 +157,14 @@ class Labelled(torch.nn.Module):
         return self._loss(self.weight + x, labels)
 
 
+@needs_core("it marks losses and refuses operations")
 def test_label_smoothing_with_a_mean_does_not_compile():
     model = Labelled(lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1))
-    with pytest.raises(poptorch.Error, match="Unsupported ops found in compiled model: .*masked_select"):
+    with raises(poptorch.Error, match="Unsupported ops found in compiled model: .*masked_select"):
         trained(model)(torch.zeros(2, CLASSES), LABELS)
 
 
+@needs_core("it marks losses and refuses operations")
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_label_smoothing_with_a_sum_needs_identity_loss(wrapped):
     def loss(x, y):
@@ -178,10 +182,11 @@ def test_label_smoothing_with_a_sum_needs_identity_loss(wrapped):
     torch.testing.assert_close(before - model.weight.detach(), expected)
 
 
+@needs_core("it marks losses and refuses operations")
 def test_class_weights_are_refused_and_ignore_index_is_not():
     weight = torch.ones(CLASSES)
     for loss in (lambda x, y: F.cross_entropy(x, y, weight), lambda x, y: F.nll_loss(x, y, weight=weight)):
-        with pytest.raises(poptorch.Error, match="class weights are not supported"):
+        with raises(poptorch.Error, match="class weights are not supported"):
             trained(Labelled(loss))(torch.zeros(2, CLASSES), LABELS)
     model = Labelled(lambda x, y: F.cross_entropy(x, y, ignore_index=3))
     before = model.weight.detach().clone()

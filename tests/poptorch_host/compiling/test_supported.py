@@ -6,9 +6,12 @@ import pytest
 import torch
 from poptorch_host import supported
 
-from tests.backend import poptorch
+from tests.backend import host_only, poptorch
 
 from ..api import find
+
+pytestmark = host_only("its table of what is supported")
+
 
 TABLES = {
     supported.RECORDED: supported._RECORDED,

@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from poptorch_host import host
 
-from tests.backend import poptorch
+from tests.backend import host_only, poptorch
 
 from ..models import Classifier, Function, accumulating, classifier_batch, trained
+
+pytestmark = host_only("programs compiled from shapes alone")
+
 
 X = torch.linspace(-1, 1, 24).view(4, 6)
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from poptorch_host.inputs import custom_args
 
-from tests.backend import poptorch
+from tests.backend import host_only, poptorch, raises
+
+pytestmark = host_only("its register of parsers")
 
 
 class Pair:
@@ -46,16 +48,16 @@ def test_parser_serves_a_type_and_its_subclasses_until_forgotten(registered):
 
 
 def test_parser_of_another_kind_is_refused(registered):
-    with pytest.raises(poptorch.Error, match="ICustomArgParser"):
+    with raises(poptorch.Error, match="ICustomArgParser"):
         poptorch.registerCustomArgParser(Pair, object())
-    with pytest.raises(TypeError):
+    with raises(TypeError):
         poptorch.ICustomArgParser()
 
 
 def test_graph_parsers_need_pytorch_geometric(registered, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_geometric", None)
     monkeypatch.setitem(sys.modules, "torch_geometric.data", None)
-    with pytest.raises(poptorch.Error, match="pip install torch_geometric"):
+    with raises(poptorch.Error, match="pip install torch_geometric"):
         poptorch.registerGeometricCustomArgParsers()
 
 

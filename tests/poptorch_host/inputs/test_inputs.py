@@ -8,7 +8,7 @@ import pytest
 import torch
 from poptorch_host.inputs import arguments
 
-from tests.backend import poptorch
+from tests.backend import host_only, needs_core, poptorch, raises
 
 from ..models import Function
 
@@ -58,9 +58,9 @@ def test_defaults_are_part_of_the_program():
     executor = poptorch.inferenceModel(Optional())
     executor(torch.ones(2))
     executor(torch.ones(2), None, 2.0)
-    with pytest.raises(poptorch.Error, match="expected 2.0 but got 3.0"):
+    with raises(poptorch.Error, match="expected 2.0 but got 3.0"):
         executor(torch.ones(2), None, 3.0)
-    with pytest.raises(poptorch.Error, match="expected .*NoneType.* but got .*Tensor"):
+    with raises(poptorch.Error, match="expected .*NoneType.* but got .*Tensor"):
         executor(torch.ones(2), torch.ones(2))
 
 
@@ -73,9 +73,9 @@ def test_keyword_only_and_free_arguments_are_bound_in_any_order():
     one, two, three = (torch.full((2,), value) for value in (1.0, 2.0, 3.0))
     assert executor(one, two, b=one, a=three).tolist() == [6, 6]
     assert executor(one, two, a=three, b=one).tolist() == [6, 6]
-    with pytest.raises(poptorch.Error, match="Missing arguments: b"):
+    with raises(poptorch.Error, match="Missing arguments: b"):
         executor(one, two, a=three)
-    with pytest.raises(poptorch.Error, match="positional arguments mismatch: expected 2 arguments but got 1"):
+    with raises(poptorch.Error, match="positional arguments mismatch: expected 2 arguments but got 1"):
         executor(one, a=three, b=one)
 
 
@@ -97,13 +97,13 @@ def test_dictionaries_are_fed_by_their_keys_in_the_order_that_was_compiled(itera
 def test_wrong_arguments_are_refused_like_a_function_call():
     executor = poptorch.inferenceModel(Optional())
     x = torch.ones(2)
-    with pytest.raises(AssertionError, match="Too many arguments provided"):
+    with raises(AssertionError, match="Too many arguments provided"):
         executor(x, x, 1.0, 4)
-    with pytest.raises(AssertionError, match=r"Invalid parameter z, expected one of \['x', 'y', 'scale'\]"):
+    with raises(AssertionError, match=r"Invalid parameter z, expected one of \['x', 'y', 'scale'\]"):
         executor(x, z=1)
-    with pytest.raises(AssertionError, match="Parameter x was passed more than once"):
+    with raises(AssertionError, match="Parameter x was passed more than once"):
         executor(x, x=x)
-    with pytest.raises(poptorch.Error, match="Mandatory parameter x missing"):
+    with raises(poptorch.Error, match="Mandatory parameter x missing"):
         executor(y=x)
 
 
@@ -124,7 +124,7 @@ def test_wrong_arguments_are_refused_like_a_function_call():
 def test_later_inputs_unlike_the_compiled_ones_are_refused(first, second, message):
     executor = infer(lambda value: torch.zeros(1) + 1)
     executor(first)
-    with pytest.raises(poptorch.Error, match=message) as refusal:
+    with raises(poptorch.Error, match=message) as refusal:
         executor(second)
     assert "destroy()" in str(refusal.value)
     executor.destroy()
@@ -135,18 +135,18 @@ def test_later_inputs_unlike_the_compiled_ones_are_refused(first, second, messag
 def test_a_batch_that_cannot_be_cut_evenly_is_refused_when_compiling(rows, iterations, replicas, group):
     options = poptorch.Options().deviceIterations(iterations).replicationFactor(replicas)
     options.inputReplicaGrouping(group, poptorch.CommGroupType.Consecutive)
-    with pytest.raises(AssertionError, match="Invalid batch dimension"):
+    with raises(AssertionError, match="Invalid batch dimension"):
         infer(lambda x: x + 1, options)(torch.ones(rows, 2))
 
 
 def test_a_scalar_input_counts_as_one_row():
     assert infer(lambda x: x + 1)(torch.tensor(1.0)).item() == 2
-    with pytest.raises(AssertionError, match="Invalid batch dimension"):
+    with raises(AssertionError, match="Invalid batch dimension"):
         infer(lambda x: x + 1, poptorch.Options().deviceIterations(2))(torch.tensor(1.0))
 
 
 def test_empty_tensors_are_refused():
-    with pytest.raises(poptorch.Error, match=r"Zero-sized tensors are unsupported \(Got shape \[0, 2\]\)"):
+    with raises(poptorch.Error, match=r"Zero-sized tensors are unsupported \(Got shape \[0, 2\]\)"):
         infer(lambda x: x + 1)(torch.ones(0, 2))
 
 
@@ -221,6 +221,7 @@ def test_an_input_that_training_writes_to_has_no_gradient_on_the_host(iterations
         assert data.tolist() == [count] * 2 * iterations and not data.requires_grad
 
 
+@host_only("PopTorch cannot compare arrays, and ends in a ValueError")
 def test_a_constant_array_may_be_given_again():
     executor = infer(lambda value: torch.zeros(1) + 1)
     executor(numpy.ones(2))
@@ -248,6 +249,7 @@ def test_registered_types_are_inputs_and_outputs():
         poptorch.registerCustomArgParser(Boxed, None)
 
 
+@needs_core("it shares inputs among replicas")
 def test_replicas_of_a_group_share_their_rows():
     options = poptorch.Options().replicationFactor(4)
     options.inputReplicaGrouping(2, poptorch.CommGroupType.Consecutive)

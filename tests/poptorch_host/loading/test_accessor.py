@@ -16,7 +16,7 @@ import pytest
 import torch
 from poptorch_host.loading import fetcher, parcel
 
-from tests.backend import poptorch
+from tests.backend import poptorch, raises
 from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.loading.sample_sets import (
     Counted,
@@ -116,7 +116,7 @@ def test_types_with_a_parser_arrive_rebuilt(access, strategy):
 def test_parser_that_the_process_does_not_register_itself_is_not_known_there(access):
     poptorch.registerCustomArgParser(Unregistered, GraphParser())
     try:
-        with pytest.raises(poptorch.Error, match="failed to start"):
+        with raises(poptorch.Error, match="failed to start"):
             access([Unregistered(torch.ones(1), torch.ones(1))], sharing_strategy=FORK_SERVER)
     finally:
         poptorch.registerCustomArgParser(Unregistered, None)
@@ -135,7 +135,7 @@ def test_parser_that_the_process_does_not_register_itself_is_not_known_there(acc
     ids=str,
 )
 def test_element_of_another_kind_is_refused(access, element, message):
-    with pytest.raises(poptorch.Error, match=f"worker thread failed to start: .*{message}"):
+    with raises(poptorch.Error, match=f"worker thread failed to start: .*{message}"):
         access([element])
 
 
@@ -143,7 +143,7 @@ def test_element_of_another_kind_is_refused(access, element, message):
 def test_element_unlike_the_first_is_refused(access, second):
     elements = iter(access([torch.ones(2), second]))
     assert next(elements).tolist() == [1, 1]
-    with pytest.raises(AssertionError, match="An error occurred in the data fetcher: all elements must"):
+    with raises(AssertionError, match="An error occurred in the data fetcher: all elements must"):
         next(elements)
 
 
@@ -215,7 +215,7 @@ def test_iterator_that_has_ended_stays_at_its_end(access):
     accessor = access([torch.tensor(1)])
     assert next(accessor).item() == 1  # the first one needs no iter()
     for _ in range(2):
-        with pytest.raises(StopIteration):
+        with raises(StopIteration):
             next(accessor)
     assert values(iter(iter(accessor))) == [1]
 
@@ -281,7 +281,7 @@ def test_length_is_the_data_sets_and_counts_rebatched_elements(access):
     single_rows = Numbers(10, shape=(1,))
     assert len(access(single_rows)) == 10
     assert len(access(single_rows, rebatched_size=4)) == 2
-    with pytest.raises(TypeError, match="no length"):
+    with raises(TypeError, match="no length"):
         len(access(iter([torch.tensor(1)])))
 
 
@@ -362,12 +362,12 @@ def test_what_cannot_be_pickled_is_refused_by_that_error_unless_forked(access, m
     if strategy == FORK:
         assert isinstance(next(iter(access(dataset, sharing_strategy=FORK))), torch.Tensor)
         return
-    with pytest.raises(kind):
+    with raises(kind):
         access(dataset, sharing_strategy=strategy)
 
 
 def test_advice_follows_what_cannot_be_pickled(access):
-    with pytest.raises(AttributeError, match="failed to start: .* cannot be pickled .* SharingStrategy.Fork"):
+    with raises(AttributeError, match="failed to start: .* cannot be pickled .* SharingStrategy.Fork"):
         access(poptorch.DataLoader(listed_stages(), Numbers(2)), sharing_strategy=FORK_SERVER)
 
 
@@ -418,14 +418,14 @@ def test_accessor_works_in_a_process_that_was_forked_off_one_with_a_fork_server(
     ],
 )
 def test_arguments_out_of_range_are_refused(access, arguments, message):
-    with pytest.raises(AssertionError, match=message):
+    with raises(AssertionError, match=message):
         access([torch.ones(2)], **arguments)
 
 
 def test_loader_whose_last_batch_may_be_smaller_is_refused(access):
-    with pytest.raises(AssertionError, match="drop_last=True"):
+    with raises(AssertionError, match="drop_last=True"):
         access(loader_of(Numbers(3), batch_size=2, drop_last=False))
-    with pytest.raises(AssertionError, match="drop_last=True"):
+    with raises(AssertionError, match="drop_last=True"):
         access(loader_of(Numbers(3), batch_sampler=torch.utils.data.BatchSampler(range(3), 2, False), drop_last=False))
     assert len(list(access(loader_of(Numbers(3), batch_size=1, drop_last=False)))) == 3
 
@@ -435,7 +435,7 @@ def test_loader_whose_last_batch_may_be_smaller_is_refused(access):
 
 @pytest.mark.parametrize("error, workers", [(RuntimeError, 0), (RuntimeError, 1), (KeyboardInterrupt, 0)])
 def test_failing_first_sample_is_an_error_with_its_traceback(access, error, workers):
-    with pytest.raises(poptorch.Error) as raised:
+    with raises(poptorch.Error) as raised:
         access(loader_of(Failing(3, at=0, error=error), num_workers=workers))
     first, *others = raised.value.message.splitlines()
     assert first.startswith(f"AsynchronousDataAccessor worker thread failed to start: {error.__name__}: ")
@@ -448,35 +448,35 @@ def test_later_failure_comes_after_the_elements_before_it_and_again(access):
     elements = iter(accessor)
     assert [numbers(next(elements)[None]) for _ in range(2)] == [[0], [1]]
     for again in (next, iter, next):
-        with pytest.raises(AssertionError, match="An error occurred in the data fetcher: RuntimeError: sample 2 is"):
+        with raises(AssertionError, match="An error occurred in the data fetcher: RuntimeError: sample 2 is"):
             again(accessor)
 
 
 @pytest.mark.parametrize("dataset", [[], Numbers(0), iter([])], ids=["list", "indexed", "iterator"])
 def test_empty_data_set_is_an_error(access, dataset):
-    with pytest.raises(poptorch.Error, match="worker thread failed to start: the dataset is empty"):
+    with raises(poptorch.Error, match="worker thread failed to start: the dataset is empty"):
         access(dataset)
 
 
 @pytest.mark.parametrize("strategy", [FORK, FORK_SERVER])
 def test_process_killed_by_a_signal_is_noticed_and_named(access, strategy):
-    with pytest.raises(AssertionError, match=r"data fetcher: it was killed by signal 9 \(SIGKILL\)"):
+    with raises(AssertionError, match=r"data fetcher: it was killed by signal 9 \(SIGKILL\)"):
         list(access(Deadly(30), sharing_strategy=strategy))
 
 
 def test_death_of_a_loaders_worker_is_noticed_and_named(access):
     accessor = access(loader_of(Deadly(30), num_workers=2), sharing_strategy=FORK_SERVER)
-    with pytest.raises(AssertionError, match=r"DataLoader worker \(pid.* (is killed by signal|exited unexpectedly)"):
+    with raises(AssertionError, match=r"DataLoader worker \(pid.* (is killed by signal|exited unexpectedly)"):
         list(accessor)
 
 
 def test_process_that_exits_is_noticed_with_its_code(access):
-    with pytest.raises(poptorch.Error, match="failed to start: it ended with exit code 3"):
+    with raises(poptorch.Error, match="failed to start: it ended with exit code 3"):
         access(type("Exiting", (), {"__iter__": lambda self: os._exit(3)})())
 
 
 def test_ring_that_does_not_fit_into_memory_is_refused_in_one_line(access):
-    with pytest.raises(poptorch.Error, match="no shared memory for 3 buffers of .* MiB: .*buffer_size") as raised:
+    with raises(poptorch.Error, match="no shared memory for 3 buffers of .* MiB: .*buffer_size") as raised:
         access([torch.ones(1).expand(10**15)])
     assert len(raised.value.message.splitlines()) == 1
 
@@ -486,7 +486,7 @@ def test_terminated_accessor_refuses_to_go_on(access):
     next(iter(accessor))
     accessor.terminate()
     for use in (iter, next):
-        with pytest.raises(poptorch.Error, match="terminated"):
+        with raises(poptorch.Error, match="terminated"):
             use(accessor)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 
-from tests.backend import poptorch
+from tests.backend import host_only, poptorch, raises
 from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.loading.sample_sets import (
     EpochNumbers,
@@ -85,12 +85,12 @@ def test_loader_freezes_the_options_and_keeps_them():
     given = options()
     loader = poptorch.DataLoader(given, Numbers(1))
     assert loader.options is given
-    with pytest.raises(AttributeError, match="frozen"):
+    with raises(AttributeError, match="frozen"):
         given.deviceIterations(2)
 
 
 def test_loader_takes_nothing_else_for_options():
-    with pytest.raises(AssertionError, match="poptorch.Options"):
+    with raises(AssertionError, match="poptorch.Options"):
         poptorch.DataLoader(None, Numbers(1))
 
 
@@ -102,7 +102,7 @@ def test_loader_without_batch_size_hands_over_elements_as_they_are():
 
 
 def test_loader_without_batch_size_refuses_to_drop_the_last():
-    with pytest.raises(ValueError, match="drop_last"):
+    with raises(ValueError, match="drop_last"):
         poptorch.DataLoader(options(), Numbers(3), batch_size=None)
 
 
@@ -119,6 +119,7 @@ def test_last_batch_is_dropped_or_smaller(samples, drop_last, sizes):
     assert len(loader) == len(sizes)
 
 
+@host_only("its process and its messages")
 @pytest.mark.parametrize("drop_last, samples, warned", [(False, 10, True), (False, 8, False), (True, 10, False)])
 def test_smaller_last_batch_is_warned_of(drop_last, samples, warned, messages):
     poptorch.DataLoader(options(2), Numbers(samples), batch_size=2, drop_last=drop_last)
@@ -137,6 +138,7 @@ def test_iterable_data_set_is_batched_and_measured():
     assert loaded(loader) == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+@host_only("its process and its messages")
 @pytest.mark.parametrize("workers, init, warned", [(2, None, True), (1, None, False), (2, print, False)])
 def test_iterable_data_set_for_several_workers_is_warned_of(workers, init, warned, messages):
     poptorch.DataLoader(options(), Stream(10), num_workers=workers, worker_init_fn=init)
@@ -227,13 +229,13 @@ def test_batches_of_a_batch_sampler_are_concatenated_inside_types_with_a_parser(
 
 
 def test_batches_of_a_batch_sampler_without_tensors_cannot_be_concatenated():
-    with pytest.raises(poptorch.Error, match="contain str"):
+    with raises(poptorch.Error, match="contain str"):
         next(iter(batch_sampled(6, collate_fn=lambda samples: ["one", "two"])))
 
 
 @pytest.mark.parametrize("arguments", [{"batch_size": 2}, {"shuffle": True}])
 def test_batch_sampler_excludes_batch_size_and_shuffle(arguments):
-    with pytest.raises(poptorch.Error, match="mutually exclusive"):
+    with raises(poptorch.Error, match="mutually exclusive"):
         poptorch.DataLoader(options(), Numbers(4), batch_sampler=Unequal(), **arguments)
 
 
@@ -315,6 +317,7 @@ def test_asynchronous_loader_takes_generators_and_samplers_along_with_a_fork():
     assert order(ASYNC) == order(SYNC)
 
 
+@host_only("its process and its messages")
 def test_asynchronous_loader_ends_its_process_when_it_is_deleted():
     loader = poptorch.DataLoader(options(), Numbers(9), mode=ASYNC, async_options=FORK)
     process = loader._accessor._process._process
@@ -331,7 +334,7 @@ def test_terminated_loader_refuses_to_iterate():
     loader = poptorch.DataLoader(options(), Numbers(9), mode=ASYNC, async_options=FORK)
     loader.terminate()
     loader.terminate()
-    with pytest.raises(poptorch.Error, match="terminated"):
+    with raises((poptorch.Error, AssertionError), match="terminated"):
         iter(loader)
 
 
@@ -347,10 +350,11 @@ def test_terminated_loader_refuses_to_iterate():
     ],
 )
 def test_arguments_of_asynchronous_modes_must_fit_together(arguments, message):
-    with pytest.raises(AssertionError, match=message):
+    with raises((AssertionError, ValueError), match=message):
         poptorch.DataLoader(options(), Numbers(9), **arguments)
 
 
+@host_only("its process and its messages")
 @pytest.mark.parametrize(
     "arguments, unused",
     [
@@ -370,7 +374,7 @@ def test_arguments_without_effect_are_reported(arguments, unused, messages):
 @pytest.mark.parametrize("mode", [ASYNC, REBATCHED])
 def test_asynchronous_loader_takes_no_second_accessor(mode):
     loader = poptorch.DataLoader(options(), Numbers(9), batch_size=2, mode=mode, async_options=FORK)
-    with pytest.raises(poptorch.Error, match="already has an accessor"):
+    with raises(poptorch.Error, match="already has an accessor"):
         poptorch.AsynchronousDataAccessor(loader)
     loader.terminate()
 

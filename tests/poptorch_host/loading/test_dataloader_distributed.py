@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import SequentialSampler, SubsetRandomSampler
 
-from tests.backend import poptorch
+from tests.backend import host_only, poptorch, raises
 from tests.poptorch_host.deadline import deadline  # noqa: F401
 from tests.poptorch_host.loading.sample_sets import Numbers, Stream, numbers
 
@@ -71,6 +71,7 @@ def test_shuffled_shares_hold_everything_when_the_last_batch_may_be_smaller():
         assert sorted(sum(shares, [])) == list(range(10))
 
 
+@host_only("PopTorch draws a permutation for every iterator, and shuffles in the data set")
 def test_shuffling_does_not_depend_on_pytorchs_generator_nor_move_it():
     torch.manual_seed(1)
     loader = loader_of(0, 2, 40, seed=3, shuffle=True)
@@ -89,6 +90,7 @@ def test_shuffling_is_the_same_whoever_loads(kwargs):
     loader.terminate()
 
 
+@host_only("PopTorch draws a permutation for every iterator, and shuffles in the data set")
 def test_iteration_that_never_starts_uses_up_no_permutation():
     loader = loader_of(0, 2, 20, seed=3, shuffle=True)
     iter(loader)
@@ -96,13 +98,13 @@ def test_iteration_that_never_starts_uses_up_no_permutation():
 
 
 def test_shuffling_needs_a_seed_that_processes_share():
-    with pytest.raises(AssertionError, match="must set options.randomSeed"):
+    with raises(AssertionError, match="must set options.randomSeed"):
         loader_of(0, 2, 20, shuffle=True)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_data_set_too_small_for_all_processes_is_refused(shuffle):
-    with pytest.raises(ZeroDivisionError, match="7 samples.*batch of 4.*2 processes"):
+    with raises(ZeroDivisionError, match="7 samples.*batch of 4.*2 processes"):
         loader_of(0, 2, 7, seed=3, batch_size=4, shuffle=shuffle)
 
 
@@ -119,18 +121,18 @@ def test_without_partitioning_the_sampler_decides_alone():
 def test_iterable_data_set_cannot_be_shared():
     options = poptorch.Options()
     options.Distributed.configureProcessId(0, 2)
-    with pytest.raises(AssertionError, match="auto_distributed_partitioning=False"):
+    with raises(AssertionError, match="auto_distributed_partitioning=False"):
         poptorch.DataLoader(options, Stream(4))
     assert len(list(poptorch.DataLoader(options, Stream(4), auto_distributed_partitioning=False))) == 4
 
 
 def test_elements_without_batch_size_cannot_be_shared():
-    with pytest.raises(AssertionError, match="without batch_size"):
+    with raises(AssertionError, match="without batch_size"):
         loader_of(0, 2, 8, batch_size=None, drop_last=False)
 
 
 def test_batch_sampler_cannot_be_shared():
     batches = [[0, 1], [2, 3]]
-    with pytest.raises(poptorch.Error, match="auto_distributed_partitioning=False"):
+    with raises(poptorch.Error, match="auto_distributed_partitioning=False"):
         loader_of(0, 2, 8, batch_sampler=batches)
     assert epoch(loader_of(0, 2, 8, batch_sampler=batches, auto_distributed_partitioning=False)) == [0, 1, 2, 3]

@@ -9,9 +9,11 @@ import pickle
 import pytest
 import torch
 
-from tests.backend import poptorch
+from tests.backend import host_only, poptorch, raises
 
 from ..recorder import recording
+
+pytestmark = host_only("what blocks tell its executions")
 
 
 class TwoLayers(torch.nn.Module):
@@ -59,7 +61,7 @@ def test_block_survives_copying(duplicate):
 
 def test_second_block_on_a_module_is_refused():
     layer = poptorch.BeginBlock(torch.nn.Linear(2, 2), ipu_id=0)
-    with pytest.raises(poptorch.Error, match="already been assigned"):
+    with raises(poptorch.Error, match="already been assigned"):
         poptorch.BeginBlock(layer, ipu_id=1)
 
 
@@ -70,7 +72,7 @@ def test_function_becomes_a_module_that_begins_a_block():
     with recording() as events:
         assert double(torch.tensor(3), scale=3) == 9
     assert events == [("begin", "double", 1)]
-    with pytest.raises(poptorch.Error, match="callable"):
+    with raises(poptorch.Error, match="callable"):
         poptorch.BeginBlock(7)
 
 
@@ -110,7 +112,7 @@ def test_removing_blocks_keeps_other_hooks():
     poptorch.removeBlocks(module)
     assert blocks_of(module) == [] and called == ["mine"]
     assert poptorch.BeginBlock(module.first, ipu_id=0) is module.first, "the module is free for another block"
-    with pytest.raises(AssertionError):
+    with raises(AssertionError):
         poptorch.removeBlocks([module])
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.backend import poptorch
+from tests.backend import NAME, host_only, needs_core, poptorch, raises
 
 from ..models import accumulating, trained
 
@@ -23,7 +23,13 @@ class Layers(torch.nn.Module):
         return (out, poptorch.identity_loss(out**2, "mean")) if train else out
 
 
+def stages_of(executor):
+    """How many stages a program has; None where the back end does not tell."""
+    return len(executor.compiled.stages) if NAME == "host" else None
+
+
 def compile_training(model, options):
+    options.autoRoundNumIPUs()
     executor = trained(model, options)
     executor.compile(torch.ones(options.Training.gradient_accumulation, 3))
     return executor
@@ -33,10 +39,11 @@ def compile_training(model, options):
     "ipus, stages", [([0], 1), ([None, None], 1), ([0, 1], 2), ([1], 2), ([0, 0, 1, 1, 2], 3), ([None, 1, 2, 3], 4)]
 )
 def test_training_needs_an_accumulation_of_2f_minus_1(ipus, stages):
-    assert len(compile_training(Layers(*ipus), accumulating(2 * stages - 1)).compiled.stages) == stages
+    executor = compile_training(Layers(*ipus), accumulating(2 * stages - 1))
+    assert executor.isCompiled() and stages_of(executor) in (None, stages)
     if stages > 1:
         words = rf"gradientAccumulation.*pipeline stages \({2 * stages - 1}\).* {stages} stages.* {stages - 1} for"
-        with pytest.raises(poptorch.Error, match=words):
+        with raises(poptorch.Error, match=words):
             compile_training(Layers(*ipus), accumulating(2 * stages - 2))
 
 
@@ -44,7 +51,7 @@ def test_a_failed_check_leaves_weights_alone_and_the_model_uncompiled():
     model = Layers(0, 1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     executor = trained(model, accumulating(2))
-    with pytest.raises(poptorch.Error):
+    with raises(poptorch.Error):
         executor(torch.ones(2, 3))
     assert not executor.isCompiled()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -52,9 +59,11 @@ def test_a_failed_check_leaves_weights_alone_and_the_model_uncompiled():
 
 def test_inference_needs_as_many_device_iterations_as_stages():
     model = Layers(0, 1, 2)
-    with pytest.raises(poptorch.Error, match="deviceIterations must be greater"):
-        poptorch.inferenceModel(model, poptorch.Options().deviceIterations(2))(torch.ones(2, 3), False)
-    poptorch.inferenceModel(model, poptorch.Options().deviceIterations(3))(torch.ones(3, 3), False)
+    with raises(poptorch.Error, match="deviceIterations must be greater"):
+        poptorch.inferenceModel(model, poptorch.Options().autoRoundNumIPUs().deviceIterations(2))(
+            torch.ones(2, 3), False
+        )
+    poptorch.inferenceModel(model, poptorch.Options().autoRoundNumIPUs().deviceIterations(3))(torch.ones(3, 3), False)
 
 
 def test_sharded_and_phased_execution_have_no_such_rule():
@@ -64,14 +73,16 @@ def test_sharded_and_phased_execution_have_no_such_rule():
     trained(Layers(0, 1), options)(torch.ones(1, 3))
 
 
+@host_only("the record of a compilation")
 def test_devices_are_counted_up_to_the_highest_id_and_limited():
     assert compile_training(Layers(1), accumulating(3)).compiled.ipus == 2
     assert compile_training(Layers(0, 1), accumulating(3)).compiled.ipus == 2
-    with pytest.raises(poptorch.Error, match="Too many IPUs requested"):
+    with raises(poptorch.Error, match="Too many IPUs requested"):
         options = accumulating(3).replicationFactor(33)
         trained(Layers(0, 1), options).compile(torch.ones(99, 3))
 
 
+@needs_core("it checks the order of stages")
 def test_stages_of_a_pipeline_follow_each_other():
     options = accumulating(9).setExecutionStrategy(poptorch.PipelinedExecution("second", "first"))
 
@@ -86,10 +97,11 @@ def test_stages_of_a_pipeline_follow_each_other():
             with poptorch.Block("second"):
                 return poptorch.identity_loss(self.second(x), "mean")
 
-    with pytest.raises(poptorch.Error, match="cannot depend on a later one"):
+    with raises(poptorch.Error, match="cannot depend on a later one"):
         trained(Backwards(), options)(torch.ones(9, 3))
 
 
+@needs_core("it checks the order of stages")
 @pytest.mark.parametrize("late_reads_later_stage", [False, True])
 def test_a_block_may_run_again_for_what_no_later_stage_has_made(late_reads_later_stage):
     class Decoder(torch.nn.Module):
@@ -108,12 +120,13 @@ def test_a_block_may_run_again_for_what_no_later_stage_has_made(late_reads_later
     executor = poptorch.inferenceModel(Decoder(), options)
     batch = torch.randn(4, 3), torch.randn(4, 3)
     if late_reads_later_stage:
-        with pytest.raises(poptorch.Error, match="stage 1 reads a result of stage 2.*cannot depend on a later one"):
+        with raises(poptorch.Error, match="stage 1 reads a result of stage 2.*cannot depend on a later one"):
             executor(*batch)
     else:
         torch.testing.assert_close(executor(*batch), executor.model(*batch))
 
 
+@host_only("the record of a compilation")
 def test_explicit_stages_merge_blocks_and_name_unknown_ones():
     class Blocks(torch.nn.Module):
         def forward(self, x):
@@ -128,10 +141,11 @@ def test_explicit_stages_merge_blocks_and_name_unknown_ones():
     executor(torch.ones(2))
     assert [(stage.ipu, stage.blocks) for stage in executor.compiled.stages] == [(0, ("a", "b")), (1, ("c",))]
     options = poptorch.Options().setExecutionStrategy(poptorch.PipelinedExecution("a", "b"))
-    with pytest.raises(AssertionError, match="Unknown Block"):
+    with raises(AssertionError, match="Unknown Block"):
         poptorch.inferenceModel(Blocks(), options)(torch.ones(2))
 
 
+@host_only("the record of a compilation")
 def test_automatic_stages_count_up_or_follow_the_devices():
     class Blocks(torch.nn.Module):
         def forward(self, x):
@@ -144,7 +158,7 @@ def test_automatic_stages_count_up_or_follow_the_devices():
     options = poptorch.Options().deviceIterations(4)
     options.setExecutionStrategy(poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement))
     executor = poptorch.inferenceModel(Blocks(), options)
-    with pytest.raises(AssertionError, match="ipu_id"):
+    with raises(AssertionError, match="ipu_id"):
         poptorch.inferenceModel(Blocks())(torch.ones(4))
     executor(torch.ones(4))
     assert [stage.ipu for stage in executor.compiled.stages] == [0, 1, 2, 3]
@@ -159,7 +173,7 @@ def test_an_operation_after_a_block_has_ended_is_refused():
             return x * 3
 
     assert Leaves()(torch.ones(1)).item() == 9
-    with pytest.raises(poptorch.Error, match="No active Block"):
+    with raises(poptorch.Error, match="No active Block"):
         poptorch.inferenceModel(Leaves())(torch.ones(1))
 
 
@@ -169,8 +183,8 @@ def test_stages_change_no_result():
     plain.load_state_dict(staged.state_dict())
     x = torch.randn(3, 3)
     for one, other in zip(trained(staged, accumulating(3))(x), trained(plain, accumulating(3))(x)):
-        assert torch.equal(one, other)
-    assert torch.equal(staged.layers[0].weight, plain.layers[0].weight)
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(staged.layers[0].weight.detach(), plain.layers[0].weight.detach())
 
 
 def sharded(tiles=32):
@@ -198,6 +212,7 @@ def overlap(side):
     return Model()
 
 
+@needs_core("it checks what is overlapped")
 @pytest.mark.parametrize(
     "side, options, message",
     [
@@ -210,7 +225,7 @@ def overlap(side):
     ],
 )
 def test_overlapped_transfers_have_rules(side, options, message):
-    with pytest.raises(poptorch.Error, match=message):
+    with raises(poptorch.Error, match=message):
         poptorch.inferenceModel(overlap(side), options())(torch.ones(2))
 
 

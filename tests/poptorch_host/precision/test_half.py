@@ -7,9 +7,11 @@ import torch
 from poptorch_host.precision.half import HalfArithmetic, _in_float
 from poptorch_host.precision.partials import HalfPartials
 
-from tests.backend import poptorch
+from tests.backend import host_only, poptorch
 
 from ..models import Classifier, Function, classifier_batch, trained
+
+pytestmark = host_only("its own modules, driven directly")
 
 
 class Convolutional(torch.nn.Module):

@@ -9,8 +9,11 @@ import torch
 from poptorch_host.precision.rounding import stochastic_half
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.backend import optim, poptorch
+from tests.backend import host_only, optim, poptorch
 from tests.poptorch_host.device import Device, assert_close, make_batches, make_net, make_options
+
+pytestmark = host_only("its own modules, driven directly")
+
 
 HALF, FLOAT = torch.float16, torch.float32
 ROUND = {"enableStochasticRounding": True}

@@ -8,8 +8,11 @@ import pytest
 import torch
 from poptorch_host.precision.loss_scale import LARGEST_SCALE, SHRINK_ABOVE, SMALLEST_FACTOR
 
-from tests.backend import optim, poptorch
+from tests.backend import host_only, optim, poptorch
 from tests.poptorch_host.device import Device, assert_close, make_batches, make_net, make_options
+
+pytestmark = host_only("its own modules, driven directly")
+
 
 AUTOMATIC = {"automaticLossScalingSettings.enabled": True}
 CHECKS = {"enableFloatingPointChecks": True}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.backend import poptorch
+from tests.backend import needs_core, poptorch, raises
 
 from ..models import Classifier, Function, classifier_batch, trained
 
@@ -42,6 +42,7 @@ def summed(left, right):
     return result
 
 
+@needs_core("it has half partials")
 def test_a_sum_that_overflows_on_the_way_is_infinite_in_half_alone():
     x = torch.tensor([60.0] * 2 * GROUP + [-60.0] * 2 * GROUP).half().view(1, -1)  # 57600 in a group
     product = Function(lambda x, y: x @ y.t())
@@ -50,6 +51,7 @@ def test_a_sum_that_overflows_on_the_way_is_infinite_in_half_alone():
     assert poptorch.inferenceModel(product, partials(torch.half))(x, ones) == float("inf")
 
 
+@needs_core("it has half partials")
 def test_float_partials_are_float32_and_the_default():
     x = torch.full((1, 4096), 0.51).half()  # groups of 8.16 added to a sum beyond 2048, where float16 has even numbers
     product = Function(lambda x: x @ torch.ones_like(x).t())
@@ -59,12 +61,14 @@ def test_float_partials_are_float32_and_the_default():
     assert poptorch.inferenceModel(product, partials(torch.half))(x) != exact
 
 
+@needs_core("it has half partials")
 @pytest.mark.parametrize("terms", [1, 16, 17, 40])
 def test_groups_are_rounded_and_added_one_after_the_other(terms):
     left, right = randoms(3, terms), randoms(terms, 2)
     assert torch.equal(in_half(torch.matmul, left, right), summed(left, right))
 
 
+@needs_core("it has half partials")
 @pytest.mark.parametrize(
     "function",
     [
@@ -82,6 +86,7 @@ def test_every_kind_of_product_has_them(function):
     assert torch.equal(in_half(function, left, right), summed(left, right.t()))
 
 
+@needs_core("it has half partials")
 @pytest.mark.parametrize("groups, transposed", [(1, False), (2, False), (1, True), (2, True)])
 def test_convolutions_have_them(groups, transposed):
     """Channels of a 1 x 1 convolution are the terms of a product; those of larger kernels come near."""
@@ -107,6 +112,7 @@ def test_convolutions_have_them(groups, transposed):
     torch.testing.assert_close(rounded.float(), exact, rtol=1e-2, atol=1e-2)
 
 
+@needs_core("it has half partials")
 def test_gradients_of_products_have_them():
     class Product(torch.nn.Module):
         def __init__(self):
@@ -153,6 +159,7 @@ def in_rows(images):
     return images.permute(0, 2, 3, 1).flatten(0, 2)
 
 
+@needs_core("it has half partials")
 def test_gradients_of_convolutions_have_them():
     """Output channels are the terms of the data's gradient, positions of the batch those of the weight's."""
     kernel, gradient = randoms(40, 2, 1, 1), randoms(3, 40, 5, 5)
@@ -195,6 +202,7 @@ def test_gradients_of_every_convolution_come_near_the_exact_ones(convolve, setti
         torch.testing.assert_close(found.double(), getattr(exact, name).grad, rtol=2e-2, atol=6e-2)
 
 
+@needs_core("it has half partials")
 def test_float32_models_are_as_with_float_partials():
     results = []
     for dtype in (torch.float, torch.half):
@@ -240,11 +248,12 @@ REFUSED = {
 }
 
 
+@needs_core("it has half partials")
 @pytest.mark.parametrize("function, operands", REFUSED.values(), ids=REFUSED)
 def test_what_pytorch_refuses_is_refused(function, operands):
-    with pytest.raises(RuntimeError) as expected:
+    with raises(RuntimeError) as expected:
         function(*[operand.float() for operand in operands])
-    with pytest.raises(RuntimeError) as raised:
+    with raises(RuntimeError) as raised:
         in_half(lambda *weights: function(*weights), *operands)
     assert str(raised.value) == str(expected.value)
 

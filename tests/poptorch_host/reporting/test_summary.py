@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from poptorch_host.compiling.supported_ops import supported
 from poptorch_host.reporting.summary import summary
 
-from tests.backend import poptorch
+from tests.backend import host_only, poptorch
 
 from ..models import Function, accumulating, trained
+
+pytestmark = host_only("the summary of a program")
 
 
 class Staged(torch.nn.Module):

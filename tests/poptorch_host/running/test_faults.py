@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.backend import poptorch
+from tests.backend import needs_core, poptorch, raises
 
 from ..models import Classifier, Function, classifier_batch
 
@@ -35,11 +35,12 @@ FAULTS = {
 }
 
 
+@needs_core("it stops at floating-point exceptions")
 @pytest.mark.filterwarnings("ignore:var_mean")
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_fault_is_an_error_that_names_the_operation(name):
     function, value, words = FAULTS[name]
-    with pytest.raises(poptorch.Error, match=words):
+    with raises(poptorch.Error, match=words):
         inference(function)(value)
     inference(function, enabled=False)(value)
 
@@ -84,11 +85,12 @@ def trainer(model, lr=0.1, accumulation=1):
     return poptorch.trainingModel(model, options, poptorch.optim.SGD(model.parameters(), lr=lr, momentum=0.9))
 
 
+@needs_core("it stops at floating-point exceptions")
 def test_fault_of_a_backward_pass_is_an_error_and_the_next_update_forgets_it():
     model, other = Steep(), Steep()
     step, unharmed = trainer(model, accumulation=2), trainer(other, accumulation=2)
     good = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    with pytest.raises(poptorch.Error, match="Floating point exception"):
+    with raises(poptorch.Error, match="Floating point exception"):
         step(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
     assert model.weight.tolist() == [1.0, 1.0]
     step(good), unharmed(good)
@@ -108,8 +110,9 @@ class Normed(torch.nn.Module):
         return poptorch.identity_loss((self.norm(x + self.shift) * 1e38).sum(), "none")
 
 
+@needs_core("it stops at floating-point exceptions")
 def test_fault_among_the_later_gradients_of_a_norm_names_its_backward_pass():
-    with pytest.raises(poptorch.Error, match="batch_norm_backward of"):
+    with raises(poptorch.Error, match="batch_norm_backward of"):
         trainer(Normed())(torch.ones(8, 1))
 
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 from poptorch_host import host
 
-from tests.backend import poptorch
+from tests.backend import host_only, poptorch
 
 from ..models import Classifier, Function, accumulating, classifier_batch, trained
+
+pytestmark = host_only("how many micro-batches one forward covers")
 
 
 @pytest.fixture(autouse=True)

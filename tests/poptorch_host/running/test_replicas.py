@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tests.backend import poptorch
+from tests.backend import host_only, needs_core, poptorch, raises
 
 from ..models import Classifier, accumulating, classifier_batch, trained
 
@@ -26,14 +26,16 @@ class Counting(torch.nn.Module):
         return self.sum * 1
 
 
+@needs_core("it has groups of replicas")
 def test_buffers_that_forward_updates_cannot_be_broadcast():
-    with pytest.raises(poptorch.Error, match="does not support broadcasting buffers.*sum"):
+    with raises(poptorch.Error, match="does not support broadcasting buffers.*sum"):
         poptorch.inferenceModel(Counting(), poptorch.Options().replicationFactor(2))(torch.ones(2))
     grouped = poptorch.Options().replicationFactor(2)
     grouped.inputReplicaGrouping(2, KINDS.Consecutive)
     poptorch.inferenceModel(Counting(), grouped)(torch.ones(1))
 
 
+@needs_core("it has groups of replicas")
 def test_replicas_keep_buffers_of_their_own():
     options = poptorch.Options().replicationFactor(2).deviceIterations(2).broadcastBuffers(False)
     model = Counting()
@@ -64,7 +66,11 @@ def test_replicas_and_accumulation_are_one_batch(reduction):
 
     batch = classifier_batch(12)
     expected = weight(poptorch.Options(), batch, 0.1 * (6 if reduction == "Sum" else 1))
-    for options in (accumulating(6), accumulating(2).replicationFactor(3), poptorch.Options().replicationFactor(6)):
+    for options in (
+        accumulating(6),
+        accumulating(2).autoRoundNumIPUs().replicationFactor(3),
+        poptorch.Options().autoRoundNumIPUs().replicationFactor(6),
+    ):
         torch.testing.assert_close(weight(options, batch, 0.1), expected)
 
 
@@ -79,6 +85,7 @@ class Grouped(torch.nn.Module):
         return x * self.weight, poptorch.identity_loss(x * self.weight, "sum")
 
 
+@needs_core("it has groups of replicas")
 @pytest.mark.parametrize(
     "kind, size, rows",
     [
@@ -104,6 +111,7 @@ def test_groups_of_replicas_have_weights_of_their_own(kind, size, rows, reductio
     torch.testing.assert_close(model.weight.detach(), start - torch.tensor(gradients).view(-1, 1))
 
 
+@needs_core("it has groups of replicas")
 @pytest.mark.parametrize(
     "groups, shared", [(KINDS.Consecutive, KINDS.Orthogonal), (KINDS.Orthogonal, KINDS.Consecutive)]
 )
@@ -115,7 +123,11 @@ def test_weights_and_data_cut_across_each_other_train_like_the_whole(groups, sha
     shards = whole.view(5, 3, 2).transpose(0, 1)
     model = Product(shards)
     options = (
-        poptorch.Options().replicationFactor(6).inputReplicaGrouping(3, shared).outputMode(poptorch.OutputMode.All)
+        poptorch.Options()
+        .autoRoundNumIPUs()
+        .replicationFactor(6)
+        .inputReplicaGrouping(3, shared)
+        .outputMode(poptorch.OutputMode.All)
     )
     executor = trained(model, options, lr=0.1)
     executor.weight.replicaGrouping(groups, 2, ONE)
@@ -136,6 +148,7 @@ class Product(Grouped):
         return product, poptorch.identity_loss(product**2, "mean")
 
 
+@needs_core("it has groups of replicas")
 def test_replicas_without_groups_are_compiled_with_a_row_and_keep_states_of_their_own():
     model = Product(torch.ones(4, 6))
     optimizer = poptorch.optim.AdamW(model.parameters(), 0.1)
@@ -151,12 +164,14 @@ def test_replicas_without_groups_are_compiled_with_a_row_and_keep_states_of_thei
     assert optimizer.state_dict()["ipu_state"]["Step___weight"].tolist() == [2, 2, 2, 2]
 
 
+@needs_core("it has groups of replicas")
 def test_all_replicas_share_without_a_dimension_in_front():
     executor = trained(Grouped(torch.ones(1)), poptorch.Options().replicationFactor(2))
     executor.weight.replicaGrouping(KINDS.All, 0, ONE)
     assert executor(torch.ones(2))[0].tolist() == [1, 1]
 
 
+@needs_core("it has groups of replicas")
 def test_every_replica_can_be_fetched():
     model = Grouped(torch.tensor([[1.0], [2.0]]))
     executor = trained(model, poptorch.Options().replicationFactor(4), lr=2.0)
@@ -167,6 +182,7 @@ def test_every_replica_can_be_fetched():
     assert executor(torch.ones(4))[0].tolist() == [0, 0, 1, 1]
 
 
+@needs_core("it has groups of replicas")
 def test_groupings_are_exported_with_the_model(tmp_path):
     executor = trained(Grouped(torch.tensor([[2.0], [3.0]])), poptorch.Options().replicationFactor(2))
     executor.weight.replicaGrouping(KINDS.NoGrouping, 0, ONE)
@@ -176,19 +192,21 @@ def test_groupings_are_exported_with_the_model(tmp_path):
         assert torch.equal(loaded(torch.ones(2))[0], executor(torch.ones(2))[0])
 
 
+@needs_core("it has groups of replicas")
 def test_groupings_are_checked():
     executor = trained(Grouped(torch.ones(3, 1)), poptorch.Options().replicationFactor(4))
-    with pytest.raises(AssertionError):
+    with raises(AssertionError):
         executor.weight.replicaGrouping("All", 0, ONE)
     executor.weight.replicaGrouping(KINDS.NoGrouping, 0, ONE)
-    with pytest.raises(poptorch.Error, match="must be the number of groups, 4"):
+    with raises(poptorch.Error, match="must be the number of groups, 4"):
         executor(torch.ones(4))
     executor = trained(Grouped(torch.ones(4, 1)), poptorch.Options().replicationFactor(4))
     executor.weight.replicaGrouping(KINDS.Consecutive, 3, ONE)
-    with pytest.raises(poptorch.Error, match="do not divide"):
+    with raises(poptorch.Error, match="do not divide"):
         executor(torch.ones(4))
 
 
+@needs_core("it has groups of replicas")
 def test_the_proxy_of_a_parameter_behaves_like_it():
     model = Grouped(torch.tensor([3.0]))
     executor = poptorch.inferenceModel(model)
@@ -228,6 +246,7 @@ torch.save(wrapped.state_dict(), f"{out}/{world}_{rank}.pt")
 """
 
 
+@host_only("processes joined by torch.distributed")
 def test_two_processes_with_half_the_replicas_train_like_one(tmp_path):
     import socket
 

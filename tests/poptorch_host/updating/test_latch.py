@@ -7,10 +7,14 @@ import logging
 import pytest
 import torch
 from poptorch_host.updating.latch import OptimizerLatch, read
+from torch.optim import lr_scheduler
 
-from tests.backend import optim, poptorch
+from tests.backend import host_only, optim, poptorch
 from tests.poptorch_host.device import make_net, make_options
 from tests.poptorch_host.logs import warnings_in
+
+pytestmark = host_only("its own modules, driven directly")
+
 
 CLASSES = [optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.LAMB]
 TORCH_CLASSES = [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop]
@@ -315,3 +319,54 @@ def test_change_between_torchs_and_poptorchs_class_reports_nothing(net, log, fir
     latch.set(first(net.parameters(), lr=0.1))
     latch.set(second(net.parameters(), lr=0.1))
     assert not warnings_in(log)
+
+
+# Schedulers
+
+
+SCHEDULERS = {
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 2, 0.5),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [1, 3]),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, abs),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 4),
+    "ConstantLR": lr_scheduler.ConstantLR,
+    "LinearLR": lr_scheduler.LinearLR,
+    "PolynomialLR": lr_scheduler.PolynomialLR,
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda step: 0.7),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, 2, cycle_momentum=False),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=9, cycle_momentum=False),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o, 0.1), lr_scheduler.ExponentialLR(o, 0.9)], [2]
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of:UserWarning")
+@pytest.mark.filterwarnings("ignore:The epoch parameter in:UserWarning")
+@pytest.mark.parametrize("make_scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+@pytest.mark.parametrize("cls", [optim.SGD, optim.AdamW, optim.LAMB, torch.optim.SGD])
+def test_schedulers_change_what_a_compiled_device_accepts(net, log, cls, make_scheduler):
+    optimizer = cls(net.parameters(), lr=0.1)
+    latch = OptimizerLatch(poptorch.Options())
+    latch.set(optimizer)
+    scheduler = make_scheduler(optimizer)
+    rates = []
+    for _ in range(5):
+        scheduler.step()
+        latch.set(optimizer, compiled=True)
+        rates.append(latch.latched.groups[0]["lr"].value)
+        assert rates[-1] == optimizer.param_groups[0]["lr"]
+    assert len(set(rates)) > 1 and not warnings_in(log)
+
+
+def test_reduce_on_plateau_changes_what_a_compiled_device_accepts(net):
+    optimizer = optim.AdamW(net.parameters(), lr=0.1)
+    latch = OptimizerLatch(poptorch.Options())
+    latch.set(optimizer)
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+    for loss in (1.0, 1.0, 1.0):
+        scheduler.step(loss)
+    assert latch.set(optimizer, compiled=True)
+    assert latch.latched.groups[0]["lr"].value == pytest.approx(0.001)

@@ -11,8 +11,11 @@ import pytest
 import torch
 from poptorch_host.updating.state_names import LOSS_SCALING
 
-from tests.backend import optim, poptorch
+from tests.backend import host_only, optim, poptorch
 from tests.poptorch_host.device import Device, assert_close, make_batches, make_net, make_options
+
+pytestmark = host_only("its own modules, driven directly")
+
 
 NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]
 OPTIMIZERS = {

@@ -12,10 +12,14 @@ import torch.multiprocessing as multiprocessing
 from poptorch_host.precision.loss_scale import LossScale
 from poptorch_host.updating import reduce
 
-from tests.backend import optim, poptorch
+from tests.backend import host_only, optim, poptorch
 from tests.poptorch_host.device import Device, WithLoss, assert_close, make_batches, make_options
 
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this PyTorch is built without torch.distributed")
+pytestmark = [
+    host_only("its own modules, driven directly"),
+    pytest.mark.skipif(not dist.is_available(), reason="this PyTorch is built without torch.distributed"),
+]
+
 
 STEPS, ACCUMULATION = 3, 2
 

@@ -11,7 +11,7 @@ import pickle
 import pytest
 import torch
 
-from tests.backend import optim, poptorch
+from tests.backend import host_only, needs_core, optim, poptorch, raises
 from tests.poptorch_host.device import WithLoss, assert_close, make_batches, make_options
 
 HALF = torch.float16
@@ -115,6 +115,7 @@ def test_groups_have_rates_of_their_own_which_a_new_optimizer_can_change(cls):
     assert torch.equal(end[0], middle[0]) and not torch.equal(end[2], middle[2])
 
 
+@needs_core("it holds the states of the optimizer")
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -127,7 +128,7 @@ def test_constant_changed_after_compilation_is_an_error_and_training_goes_on(cha
     trainer, optimizer = make_trainer(lambda p: optim.SGD(p, lr=0.1))
     train(trainer, 1)
     change(optimizer)
-    with pytest.raises(poptorch.Error, match=message):
+    with raises(poptorch.Error, match=message):
         trainer.setOptimizer(optimizer)
     train(trainer, 1)
 
@@ -149,16 +150,16 @@ def test_constant_can_change_again_after_destroy():
     ],
 )
 def test_optimizer_is_checked_by_the_wrapper_and_by_setoptimizer(make, error):
-    with pytest.raises(error):
+    with raises(error):
         make_trainer(make)
     trainer, _ = make_trainer(lambda p: optim.Adam(p, lr=0.1))
-    with pytest.raises(error):
+    with raises(error):
         trainer.setOptimizer(make(trainer.model.parameters()))
 
 
 def test_nan_for_max_grad_norm_is_an_error_of_compilation():
     trainer, _ = make_trainer(lambda p: optim.SGD(p, lr=0.1, max_grad_norm=float("nan")))
-    with pytest.raises(poptorch.Error, match="max_grad_norm"):
+    with raises(poptorch.Error, match="max_grad_norm"):
         train(trainer, 1)
     assert not trainer.isCompiled()
 
@@ -177,7 +178,7 @@ def test_half_accumulators_set_before_compilation_switch_and_after_it_are_refuse
     assert trainer.options.Training.meanAccumulationAndReplicationReductionStrategy == STRATEGIES.Running
     trainer, _ = make_trainer(lambda p: optim.Adam(p, lr=0.1))
     train(trainer, 1)
-    with pytest.raises(ValueError, match="already compiled"):
+    with raises(ValueError, match="already compiled"):
         trainer.setOptimizer(optim.Adam(trainer.model.parameters(), lr=0.1, accum_type=HALF))
 
 
@@ -197,6 +198,7 @@ def test_scheduler_after_compilation_raises_no_warning(caplog):
 # The program
 
 
+@host_only("the record of a compilation")
 @pytest.mark.parametrize(
     "make, accumulation, per_weight",
     [
@@ -235,6 +237,7 @@ def test_program_lists_the_operations_of_the_update_for_each_weight(make, accumu
     assert update == {kind: 4 * count for kind, count in per_weight.items()}
 
 
+@host_only("the record of a compilation")
 def test_program_names_the_types_of_weights_and_states():
     trainer, _ = make_trainer(lambda p: optim.Adam(p, first_order_momentum_accum_type=HALF), dtype=HALF)
     train(trainer, 1, HALF)
@@ -269,6 +272,7 @@ def differing(left, right):
     }
 
 
+@needs_core("it holds the states of the optimizer")
 @every_stateful
 def test_state_is_none_then_there_from_compilation_and_follows_training(make):
     trainer, optimizer = make_trainer(make)
@@ -345,6 +349,7 @@ def test_replaced_optimizer_goes_on_with_the_momenta_on_the_device():
     assert_close(weights_of(train(trainer, 2)), weights_of(train(whole, 2)), 0)
 
 
+@needs_core("it holds the states of the optimizer")
 def test_optimizer_in_use_can_be_pickled_with_its_state():
     trainer, optimizer = make_trainer(STATEFUL["adamw"])
     train(trainer, 2)
@@ -372,6 +377,7 @@ def make_half_trainer(seed, **arguments):
     return make_trainer(lambda p: optim.AdamW(p, lr=1e-3, accum_type=HALF, **arguments), options, HALF)
 
 
+@needs_core("it holds the states of the optimizer")
 def test_half_training_is_reproducible_from_the_seed():
     first, same, other = [weights_of(train(make_half_trainer(seed)[0], 4, HALF)) for seed in (1, 1, 2)]
     assert all(weight.dtype == HALF for weight in first)
@@ -391,6 +397,7 @@ def test_rng_state_brings_back_the_rounding_of_weights():
     assert_close(weights_of(train(trainer, 3, HALF)), expected, 0)
 
 
+@needs_core("it holds the states of the optimizer")
 def test_automatic_loss_scaling_shows_in_state_and_anchor():
     trainer, optimizer = make_half_trainer(1, loss_scaling=16.0)
     for step in range(1, 4):

@@ -8,8 +8,11 @@ import pytest
 import torch
 from poptorch_host.updating.update import WeightUpdate
 
-from tests.backend import optim, poptorch
+from tests.backend import host_only, optim, poptorch
 from tests.poptorch_host.device import Device, assert_close, make_batches, make_net, make_options, train_on_host
+
+pytestmark = host_only("its own modules, driven directly")
+
 
 STRATEGIES = poptorch.MeanReductionStrategy
 SUM = poptorch.ReductionType.Sum
