@@ -98,7 +98,7 @@ def test_iteration_that_never_starts_uses_up_no_permutation():
 
 
 def test_shuffling_needs_a_seed_that_processes_share():
-    with raises(AssertionError, match="must set options.randomSeed"):
+    with raises(AssertionError, match="same options.randomSeed"):
         loader_of(0, 2, 20, shuffle=True)
 
 
