@@ -41,7 +41,7 @@ class ElementLayout:
     def __init__(self, element: Any, rebatched_size: Optional[int]) -> None:
         tensors = _tensors_of(element)
         if any(tensor.requires_grad for tensor in tensors):
-            raise createPoptorchError("a tensor that requires grad cannot be shared with another process: detach() it")
+            raise createPoptorchError("tensors that require grad cannot be shared with another process: detach() them")
         self._keys = _keys_of(element)
         self._is_sequence = isinstance(element, (list, tuple))
         self._custom = element if _is_custom(element) else None
