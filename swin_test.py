@@ -25,6 +25,7 @@ import validate
 from common.command_line import run_command
 from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_NONFINITE, EXIT_PREEMPTED, EXIT_USAGE, Preempted, Refusal
 from common.signals import StopRequest
+from config import get_config
 from dataset.samples import ImageDataset
 from training import checkpoint, loop
 from training.prediction import describe
@@ -155,7 +156,9 @@ def test_training_leaves_its_files(unbroken):
 def test_log_says_what_the_result_depends_on(unbroken):
     log = (unbroken[0] / "log.txt").read_text()
     assert f"device: CPU, poptorch_host 3.4.0+host, PyTorch {torch.__version__}, timm " in log
-    assert "GMACs an image" in log and "WARMUP_EPOCHS: 1" in log
+    assert "GMACs an image" in log and "TRAIN.WARMUP_EPOCHS 1" in log
+    assert "configuration: SWIN_DEMO with " in log and "MODEL.SWIN.PATCH_SIZE" not in log  # as the named one has it
+    assert get_config(str(unbroken[0] / "config.yaml")).TRAIN.WARMUP_EPOCHS == 1
 
 
 def test_log_has_the_lines_that_benchmarks_read(unbroken):
@@ -357,7 +360,9 @@ def test_run_from_a_named_checkpoint_goes_on_from_its_own_once_that_is_further(d
     named = ["--resume", str(tmp_path / "first" / "last.pth")]
     train(digits, tmp_path / "second", *named, "--training-steps", "7")
     assert_same_run(train(digits, tmp_path / "second", *named), unbroken[1])
-    begins = re.findall(r"resuming from (\S+): epoch \d, update (\d+)", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert "resuming from" in (tmp_path / "second" / "log.txt").read_text()
+    begins = re.findall(r"resuming from (\S+): epoch \d, update (\d+)", shown)
     assert begins == [(str(tmp_path / "first" / "last.pth"), "3"), (str(tmp_path / "second" / "last.pth"), "7")]
 
 

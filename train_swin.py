@@ -36,7 +36,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     stages = host_pipeline.stages(config)
     with StopRequest().installed() as stop, processes.joined(config, stages) as launch:
         with console_log(launch.is_leader), errors_refused("the device failed"):
-            arguments.log_keys_without_meaning(args)
+            arguments.log_configuration(args, config)
             if args.throughput:
                 evaluation.measure_throughput(config, launch)
             elif args.eval:

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Iterator, List, Optional
 
 from common.files import open_regular
 
@@ -22,7 +22,7 @@ def console_log(is_leader: bool) -> Iterator[None]:
     logger.setLevel(logging.INFO if is_leader else logging.WARNING)
     logger.propagate = False
     try:
-        with _log_to(logging.StreamHandler(sys.stdout)):
+        with _log_to(_Kept()), _log_to(logging.StreamHandler(sys.stdout)):
             yield
     finally:
         logger.setLevel(level)
@@ -31,13 +31,37 @@ def console_log(is_leader: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def file_log(path: Path) -> Iterator[None]:
-    """Also appends the log to the regular file at `path` inside the context.
+    """Also appends the log to the regular file at `path` inside the context, beginning with what the console showed.
 
     Raises:
         OSError: if it cannot be opened, or is something else.
     """
-    with _log_to(_LogFile(str(path), encoding="utf-8")):
+    handler = _LogFile(str(path), encoding="utf-8")
+    with _log_to(handler):
+        for kept in [other for other in logger.handlers if isinstance(other, _Kept)]:
+            for record in kept.take():
+                handler.handle(record)
         yield
+
+
+class _Kept(logging.Handler):
+    """Keeps the first records for a log file that is opened later."""
+
+    MOST = 1000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: Optional[List[logging.LogRecord]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by logging for each record."""
+        if self._records is not None and len(self._records) < self.MOST:
+            self._records.append(record)
+
+    def take(self) -> List[logging.LogRecord]:
+        """The records so far; no more are kept."""
+        taken, self._records = self._records or [], None
+        return taken
 
 
 class _LogFile(logging.FileHandler):

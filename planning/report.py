@@ -65,11 +65,13 @@ def draw(config: CfgNode, path: Path) -> None:
     plan = make_plan(config)
     figure = Figure(figsize=(max(10.0, 3.0 + 0.85 * len(plan.ipus)), 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(
-        f"{config.MODEL.NAME}, {config.MODEL.PRECISION}, micro-batch {plan.micro_batch}, stages: "
-        f"{len(plan.stages)}, IPUs a replica: {len(plan.ipus)}"
-    )
     work, memory = figure.subplots(2, 1, sharex=True)
+    work.set_title(
+        f"{config.MODEL.NAME}, {config.MODEL.PRECISION}, micro-batch {plan.micro_batch}, stages: "
+        f"{len(plan.stages)}, IPUs a replica: {len(plan.ipus)}\n"
+        f"slowest over mean {plan.balance:.2f}, bubble {plan.bubble:.1%}, {plan.macs / 1e9:.2f} GMACs an image",
+        fontsize=11,
+    )
     _draw_work(work, plan)
     _draw_memory(memory, plan)
     try:
@@ -251,13 +253,9 @@ def _draw_work(axes: Any, plan: Plan) -> None:
     axes.bar(range(len(shares)), shares, color=COLOURS[0], zorder=2)
     axes.axhline(mean, color="#555555", linestyle="--", linewidth=1, zorder=3, label=f"mean {mean:.1f}")
     for place, share in enumerate(shares):
-        _label(axes, place, share, f"{share:.1f}")
+        _label(axes, place, share, f"{share:.1f}", inside=share > 0.2 * max(shares))  # off the line of the mean
     axes.set_ylim(0, 1.15 * max(shares))
     axes.set_ylabel("share of forward MACs (%)")
-    axes.set_title(
-        f"slowest over mean {plan.balance:.2f}, bubble {plan.bubble:.1%}, {plan.macs / 1e9:.2f} GMACs an image",
-        fontsize=10,
-    )
     _legend(axes)
 
 
@@ -289,11 +287,11 @@ def _draw_memory(axes: Any, plan: Plan) -> None:
     _legend(axes)
 
 
-def _label(axes: Any, place: int, height: float, words: str, colour: str = "black") -> None:
-    """Writes a label above a bar, on a background that covers grid lines."""
+def _label(axes: Any, place: int, height: float, words: str, colour: str = "black", inside: bool = False) -> None:
+    """Writes a label above a bar, on a background that covers grid lines, or at the foot inside the bar."""
     axes.annotate(
         words,
-        (place, height),
+        (place, 0 if inside else height),
         (0, 3),
         textcoords="offset points",
         ha="center",

@@ -12,7 +12,7 @@ from common.command_line import CommandLine
 from common.errors import Refusal
 from common.launch import DEVICES
 from common.logs import logger
-from configs.official import known_flag
+from configs.official import flat, known_flag
 from planning.geometry import configured_classes
 
 TRAINING = ("train",)
@@ -173,6 +173,14 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
         ("MODEL.NUM_CLASSES", config.MODEL.NUM_CLASSES or classes or configured_classes(config)),
     ]
     return configuration.get_config(args.cfg, args.opts, given + generated, saved)
+
+
+def log_configuration(args: argparse.Namespace, config: CfgNode) -> None:
+    """Says in one line what differs from the configuration that --cfg names; see also `log_keys_without_meaning`."""
+    named, ours = (dict(flat(tree)) for tree in (configuration.get_config(args.cfg), config))
+    changes = [f"{key} {value if value != '' else repr(value)}" for key, value in ours.items() if value != named[key]]
+    logger.info("configuration: %s%s", args.cfg, f" with {', '.join(changes)}" if changes else "")
+    log_keys_without_meaning(args)
 
 
 def log_keys_without_meaning(args: argparse.Namespace) -> None:

@@ -39,12 +39,13 @@ class Accuracy(NamedTuple):
         return 100.0 * self.top1_correct / self.images
 
     @property
-    def top5(self) -> float:
-        """Top-5 accuracy in per cent."""
-        return 100.0 * self.top5_correct / self.images
+    def top5(self) -> Optional[float]:
+        """Top-5 accuracy in per cent; None for fewer than six classes."""
+        return None if 0 < len(self.classes) < 6 else 100.0 * self.top5_correct / self.images
 
     def __str__(self) -> str:
-        return f"top-1: {self.top1:.2f} % top-5: {self.top5:.2f} % images: {self.images}"
+        top5 = "" if self.top5 is None else f" top-5: {self.top5:.2f} %"
+        return f"top-1: {self.top1:.2f} %{top5} images: {self.images}"
 
 
 def evaluate(validator: Any, loader: Any, images: int, launch: Launch) -> Accuracy:

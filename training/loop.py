@@ -40,7 +40,7 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
                 return
             with output_folder.logged(folder, launch), errors_refused("the device failed"):
                 status.begin(progress)
-                logger.info("configuration:\n%s", config.dump())
+                output_folder.write_configuration(folder, config, launch)
                 track = output_folder.open_tracker(config, launch)
                 run = build_run(config, launch, folder, state)
                 with Saver(folder if launch.is_leader else None, status, config.TRAIN.KEEP).running() as saver:
@@ -64,7 +64,8 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
             "throughput": round(throughput, 1),
         }
         accuracy = validate_epoch(run, progress)
-        row.update(top1=accuracy and round(accuracy.top1, 4), top5=accuracy and round(accuracy.top5, 4))
+        row.update(top1=accuracy and round(accuracy.top1, 4))
+        row.update(top5=None if accuracy is None or accuracy.top5 is None else round(accuracy.top5, 4))
         with stop.deferred():
             best = progress.best_top1 if accuracy is None else max(accuracy.top1, progress.best_top1)
             is_best = best > progress.best_top1

@@ -78,6 +78,12 @@ def logged(folder: Optional[Path], launch: Launch) -> Iterator[None]:
         yield
 
 
+def write_configuration(folder: Optional[Path], config: CfgNode, launch: Launch) -> None:
+    """Writes the whole configuration to config.yaml, which --cfg takes."""
+    if folder is not None and launch.is_leader:
+        _note(folder / "config.yaml", config.dump())
+
+
 def open_tracker(config: CfgNode, launch: Launch) -> Callable[[Dict[str, Any]], None]:
     """A function that logs a row of metrics to Weights & Biases if --wandb is given (WANDB_ variables apply).
 

@@ -225,3 +225,20 @@ def test_picture_that_cannot_be_written_is_refused(undisturbed, path, said):
     pytest.importorskip("matplotlib")
     with pytest.raises(Refusal, match=said):
         train_swin.main(["--cfg", "SWIN_DEMO", "--plan", "--plan-output", path])
+
+
+def test_labels_of_work_are_not_on_the_line_of_the_mean(undisturbed, monkeypatch):
+    figure_module = pytest.importorskip("matplotlib.figure")
+    drawn, plain = [], figure_module.Figure.savefig
+    monkeypatch.setattr(
+        figure_module.Figure,
+        "savefig",
+        lambda self, *args, **kwargs: drawn.append(self) or plain(self, *args, **kwargs),
+    )
+    train_swin.main(["--cfg", "SWIN_BASE", "--plan-output", "plan.png"])
+    figure, work = drawn[0], drawn[0].axes[0]
+    mean = work.transData.transform((0, work.lines[0].get_ydata()[0]))[1]
+    renderer = figure.canvas.get_renderer()
+    boxes = [label.get_window_extent(renderer) for label in work.texts]
+    assert len(boxes) == 8 and not [box for box in boxes if box.y0 <= mean <= box.y1]
+    assert figure.get_suptitle() == "" and len(work.get_title().splitlines()) == 2
