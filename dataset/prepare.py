@@ -31,11 +31,11 @@ from common.command_line import CommandLine, run_command
 from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.logs import console_log, logger
 from dataset.decode import MAX_FILE_BYTES, BadImage, shown
-from dataset.image_folder import open_split
+from dataset.image_folder import ImageFolder, open_split
 from utils import one_line, reason
 
 MARKER = ".prepared.json"
-DIGITS_HELD_OUT = 0.2  # share of each class that is for validation
+HELD_OUT = 0.2  # share of each class that is for validation
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
 IMAGENETTE = ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3")
@@ -112,7 +112,7 @@ def _digits(out: Path, source: Optional[Path]) -> None:
     for label in range(10):
         members = np.flatnonzero(data.target == label)
         shuffled = np.random.RandomState(label).permutation(members)
-        held_out[shuffled[: round(DIGITS_HELD_OUT * len(members))]] = True
+        held_out[shuffled[: round(HELD_OUT * len(members))]] = True
     names = [str(label) for label in range(10)]
     _write_images(out / "train", images[~held_out], data.target[~held_out], names)
     _write_images(out / "validation", images[held_out], data.target[held_out], names)
@@ -241,11 +241,29 @@ def _zip(out: Path, source: Optional[Path]) -> None:
         (out / f"{split}_map.txt").write_text("".join(lines), encoding="utf-8")
 
 
+def _photos(out: Path, source: Optional[Path]) -> None:
+    """Splits a folder with one folder a class: a fifth of each class, at least one image, is held out."""
+    if source is None:
+        raise Refusal("photos splits a folder of classes: give it by --source")
+    folder = ImageFolder(source)
+    for label, name in enumerate(folder.classes):
+        members = np.flatnonzero(folder.labels == label).tolist()
+        if len(members) < 2:
+            raise Refusal(f"{shown(source)}: {shown(name)} has one image: two are needed, one to validate", EXIT_DATA)
+        shuffled = np.random.RandomState(label).permutation(members).tolist()
+        held_out = set(shuffled[: max(round(HELD_OUT * len(members)), 1)])
+        for index in members:
+            target = out / ("validation" if index in held_out else "train") / folder.relative(index)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder.name(index), str(target))
+
+
 PREPARERS: Dict[str, Callable[[Path, Optional[Path]], None]] = {
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,
     "cifar10": _cifar10,
     "imagenette": _imagenette,
+    "photos": _photos,
     "zip": _zip,
 }
 
@@ -300,7 +318,7 @@ def _arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace:
         "--source",
         type=Path,
         metavar="DIR",
-        help="folder of the original files, instead of a download; for zip: the data set to pack",
+        help="folder of the original files, instead of a download; for photos and zip: the folder to split or pack",
     )
     return parser.parse(arguments)
 

@@ -14,7 +14,9 @@ from planning.geometry import configured_layers
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("configs", "dataset", "models", "planning", "training")
-RECIPES_1K = [name for name in named_configs() if "22K_PRETRAIN" not in name and name != "SWIN_DEMO"]
+RECIPES_1K = [
+    name for name in named_configs() if "22K_PRETRAIN" not in name and name.split("_")[1] not in ("DEMO", "PHOTOS")
+]
 
 
 def refusal(*args, **kwargs) -> str:
