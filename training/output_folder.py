@@ -21,7 +21,7 @@ from common.logs import file_log
 from training import checkpoint, status
 from utils import reason
 
-LOCK, LOG, METRICS = ".lock", "log.txt", "metrics.csv"
+LOCK, LOG, METRICS, CONFIGURATION = ".lock", "log.txt", "metrics.csv", "config.yaml"
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def logged(folder: Optional[Path], launch: Launch) -> Iterator[None]:
 def write_configuration(folder: Optional[Path], config: CfgNode, launch: Launch) -> None:
     """Writes the whole configuration to config.yaml, which --cfg takes."""
     if folder is not None and launch.is_leader:
-        _note(folder / "config.yaml", config.dump())
+        status.note(folder / CONFIGURATION, config.dump())
 
 
 def open_tracker(config: CfgNode, launch: Launch) -> Callable[[Dict[str, Any]], None]:
