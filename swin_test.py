@@ -27,6 +27,7 @@ from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_NONFINITE, EXIT_PREEM
 from common.signals import StopRequest
 from config import get_config
 from dataset.samples import ImageDataset
+from tests.backend import DEVICE, poptorch
 from training import checkpoint, loop
 from training.prediction import describe
 
@@ -52,7 +53,7 @@ OPTS = [
     "AUG.MIXUP",
     "0.2",
 ]
-SMALL = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--epochs", "4", "--opts", *OPTS]
+SMALL = ["--cfg", "SWIN_DEMO", "--device", DEVICE, "--epochs", "4", "--opts", *OPTS]
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +130,7 @@ def test_demonstration_learns_real_scans(all_digits, tmp_path):
             "--cfg",
             "SWIN_DEMO",
             "--device",
-            "cpu",
+            DEVICE,
             "--epochs",
             "8",
             "--data-path",
@@ -155,7 +156,8 @@ def test_training_leaves_its_files(unbroken):
 
 def test_log_says_what_the_result_depends_on(unbroken):
     log = (unbroken[0] / "log.txt").read_text()
-    assert f"device: CPU, poptorch_host 3.4.0+host, PyTorch {torch.__version__}, timm " in log
+    name = {"cpu": "CPU, poptorch_host", "ipu": "IPU, PopTorch"}[DEVICE]
+    assert f"device: {name} {poptorch.__version__}, PyTorch {torch.__version__}, timm " in log
     assert "GMACs an image" in log and "TRAIN.WARMUP_EPOCHS 1" in log
     assert "configuration: SWIN_DEMO with " in log and "MODEL.SWIN.PATCH_SIZE" not in log  # as the named one has it
     assert get_config(str(unbroken[0] / "config.yaml")).TRAIN.WARMUP_EPOCHS == 1
@@ -171,14 +173,14 @@ def test_log_has_the_lines_that_benchmarks_read(unbroken):
 def test_validation_command_counts_every_image_and_agrees_with_training(digits, unbroken, capsys):
     output, state = unbroken
     best = max(row["top1"] for row in state["progress"]["epochs"])
-    validate.main(["--data-path", str(digits), "--checkpoint", str(output / "best.pth"), "--device", "cpu"])
+    validate.main(["--data-path", str(digits), "--checkpoint", str(output / "best.pth"), "--device", DEVICE])
     said = re.search(r"top-1: ([\d.]+) % top-5: ([\d.]+) % images: (\d+)", capsys.readouterr().out)
     assert (float(said[1]), int(said[3])) == (pytest.approx(best, abs=0.005), 37)
 
 
 def test_accuracies_of_the_classes_add_up_to_that_of_all(digits, unbroken, capsys):
     validate.main(
-        ["--data-path", str(digits), "--checkpoint", str(unbroken[0] / "best.pth"), "--device", "cpu", "--per-class"]
+        ["--data-path", str(digits), "--checkpoint", str(unbroken[0] / "best.pth"), "--device", DEVICE, "--per-class"]
     )
     out = capsys.readouterr().out
     classes = re.findall(r"class (\d): top-1: ([\d.]+) % images: (\d+)", out)
@@ -195,7 +197,7 @@ def test_prediction_tells_the_classes_that_validation_counts(digits, unbroken, c
             "--checkpoint",
             best,
             "--device",
-            "cpu",
+            DEVICE,
             "--top",
             "3",
             str(folder / "0"),
@@ -215,7 +217,7 @@ def test_prediction_goes_on_after_what_is_no_image(digits, unbroken, tmp_path):
     digit = next((digits / "validation" / "7").iterdir())
     (tmp_path / "text.png").write_text("no picture")
     shutil.copy(digit, tmp_path / "good.png")
-    weights = ["--checkpoint", str(unbroken[0] / "best.pth"), "--device", "cpu"]
+    weights = ["--checkpoint", str(unbroken[0] / "best.pth"), "--device", DEVICE]
     done = run("predict.py", *weights, "./text.png", "good.png", "./", cwd=tmp_path)
     assert done.returncode == EXIT_DATA and "2 of 4 files are no images" in done.stderr
     predicted = [line.split(":")[0] for line in done.stdout.splitlines() if "%" in line]
@@ -227,7 +229,7 @@ def test_prediction_refuses_what_is_no_image(digits, unbroken, tmp_path):
     (tmp_path / "empty").mkdir()
     for name, said in (("text.png", "1 of 1 files"), ("empty", "has no images"), ("none", "is no file or folder")):
         with pytest.raises(Refusal, match=said) as caught:
-            predict.main(["--checkpoint", str(unbroken[0] / "best.pth"), "--device", "cpu", str(tmp_path / name)])
+            predict.main(["--checkpoint", str(unbroken[0] / "best.pth"), "--device", DEVICE, str(tmp_path / name)])
         assert caught.value.code == EXIT_DATA
 
 
@@ -247,7 +249,7 @@ def test_accuracy_does_not_depend_on_batch_and_replicas(digits, unbroken, capsys
             "--checkpoint",
             str(output / "best.pth"),
             "--device",
-            "cpu",
+            DEVICE,
             "--batch-size",
             batch,
             "--replicas",
@@ -258,7 +260,7 @@ def test_accuracy_does_not_depend_on_batch_and_replicas(digits, unbroken, capsys
 
 
 def test_validation_runs_on_generated_images(unbroken, capsys):
-    validate.main(["--checkpoint", str(unbroken[0] / "best.pth"), "--synthetic", "--device", "cpu"])
+    validate.main(["--checkpoint", str(unbroken[0] / "best.pth"), "--synthetic", "--device", DEVICE])
     assert "images: 512" in capsys.readouterr().out.strip().splitlines()[-1]
 
 

@@ -19,6 +19,7 @@ from models.build import SwinClassifier, build_pipeline
 from models.pretrained import Wanted, check_exists, load_pretrained
 from optimizer import build_optimizer
 from options import inference_options, training_options
+from planning.placement import ipus_of, pipeline_stages
 from training import checkpoint, host_pipeline, processes
 from training.compiling import compile_program
 from training.progress import Progress, check_same_data, check_same_run
@@ -137,7 +138,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     )
     compile_program(trainer, "training", example_batch(config, options, classes, training=True))
     if state:
-        _restore_randomness(run, state["rng_states"])
+        _restore_randomness(run, state)
     return run
 
 
@@ -165,15 +166,24 @@ def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
         group.update(settings)
 
 
-def _restore_randomness(run: Run, states: List[Any]) -> None:
+def random_device(config: CfgNode, launch: Launch) -> str:
+    """What a process's random state belongs to; to other devices it means nothing."""
+    if not accelerator.is_ipu():
+        return accelerator.selected().device
+    return f"{ipus_of(pipeline_stages(config)) * launch.local_replicas} IPUs"
+
+
+def _restore_randomness(run: Run, state: Dict[str, Any]) -> None:
     """Each process gets its own state back; the seed starts anew where the processes or their devices are others.
 
-    States of a CPU, of a GPU and of so many IPUs differ in their length, and none means anything to another device.
+    The devices are compared by name: an IPU that has not run yet does not tell how long its state is.
     """
+    states, here = state["rng_states"], random_device(run.config, run.launch)
+    there = state.get("rng_device", here)
     if len(states) != run.launch.processes:
         origin = f"{len(states)} processes, not {run.launch.processes}"
-    elif len(states[run.launch.process]) != len(run.trainer.rng_state):
-        origin = "another kind or number of devices"
+    elif there != here:
+        origin = f"another device, {there} and not {here}"
     else:
         run.trainer.rng_state = states[run.launch.process]
         return

@@ -18,7 +18,7 @@ from common.signals import StopRequest
 from dataset.workers import batches, deaths_unannounced
 from options import device_generates_data
 from training import output_folder, processes
-from training.building import Run, build_run, find_state
+from training.building import Run, build_run, find_state, random_device
 from training.compiling import errors_refused
 from training.diagnosis import explain
 from training.evaluation import Accuracy, compile_validator, evaluate
@@ -215,6 +215,7 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
                 "model": dict(run.model.state_dict()),
                 "optimizer": run.optimizer.state_dict(),
                 "rng_states": rng_states,
+                "rng_device": random_device(run.config, run.launch),
                 "progress": dataclasses.asdict(progress),
                 "config": run.config.dump(),
                 "classes": list(run.classes),

@@ -16,7 +16,7 @@ from common.archive import DamagedFile, first_non_finite
 from common.errors import Refusal
 from config import parse
 
-FORMAT = 2  # 1: without a digest and counts of updates left out
+FORMAT = 2  # 1: without a digest, counts of updates left out and the device of random states
 MAX_TEXT = 1 << 20
 MAX_COUNT = 1 << 40  # of updates, images and the like
 MAX_PROCESSES = 1 << 16
@@ -217,6 +217,7 @@ FIELDS = {
     "model": Field(_tensors),
     "optimizer": Field(_optimizer),
     "rng_states": Field(_list_of(_random_state, 1, MAX_PROCESSES)),
+    "rng_device": Field(_text, since=2, needed=2),
     "progress": Field(_fields),
     "config": Field(_config),
     "classes": Field(_list_of(_text, 1, 1 << 24)),

@@ -36,6 +36,7 @@ def state(update: int, **changes):
             "progress": dataclasses.asdict(Progress(update=update)),
             "config": "SEED: 0\n",
             "classes": ["a", "b"],
+            "rng_device": "cpu",
             "training_images": 36,
         },
         **changes,
@@ -94,7 +95,7 @@ def test_every_flipped_bit_is_found(tmp_path):
 
 def test_file_without_a_digest_is_read_where_it_is_of_the_first_format_and_refused_where_it_is_not(tmp_path):
     old = state(1)
-    del old["training_images"]
+    del old["training_images"], old["rng_device"]
     for name in ("skipped", "skipped_in_epoch", "skipped_in_row"):
         del old["progress"][name]
     torch.save(dict(old, format=1), tmp_path / "old.pth")

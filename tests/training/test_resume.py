@@ -28,15 +28,15 @@ def train(folder, updates):
     return checkpoint.load(folder / checkpoint.LAST)
 
 
-@pytest.mark.parametrize("words", [3, 20000], ids=["shorter", "longer"])
-def test_checkpoint_of_another_device_goes_on_with_one_warning_of_its_random_state(words, tmp_path, capsys):
+@pytest.mark.parametrize("device, words", [("64 IPUs", 20000), ("gpu", 5)])
+def test_checkpoint_of_another_device_goes_on_with_one_warning_of_its_random_state(device, words, tmp_path, capsys):
     unbroken = train(tmp_path / "unbroken", 4)
     begun = train(tmp_path / "moved", 2)
-    checkpoint.save(tmp_path / "moved", {**begun, "rng_states": [[7] * words]}, is_best=False)
+    checkpoint.save(tmp_path / "moved", {**begun, "rng_states": [[7] * words], "rng_device": device}, is_best=False)
     capsys.readouterr()
     ended = train(tmp_path / "moved", 4)
     warnings = [line for line in capsys.readouterr().out.splitlines() if " WARNING " in line]
-    assert len(warnings) == 1 and "the checkpoint is of another kind or number of devices: random" in warnings[0]
+    assert len(warnings) == 1 and f"the checkpoint is of another device, {device} and not " in warnings[0]
     torch.testing.assert_close(ended["model"], unbroken["model"], rtol=0, atol=0)
     for part in ("ipu_state", "ipu_param"):
         torch.testing.assert_close(ended["optimizer"][part], unbroken["optimizer"][part], rtol=0, atol=0)

@@ -47,6 +47,7 @@ def test_every_field_that_is_saved_is_described():
         ({"rng_states": ["a"]}, "rng_states has a state that is 'a'"),
         ({"rng_states": [[0.5]]}, "rng_states has a state of something but numbers"),
         ({"classes": [1]}, "classes is 1, not a text"),
+        ({"rng_device": 1}, "rng_device is 1, not a text"),
         ({"training_images": 0}, "training_images is 0"),
         ({"later": 1}, "'later' is unknown to format 2"),
         ({"later": 1, "format": 3}, "its format is 3, this program reads 1 to 2 and does not know its fields 'later'"),

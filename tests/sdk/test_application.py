@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The application's commands on the SDK's PopTorch: `pytest --backend sdk tests/sdk`.
+
+With IPUs this is an acceptance test of the machine. Numbers are compared with those of poptorch_host on the CPU, on a
+model without dropout, so that the same samples give the same losses up to rounding.
+"""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import dataset.prepare
+from tests.backend import NAME, needs_core
+from training import checkpoint
+
+pytestmark = pytest.mark.skipif(NAME != "sdk", reason="needs the SDK's poptorch: pytest --backend sdk tests/sdk")
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ["--cfg", "SWIN_DEMO", "--epochs", "2", "--batch-size", "4", "--ga", "8"]
+MODEL = ["MODEL.SWIN.EMBED_DIM", "16", "MODEL.SWIN.DEPTHS", "[2, 2]", "MODEL.SWIN.NUM_HEADS", "[1, 2]"]
+MODEL += ["MODEL.DROP_PATH_RATE", "0.0", "TRAIN.WARMUP_EPOCHS", "1", "TRAIN.BASE_LR", "0.05", "LOG_INTERVAL", "1"]
+ONE_IPU = ["IPU.LAYERS_PER_IPU", "[4]"]
+FOLDED = ["IPU.LAYERS_PER_IPU", "[1, 1.5, 0.5, 1]", "IPU.MAPPING", "[0, 1, 0, 1]"]
+IN_ROW = ["IPU.LAYERS_PER_IPU", "[1, 1.5, 1.5]", "IPU.MAPPING", "[0, 1, 2, 3]"]
+TOLERANCE = 1e-3  # of losses in float32
+
+
+def run(script, *argv, launcher=()):
+    """What a command printed; it has to end well."""
+    command = [*launcher, sys.executable, str(ROOT / script), *map(str, argv)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
+    return ended.stdout
+
+
+def train(digits, output, *opts, device="ipu", flags=(), launcher=()):
+    """The rows of metrics of a run: epoch, update, lr, loss, throughput, top1, top5."""
+    data = ["--data-path", digits, "--output", output, "--device", device]
+    run("train_swin.py", *DEMO, *data, *flags, "--opts", *MODEL, *opts, launcher=launcher)
+    assert json.loads((output / "status.json").read_text())["exit_code"] == 0
+    return rows(output)
+
+
+def rows(output):
+    if not (output / "metrics.csv").exists():
+        return []
+    with open(output / "metrics.csv", newline="") as stream:
+        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(stream)]
+
+
+def losses(found):
+    return pytest.approx([row["loss"] for row in found], rel=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """160 scans to train on and 40 to validate on."""
+    every, few = tmp_path_factory.mktemp("data") / "all", tmp_path_factory.mktemp("data") / "few"
+    dataset.prepare.main(["digits", "--out", str(every)])
+    for split, kept in (("train", 16), ("validation", 4)):
+        for folder in sorted((every / split).iterdir()):
+            (few / split / folder.name).mkdir(parents=True)
+            for image in sorted(folder.iterdir())[:kept]:
+                shutil.copy(image, few / split / folder.name)
+    return few
+
+
+@pytest.fixture(scope="module")
+def on_host(digits, tmp_path_factory):
+    """A run of poptorch_host: its output folder and metrics."""
+    output = tmp_path_factory.mktemp("host")
+    return output, train(digits, output, *ONE_IPU, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def on_ipu(digits, tmp_path_factory):
+    """The same run on one IPU, by the loader that an IPU gets by default."""
+    output = tmp_path_factory.mktemp("ipu")
+    return output, train(digits, output, *ONE_IPU)
+
+
+def test_one_ipu_has_the_losses_of_the_host_with_the_default_loader(on_host, on_ipu):
+    assert len(on_ipu[1]) == 2 and [row["loss"] for row in on_ipu[1]] == losses(on_host[1])
+    assert {"last.pth", "best.pth", "metrics.csv", "log.txt"} <= {path.name for path in on_ipu[0].iterdir()}
+
+
+@pytest.mark.parametrize("loader, workers", [("sync", 0), ("sync", 2), ("async", 2), ("rebatched", 2)])
+def test_every_loader_gives_the_same_samples(loader, workers, digits, on_ipu, tmp_path):
+    found = train(digits, tmp_path, *ONE_IPU, "DATA.LOADER", loader, "DATA.NUM_WORKERS", workers)
+    assert [row["loss"] for row in found] == losses(on_ipu[1])
+
+
+@pytest.mark.parametrize("stages", [IN_ROW, FOLDED], ids=["in_row", "folded"])
+def test_pipeline_has_the_losses_of_one_ipu(stages, digits, on_ipu, tmp_path):
+    found = train(digits, tmp_path, *stages)
+    assert [row["loss"] for row in found] == losses(on_ipu[1])
+    assert [row["top1"] for row in found] == pytest.approx([row["top1"] for row in on_ipu[1]], abs=2.5)
+
+
+@pytest.mark.parametrize("stages", [ONE_IPU, FOLDED], ids=["one_ipu", "folded"])
+def test_validation_of_a_checkpoint_finds_the_accuracy_of_training(stages, digits, on_ipu):
+    best = max(row["top1"] for row in on_ipu[1])
+    given = ["--checkpoint", on_ipu[0] / "best.pth", "--data-path", digits, "--device", "ipu"]
+    assert f"top-1: {best:.2f} %" in run("validate.py", *given, "--opts", *stages)
+
+
+def test_prediction_names_the_classes_of_images(digits, on_ipu):
+    images = sorted((digits / "validation" / "3").iterdir())
+    said = run("predict.py", "--checkpoint", on_ipu[0] / "best.pth", "--device", "ipu", "--top", "3", *images)
+    assert len(said.strip().splitlines()) == len(images) and f"{images[0]}: " in said
+
+
+@pytest.mark.parametrize(
+    "first, second", [("ipu", "ipu"), ("ipu", "cpu"), ("cpu", "ipu")], ids=["ipu", "ipu_to_host", "host_to_ipu"]
+)
+def test_run_stopped_inside_an_epoch_goes_on(first, second, digits, on_ipu, tmp_path):
+    train(digits, tmp_path, *ONE_IPU, device=first, flags=["--training-steps", "3"])
+    assert [row["loss"] for row in train(digits, tmp_path, *ONE_IPU, device=second)] == losses(on_ipu[1])
+    moved = "random numbers differ from an unbroken run's" in (tmp_path / "log.txt").read_text()
+    assert moved is (first != second)
+    ended, unbroken = (checkpoint.load(folder / "last.pth") for folder in (tmp_path, on_ipu[0]))
+    torch.testing.assert_close(ended["model"], unbroken["model"], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["MODEL.PRECISION", "16.32"],
+        ["MODEL.PRECISION", "16.16", "TRAIN.LOSS_SCALING", "128"],
+        ["MODEL.PRECISION", "16.16", "TRAIN.LOSS_SCALING", "128", "IPU.PARTIALS", "half"],
+        ["MODEL.PRECISION", "16.16", "TRAIN.AUTO_LOSS_SCALING", "True"],
+    ],
+    ids=["16.32", "16.16", "half_partials", "automatic_loss_scaling"],
+)
+def test_half_precision_learns_as_float_does(opts, digits, on_ipu, tmp_path):
+    found = train(digits, tmp_path, *ONE_IPU, *opts)
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in on_ipu[1]], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["DATA.INPUT_DTYPE", "uint8"],
+        ["IPU.RECOMPUTATION", "False"],
+        ["IPU.DEVICE_ITERATIONS", "5"],
+        ["IPU.OPTIMIZER_STATE_OFF_CHIP", "True", "IPU.AVAILABLE_MEMORY_PROPORTION", "[0.3]"],
+        ["IPU.POPART.OUTER_FRAGMENT", "False", "IPU.POPART.PATTERNS", "[]", "IPU.POPART.COPY_JUST_IN_TIME", "False"],
+        ["IPU.POPART.OUTER_FRAGMENT_FOR", "cycles", "IPU.POPART.PATTERNS", "['-TiedGather']"],
+        ["IPU.ENGINE.AUTOLOADER", "False", "IPU.ENGINE.INDEPENDENT_REPLICAS", "False"],
+    ],
+    ids=["uint8", "no_recomputation", "device_iterations", "memory", "popart_off", "popart_other", "engine"],
+)
+def test_settings_change_how_it_is_computed_and_not_what(opts, digits, on_ipu, tmp_path):
+    found = train(digits, tmp_path, *ONE_IPU, *opts)
+    assert [row["loss"] for row in found] == losses(on_ipu[1])
+
+
+def test_replicas_that_share_optimizer_state_have_the_losses_of_one(digits, on_ipu, tmp_path):
+    shared = ["IPU.REPLICAS", "2", "TRAIN.ACCUMULATION_STEPS", "4", "IPU.REPLICATED_TENSOR_SHARDING", "True"]
+    found = train(digits, tmp_path, *ONE_IPU, *shared, flags=["--ga", "4"])
+    assert [row["loss"] for row in found] == losses(on_ipu[1])
+
+
+@pytest.mark.skipif(shutil.which("poprun") is None, reason="needs poprun, which comes with the Poplar SDK")
+def test_two_instances_have_the_losses_of_one(digits, on_ipu, tmp_path):
+    launcher = ["poprun", "--num-instances", "2", "--num-replicas", "2", "--ipus-per-replica", "1"]
+    found = train(digits, tmp_path, *ONE_IPU, "IPU.REPLICAS", "2", flags=["--ga", "4"], launcher=launcher)
+    assert [row["loss"] for row in found] == losses(on_ipu[1])
+
+
+def test_other_sources_of_images_train(digits, tmp_path):
+    for split in ("train", "validation"):
+        shutil.make_archive(str(tmp_path / split), "zip", digits / split)
+    found = train(tmp_path, tmp_path / "zip", *ONE_IPU, flags=["--zip"])
+    assert len(found) == 2
+    for source in ("host", "device"):
+        flags = ["--synthetic", source, "--training-steps", "2"]
+        train(digits, tmp_path / source, *ONE_IPU, flags=flags)
+
+
+def test_programs_compile_without_data(tmp_path):
+    said = run("train_swin.py", *DEMO, "--compile-only", "--device", "ipu", "--opts", *MODEL, *FOLDED)
+    assert said.strip().endswith("both programs of swin_demo_patch2_window4_16 compile; nothing was trained or written")
+
+
+@needs_core("it writes executables and profiles")
+def test_executables_and_profiles_are_where_the_configuration_says(digits, on_ipu, tmp_path):
+    assert any(path.is_file() for path in (on_ipu[0] / "executables").rglob("*"))
+    train(digits, tmp_path / "out", *ONE_IPU, "IPU.ENGINE.PROFILE_FOLDER", tmp_path / "profile")
+    assert any(path.is_file() for path in (tmp_path / "profile").rglob("*"))
+
+
+def test_cache_of_executables_is_a_folder_that_one_can_name_or_leave_out(digits, on_ipu, tmp_path):
+    for cache in (str(tmp_path / "cache"), ""):
+        train(digits, tmp_path / "out", *ONE_IPU, "IPU.EXECUTABLE_CACHE", cache, flags=["--training-steps", "2"])
+    assert not (tmp_path / "out" / "executables").exists() and os.listdir(tmp_path / "out")
