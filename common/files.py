@@ -2,11 +2,13 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Files: opened only where they are regular ones, read once, and written whole or not at all."""
 
+import contextlib
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
-from typing import Union
+from typing import Iterator, Union
 
 PathLike = Union[str, "os.PathLike[str]"]
 TRANSIENT_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)  # that storage gives and takes back
@@ -84,3 +86,23 @@ def write_atomically(path: Path, text: str) -> None:
         if temporary.is_file():
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def new_path(path: Path) -> Iterator[Path]:
+    """A temporary name for a file or folder that is to be at `path`, and is once the context ends without an error.
+
+    Raises:
+        FileExistsError: where something is at `path` already; it stays as it is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "it exists already")
+        os.rename(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        elif temporary.exists():
+            temporary.unlink()

@@ -21,7 +21,7 @@ from yacs.config import CfgNode
 
 from common.errors import EXIT_USAGE, Refusal
 from dataset.decode import MAX_PIXELS, BadImage, Picture
-from planning.geometry import image_size
+from planning.geometry import CENTRE_SHARE, crop_share, evaluation_interpolation, image_size
 from utils import one_line
 
 Transform = Callable[[Picture], torch.Tensor]
@@ -29,7 +29,6 @@ Part = Callable[[Any], Any]  # of a transform: takes what the part before it ret
 FAST_RESIZE = {transforms.InterpolationMode.BICUBIC: "bicubic", transforms.InterpolationMode.BILINEAR: "bilinear"}
 WITHIN_A_PICTURE = {"lanczos": "bicubic", "hamming": "bilinear"}  # for rotations and shears, as Pillow has no other
 NO_POLICY = ("", "none")  # the second is the official configurations' word
-CENTRE_SHARE = 224 / 256  # of the resized image's side that a centre crop keeps
 
 
 def build_transform(config: CfgNode, training: bool) -> Transform:
@@ -88,13 +87,14 @@ def _training_parts(config: CfgNode) -> List[Part]:
 
 def _evaluation(config: CfgNode) -> Transform:
     """From the picture to the bytes that are evaluated."""
-    cropped = config.TEST.CROP and not config.AUG.SHIFT
+    share = crop_share(config)
+    cropped = share < 1.0
     resized = create_transform(
         (3, *image_size(config)),
         is_training=False,
-        interpolation=_fixed_interpolation(config),
+        interpolation=evaluation_interpolation(config),
         normalize=False,
-        crop_pct=CENTRE_SHARE if cropped else 1.0,
+        crop_pct=share,
         crop_mode="center" if cropped else "squash",
     )
     return transforms.Compose([NarrowPictures(image_size(config)), resized]) if cropped else resized
@@ -104,12 +104,8 @@ def _statistics(config: CfgNode) -> Tuple[Sequence[float], Sequence[float]]:
     return config.DATA.MEAN, config.DATA.STD
 
 
-def _fixed_interpolation(config: CfgNode) -> str:
-    return "bilinear" if config.DATA.INTERPOLATION == "random" else config.DATA.INTERPOLATION
-
-
 def _resize_whole(config: CfgNode) -> transforms.Resize:
-    return transforms.Resize(image_size(config), str_to_interp_mode(_fixed_interpolation(config)))
+    return transforms.Resize(image_size(config), str_to_interp_mode(evaluation_interpolation(config)))
 
 
 def as_image(picture: Picture) -> Image.Image:

@@ -22,7 +22,7 @@ from planning.geometry import IMAGENET_22K_CLASSES, IMAGENET_CLASSES, Pair, pair
 
 from .pretrained_sizes import Sizes, sizes_in, table_grid
 from .swin_transformer import COMPUTED, SwinTransformer, WindowAttention
-from .weight_files import BadFile, opened
+from .weight_files import IN_FOLDER, BadFile, opened, weights_at
 from .weight_names import PARTS, Missing, find_weights, official_names, plain_names, relative
 
 __all__ = ["Report", "Wanted", "check_exists", "classes_of_22k", "load_pretrained", "official_names", "resize_table"]
@@ -112,8 +112,8 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True, w
 
 def check_exists(path: Path) -> None:
     """Raises `Refusal` if there is no file at `path`."""
-    if not path.is_file():
-        raise _refusal(path, "there is no such file")
+    if not weights_at(path).is_file():
+        raise _refusal(path, f"it has no {IN_FOLDER}" if path.is_dir() else "there is no such file")
 
 
 def read_weights(path: Path, wanted: Wanted = AS_IT_IS) -> Weights:

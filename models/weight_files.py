@@ -25,6 +25,7 @@ from utils import one_line, reason
 
 ZIP_START, OLD_START = b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 OLD_HEADERS = 3  # pickles before that of the contents: a magic number, a version, sizes of types
+IN_FOLDER = "model.safetensors"  # the file of weights in a folder for Hugging Face or timm
 MAX_DIMENSIONS = 16
 ENCRYPTED = 1  # flag bit of a zip archive's member
 
@@ -51,14 +52,20 @@ class Contents(NamedTuple):
         return stored if isinstance(stored, Tensor) else _materialised(name, stored, self.read)
 
 
+def weights_at(path: Path) -> Path:
+    """The file of weights that a path means: itself, or that of a folder as Hugging Face and timm lay it out."""
+    return path / IN_FOLDER if path.is_dir() else path
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Contents]:
-    """The contents of a file of weights, while the context is open.
+    """The contents of a file of weights, or of a folder's, while the context is open.
 
     Raises:
         BadFile: for a file of another kind, or a damaged one.
     """
     try:
+        path = weights_at(path)
         with open(open_regular(path), "rb") as stream:
             start = stream.read(len(OLD_START))
             stream.seek(0)

@@ -18,7 +18,7 @@ CONTAINERS = ("model", "state_dict", "model_state_dict", "module", "net", "netwo
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 MAX_NESTING = 4  # of containers
 # What modules around the model put before its names.
-PREFIXES = ("module.", "model.", "backbone.", "encoder.", "_orig_mod.", "net.", "network.", "swin.", "ema.")
+PREFIXES = ("module.", "model.", "backbone.", "encoder.", "_orig_mod.", "net.", "network.", "swin.", "swinv2.", "ema.")
 PARTS = ("patch_embed.", "absolute_pos_embed", "layers.", "norm.", "head.")  # of a Swin Transformer's state dict
 # What tells models apart that have such parts, too.
 RELATIVES = {
@@ -26,7 +26,7 @@ RELATIVES = {
     r"\.mlp\._moe_layer\.": "a Swin-MoE",
     r"\.spatial_mlp\.": "a Swin-MLP",
 }
-HUGGING_FACE = "embeddings.patch_embeddings.projection.weight"  # its last part; before it may be 'swin.'
+HUGGING_FACE = "embeddings.patch_embeddings.projection.weight"  # its last part; before it may be 'swin.' or 'swinv2.'
 OF_HUGGING_FACE: Renaming = (  # as its files have them, and as its models since transformers 5
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.norm\.", "patch_embed.norm."),
@@ -35,6 +35,7 @@ OF_HUGGING_FACE: Renaming = (  # as its files have them, and as its models since
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
     (r"\.attention\.(self|relative_position_bias)\.", ".attn."),
+    (r"\.continuous_position_bias_mlp\.", ".cpb_mlp."),
     (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
     (r"\.attn\.(query|key|value)\.", lambda found: f".attn.{found.group(1)[0]}."),
@@ -127,7 +128,7 @@ def plain_names(entries: Mapping[str, Any], tensor: Callable[[str, Any], Tensor]
     signs = [name[: -len(HUGGING_FACE)] for name in entries if name.endswith(HUGGING_FACE)]
     if signs:
         base = signs[0]
-        outer = base[: -len("swin.")] if base.endswith("swin.") else base
+        outer = re.sub(r"swin(v2)?\.$", "", base)
         named = {name[len(base) :]: value for name, value in entries.items() if name.startswith(base)}
         head = f"{outer}classifier."
         named.update({name[len(outer) :]: value for name, value in entries.items() if name.startswith(head)})
@@ -178,9 +179,12 @@ def from_hugging_face(weights: Mapping[str, Any]) -> Dict[str, Any]:
     """The weights of its Swin models, which keep query, key and value apart, by their official names."""
     result = renamed(weights, OF_HUGGING_FACE)
     for query in [name for name in result if ".attn.q." in name]:
-        parts = [result.pop(query.replace(".q.", f".{part}."), None) for part in "qkv"]
+        block, _, kind = query.rpartition(".q.")
+        parts = [result.pop(f"{block}.{part}.{kind}", None) for part in "qkv"]
         if all(isinstance(part, Tensor) for part in parts):
-            result[query.replace(".q.", ".qkv.")] = torch.cat(parts)
+            result[f"{block}.qkv.{kind}"] = torch.cat(parts)
+        elif kind == "bias" and parts[1] is None:  # of Swin V2, whose keys have none
+            result[f"{block}.q_bias"], result[f"{block}.v_bias"] = parts[0], parts[2]
     return result
 
 

@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 IMAGENET_CLASSES = 1000
 IMAGENET_22K_CLASSES = 21841
 CPB_HIDDEN = 512  # width of the MLP that makes Swin V2's continuous position bias
+CENTRE_SHARE = 224 / 256  # of the resized image's side that a centre crop keeps
 
 Size = Union[int, Sequence[int]]  # one number for a square, or (height, width)
 Pair = Tuple[int, int]
@@ -144,3 +145,13 @@ def configured_classes(config: CfgNode) -> int:
 def image_size(config: CfgNode) -> Tuple[int, int]:
     """Height and width of the images in pixels."""
     return pair(config.DATA.IMG_SIZE)
+
+
+def crop_share(config: CfgNode) -> float:
+    """The share of the resized image's side that evaluation crops; 1.0: it resizes the whole image instead."""
+    return CENTRE_SHARE if config.TEST.CROP and not config.AUG.SHIFT else 1.0
+
+
+def evaluation_interpolation(config: CfgNode) -> str:
+    """How evaluation resizes: DATA.INTERPOLATION, unless that draws one for each image."""
+    return "bilinear" if config.DATA.INTERPOLATION == "random" else config.DATA.INTERPOLATION

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Converts weights into the format of another program.
+
+python -m models.convert ./output/swin_tiny_224/best.pth ./swin-tiny --to huggingface
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+from common.command_line import CommandLine, run_command
+from common.errors import Refusal
+from common.logs import console_log
+
+FORMATS = ("microsoft", "timm", "huggingface", "safetensors", "onnx")
+
+
+def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """The command line."""
+    parser = CommandLine(
+        prog="python -m models.convert",
+        description="Converts weights of ours, Microsoft's, timm's, torchvision's or Hugging Face's.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="IN", help="checkpoint, file of weights, or folder of Hugging Face or timm")
+    parser.add_argument("target", metavar="OUT", help="what to write, a folder for huggingface and timm; not there yet")
+    parser.add_argument("--to", required=True, choices=FORMATS, help="format of OUT")
+    parser.add_argument("--cfg", metavar="NAME", help="name in configs/configs.yaml, or a YAML file, if IN has none")
+    parser.add_argument("--optimizer", action="store_true", help="with the optimizer's state (--to microsoft)")
+    args = parser.parse(argv)
+    if args.optimizer and args.to != "microsoft":
+        raise Refusal(f"--optimizer: the format {args.to} has no place for its state: leave it out")
+    return args
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Entry of models.convert."""
+    args = parse(argv)
+    source, target = Path(args.source), Path(args.target)
+    if os.path.lexists(target):
+        raise Refusal(f"{target} exists already, and nothing is overwritten: give another name, or move it away")
+    if not target.absolute().parent.is_dir():
+        raise Refusal(f"{target}: there is no folder {target.parent}")
+
+    # torch and timm take seconds to import: --help and a refused command line are answered before that.
+    from models import exporting
+
+    with console_log(is_leader=True):
+        leaving = exporting.read(source, args.cfg, args.optimizer)
+        exporting.write(leaving, args.to, target)
+    print(f"{target}: {len(leaving.weights)} tensors for {args.to}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
