@@ -24,7 +24,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-RULES = Path(__file__).with_suffix(".yaml")
+RULES = Path(__file__).resolve().with_suffix(".yaml")
 SECONDS = 120  # that a test may take; one that compiles a network on a busy machine takes half of it
 LEAST_SHARE = 0.97  # of all tests that a host can pass
 
@@ -74,7 +74,7 @@ def main() -> int:
 
 def run(file: str, tests: Path, report: Path, python: str) -> None:
     """Runs a test file in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(RULES.parent)])}
     command = [python, "-m", "poptorch_host", "-m", "pytest", file, "-q", "-W", "ignore", "-p", "no:cacheprovider"]
     command += ["-p", Path(__file__).stem, "--timeout", str(SECONDS), f"--junitxml={report.resolve()}"]
     log = report.with_suffix(".log")
