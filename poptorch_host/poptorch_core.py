@@ -11,7 +11,7 @@ from typing import Any, Dict, NoReturn
 from .context import isRunningOnIpu as isCompilingWithDispatcher
 from .enums import OutputMode
 from .errors import Error, RecoverableError, UnrecoverableError
-from .settings.popart_keys import check_popart_options
+from .settings.popart_keys import check_popart_options, log_options
 
 __all__ = ["Error", "RecoverableError", "TestErrorType", "UnrecoverableError", "isCompilingWithDispatcher"]
 
@@ -66,4 +66,5 @@ def _validateOptions(options: Dict[str, Any]) -> None:
     from .options import Options  # which needs PyTorch
 
     known = set(Options().clone().outputMode(OutputMode.All).toDict())
+    log_options(options)
     check_popart_options({name: value for name, value in options.items() if name not in known})

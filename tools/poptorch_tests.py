@@ -75,6 +75,7 @@ def main() -> int:
 def run(file: str, tests: Path, report: Path, python: str) -> None:
     """Runs a test file in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(RULES.parent)])}
+    environment["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")])  # for `python3`
     command = [python, "-m", "poptorch_host", "-m", "pytest", file, "-q", "-W", "ignore", "-p", "no:cacheprovider"]
     command += ["-p", Path(__file__).stem, "--timeout", str(SECONDS), f"--junitxml={report.resolve()}"]
     log = report.with_suffix(".log")
@@ -84,8 +85,8 @@ def run(file: str, tests: Path, report: Path, python: str) -> None:
         print(f"{file}: pytest ended with {code}: see {log}", file=sys.stderr)
 
 
-def pytest_configure(config: Any) -> None:
-    """As a plugin of pytest: tests that are marked as needing IPUs run, too; most only need to be let."""
+def pytest_load_initial_conftests() -> None:
+    """As a plugin of pytest, before PopTorch's conftest asks: tests that are marked as needing IPUs run, too; most only need to be let."""
     import poptorch
 
     poptorch.ipuHardwareIsAvailable = lambda num_ipus=1: True

@@ -21,7 +21,7 @@ from ..inputs.nested import map_tensors, tensors_of
 from ..options import Options, ShardedExecution
 from ..precision.half import HalfArithmetic
 from ..precision.partials import HalfPartials
-from ..settings.popart_keys import check_popart_options
+from ..settings.popart_keys import check_popart_options, log_options
 from ..weights.device import DeviceWeights
 from . import saved_values
 from .ipu_names import IpuAsHost
@@ -125,7 +125,7 @@ def check_options(options: Options) -> None:
         if count < 1:
             raise createPoptorchError(f"Options.{name} is {count}: it must be at least 1")
     check_popart_options(options._Popart.options)
-    _log_options(options)
+    log_options(options.toDict())
     _check_target(options)
     _check_periods(options, options.device_iterations * options.Training.gradient_accumulation)
 
@@ -140,12 +140,6 @@ def _check_periods(options: Options, steps: int) -> None:
                 f"OutputMode.EveryN with period {period} returns nothing: a replica runs {steps} "
                 "micro-batches in a call"
             )
-
-
-def _log_options(options: Options) -> None:
-    """Logs all options at level DEBUG. Raises AssertionError for an option that was set in two ways."""
-    for name, value in options.toDict().items():
-        logger.debug("%s set to value %s", name, str(value).lower() if isinstance(value, bool) else value)
 
 
 def _check_target(options: Options) -> None:

@@ -7,7 +7,7 @@ from typing import Dict, Iterator, Tuple
 
 from ..options import Options, PipelinedExecution, ShardedExecution
 from .compiler import Compiled
-from .tracing import is_pipelined
+from .tracing import first_stage, is_pipelined
 
 # PopART's names where they differ from PyTorch's in more than case.
 _NAMES = {
@@ -39,7 +39,7 @@ def placement(compiled: Compiled, options: Options) -> Iterator[str]:
         else "Phased"
     )
     seen: Dict[str, int] = collections.defaultdict(int)
-    for index, stage in enumerate(compiled.stages):
+    for index, stage in enumerate(compiled.stages, first_stage(strategy)):
         for operation in stage.run:
             scopes, name = popart_name(operation)
             result = f"{name}:0/{seen[scopes + name]}" if seen[scopes + name] else f"{name}:0"

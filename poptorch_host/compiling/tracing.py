@@ -58,6 +58,11 @@ def is_pipelined(strategy: Any) -> bool:
     return isinstance(strategy, PipelinedExecution) and not isinstance(strategy, ShardedExecution)
 
 
+def first_stage(strategy: Any) -> int:
+    """Returns the number of the first stage: AutoStage.AutoIncrement counts from 1, all else from 0."""
+    return int(isinstance(strategy, PipelinedExecution) and strategy.counts_from_one)
+
+
 class StageRecord(NamedTuple):
     """A stage of forward.
 

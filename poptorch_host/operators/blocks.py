@@ -103,7 +103,8 @@ def BeginBlock(
     if isinstance(layer_to_call, torch.nn.Module):
         if block_of(layer_to_call) is not None:
             raise createPoptorchError(
-                f"this {type(layer_to_call).__name__} has already been assigned to a block: {block_of(layer_to_call)}"
+                f"this {type(layer_to_call).__name__} module has already been assigned to a block: "
+                f"{block_of(layer_to_call)}"
             )
         layer_to_call.register_forward_pre_hook(BeginBlockHook(user_id, ipu_id))
         return layer_to_call

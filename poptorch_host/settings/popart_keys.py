@@ -4,6 +4,7 @@
 
 from typing import Any, Dict
 
+from .._logging import logger
 from ..errors import createPoptorchError
 
 _KEYS = {
@@ -75,6 +76,23 @@ def check_popart_options(options: Dict[str, Any]) -> None:
             raise createPoptorchError(f"Unknown {kind} option {key} in Options._Popart{known}")
 
 
+def log_options(options: Dict[str, Any]) -> None:
+    """Logs options at level DEBUG: a line for each value, and for each member of a container."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            for key, member in value.items():
+                logger.debug("poptorch.Options set %s[%s] to %s", name, key, _text(member))
+        elif isinstance(value, (list, set, tuple)):
+            for member in value:
+                logger.debug("poptorch.Options added %s to %s", _text(member), name)
+        else:
+            logger.debug("poptorch.Options set %s to value %s", name, _text(value))
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _kind(key: str, value: Any) -> str:
     for kind, types in (
         ("bool", bool),
@@ -87,4 +105,4 @@ def _kind(key: str, value: Any) -> str:
         if isinstance(value, types):
             return kind
     hint = f": use int({value})" if hasattr(value, "__int__") else ""
-    raise createPoptorchError(f"Unknown value type {type(value).__name__} of option {key} in Options._Popart{hint}")
+    raise createPoptorchError(f"Unknown value type {type(value).__name__} for option {key} in Options._Popart{hint}")

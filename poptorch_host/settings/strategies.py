@@ -114,14 +114,14 @@ class _AutoStages:
     """Stages that are created as blocks begin."""
 
     def __init__(self, mode: AutoStage) -> None:
-        self._mode = mode
+        self.mode = mode
         self._indices: Dict[BlockId, int] = {}
 
     def restart(self) -> None:
         self._indices.clear()
 
     def begin(self, block_id: BlockId, ipu_id: Optional[int], block_map: Dict[BlockId, Stage]) -> Placement:
-        if self._mode == AutoStage.SameAsIpu:
+        if self.mode == AutoStage.SameAsIpu:
             if ipu_id is None:
                 raise AssertionError(f"block {block_id!r} needs an ipu_id: AutoStage.SameAsIpu makes stages from them")
             index = ipu_id
@@ -198,6 +198,11 @@ class PipelinedExecution(_IExecutionStrategy):
     def backendOptions(self) -> Dict[str, Union[int, bool]]:
         """Returns the options that the strategy adds to a compilation."""
         return {"execution_mode": 0}
+
+    @property
+    def counts_from_one(self) -> bool:
+        """Whether stages get their numbers from 1 on, as they begin."""
+        return isinstance(self._stages_manager, _AutoStages) and self._stages_manager.mode == AutoStage.AutoIncrement
 
 
 class ShardedExecution(PipelinedExecution):

@@ -322,10 +322,10 @@ def test_options_of_a_compilation_are_told_for_debugging(log):
     poptorch.inferenceModel(Classifier(), options)(torch.ones(2, 4))
     told = [record.getMessage() for record in log.records]
     assert {
-        "enableEngineCaching set to value true",
-        "cachePath set to value cache",
-        "numIOTiles set to value 40",
-        "device_iterations set to value 1",
+        "poptorch.Options set enableEngineCaching to value true",
+        "poptorch.Options set cachePath to value cache",
+        "poptorch.Options set numIOTiles to value 40",
+        "poptorch.Options set device_iterations to value 1",
     } <= set(told)
 
 
