@@ -329,6 +329,9 @@ def dynamic_slice(tensor: torch.Tensor, dim: int, start: torch.Tensor, size: int
     _require(isinstance(step, int) and step > 0, f"dynamic_slice: step must be a positive int, not {step!r}")
     with own_op("dynamic_slice"):
         positions = start.reshape(()) + torch.arange(0, size, step, device=tensor.device)
+        execution = current()
+        if execution is not None and execution.compiling:  # which is for whatever position: these may be out of range
+            positions = positions.clamp(0, tensor.shape[dim] - 1)
         return tensor.index_select(dim, positions)
 
 

@@ -86,7 +86,7 @@ def run(file: str, tests: Path, report: Path, python: str) -> None:
 
 
 def pytest_load_initial_conftests() -> None:
-    """As a plugin of pytest, before PopTorch's conftest asks: tests that are marked as needing IPUs run, too; most only need to be let."""
+    """As a plugin of pytest, before PopTorch's conftest asks: tests marked as needing IPUs run, since most do not."""
     import poptorch
 
     poptorch.ipuHardwareIsAvailable = lambda num_ipus=1: True

@@ -31,7 +31,7 @@ from .tracing import MarkedLoss, StageRecord, Tracer, is_pipelined
 MAX_IPUS = 64
 _IPU_VERSIONS = (1, 2, 21)
 _MIN_OVERLAP_TILES = 32
-_INFERENCE_ONLY = {"poptorch::cond", "poptorch::cpu"}
+_INFERENCE_ONLY = {"poptorch::cond", "poptorch::cpu", "poptorch::for_loop"}
 
 
 class Loss(NamedTuple):
@@ -268,7 +268,7 @@ def _check_trainable(tracer: Tracer) -> None:
     for stage in tracer.stage_records():
         for name in _INFERENCE_ONLY & set(stage.ops):
             raise createPoptorchError(
-                f"{name.replace('::', '.')} has no gradient on a device: use it for inference only"
+                f"{name.replace('::', '.')}() is only supported in inference: it has no gradient on a device"
             )
 
 

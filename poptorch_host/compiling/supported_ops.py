@@ -126,9 +126,14 @@ def _aligned_corners(args: Tuple[Any, ...]) -> Optional[str]:
     return "align_corners=True" if args[2] else None
 
 
+def _unbounded_count(args: Tuple[Any, ...]) -> Optional[str]:
+    return None if len(args) > 2 and args[2] else "no minlength: shapes cannot depend on data"
+
+
 _FORMS: Dict[str, Callable[[Tuple[Any, ...]], Optional[str]]] = {
     "aten::_adaptive_avg_pool2d": _uneven_pooling,
     "aten::_adaptive_avg_pool3d": _uneven_pooling,
+    "aten::bincount": _unbounded_count,
     "aten::upsample_bilinear2d": _uneven_interpolation,
     "aten::upsample_bicubic2d": _aligned_corners,
 }
