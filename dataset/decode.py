@@ -19,6 +19,7 @@ from typing import Optional, Union
 import numpy as np
 from PIL import Image
 
+from common import deadlines
 from common.files import TRANSIENT_ERRORS, NotRegular, TooLarge, read_regular
 from utils import one_line
 
@@ -27,7 +28,6 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", 
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of bombs: 256 MiB of RGB
 MAX_FILE_BYTES = 64 << 20
 READ_ATTEMPTS = 3
-RETRY_SECONDS = 0.2  # before the second attempt; doubles afterwards
 
 # What Pillow's parsers raise on damaged input, beside its own OSError subclasses.
 DECODER_ERRORS = (
@@ -77,7 +77,7 @@ def read_file(path: str) -> bytes:
         except OSError as error:
             if error.errno not in TRANSIENT_ERRORS or attempt + 1 == READ_ATTEMPTS:
                 raise BadImage(f"cannot be read: {error.strerror or error}") from error
-            time.sleep(RETRY_SECONDS * 2**attempt)
+            time.sleep(deadlines.RETRY * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
 
 

@@ -16,15 +16,12 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 from torch.utils.data import Sampler
 
 import accelerator
+from common import deadlines, system_processes
 from common.errors import EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.logs import logger
 from common.memory import SHARED_MEMORY, free_shared_memory
 from dataset.samples import DataError
 
-STALL_SECONDS = 60  # without any batch before workers count as hung,
-STALL_SECONDS_PER_SAMPLE = 0.25  # and so much more for each sample of a batch
-HAND_OVER_SECONDS = 5  # for a worker to pass on a finished batch
-DEATH_SECONDS = 5  # for a dying worker to be gone, once its connections are
 BAD_DATA = re.compile(r"DataError: (?!Caught )(.*)")  # once more in the worker's traceback, where it comes from one
 KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: (.*?)\. ")
 GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
@@ -62,7 +59,7 @@ def affordable_workers(wanted: int, batch_bytes: int) -> Tuple[int, int]:
 
 def stall_seconds(samples: int) -> float:
     """How long a loader waits for a batch of `samples` before its workers count as hung."""
-    return STALL_SECONDS + STALL_SECONDS_PER_SAMPLE * samples
+    return deadlines.BATCH + deadlines.BATCH_SAMPLE * samples
 
 
 def begin_worker(_: int) -> None:
@@ -200,7 +197,7 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         """Looks once a second."""
-        limit = stall_seconds(self._loader.combinedBatchSize) + HAND_OVER_SECONDS
+        limit = stall_seconds(self._loader.combinedBatchSize) + deadlines.HAND_OVER
         while not self._over.wait(1.0):
             since = self._since
             if since is None or time.monotonic() - since < limit:
@@ -260,11 +257,11 @@ def _explain(text: str, states: str) -> Optional[Refusal]:
 
 
 def _await_death(processes: List[BaseProcess]) -> None:
-    """Waits until one of the processes has ended, for DEATH_SECONDS at the most."""
-    dying = multiprocessing.connection.wait([process.sentinel for process in processes], DEATH_SECONDS)
+    """Waits until one of the processes has ended, for deadlines.WORKER_DEATH at the most."""
+    dying = multiprocessing.connection.wait([process.sentinel for process in processes], deadlines.WORKER_DEATH)
     for process in processes:
         if process.sentinel in dying:
-            process.join(DEATH_SECONDS)  # its connections close a moment before its exit code is known
+            process.join(deadlines.WORKER_DEATH)  # its connections close a moment before its exit code is known
 
 
 def _check_alive(processes: List[BaseProcess]) -> None:
@@ -297,9 +294,6 @@ def _states(processes: List[BaseProcess]) -> str:
 
 
 def _state(pid: Optional[int]) -> str:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
-            code = stream.read().rsplit(")", 1)[1].split()[0]
-    except (OSError, IndexError):
-        return "gone"
-    return {"T": "stopped", "D": "waiting for storage", "R": "running", "S": "waiting"}.get(code, f"state {code}")
+    code = system_processes.state(pid or 0)
+    names = {"": "gone", "T": "stopped", "D": "waiting for storage", "R": "running", "S": "waiting"}
+    return names.get(code, f"state {code}")

@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 import dataset.prepare
+from common import deadlines
 from config import get_config, keys_of, named_configs
 from tests import golden
+from tests.faults.__main__ import parse as parse_faults
 from training.arguments import build_config, parse_prediction, parse_training, parse_validation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,3 +122,18 @@ def test_every_named_configuration_is_in_the_table():
 
 def test_no_placeholder_is_left():
     assert re.findall(r"@\w+@", PAGES) == []
+
+
+def test_deadlines_are_those_of_the_table():
+    table = (ROOT / "GUARANTEES.md").read_text(encoding="utf-8")
+    named = {name: value for name, value in vars(deadlines).items() if name.isupper()}
+    assert [name for name, value in named.items() if f"| `{name}` | {value} |" not in table] == []
+
+
+def test_page_of_guarantees_names_commands_keys_and_files_that_exist():
+    page = (ROOT / "GUARANTEES.md").read_text(encoding="utf-8")
+    for module, arguments in re.findall(r"`python -m ([\w.]+) ?([^`]*)`", page):
+        assert (ROOT / module.replace(".", "/")).is_dir() or (ROOT / f"{module.replace('.', '/')}.py").exists()
+        assert module != "tests.faults" or parse_faults(shlex.split(arguments))
+    assert set(re.findall(r"`(TRAIN\.[A-Z_]+)`", page)) <= set(keys_of(get_config()))
+    assert [target for target in re.findall(r"\]\(([^)]+)\)", page) if not (ROOT / target).exists()] == []

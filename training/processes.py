@@ -7,8 +7,10 @@ import ctypes
 import datetime
 import importlib
 import json
+import os
 import re
 import signal
+import socket
 from types import ModuleType
 from typing import Any, Iterator, List
 
@@ -17,6 +19,7 @@ from torch.distributed import distributed_c10d
 from yacs.config import CfgNode
 
 import accelerator
+from common import deadlines, system_processes
 from common.errors import EXIT_RESOURCE, Refusal
 from common.launch import Launch
 from common.logs import logger
@@ -27,7 +30,8 @@ _LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # a c
 # Keys of the store that the processes share: the first refusal, how many there are, that a process knows of one, and
 # that it has lost another one.
 _REFUSAL, _REFUSALS, _KNOWN, _ALIVE = "swin/refusal", "swin/refusals", "swin/known/{}", "swin/alive/{}"
-_REFUSAL_WAIT = datetime.timedelta(seconds=3)
+_IDENTITY = "swin/identity/{}"  # host, process id and start time, so that one that hangs can be ended
+_REFUSAL_WAIT = datetime.timedelta(seconds=deadlines.LAST_WORD)
 
 
 @contextlib.contextmanager
@@ -43,6 +47,9 @@ def joined(config: CfgNode, stages: int = 1) -> Iterator[Launch]:
         Refusal: if the replicas cannot be divided evenly.
     """
     launch = _join(config, stages)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        identity = [socket.gethostname(), os.getpid(), system_processes.start_time(os.getpid())]
+        distributed_c10d._get_default_store().set(_IDENTITY.format(launch.process), json.dumps(identity))
     try:
         with ending_together(launch):
             yield launch
@@ -126,9 +133,20 @@ def _silent(store: distributed_c10d.Store, launch: Launch) -> str:
     """A description of the processes that did not report to be alive."""
     try:
         silent = [str(process) for process in range(launch.processes) if not store.add(_ALIVE.format(process), 0)]
+        for process in silent:
+            _end_stopped(*json.loads(store.get(_IDENTITY.format(process))))
     except RuntimeError:  # the store is gone with the process that kept it
         silent = []
     return f"process {' and '.join(silent)}" if silent else "another process"
+
+
+def _end_stopped(host: str, pid: int, started: str) -> None:
+    """Ends a process of this machine that was stopped: it cannot end itself, and its launcher would wait for it."""
+    if host != socket.gethostname() or system_processes.start_time(pid) != started:
+        return
+    if system_processes.state(pid) in system_processes.STOPPED:
+        logger.warning("process id %d is stopped, and is ended", pid)
+        os.kill(pid, signal.SIGKILL)
 
 
 def _join(config: CfgNode, stages: int) -> Launch:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import accelerator
-from common import memory
+from common import deadlines, memory
 from common.errors import EXIT_DATA, EXIT_RESOURCE, EXIT_USAGE, Refusal
 from dataset import workers
 from dataset.build_ipu import build_dataset, build_loader, example_batch
@@ -268,8 +268,8 @@ class TestFailures:
         iterator.close()
 
     def test_hung_worker_is_named_and_ended_within_the_deadline(self, root, monkeypatch):
-        monkeypatch.setattr(workers, "STALL_SECONDS", 1)
-        monkeypatch.setattr(workers, "HAND_OVER_SECONDS", 1)
+        monkeypatch.setattr(deadlines, "BATCH", 1)
+        monkeypatch.setattr(deadlines, "HAND_OVER", 1)
         iterator, processes = self.loader_with_workers(root)
         for process in processes:
             os.kill(process.pid, signal.SIGSTOP)
@@ -293,8 +293,8 @@ class TestFailures:
         assert "\n" not in str(caught.value)
 
     def test_hung_reader_of_an_asynchronous_loader_is_named_and_ended(self, root, monkeypatch):
-        monkeypatch.setattr(workers, "STALL_SECONDS", 1)
-        monkeypatch.setattr(workers, "HAND_OVER_SECONDS", 0)
+        monkeypatch.setattr(deadlines, "BATCH", 1)
+        monkeypatch.setattr(deadlines, "HAND_OVER", 0)
         config = small_config(root, DATA__LOADER="async")
         loader = build_loader(config, options_of(), build_dataset(config, True), True)
         [reader] = loader.readers

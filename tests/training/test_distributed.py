@@ -392,3 +392,12 @@ def test_refusal_of_one_process_in_training_is_that_of_all_and_of_the_status(dat
     assert all(name in lines[-1] for lines in errors)
     status = json.loads((tmp_path / "out" / "status.json").read_text())
     assert status["exit_code"] == EXIT_DATA and name in status["cause"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="a stopped process is told from /proc")
+def test_process_that_was_stopped_is_ended_with_the_run(data, tmp_path):
+    leader, other = start_both(long_training(data, tmp_path), POPTORCH_HOST_TIMEOUT="4")
+    until_it_trains(leader)
+    other.send_signal(signal.SIGSTOP)
+    leader.communicate(timeout=120)
+    assert other.wait(timeout=10) == -signal.SIGKILL

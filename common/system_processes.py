@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""What the system tells of a process, where it has /proc."""
+
+from typing import List
+
+STOPPED = ("T", "t")  # by a signal, by a debugger
+
+
+def state(pid: int) -> str:
+    """The letter of a process's state, as ps shows it; empty for one that is gone."""
+    return (_fields(pid) or [""])[0]
+
+
+def start_time(pid: int) -> str:
+    """When a process began, in the system's ticks: two processes with one number differ in it. Empty if it is gone."""
+    fields = _fields(pid)
+    return fields[19] if len(fields) > 19 else ""
+
+
+def _fields(pid: int) -> List[str]:
+    """The fields of /proc/PID/stat behind the name, which may hold anything."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            return stream.read().rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return []

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The faults that take a moment each are part of the suite; those that train belong to `python -m tests.faults`."""
+
+import pytest
+
+from config import get_config
+from tests.faults.__main__ import parse
+from tests.faults.injections import FAULTS, YAML_BOMBS, inject, refused
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if not fault.whole_runs])
+def test_fault_is_survived_each_time(name, tmp_path):
+    result = inject(FAULTS[name], 5, 1, tmp_path, tmp_path)
+    assert result.survived == result.runs == 5
+
+
+@pytest.mark.parametrize("index", range(len(YAML_BOMBS)))
+def test_yaml_that_is_no_configuration_is_one_line(index, tmp_path):
+    (tmp_path / "a.yaml").write_text("SEED: 1\n")
+    (tmp_path / "bomb.yaml").write_text(YAML_BOMBS[index])
+    assert refused(lambda: get_config(str(tmp_path / "bomb.yaml")))
+
+
+def test_unknown_fault_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse(["flop"])
+    assert "flop is no fault: kill" in capsys.readouterr().err
