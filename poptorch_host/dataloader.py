@@ -141,14 +141,14 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         size = self._combined_batch_size
         if size is None:
             raise AssertionError(f"processes cannot share a dataset without batch_size: {advice}")
+        check(
+            not shuffle or self._options.exists("random_seed"),
+            "To shuffle a dataset that processes share, you must set the same options.randomSeed in all of them",
+        )
         distributed = self._options.Distributed
         share = share_of(len(dataset), distributed.processId, distributed.numProcesses, size, drop_last)
         if not shuffle or kwargs.get("sampler") is not None:
             return Subset(dataset, range(share[0], sum(share))), shuffle
-        check(
-            self._options.exists("random_seed"),
-            "To shuffle a dataset that processes share, you must set the same options.randomSeed in all of them",
-        )
         kwargs["sampler"] = GlobalShuffle(len(dataset), share, self._options.random_seed, leaves_out=drop_last)
         return dataset, False
 

@@ -25,6 +25,7 @@ def test_errors_form_one_family_known_by_the_core_too():
         assert getattr(poptorch.poptorch_core, name) is getattr(poptorch, name)
 
 
+@needs_core("it raises them")
 @pytest.mark.parametrize(
     "name, kind, origin",
     [

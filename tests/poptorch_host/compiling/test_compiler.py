@@ -224,6 +224,7 @@ def test_tensors_that_are_brought_to_the_device_are_welcome(function):
     assert torch.equal(infer(function), X + 1)
 
 
+@needs_core("it tells tensors of the host apart")
 @pytest.mark.parametrize(
     "function",
     [
@@ -243,6 +244,7 @@ def test_arithmetic_among_tensors_of_the_host_is_left_to_pytorch(function):
     assert set(run) <= {"aten::add", "aten::sub"}  # a device sees nothing of it
 
 
+@needs_core("it tells tensors of the host apart")
 def test_host_arithmetic_has_values_where_a_model_is_compiled_without(monkeypatch):
     monkeypatch.setenv("POPTORCH_HOST_DEVICE", "meta")
     executor = poptorch.inferenceModel(Function(lambda x: x.repeat(int((HOST * 2).sum()), 1)))
@@ -250,6 +252,7 @@ def test_host_arithmetic_has_values_where_a_model_is_compiled_without(monkeypatc
     assert executor.compiled.output_shapes == [(12, 3)]
 
 
+@needs_core("it tells tensors of the host apart")
 def test_an_output_that_stays_on_the_host_is_returned_with_a_warning(caplog):
     with caplog.at_level("WARNING"):
         shifted, kept = infer(lambda x: (x + 1, HOST * 2))
@@ -257,6 +260,7 @@ def test_an_output_that_stays_on_the_host_is_returned_with_a_warning(caplog):
     assert "Output expected to be on the IPU but is on cpu" in caplog.text
 
 
+@needs_core("it tells tensors of the host apart")
 def test_distributions_do_not_look_at_their_parameters():
     def score(x):
         return torch.distributions.Normal(x, torch.ones(6)).log_prob(x)

@@ -115,8 +115,14 @@ def test_wrong_arguments_are_refused_like_a_function_call():
         ((torch.ones(2),), [torch.ones(2)], "expected .*tuple.* but got .*list"),
         ((torch.ones(2),), (torch.ones(2), torch.ones(2)), "Length mismatch for .*expected 1 elements but got 2"),
         ({"a": torch.ones(2)}, {"b": torch.ones(2)}, "Unexpected arguments: b. Missing arguments: a"),
-        (numpy.ones(2), numpy.zeros(2), r"expected array\(.* but got array\("),
-        (numpy.ones(2), numpy.ones(3), r"expected array\(.* but got array\("),
+        pytest.param(
+            *(numpy.ones(2), numpy.zeros(2), r"expected array\(.* but got array\("),
+            marks=host_only("PopTorch cannot compare arrays, and ends in a ValueError"),
+        ),
+        pytest.param(
+            *(numpy.ones(2), numpy.ones(3), r"expected array\(.* but got array\("),
+            marks=host_only("PopTorch cannot compare arrays, and ends in a ValueError"),
+        ),
         (torch.ones(2), 3, "expected .*Tensor.* but got .*int"),
         (torch.ones(2), None, "expected .*Tensor.* but got .*NoneType"),
     ],

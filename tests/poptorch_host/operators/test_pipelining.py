@@ -177,6 +177,7 @@ def test_an_operation_after_a_block_has_ended_is_refused():
         poptorch.inferenceModel(Leaves())(torch.ones(1))
 
 
+@needs_core("it draws and adds in its own order")
 def test_stages_change_no_result():
     torch.manual_seed(0)
     staged, plain = Layers(0, 1), Layers(None, None)

@@ -234,6 +234,7 @@ def test_an_error_in_forward_comes_out_and_leaves_the_model_as_it_was():
     assert model.fc.weight is weight and executor.isCompiled()
 
 
+@needs_core("it tracks attributes of the model")
 def test_setOptimizer_is_needed_for_a_new_rate_to_count():
     model = Classifier()
     optimizer = poptorch.optim.SGD(model.parameters(), lr=0.0)

@@ -322,6 +322,7 @@ def test_a_folder_gets_a_file_of_a_fixed_name(tmp_path):
     assert os.listdir(tmp_path / "new") == ["model.poptorch"]
 
 
+@needs_core("it reads programs")
 def test_files_that_are_no_programs_are_refused(tmp_path):
     bad = tmp_path / "bad"
     bad.write_bytes(b"nothing of the kind")

@@ -182,6 +182,7 @@ def test_half_accumulators_set_before_compilation_switch_and_after_it_are_refuse
         trainer.setOptimizer(optim.Adam(trainer.model.parameters(), lr=0.1, accum_type=HALF))
 
 
+@host_only("PopTorch warns of what a scheduler adds to the optimizer")
 def test_scheduler_after_compilation_raises_no_warning(caplog):
     caplog.set_level(logging.WARNING, logger="poptorch::python")
     trainer, optimizer = make_trainer(lambda p: torch.optim.SGD(p, lr=0.1))
