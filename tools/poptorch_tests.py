@@ -64,7 +64,7 @@ def main() -> int:
             run(file, tests, report, options.python)
     results = [result for report in sorted(options.output.glob("*.xml")) for result in read(report)]
     table = Table(results, rules)
-    text = table.text()
+    text = table.text([file for file in every if not (options.output / f"{Path(file).stem}.xml").exists()])
     if options.table:
         options.table.write_text(text, encoding="utf-8")
     else:
@@ -136,8 +136,8 @@ class Table:
         """Whether all pass that a host must, and enough of what it can."""
         return _passed(self._must) == len(self._must) and _passed(self._judged) >= LEAST_SHARE * len(self._judged)
 
-    def text(self) -> str:
-        """The table in Markdown."""
+    def text(self, missing: List[str]) -> str:
+        """The table in Markdown; `missing` are the files that did not run yet."""
         lines = [
             "# PopTorch's own tests on poptorch_host",
             "",
@@ -148,6 +148,7 @@ class Table:
             f"- Skipped by the tests themselves: {sum(self._skipped.values())}",
             f"- What a host cannot show: {sum(map(len, self._outside.values()))}, of which "
             f"{sum(map(_passed, self._outside.values()))} pass all the same",
+            f"- Files that have not been run: {', '.join(missing) or 'none'}",
             "",
             "| file | passed | failed |",
             "|---|---|---|",
