@@ -56,9 +56,8 @@ def main() -> int:
     tests = options.output / "tests"
     if not tests.exists():
         shutil.copytree(str(options.checkout / "tests"), str(tests))
-    for file in options.files or sorted(
-        path.name for path in tests.glob("*test*.py") if path.name not in rules["files"]
-    ):
+    every = sorted(path.name for path in tests.glob("*test*.py") if path.name not in rules["files"])
+    for file in options.files or every:
         report = options.output / f"{Path(file).stem}.xml"
         if not report.exists():
             run(file, tests, report, options.python)
