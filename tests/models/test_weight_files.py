@@ -203,7 +203,7 @@ def test_names_are_checked_before_heads(tmp_path):
 
 def test_head_of_another_size_says_which_flag_to_set(tmp_path):
     saved(small(num_classes=7).state_dict(), tmp_path / "w.pth")
-    assert "7 classes, 5 are wanted: set --num-classes 7" in refusal(small(), tmp_path / "w.pth", new_head=False)
+    assert "7 classes, expected 5: set --num-classes 7" in refusal(small(), tmp_path / "w.pth", new_head=False)
     saved(small(num_classes=0).state_dict(), tmp_path / "w.pth")
     assert "it has no head" in refusal(small(), tmp_path / "w.pth", new_head=False)
 
