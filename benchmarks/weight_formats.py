@@ -124,6 +124,12 @@ def top(logits: Tensor, count: int = 3) -> str:
     return ", ".join(f"{label} {share:.3%}" for label, share in zip(labels.tolist(), shares.tolist()))
 
 
+def difference(model: Logits, other: Logits, images: Tensor) -> str:
+    """The largest difference of their logits, for people."""
+    largest = float((model(images) - other(images)).abs().max())
+    return f"{largest:.0e}" if largest else "0"
+
+
 def compare(config: CfgNode, folder: Path, official: Optional[Path]) -> Tuple[Dict[str, str], List[str]]:
     """Cells of the table by format, and lines of predictions."""
     source = folder / "best.pth"
@@ -143,10 +149,10 @@ def compare(config: CfgNode, folder: Path, official: Optional[Path]) -> Tuple[Di
         there = back = "-"
         if target in programs:
             model, own_prepare = programs[target](config, path)
-            there = f"{(model(images) - ours(images)).abs().max():.0e}"
+            there = difference(model, ours, images)
             lines.append(f"{target:<12} {top(model(own_prepare(picture)))}")
         if target != "onnx":
-            back = f"{(of_ours(config, path)[0](images) - ours(images)).abs().max():.0e}".replace("0e+00", "0")
+            back = difference(of_ours(config, path)[0], ours, images)
         cells[target] = f"{there} / {back}"
     return cells, lines + predicted(picture, folder)
 

@@ -14,6 +14,7 @@ from typing import Optional, Sequence
 from common.command_line import CommandLine, run_command
 from common.errors import Refusal
 from common.logs import console_log
+from config import get_config
 
 FORMATS = ("microsoft", "timm", "huggingface", "safetensors", "onnx")
 
@@ -44,6 +45,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise Refusal(f"{target} exists already, and nothing is overwritten: give another name, or move it away")
     if not target.absolute().parent.is_dir():
         raise Refusal(f"{target}: there is no folder {target.parent}")
+
+    if args.cfg is not None:
+        get_config(args.cfg)  # refuses one that cannot be, before the weights are read
 
     # torch and timm take seconds to import: --help and a refused command line are answered before that.
     from models import exporting

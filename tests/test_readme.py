@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import benchmarks.weight_formats
 import dataset.prepare
+import models.convert
 from common import deadlines
 from config import get_config, keys_of, named_configs
 from tests import golden
@@ -48,12 +50,8 @@ def parse(words):
         assert args.cfg is None or args.cfg in named_configs()
     elif name == "predict.py":
         assert parse_prediction(arguments).images
-    elif words[:3] == ["python", "-m", "dataset.prepare"]:
-        dataset.prepare._arguments(words[3:])
-    elif words[:3] == ["python", "-m", "tests.golden"]:
-        golden.parse(words[3:])
-    elif words[:3] == ["python", "-m", "pytest"]:
-        check_tests(words[3:])
+    elif words[:2] == ["python", "-m"] and words[2] in MODULES:
+        MODULES[words[2]](words[3:])
     elif words[:4] == ["python3", "-m", "examples_utils", "benchmark"]:
         options = dict(zip(words[4::2], words[5::2]))
         assert options["--benchmark"] in yaml.safe_load((ROOT / options["--spec"]).read_text())
@@ -72,6 +70,15 @@ def check_tests(arguments):
             path, _, test = argument.partition("::")
             assert (ROOT / path).exists()
             assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8")
+
+
+MODULES = {  # what parses the arguments of python -m
+    "benchmarks.weight_formats": benchmarks.weight_formats.parse,
+    "dataset.prepare": dataset.prepare._arguments,
+    "models.convert": models.convert.parse,
+    "pytest": check_tests,
+    "tests.golden": golden.parse,
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
