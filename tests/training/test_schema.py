@@ -34,7 +34,7 @@ def test_every_field_that_is_saved_is_described():
         (changed("progress", color="red"), "progress 'color' is unknown to format 2"),
         ({"config": ""}, "config does not hold a configuration"),
         ({"config": "SEED: !!python/name:os.system"}, "config does not hold a configuration"),
-        ({"config": "A: &a [1]\nB: [*a, *a]"}, "aliases are not used"),
+        ({"config": "A: &a [1]\nB: [*a, *a]"}, "aliases are not supported"),
         ({"config": None}, "config is None, not a text"),
         ({"model": None}, "model is None, not weights by name"),
         ({"model": {}}, "model is a dict, not weights by name"),
