@@ -30,7 +30,9 @@ def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument("target", metavar="OUT", help="what to write, a folder for huggingface and timm; not there yet")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format of OUT")
     parser.add_argument("--cfg", metavar="NAME", help="name in configs/configs.yaml, or a YAML file, if IN has none")
-    parser.add_argument("--optimizer", action="store_true", help="with the optimizer's state (--to microsoft)")
+    parser.add_argument(
+        "--optimizer", action="store_true", help="with the optimizer's state as PopTorch has it (--to microsoft)"
+    )
     args = parser.parse(argv)
     if args.optimizer and args.to != "microsoft":
         raise Refusal(f"--optimizer: the format {args.to} has no place for its state: leave it out")

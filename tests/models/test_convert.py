@@ -12,6 +12,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
 from config import get_config
@@ -113,6 +114,7 @@ def test_timm_opens_the_folder_and_gives_our_logits(kind, changes, tmp_path):
     if kind == "swin" and "size" in changes and tuple(map(int, timm.__version__.split(".")[:3])) <= LOADS_SQUARES_ONLY:
         pytest.skip("this timm takes the bias table of every rectangular window for a square's as it loads it")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert set(load_file(folder / "model.safetensors")) == set(model.state_dict())
     size = changes.get("size", [32, 32])
     with torch.no_grad():
         torch.testing.assert_close(model(images(*size)), logits(source), rtol=0, atol=1e-5)
