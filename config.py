@@ -5,6 +5,11 @@
 Sections that the official Swin V1 repository also has keep its names and defaults, so that its YAML files load
 unchanged. Device settings are in the section IPU. Derived values (global batch size, scaled learning rate, number of
 classes) are not written back: see common/launch.py.
+
+Four defaults differ from the official ones: DATA.BATCH_SIZE and TRAIN.ACCUMULATION_STEPS, since the batch size is that
+of a micro-batch; MODEL.NUM_CLASSES, which the data set decides; and TAG, which is empty. Two rules differ: images of up
+to 32 pixels get a padded crop only where AUG.SHIFT asks for it (officially 4), and DATA.INTERPOLATION nearest also holds
+in evaluation, where the official program interpolates bilinearly.
 """
 
 import ast
