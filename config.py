@@ -8,8 +8,8 @@ classes) are not written back: see common/launch.py.
 
 Four defaults differ from the official ones: DATA.BATCH_SIZE and TRAIN.ACCUMULATION_STEPS, since the batch size is that
 of a micro-batch; MODEL.NUM_CLASSES, which the data set decides; and TAG, which is empty. Two rules differ: images of up
-to 32 pixels get a padded crop only where AUG.SHIFT asks for it (officially 4), and DATA.INTERPOLATION nearest also holds
-in evaluation, where the official program interpolates bilinearly.
+to 32 pixels get a padded crop only where AUG.SHIFT asks for it (officially 4), and DATA.INTERPOLATION nearest holds
+in evaluation, too, where the official program interpolates bilinearly.
 """
 
 import ast
