@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Weights on their way out: read from any file that comes in, written in the format of another program."""
 
+import importlib.util
 import inspect
 import json
 import warnings
@@ -18,7 +19,7 @@ from common.errors import EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.files import new_path
 from config import defaults, get_config
 from planning.geometry import image_size
-from utils import one_line, reason
+from utils import reason
 
 from .build import MODELS
 from .export_limits import check_fits
@@ -163,18 +164,20 @@ def _hugging_face(leaving: Leaving, path: Path) -> None:
 def _onnx(leaving: Leaving, path: Path) -> None:
     """A graph of float32 from normalised `images` (batch, C, H, W) to `logits` (batch, classes), for any batch."""
     images = torch.zeros(2, leaving.model.patch_embed.proj.in_channels, *image_size(leaving.config))
-    names: Dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"], "opset_version": 18}
-    try:
-        if "dynamic_shapes" in inspect.signature(torch.onnx.export).parameters:
-            shapes = {"images": {0: torch.export.Dim("batch")}}
-            names.update(dynamo=True, external_data=False, verbose=False, dynamic_shapes=shapes)
-        else:
-            names.update(dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own parts
-            torch.onnx.export(leaving.model, (images,), str(path), **names)
-    except ImportError as error:
-        raise Refusal(f"--to onnx needs more packages ({one_line(error)}): pip install onnx onnxscript") from error
+    names: Dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+    if "dynamic_shapes" in inspect.signature(torch.onnx.export).parameters:  # since PyTorch 2.5
+        packages: Tuple[str, ...] = ("onnx", "onnxscript")
+        shapes = {"images": {0: torch.export.Dim("batch")}}
+        names.update(opset_version=18, dynamo=True, external_data=False, verbose=False, dynamic_shapes=shapes)
+    else:
+        packages = ("onnx",)
+        names.update(opset_version=17, dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}})
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise Refusal(f"--to onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own parts
+        torch.onnx.export(leaving.model, (images,), str(path), **names)
 
 
 WRITERS: Dict[str, Callable[[Leaving, Path], None]] = {

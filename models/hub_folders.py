@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The folders that Hugging Face's `from_pretrained` and timm's `create_model` open: weights, architecture, images.
 
-What their configuration files hold is as transformers 4 and 5 and timm 1 read it.
+What their configuration files hold is as transformers 5 and timm 1 read it; names of weights are published files'.
 """
 
 import json

@@ -216,6 +216,12 @@ def test_predict_and_pretrained_take_every_format_whatever_its_name(kind, target
     assert f"red.png: {label} " in line
 
 
+def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    assert "pip install onnx" in str(refused(made(tmp_path, "swin"), tmp_path / "there", "--to", "onnx"))
+    assert not (tmp_path / "there").exists()
+
+
 @pytest.mark.parametrize("target", ["timm", "huggingface"])
 def test_validate_says_of_a_folder_what_it_says_of_the_checkpoint(target, tmp_path, capsys):
     source, there, cfg = made(tmp_path, "swinv2"), tmp_path / "there", tmp_path / "tiny.yaml"
