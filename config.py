@@ -48,12 +48,20 @@ ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
 def defaults() -> CfgNode:
     """A new tree with the default of every key: Swin-T on ImageNet-1k."""
     tree = CfgNode()
+    for add_section in (_run, _data, _model, _training, _augmentation, _validation, _ipu):
+        add_section(tree)
+    return tree
+
+
+def _run(tree: CfgNode) -> None:
     tree.OUTPUT = ""  # output folder of the run
     tree.TAG = ""  # subfolder of OUTPUT, to separate runs of the same configuration
     tree.SEED = 0
     tree.LOG_INTERVAL = 10  # weight updates between log lines
     tree.WANDB = False  # also log to Weights & Biases
 
+
+def _data(tree: CfgNode) -> None:
     tree.DATA = CfgNode()
     tree.DATA.DATASET = "imagenet"  # imagenet: folders or zip; imagenet22K: map files; generated: random images
     tree.DATA.DATA_PATH = ""
@@ -71,6 +79,8 @@ def defaults() -> CfgNode:
     tree.DATA.ALLOW_EMPTY_CLASSES = False  # accept classes without images
     tree.DATA.GENERATED = "host"  # where random images are generated: host, device
 
+
+def _model(tree: CfgNode) -> None:
     tree.MODEL = CfgNode()
     tree.MODEL.TYPE = "swin"  # swin: the first generation; swinv2
     tree.MODEL.NAME = "swin_tiny_patch4_window7_224"
@@ -110,6 +120,8 @@ def defaults() -> CfgNode:
     tree.MODEL.SWINV2.PATCH_NORM = True
     tree.MODEL.SWINV2.PRETRAINED_WINDOW_SIZES = [0, 0, 0, 0]  # of each layer; 0: WINDOW_SIZE
 
+
+def _training(tree: CfgNode) -> None:
     tree.TRAIN = CfgNode()
     tree.TRAIN.EPOCHS = 300
     tree.TRAIN.WARMUP_EPOCHS = 20
@@ -140,6 +152,8 @@ def defaults() -> CfgNode:
     tree.TRAIN.OPTIMIZER.BETAS = [0.9, 0.999]
     tree.TRAIN.OPTIMIZER.MOMENTUM = 0.9
 
+
+def _augmentation(tree: CfgNode) -> None:
     tree.AUG = CfgNode()
     tree.AUG.COLOR_JITTER = 0.4
     tree.AUG.AUTO_AUGMENT = "rand-m9-mstd0.5-inc1"  # empty: none
@@ -157,11 +171,15 @@ def defaults() -> CfgNode:
     tree.AUG.HFLIP = 0.5
     tree.AUG.SHIFT = 0  # maximum random shift in pixels, instead of the random crop; 0: off
 
+
+def _validation(tree: CfgNode) -> None:
     tree.TEST = CfgNode()
     tree.TEST.CROP = True  # resize to a larger size and crop the centre
     tree.TEST.BATCH_SIZE = 0  # micro-batch size for validation; 0: DATA.BATCH_SIZE
     tree.TEST.INTERVAL = 1  # epochs between validations
 
+
+def _ipu(tree: CfgNode) -> None:
     tree.IPU = CfgNode()
     tree.IPU.LAYERS_PER_IPU = "auto"  # Swin blocks of each pipeline stage; x.5: the next stage begins at an MLP
     tree.IPU.IPUS_PER_REPLICA = 0  # stages that auto makes, which alone reads it; 0: the fewest whose memory suffices
@@ -191,7 +209,6 @@ def defaults() -> CfgNode:
     tree.IPU.POPART.COPY_JUST_IN_TIME = True  # what a repeated part of the program works on is copied as it is needed
     tree.IPU.POPART.EARLY_GRADIENT_CONSUMERS = True  # what reads a gradient and updates no weight is scheduled early
     tree.IPU.POPART.PATTERNS = ["TiedGather", "TiedGatherAccumulate", "UpdateInplacePrioritiesForIpu"]  # -NAME: off
-    return tree
 
 
 def get_config(

@@ -4,115 +4,26 @@
 
 import csv
 import json
-import math
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from poptorch_host.updating.update import WeightUpdate
 
-import dataset.prepare
 import predict
 import train_swin
 import validate
-from common.command_line import run_command
 from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_NONFINITE, EXIT_PREEMPTED, EXIT_USAGE, Preempted, Refusal
-from common.signals import StopRequest
 from config import get_config
-from dataset.samples import ImageDataset
 from tests.backend import DEVICE, poptorch
+from tests.runs import ROOT, SMALL, assert_same_run, refused, run, train
 from training import checkpoint, loop
-from training.prediction import describe
 
-ROOT = Path(__file__).resolve().parent
-# A Swin Transformer that learns digits in seconds: everything random is on, so that resuming has something to lose.
-OPTS = [
-    "MODEL.SWIN.EMBED_DIM",
-    "16",
-    "MODEL.SWIN.DEPTHS",
-    "[1, 1]",
-    "MODEL.SWIN.NUM_HEADS",
-    "[1, 2]",
-    "IPU.LAYERS_PER_IPU",
-    "[2]",
-    "TRAIN.WARMUP_EPOCHS",
-    "1",
-    "TRAIN.BASE_LR",
-    "0.05",
-    "MODEL.DROP_RATE",
-    "0.1",
-    "LOG_INTERVAL",
-    "5",
-    "AUG.MIXUP",
-    "0.2",
-]
-SMALL = ["--cfg", "SWIN_DEMO", "--device", DEVICE, "--epochs", "4", "--opts", *OPTS]
-
-
-@pytest.fixture(scope="session")
-def all_digits(tmp_path_factory):
-    """The scikit-learn digits in ImageNet layout: 1,438 scans to train on, 359 to validate on."""
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    dataset.prepare.main(["digits", "--out", str(folder)])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def digits(all_digits, tmp_path_factory):
-    """A few of them: 160 to train on and 37 to validate on, unevenly."""
-    few = tmp_path_factory.mktemp("data") / "digits"
-    for split, kept in (("train", 16), ("validation", 4)):
-        for index, folder in enumerate(sorted((all_digits / split).iterdir())):
-            (few / split / folder.name).mkdir(parents=True)
-            for image in sorted(folder.iterdir())[: kept - (split == "validation" and index < 3)]:
-                shutil.copy(image, few / split / folder.name)
-    return few
-
-
-def train(digits, output, *more):
-    train_swin.main([*SMALL, *more, "--data-path", str(digits), "--output", str(output)])
-    return checkpoint.load(output / "last.pth")
-
-
-def run(script, *argv, **kwargs):
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *argv], capture_output=True, text=True, check=False, **kwargs
-    )
-
-
-def flat(state):
-    """Every leaf of a checkpoint that says where training stands, by a path of keys."""
-
-    def walk(value, path):
-        if isinstance(value, dict):
-            for key in value:
-                yield from walk(value[key], f"{path}/{key}")
-        elif isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                yield from walk(item, f"{path}/{index}")
-        else:
-            yield path, value
-
-    parts = {key: state[key] for key in ("model", "optimizer", "rng_states", "progress")}
-    return {path: value for path, value in walk(parts, "") if not path.endswith("throughput")}
-
-
-def assert_same_run(left, right):
-    left, right = flat(left), flat(right)
-    assert left.keys() == right.keys()
-    different = [
-        path
-        for path in left
-        if not (torch.equal(left[path], right[path]) if torch.is_tensor(left[path]) else left[path] == right[path])
-    ]
-    assert different == []
+pytest_plugins = ["tests.digits"]
 
 
 @pytest.fixture(scope="session")
@@ -231,11 +142,6 @@ def test_prediction_refuses_what_is_no_image(digits, unbroken, tmp_path):
         with pytest.raises(Refusal, match=said) as caught:
             predict.main(["--checkpoint", str(unbroken[0] / "best.pth"), "--device", DEVICE, str(tmp_path / name)])
         assert caught.value.code == EXIT_DATA
-
-
-def test_classes_are_named_by_words_where_they_are_those_of_imagenet():
-    assert describe([], 1000)[0] == describe(["n01440764", "a"], 2)[0]
-    assert describe(["n01440764", "a"], 3) == ["n01440764 (tench, Tinca tinca)", "a", "2"]
 
 
 @pytest.mark.parametrize("batch, replicas", [("1", "1"), ("7", "3"), ("64", "2")])
@@ -470,13 +376,6 @@ def test_throughput_is_logged_in_the_form_that_benchmarks_read(capsys, monkeypat
 # Bad input: one clear line, the right exit code, nothing lost.
 
 
-def refused(code, said, *argv):
-    with pytest.raises(Refusal) as caught:
-        train_swin.main([*SMALL, *argv])
-    assert caught.value.code == code, caught.value
-    assert said in str(caught.value) and "\n" not in str(caught.value)
-
-
 def test_bad_data_is_refused(digits, tmp_path):
     (tmp_path / "empty" / "train").mkdir(parents=True)
     (tmp_path / "empty" / "validation").mkdir()
@@ -535,51 +434,6 @@ def test_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(digits
     assert_same_run(checkpoint.load(tmp_path / "last.pth"), before)
 
 
-def test_step_that_is_not_finite_is_told_with_its_rate_module_and_samples(digits, tmp_path, monkeypatch):
-    sample = ImageDataset.sample
-    monkeypatch.setattr(
-        ImageDataset,
-        "sample",
-        lambda self, epoch, index: (sample(self, epoch, index)[0] * (math.inf if index == 7 else 1), 1),
-    )
-    with pytest.raises(Refusal) as caught:
-        train(digits, tmp_path, "--opts", "AUG.MIXUP", "0.0", "AUG.CUTMIX", "0.0")
-    assert caught.value.code == EXIT_NONFINITE
-    assert re.search(
-        r"not finite at update \d+ \(epoch 0, step \d+, learning rate [\d.e-]+\): "
-        r"a pixel is not finite, of the samples .*train/0/\d+.png",
-        str(caught.value),
-    )
-
-
-def spoil_gradients(monkeypatch, updates):
-    """NaN in the gradients of these updates only; their losses are finite."""
-    factor = WeightUpdate._factor
-    counted = []
-
-    def spoiling(self, slots, gradients, scale):
-        counted.append(0)
-        if len(counted) - 1 in updates:
-            gradients[0].fill_(math.nan)
-        return factor(self, slots, gradients, scale)
-
-    monkeypatch.setattr(WeightUpdate, "_factor", spoiling)
-
-
-def test_updates_that_are_not_finite_are_left_out_and_counted_and_resuming_is_exact(digits, tmp_path, monkeypatch):
-    options = ["--opts", "TRAIN.SKIP_NONFINITE", "2"]
-    spoil_gradients(monkeypatch, {1, 2, 4, 8})
-    unbroken = train(digits, tmp_path / "unbroken", *options)
-    assert (unbroken["progress"]["skipped"], unbroken["progress"]["skipped_in_row"]) == (4, 0)
-    spoil_gradients(monkeypatch, {1, 2, 4, 8})
-    train(digits, tmp_path / "resumed", *options, "--training-steps", "2")
-    spoil_gradients(monkeypatch, {0, 2, 6})
-    assert_same_run(train(digits, tmp_path / "resumed", *options), unbroken)
-    spoil_gradients(monkeypatch, {1, 2, 3})
-    with pytest.raises(Refusal, match="gradients are not finite at update 3 .*finite with other masks"):
-        train(digits, tmp_path / "stopped", *options)
-
-
 def test_loss_of_images_that_the_device_makes_up_stops_nothing():
     overflowing = ["--training-steps", "2", "--precision", "half", "--opts", "TRAIN.LOSS_SCALING", str(2.0**30)]
     refused(EXIT_NONFINITE, "gradients are not finite", "--synthetic", "host", *overflowing)
@@ -598,31 +452,3 @@ def test_command_ends_with_one_line_and_its_exit_code(script, argv, code, tmp_pa
     ended = run(script, *argv, cwd=tmp_path)
     assert ended.returncode == code
     assert len(ended.stderr.strip().splitlines()) == 1 and ended.stderr.startswith(script)
-
-
-def test_faults_of_ours_keep_their_traceback():
-    def broken():
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_command(broken)
-
-
-def test_stop_request_outside_a_step_stops_at_once_and_inside_at_its_end():
-    stop = StopRequest()
-    before = signal.getsignal(signal.SIGINT)
-    with stop.installed():
-        with pytest.raises(Preempted, match="SIGUSR1"):
-            os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(1)
-        stop.name = ""
-        with stop.deferred():
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.01)
-            assert stop.name == "SIGTERM"
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(1)
-        with pytest.raises(Preempted, match="SIGTERM"):
-            stop.check()
-    assert signal.getsignal(signal.SIGINT) is before

@@ -104,15 +104,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     else:
         trainer = host_pipeline.build_trainer(config, model, options, optimizer, launch)
     validator = poptorch.inferenceModel(model, validation_options)
-    logger.info("device: %s; processes: %d", accelerator.description(), launch.processes)
-    parameters, macs = sum(unit.parameters for unit in model.units), sum(unit.macs for unit in model.units)
-    logger.info(
-        "model: %s, %.1f million parameters, %.2f GMACs an image, %d classes",
-        config.MODEL.NAME,
-        parameters / 1e6,
-        macs / 1e9,
-        classes,
-    )
+    _log_device_and_model(config, launch, model, classes)
     logger.info(
         "data: %d training images, %d validation images; global batch %d, %d updates an epoch",
         len(train_data),
@@ -140,6 +132,19 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     if state:
         _restore_randomness(run, state)
     return run
+
+
+def _log_device_and_model(config: CfgNode, launch: Launch, model: SwinClassifier, classes: int) -> None:
+    """Logs what the run computes and where."""
+    parameters, macs = sum(unit.parameters for unit in model.units), sum(unit.macs for unit in model.units)
+    logger.info("device: %s; processes: %d", accelerator.description(), launch.processes)
+    logger.info(
+        "model: %s, %.1f million parameters, %.2f GMACs an image, %d classes",
+        config.MODEL.NAME,
+        parameters / 1e6,
+        macs / 1e9,
+        classes,
+    )
 
 
 def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]], names: List[str]) -> SwinClassifier:

@@ -24,8 +24,8 @@ from common.launch import REFERENCE_BATCH
 from common.signals import StopRequest
 from config import get_config
 from dataset.samplers import epoch_order
-from swin_test import assert_same_run
 from tests.data_sets import write_uneven
+from tests.runs import assert_same_run
 from tests.training.distributed_program import run_job
 from training import checkpoint, processes
 

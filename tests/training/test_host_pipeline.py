@@ -14,8 +14,8 @@ from config import get_config
 from models.build import build_pipeline
 from models.stages import SwinStage, units_of_stages
 from planning.placement import pipeline_stages
-from swin_test import assert_same_run
 from tests.data_sets import write_uneven
+from tests.runs import assert_same_run
 from tests.training.distributed_program import run_job
 from tests.training.test_distributed import OPTS, run_jobs, state_of, training
 from training import host_pipeline, processes
