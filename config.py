@@ -86,10 +86,10 @@ def _model(tree: CfgNode) -> None:
     tree.MODEL.NAME = "swin_tiny_patch4_window7_224"
     tree.MODEL.NUM_CLASSES = 0  # 0: taken from the data set
     tree.MODEL.PRETRAINED = ""  # weights to start from
-    tree.MODEL.PRETRAINED_EMA = False  # take the averaged ones of the file's weights; also in validation
-    tree.MODEL.PRETRAINED_IMG_SIZE = 0  # that those weights were trained at, where the file does not tell; 0: unknown
-    tree.MODEL.PRETRAINED_WINDOW_SIZE = 0  # likewise; 0: a square, if the bias tables' rows are a square number
-    tree.MODEL.RESUME = ""  # checkpoint to go on from
+    tree.MODEL.PRETRAINED_EMA = False  # take the averaged weights of the file; also in validation
+    tree.MODEL.PRETRAINED_IMG_SIZE = 0  # those weights were trained at, if the file does not say; 0: unknown
+    tree.MODEL.PRETRAINED_WINDOW_SIZE = 0  # likewise; 0: square, if the bias tables allow it
+    tree.MODEL.RESUME = ""  # checkpoint to resume from
     tree.MODEL.DROP_RATE = 0.0
     tree.MODEL.ATTN_DROP_RATE = 0.0
     tree.MODEL.DROP_PATH_RATE = 0.1
@@ -134,9 +134,9 @@ def _training(tree: CfgNode) -> None:
     tree.TRAIN.ACCUMULATION_STEPS = 64  # micro-batches per replica and weight update
     tree.TRAIN.AUTO_RESUME = True  # resume from the newest valid checkpoint in OUTPUT
     tree.TRAIN.CHECKPOINT_STEPS = 0  # weight updates between checkpoints; 0: at the end of epochs only
-    tree.TRAIN.SKIP_NONFINITE = 0  # updates in a row that may be left out because they are not finite; on hosts
-    tree.TRAIN.KEEP = 0  # last checkpoints that stay under names of their own, beside last, previous and best
-    tree.TRAIN.MAX_FRUITLESS_RESTARTS = 10  # starts in a row that reach no checkpoint before the run gives up; 0: any
+    tree.TRAIN.SKIP_NONFINITE = 0  # consecutive updates that may be skipped as not finite; hosts only
+    tree.TRAIN.KEEP = 0  # checkpoints to keep in addition to last, previous and best
+    tree.TRAIN.MAX_FRUITLESS_RESTARTS = 10  # starts without a new checkpoint before the run gives up; 0: any
     tree.TRAIN.LOSS_SCALING = 1.0
     tree.TRAIN.AUTO_LOSS_SCALING = False
     tree.TRAIN.LR_SCHEDULER = CfgNode()
@@ -182,15 +182,15 @@ def _validation(tree: CfgNode) -> None:
 def _ipu(tree: CfgNode) -> None:
     tree.IPU = CfgNode()
     tree.IPU.LAYERS_PER_IPU = "auto"  # Swin blocks of each pipeline stage; x.5: the next stage begins at an MLP
-    tree.IPU.IPUS_PER_REPLICA = 0  # stages that auto makes, which alone reads it; 0: the fewest whose memory suffices
-    tree.IPU.MAPPING = []  # IPU of each stage; one entry more than LAYERS_PER_IPU: the head is a stage of its own
+    tree.IPU.IPUS_PER_REPLICA = 0  # stages for LAYERS_PER_IPU auto; 0: the fewest that fit in memory
+    tree.IPU.MAPPING = []  # IPU of each stage; one entry more than LAYERS_PER_IPU: the head is a separate stage
     tree.IPU.REPLICAS = 4  # data-parallel copies in all processes together
     tree.IPU.DEVICE_ITERATIONS = 1  # weight updates in one call
     tree.IPU.INFERENCE_DEVICE_ITERATIONS = 0  # micro-batches of a replica in one validation call, at least the stages
     tree.IPU.AVAILABLE_MEMORY_PROPORTION = 0.2  # of tile memory, for temporaries of products; a list: of each IPU
     tree.IPU.REPLICATED_TENSOR_SHARDING = False  # optimizer state is split over replicas
     tree.IPU.SHARDING_MIN_ELEMENTS = 1024  # smaller tensors, such as biases, stay whole on every replica
-    tree.IPU.OPTIMIZER_STATE_OFF_CHIP = False  # optimizer state waits in the memory of the host, and updates fetch it
+    tree.IPU.OPTIMIZER_STATE_OFF_CHIP = False  # keep optimizer state in the host's memory between updates
     tree.IPU.STOCHASTIC_ROUNDING = True  # of half weights; float weights never need it
     tree.IPU.PARTIALS = "float"  # sums inside products of half numbers; half: faster, and with 16.16 Graphcore's choice
     tree.IPU.RECOMPUTATION = True  # keep only block outputs for the backward pass, compute the rest again
@@ -198,16 +198,16 @@ def _ipu(tree: CfgNode) -> None:
     tree.IPU.ROUND_UP_IPUS = True  # reserve the next power of two of IPUs
     tree.IPU.ENGINE = CfgNode()  # of Poplar's engine
     tree.IPU.ENGINE.AUTOLOADER = True  # programs are loaded by the IPUs themselves (opt.useAutoloader)
-    tree.IPU.ENGINE.INDEPENDENT_REPLICAS = True  # replicas wait for the host alone, not for each other, at transfers
-    tree.IPU.ENGINE.PROFILE_FOLDER = ""  # profiles for PopVision, also of what is out of memory; empty: none
+    tree.IPU.ENGINE.INDEPENDENT_REPLICAS = True  # transfers do not synchronise replicas with each other
+    tree.IPU.ENGINE.PROFILE_FOLDER = ""  # profiles for PopVision, also of programs out of memory; empty: none
     tree.IPU.POPART = CfgNode()  # defaults of this section are those of Graphcore's Swin and ViT applications
     tree.IPU.POPART.PREFETCH_DEPTH = 3  # batches that the device buffers ahead
     tree.IPU.POPART.MERGE_COLLECTIVES = True  # with replicated tensor sharding: fewer, larger collectives
     tree.IPU.POPART.OUTER_FRAGMENT = True  # overlap the weight updates of different IPUs; False: as PopTorch does
     tree.IPU.POPART.OUTER_FRAGMENT_FOR = "memory"  # what the overlap is optimized for: memory, cycles
     tree.IPU.POPART.OUTER_FRAGMENT_EXCLUDED = []  # IPUs that take no part in the overlap
-    tree.IPU.POPART.COPY_JUST_IN_TIME = True  # what a repeated part of the program works on is copied as it is needed
-    tree.IPU.POPART.EARLY_GRADIENT_CONSUMERS = True  # what reads a gradient and updates no weight is scheduled early
+    tree.IPU.POPART.COPY_JUST_IN_TIME = True  # copy the inputs of repeated subgraphs when they are needed
+    tree.IPU.POPART.EARLY_GRADIENT_CONSUMERS = True  # schedule readers of gradients that update no weight early
     tree.IPU.POPART.PATTERNS = ["TiedGather", "TiedGatherAccumulate", "UpdateInplacePrioritiesForIpu"]  # -NAME: off
 
 
@@ -222,7 +222,7 @@ def get_config(
     Args:
         name_or_path: a name in configs/configs.yaml, or the path of a .yaml or .yml file; None: the defaults.
         opts: alternating keys and values, as given to --opts.
-        overrides: (key, value) pairs with the highest precedence, from flags.
+        overrides: (key, value) pairs from flags, with the highest precedence.
         saved: text of `CfgNode.dump`, as stored in checkpoints; replaces the defaults.
 
     Raises:
@@ -293,7 +293,7 @@ def _named_layers(name: str, seen: Tuple[str, ...]) -> List[Tuple[str, Dict[str,
 
 
 def _file_layers(path: Path, root: Path, seen: Tuple[Path, ...]) -> Iterator[Tuple[str, Dict[str, Any]]]:
-    """Layers of a YAML file; BASE names files beside or below the first one, so that a file cannot reach out."""
+    """Layers of a YAML file; BASE may name files beside or below the first one only."""
     if path.suffix not in (".yaml", ".yml") or root not in path.parents:
         raise Refusal(f"BASE {path} must be a .yaml file inside {root}")
     if path in seen or len(seen) >= MAX_BASE_DEPTH:
@@ -324,7 +324,7 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"key {_brief(key)} is no name", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {_brief(key)} is not text", node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", node.start_mark)
             seen.add(key)
@@ -342,7 +342,7 @@ def parse(text: str, source: str) -> Dict[str, Any]:
     """The sections and keys of a configuration's text, as plain data.
 
     Raises:
-        utils.Refusal: naming `source`, for a text that is not one.
+        utils.Refusal: naming `source`, if it is not a configuration.
     """
     if len(text) > MAX_YAML_BYTES:
         raise Refusal(f"{source} is not a configuration: it has more than {MAX_YAML_BYTES} characters")
@@ -356,13 +356,13 @@ def parse(text: str, source: str) -> Dict[str, Any]:
 
 
 def _brief(value: Any, length: int = 80) -> str:
-    """A value of somebody else's file as a line can hold it."""
+    """An untrusted value, shortened for messages."""
     text = value if isinstance(value, str) and length > 80 else repr(value)
     return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _merge(tree: CfgNode, values: Dict[str, Any], source: str, prefix: str = "") -> None:
-    """Merges nested values into the tree; keys that are not given keep their values."""
+    """Merges nested values into the tree; other keys keep their values."""
     for key, value in values.items():
         full = f"{prefix}{key}"
         if isinstance(value, dict) and isinstance(_find(tree, full), CfgNode):
@@ -409,8 +409,8 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and float in types and int not in types:
         value = float(value)
     if type(value) not in types:
-        wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in types)
-        raise Refusal(f"{source}: {key} takes {wanted}, not {_brief(value)}")
+        expected = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in types)
+        raise Refusal(f"{source}: {key} takes {expected}, not {_brief(value)}")
     return value
 
 
@@ -421,5 +421,5 @@ def _decode(text: str) -> Any:
         return plain[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the latter for thousands of brackets
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two for thousands of brackets
         return text

@@ -54,7 +54,7 @@ install() {
 
 # use_environment ROOT FILE [TORCH]: sets PYTHON to an interpreter with the packages of ROOT/FILE.
 #   In a Poplar SDK environment that interpreter is completed, its torch untouched; an interpreter that has everything
-#   is used as it is; otherwise ROOT/.venv is made. TORCH asks for that version, in an environment of its own.
+#   is used as it is; otherwise ROOT/.venv is made. TORCH: that version, in a separate environment.
 use_environment() {
     local root=$1 file=$1/$2 torch=${3:-} folder=$1/.venv${3:+-torch-$3}
     PYTHON=${PYTHON:-python3}

@@ -130,15 +130,15 @@ def test_prediction_goes_on_after_what_is_no_image(digits, unbroken, tmp_path):
     shutil.copy(digit, tmp_path / "good.png")
     weights = ["--checkpoint", str(unbroken[0] / "best.pth"), "--device", DEVICE]
     done = run("predict.py", *weights, "./text.png", "good.png", "./", cwd=tmp_path)
-    assert done.returncode == EXIT_DATA and "2 of 4 files are no images" in done.stderr
+    assert done.returncode == EXIT_DATA and "2 of 4 files cannot be read as images" in done.stderr
     predicted = [line.split(":")[0] for line in done.stdout.splitlines() if "%" in line]
-    assert predicted == ["good.png", "./good.png"] and "./text.png is no JPEG" in done.stdout
+    assert predicted == ["good.png", "./good.png"] and "./text.png is not a JPEG" in done.stdout
 
 
 def test_prediction_refuses_what_is_no_image(digits, unbroken, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "empty").mkdir()
-    for name, said in (("text.png", "1 of 1 files"), ("empty", "has no images"), ("none", "is no file or folder")):
+    for name, said in (("text.png", "1 of 1 files"), ("empty", "has no images"), ("none", "is not a file or folder")):
         with pytest.raises(Refusal, match=said) as caught:
             predict.main(["--checkpoint", str(unbroken[0] / "best.pth"), "--device", DEVICE, str(tmp_path / name)])
         assert caught.value.code == EXIT_DATA

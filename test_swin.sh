@@ -3,7 +3,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 # Set-up and all tests in one command.
 #   ./test_swin.sh                  everything
-#   ./test_swin.sh --torch 2.0.1    everything, in an environment of its own with that PyTorch
+#   ./test_swin.sh --torch 2.0.1    everything, in a separate environment with that PyTorch
 #   ./test_swin.sh tests -k resume  what pytest selects
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,6 +17,6 @@ fi
 use_environment "$root" requirements-test.txt "$torch"
 
 cd "$root"
-# Tests run one process a core; more threads each would only fight over them.
+# One process a core: more threads would compete for the cores.
 export OMP_NUM_THREADS=1
 exec "$PYTHON" -m pytest --numprocesses auto --dist loadgroup "$@"

@@ -6,7 +6,7 @@
 #   ./torchrun.sh --dry-run ARGUMENT...    prints the command
 # Variables: PROCESSES  of this machine (default: its GPUs, or 1)      NODES      machines (default 1)
 #            NODE       number of this machine, from 0 (default 0)     MASTER     host and port of machine 0
-#            HOST_PIPELINE  1: the stages of IPU.LAYERS_PER_IPU run in processes of their own (see training/host_pipeline.py)
+#            HOST_PIPELINE  1: the stages of IPU.LAYERS_PER_IPU run in separate processes (see training/host_pipeline.py)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=environment.sh

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Files of torch.save, read as data only: nothing that they contain runs, and nothing that they claim is believed.
+"""Files of torch.save, read as data only: nothing in them is executed, and all sizes are checked.
 
 A file is read once. The same bytes are checked and used: tensors are views of them, so that a file takes the memory of
-its size and no more, whatever it says of itself.
+its size and no more, whatever sizes it states.
 """
 
 from pathlib import Path
@@ -41,18 +41,18 @@ class DamagedFile(Exception):
 
 
 class Archive(NamedTuple):
-    """What a file holds."""
+    """The contents of a file."""
 
     contents: Any  # numbers, texts, None, lists, tuples, dictionaries and dense tensors on the CPU
-    sealed: bool  # whether a digest of the whole file was there and right; see common/seal.py
+    sealed: bool  # whether the file has a digest, which was verified; see common/seal.py
 
 
 def read_archive(path: Path) -> Archive:
-    """What torch.save wrote into `path`, as data only.
+    """The contents of a file that torch.save wrote, as data only.
 
-    The digest of a sealed file is verified before anything else is looked at, the archive's checksums where there is
-    none: torch.load does neither, and would take a flipped bit for a weight. Compressed members are refused, so that a
-    small file cannot unpack into a large one, and so are formats from before PyTorch 1.6.
+    The digest of a sealed file is verified first; without one, the checksums of the archive are. torch.load checks
+    neither: flipped bits would change weights silently. Compressed members are refused, since a small file could unpack
+    into a large one, and so are formats before PyTorch 1.6.
 
     Raises:
         DamagedFile: if the file cannot be read or its contents are not plain data.
@@ -72,13 +72,13 @@ def read_archive(path: Path) -> Archive:
 
 
 def _room() -> int:
-    """Bytes that a file may have."""
+    """Maximum size of a file in bytes."""
     available = available_memory()
     return MAX_BYTES if available is None else min(MAX_BYTES, available)
 
 
 class _Contents:
-    """The object that the members of an archive make together.
+    """The object stored in the members of an archive.
 
     Args:
         members: contents by name.
@@ -88,11 +88,11 @@ class _Contents:
     def __init__(self, members: Mapping[str, memoryview], size: int) -> None:
         roots = [name[: -len("/data.pkl")] for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise BadArchive("it is no file of torch.save: such a one has one data.pkl")
+            raise BadArchive("it is not a file of torch.save, which has one data.pkl")
         self._members, self._root = members, roots[0]
-        self._room = 2 * size  # for all tensors together; weights that are tied count each time
+        self._room = 2 * size  # bytes for all tensors; tied weights count each time
         if bytes(members.get(f"{self._root}/byteorder", b"little")) != b"little":
-            raise BadArchive("its numbers are not little-endian")
+            raise BadArchive("it is not little-endian")
 
     def read(self) -> Any:
         """The object."""
@@ -106,9 +106,9 @@ class _Contents:
         return plain(Machine(bytes(pickled), names, self._storage).run())
 
     def _storage(self, identity: Any) -> torch.Tensor:
-        """The numbers of a storage in one row: ("storage", type, name, device, how many)."""
+        """The values of a storage as a 1-D tensor, from ("storage", type, name, device, how many)."""
         if type(identity) is not tuple or len(identity) != 5 or identity[0] != "storage":
-            raise BadPickle("it refers to what is no storage")
+            raise BadPickle("it refers to an object that is not a storage")
         _, dtype, name, _, count = identity
         contents = self._members.get(f"{self._root}/data/{name}")
         if not isinstance(dtype, torch.dtype) or type(name) is not str or type(count) is not int or contents is None:
@@ -124,9 +124,9 @@ class _Contents:
         if not isinstance(storage, torch.Tensor) or storage.dim() != 1:
             raise BadPickle("it has a tensor without a storage")
         if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
-            raise BadPickle("it has a tensor whose shape is not one")
+            raise BadPickle("it has a tensor with an invalid shape")
         if len(size) != len(stride) or len(size) > MAX_DEPTH:
-            raise BadPickle("it has a tensor whose shape is not one")
+            raise BadPickle("it has a tensor with an invalid shape")
         count = 1
         for length in size:
             count *= length
@@ -140,22 +140,22 @@ class _Contents:
 
 
 def plain(value: Any) -> Any:
-    """A copy of nested containers with dictionaries, lists and tuples of the plain kinds only.
+    """A copy of nested containers as plain dicts, lists and tuples.
 
     Raises:
-        BadPickle: for anything but plain values, and for more of them, or deeper, than a file of weights has.
+        BadPickle: for anything but plain values, and for too many or too deeply nested ones.
     """
     return _Copier().copy(value, 0)
 
 
 class _Copier:
-    """Counts what it copies: a container that stands in many places counts in each, one in itself never ends."""
+    """Counts what it copies: a shared container counts each time, and one that contains itself exceeds the limit."""
 
     def __init__(self) -> None:
         self._left = MAX_VALUES
 
     def copy(self, value: Any, depth: int) -> Any:
-        """`value`, which stands so deep in the whole."""
+        """A copy of `value`, which is nested `depth` levels deep."""
         self._left -= 1
         if self._left < 0 or depth > MAX_DEPTH:
             raise BadPickle(f"it holds more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Files: opened only where they are regular ones, read once, and written whole or not at all."""
+"""Files: opened only if they are regular, read once, and written atomically."""
 
 import contextlib
 import errno
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Iterator, Union
 
 PathLike = Union[str, "os.PathLike[str]"]
-TRANSIENT_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)  # that storage gives and takes back
+TRANSIENT_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)  # of network storage
 
 
 class NotRegular(OSError):
-    """A name that somebody else made leads to a folder, a pipe, a device or a socket."""
+    """The path is a folder, pipe, device or socket."""
 
     def __init__(self) -> None:
         super().__init__(errno.EINVAL, "it is not a regular file")
 
 
 class TooLarge(OSError):
-    """A file is larger than anything that belongs under its name."""
+    """The file is larger than the limit of its kind."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(errno.EFBIG, f"it has {size} bytes, more than {limit}")
@@ -30,20 +30,20 @@ class TooLarge(OSError):
 
 
 def open_regular(path: PathLike, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of the regular file at `path`; opening it waits for nobody.
+    """Opens the regular file at `path` without blocking, and returns its descriptor.
 
     Args:
-        path: a name that this program did not make.
+        path: an untrusted path.
         flags: as os.open takes them.
 
     Raises:
-        NotRegular: for a folder, a pipe (which would wait for its other end for ever), a device or a socket.
-        OSError: when it cannot be opened.
+        NotRegular: for a folder, a pipe (which would block), a device or a socket.
+        OSError: if it cannot be opened.
     """
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe that nobody reads, a socket; a folder
+        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe without reader or a socket; a folder
             raise NotRegular() from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -57,7 +57,7 @@ def read_regular(path: PathLike, limit: int) -> bytearray:
 
     Raises:
         NotRegular, TooLarge: see there; nothing was read.
-        OSError: when it cannot be read.
+        OSError: if it cannot be read.
     """
     with open(open_regular(path), "rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size

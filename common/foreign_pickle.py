@@ -32,7 +32,7 @@ TENSORS = ("torch Tensor", "torch._tensor Tensor", "torch.nn.parameter Parameter
 
 
 class BadPickle(Exception):
-    """The bytes are no pickle, or one that is not read; the message says why."""
+    """The bytes are not a supported pickle; the message says why."""
 
 
 class Global(NamedTuple):
@@ -42,7 +42,7 @@ class Global(NamedTuple):
 
 
 class Inert:
-    """What stands for an object of a class that is not read: its name and the data that it was to be made of."""
+    """A placeholder for an object of an unsupported class: the class and its arguments."""
 
     def __init__(self, name: str):
         self.name = name.replace(" ", ".")
@@ -60,7 +60,7 @@ class Storage(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as a pickle describes it; nothing of it is checked yet."""
+    """A tensor as a pickle describes it, unchecked."""
 
     storage: Storage
     offset: Any
@@ -69,7 +69,7 @@ class StoredTensor(NamedTuple):
 
 
 def read_pickle(stream: Any, note: Callable[[Storage], Any] = lambda storage: None) -> Any:
-    """The object that the pickle at the stream's position describes; afterwards the stream stands behind it.
+    """The object that the pickle at the stream's position describes; the stream is left at the end of the pickle.
 
     Args:
         stream: has read, readline and tell.
@@ -88,11 +88,11 @@ def read_pickle(stream: Any, note: Callable[[Storage], Any] = lambda storage: No
     except BadPickle:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError) as error:
-        raise BadPickle(f"it is no sound pickle: {type(error).__name__}") from error
+        raise BadPickle(f"it is not a valid pickle: {type(error).__name__}") from error
 
 
 def described(value: Any) -> str:
-    """What a value of `read_pickle` is, in a word for messages."""
+    """The kind of a value of `read_pickle`, for messages."""
     if isinstance(value, Inert):
         return value.name
     return value.name.replace(" ", ".") if isinstance(value, Global) else type(value).__name__
@@ -334,7 +334,7 @@ def _storage(identity: Any) -> Any:
 
 
 def _made(function: Any, arguments: Any) -> Any:
-    """What a call in a pickle stands for: a tensor, an empty dict, or something inert."""
+    """The value of a call in a pickle: a tensor, an empty dict, or a placeholder."""
     if not isinstance(function, Global):
         return Inert(described(function))
     if isinstance(arguments, tuple):

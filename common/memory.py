@@ -10,7 +10,7 @@ SHARED_MEMORY = "/dev/shm"
 
 
 def free_shared_memory() -> int:
-    """Bytes that batches may take up: most of what /dev/shm has left and at most half of the memory available."""
+    """Bytes that batches may use: most of the free space in /dev/shm, at most half of the available memory."""
     room = sys.maxsize
     if os.path.isdir(SHARED_MEMORY):  # not on macOS
         status = os.statvfs(SHARED_MEMORY)
@@ -20,7 +20,7 @@ def free_shared_memory() -> int:
 
 
 def available_memory() -> Optional[int]:
-    """Bytes that can be used without swapping, where the system tells."""
+    """Bytes that can be used without swapping; None if the system does not report them."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             sizes = dict(line.split(":") for line in lines)

@@ -15,11 +15,11 @@ _LONGEST_NAME = 256
 
 
 class BadPickle(ValueError):
-    """The bytes are no pickle of plain data; the message says why."""
+    """The bytes are not a pickle of plain data; the message says why."""
 
 
 class Constructor:
-    """What a name in a pickle stands for: called with the arguments that the pickle gives."""
+    """The meaning of a name in a pickle: a function of the arguments in the pickle."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self.make = make
@@ -34,7 +34,7 @@ class Machine:
 
     Args:
         data: the pickle.
-        names: "module name" -> what stands for it: a Constructor, or a value.
+        names: "module name" -> a Constructor or a value.
         persistent: makes the object of a persistent id.
     """
 
@@ -51,7 +51,7 @@ class Machine:
         """The object that was pickled.
 
         Raises:
-            BadPickle: for a pickle that is damaged, or asks for more than plain data.
+            BadPickle: for a pickle that is damaged or holds more than plain data.
         """
         try:
             for _ in range(MAX_OPERATIONS):
@@ -100,15 +100,15 @@ class Machine:
 
     def _extend(self, values: List[Any]) -> None:
         if type(self._stack[-1]) is not list:
-            raise BadPickle("its pickle appends to what is no list")
+            raise BadPickle("its pickle appends to a value that is not a list")
         self._stack[-1].extend(values)
 
     def _update(self, values: List[Any]) -> None:
         target = self._stack[-1]
         if type(target) not in (dict, Plain):
-            raise BadPickle("its pickle puts keys into what is no dictionary")
+            raise BadPickle("its pickle adds keys to a value that is not a dictionary")
         for key, value in zip(values[0::2], values[1::2]):
-            if type(key) not in (str, int):  # the hash of a nested tuple may take for ever
+            if type(key) not in (str, int):  # hashing nested tuples can take exponential time
                 raise BadPickle(f"its pickle has a key that is {type(key).__name__}: texts and numbers are read")
             target[key] = value
 
@@ -121,16 +121,16 @@ class Machine:
     def _reduce(self) -> None:
         arguments, constructor = self._stack.pop(), self._stack.pop()
         if type(constructor) is not Constructor or type(arguments) is not tuple:
-            raise BadPickle("its pickle calls what is no constructor")
+            raise BadPickle("its pickle calls a value that is not a constructor")
         try:
             self._push(constructor.make(*arguments))
         except TypeError as error:
-            raise BadPickle("its pickle calls a constructor with other arguments than it takes") from error
+            raise BadPickle("its pickle calls a constructor with invalid arguments") from error
 
     def _build(self) -> None:
         self._stack.pop()
         if type(self._stack[-1]) is not Plain:
-            raise BadPickle("its pickle gives attributes to what has none")
+            raise BadPickle("its pickle sets attributes of a value without attributes")
 
     def _remember(self, index: int) -> None:
         self._memo[index] = self._stack[-1]
@@ -176,4 +176,4 @@ _OPERATIONS: Dict[int, Callable[[Machine], None]] = {
 
 def _check_protocol(version: int) -> None:
     if version != 2:
-        raise BadPickle(f"its pickle is of protocol {version}: torch.save writes protocol 2")
+        raise BadPickle(f"its pickle has protocol {version}: torch.save writes protocol 2")

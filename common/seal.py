@@ -18,10 +18,10 @@ _END_RECORD = 22  # bytes, without a comment; its last two are the comment's len
 
 
 class SealingStream:
-    """A stream for torch.save that writes to another one; `seal` ends the file with its digest.
+    """A stream for torch.save that writes to another one; `seal` appends the digest of the file.
 
-    torch.save writes from the beginning to the end and never goes back. The last bytes are held back, since the end
-    record has to tell of a comment that torch.save knows nothing of.
+    torch.save writes sequentially. The last bytes are held back, since the archive's end record must state the length
+    of the comment.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -42,13 +42,13 @@ class SealingStream:
         return len(data)
 
     def flush(self) -> None:
-        """Called by torch.save; what is held back stays so."""
+        """Called by torch.save; bytes that are held back are not written."""
 
     def seal(self) -> None:
         """Writes the rest of the archive and the digest.
 
         Raises:
-            ValueError: when what was written does not end as a zip archive without a comment.
+            ValueError: if the data do not end as a zip archive without a comment.
         """
         if self._held[:4] != b"PK\x05\x06" or self._held[-2:] != b"\0\0":
             raise ValueError("what torch.save wrote does not end as a zip archive")
@@ -67,5 +67,5 @@ def is_sealed(contents: memoryview) -> bool:
 
 
 def is_intact(contents: memoryview) -> bool:
-    """Whether the digest of a sealed file is that of its contents."""
+    """Whether the digest of a sealed file matches its contents."""
     return contents[-LENGTH:] == MARK + hashlib.sha256(contents[:-LENGTH]).hexdigest().encode()

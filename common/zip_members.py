@@ -24,11 +24,11 @@ MAX_MEMBERS = 100_000
 
 
 class BadArchive(ValueError):
-    """The bytes are no zip archive that can be read in only one way; the message says why."""
+    """The bytes are not an unambiguous zip archive; the message says why."""
 
 
 class _Entry(NamedTuple):
-    """A line of the directory."""
+    """An entry of the directory."""
 
     name: bytes
     checksum: int
@@ -45,7 +45,7 @@ def stored_members(archive: memoryview, comment: int, checksums: bool) -> Dict[s
         checksums: whether to compare the members' checksums.
 
     Raises:
-        BadArchive: for anything but one directory of stored members that lie one after the other before it.
+        BadArchive: for anything but consecutive stored members followed by one directory.
     """
     members: Dict[str, memoryview] = {}
     try:
@@ -59,7 +59,7 @@ def stored_members(archive: memoryview, comment: int, checksums: bool) -> Dict[s
             contents = archive[begin:free]
             name = entry.name.decode("utf-8")
             if name in members:
-                raise BadArchive(f"its member {name} is there twice")
+                raise BadArchive(f"its member {name} occurs twice")
             if checksums and zlib.crc32(contents) != entry.checksum:
                 raise BadArchive(f"the checksum of its member {name} is wrong")
             members[name] = contents
@@ -71,7 +71,7 @@ def stored_members(archive: memoryview, comment: int, checksums: bool) -> Dict[s
 def _read_directory(archive: memoryview, end: int, comment: int) -> Tuple[List[_Entry], int]:
     """The entries of the directory, and where it begins."""
     if end < 0 or bytes(archive[:4]) != b"PK\x03\x04" or bytes(archive[end : end + 4]) != b"PK\x05\x06":
-        raise BadArchive("it is cut off, or no file of torch.save")
+        raise BadArchive("it is truncated, or not a file of torch.save")
     *_, count, size, offset, said = _END.unpack_from(archive, end)
     after = end
     if count == _FULL16 or size == _FULL32 or offset == _FULL32 or _has_locator(archive, end):
@@ -109,13 +109,13 @@ def _entries(directory: memoryview, count: int) -> Iterator[_Entry]:
 
 def _wide(extra: memoryview, values: Tuple[int, ...]) -> Tuple[int, ...]:
     """Sizes and offset of an entry, those from the zip64 field that do not fit into 32 bits."""
-    wanted = values.count(_FULL32)
+    missing = values.count(_FULL32)
     at = 0
-    while wanted and at + _EXTRA.size <= len(extra):
+    while missing and at + _EXTRA.size <= len(extra):
         kind, length = _EXTRA.unpack_from(extra, at)
         at += _EXTRA.size
         if kind == _ZIP64:
-            wide = iter(struct.unpack_from(f"<{wanted}Q", extra, at))
+            wide = iter(struct.unpack_from(f"<{missing}Q", extra, at))
             return tuple(next(wide) if value == _FULL32 else value for value in values)
         at += length
     return values

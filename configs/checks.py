@@ -193,10 +193,10 @@ def _architecture_bounds(config: CfgNode) -> Dict[str, Tuple[float, float]]:
 
 def _check_lengths(config: CfgNode) -> None:
     channels = architecture(config).IN_CHANS
-    for key, wanted in {**LENGTHS, "DATA.MEAN": channels, "DATA.STD": channels}.items():
+    for key, length in {**LENGTHS, "DATA.MEAN": channels, "DATA.STD": channels}.items():
         value = lookup(config, key)
-        if value is not None and len(value) != wanted:
-            raise Refusal(f"{key} has {len(value)} values: {wanted} are wanted")
+        if value is not None and len(value) != length:
+            raise Refusal(f"{key} has {len(value)} values: expected {length}")
     for key in SIZES:
         value = lookup(config, key)
         if not isinstance(value, int) and len(value) != 2:
@@ -226,8 +226,8 @@ def _check_schedule(config: CfgNode) -> None:
         not steps or steps != sorted(steps) or steps[0] < train.WARMUP_EPOCHS
     ):
         raise Refusal(
-            f"TRAIN.LR_SCHEDULER.MULTISTEPS {steps}: epochs after the warm-up's {train.WARMUP_EPOCHS} are wanted, "
-            "the earliest first"
+            f"TRAIN.LR_SCHEDULER.MULTISTEPS {steps}: expected ascending epochs after the "
+            f"warm-up's {train.WARMUP_EPOCHS}"
         )
     for key in ("AUG.CUTMIX_MINMAX", "AUG.SCALE", "AUG.RATIO"):
         limits = lookup(config, key)
@@ -251,7 +251,7 @@ def _check_pipeline(config: CfgNode) -> None:
 
 
 def _check_ipu(config: CfgNode) -> None:
-    """What is said of single IPUs is said of IPUs that are there, and patterns are names."""
+    """Lists per IPU match the number of IPUs, and patterns are names."""
     ipu, ipus = config.IPU, ipus_of(pipeline_stages(config))
     proportions = ipu.AVAILABLE_MEMORY_PROPORTION
     if isinstance(proportions, list) and len(proportions) != ipus:
@@ -261,9 +261,9 @@ def _check_ipu(config: CfgNode) -> None:
         )
     for pattern in ipu.POPART.PATTERNS:
         if not (isinstance(pattern, str) and pattern[pattern.startswith("-") :].isidentifier()):
-            raise Refusal(f"IPU.POPART.PATTERNS holds {pattern!r}: names of PopART patterns are wanted, -NAME for off")
+            raise Refusal(f"IPU.POPART.PATTERNS holds {pattern!r}: expected names of patterns, -NAME for off")
     if ipu.PARTIALS == "half" and not config.MODEL.PRECISION.startswith("16."):
         raise Refusal(
-            f"IPU.PARTIALS half is for products of half numbers, which MODEL.PRECISION {config.MODEL.PRECISION} has "
-            "not: use --precision 16.16 or 16.32, or IPU.PARTIALS float"
+            f"IPU.PARTIALS half applies to half products, which MODEL.PRECISION {config.MODEL.PRECISION} does "
+            "not have: use --precision 16.16 or 16.32, or IPU.PARTIALS float"
         )

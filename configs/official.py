@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What other trainers call things: keys of the official Swin repository, and flags of programs that users know.
+"""Names of other trainers: keys of the official Swin repository, and flags of common training programs.
 
-The official program writes its whole configuration beside its checkpoints. Most keys are ours, too. Those that only say
-how its GPUs run have no meaning here, and some would change the result.
+The official program writes its full configuration beside its checkpoints. Most of its keys exist here, too. Some only
+configure its GPUs and are ignored; a few would change the result and are refused.
 """
 
 from fnmatch import fnmatchcase
@@ -12,7 +12,7 @@ from typing import Any, Collection, Dict, Iterator, List, Tuple
 from common.errors import Refusal
 from configs.checks import CHOICES
 
-# Keys without meaning here; * stands for every key of a section.
+# Keys that are ignored; * matches every key of a section.
 NO_MEANING = (
     "AMP_ENABLE",
     "AMP_OPT_LEVEL",
@@ -41,10 +41,10 @@ CHANGES_RESULT = {
     "TRAIN.START_EPOCH": (0, "a first epoch"),
 }
 MODEL_TYPES = {"swin_mlp": "Swin-MLP", "swin_moe": "Swin-MoE"}
-SIMMIM = "simmim_pretrain"  # how the names of its models begin
+SIMMIM = "simmim_pretrain"  # prefix of its model names
 
 # Flags of timm (also with -), the official repository, torchvision's references, Hugging Face and Graphcore's examples,
-# in lower case, without dashes at their beginning, and what they are here: another flag, or a key.
+# in lower case, without dashes at their beginning, and their equivalents: another flag, or a key.
 FLAGS: Dict[str, str] = {
     "a": "--cfg",
     "aa": "AUG.AUTO_AUGMENT",
@@ -176,7 +176,7 @@ def flat(values: Dict[Any, Any], prefix: str = "") -> Iterator[Tuple[str, Any]]:
 
 
 def has_no_meaning(key: str, known: Collection[str]) -> bool:
-    """Whether a key is one of the official program's that only says how that runs.
+    """Whether a key of the official program is ignored here.
 
     Args:
         known: the keys of this program's configuration.
@@ -203,7 +203,7 @@ def stripped(values: Dict[Any, Any], known: Collection[str], prefix: str = "") -
 
 
 def check_supported(values: Dict[Any, Any], source: str) -> None:
-    """Refuses, all in one line, what would change the result and is not supported here."""
+    """Raises one `Refusal` for all settings that would change the result and are not supported."""
     found = dict(flat(values))
     kind, name = found.get("MODEL.TYPE"), str(found.get("MODEL.NAME", ""))
     problems = []
@@ -222,7 +222,7 @@ def check_supported(values: Dict[Any, Any], source: str) -> None:
 
 
 def known_flag(flag: str, ours: Collection[str]) -> str:
-    """' (...)' that says what a flag of other programs is here, or nothing.
+    """' (...)' that names the equivalent of another program's flag; empty for unknown flags.
 
     Args:
         ours: the flags of this program.

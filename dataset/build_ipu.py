@@ -29,7 +29,7 @@ GENERATED_STEPS = 100  # steps in an epoch of generated images
 GENERATED_EVALUATION = 512  # generated images in an evaluation
 GENERATED_CLASSES = 1000
 Collate = Callable[[List[Sample]], Tuple[torch.Tensor, torch.Tensor]]
-REBATCHED_SAMPLES = 64  # that a worker of a rebatching loader hands over at a time, about
+REBATCHED_SAMPLES = 64  # approximate size of the parts that workers of a rebatching loader pass on
 
 
 def build_dataset(config: CfgNode, training: bool) -> Any:
@@ -45,7 +45,7 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
         raise Refusal(f"IN_CHANS {channels} of the model: image files have 3 channels")
     if training and fast_jpeg() is None:
         logger.info("simplejpeg is not installed: Pillow decodes JPEGs, more slowly, and takes some damaged ones")
-    transform = build_transform(config, training)  # refuses its settings before a large data set is listed
+    transform = build_transform(config, training)  # checks its settings before a large data set is listed
     source = _source(config, training)
     wanted, found = config.MODEL.NUM_CLASSES, len(source.classes)
     if wanted and found > wanted:
@@ -66,7 +66,7 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
 
 
 def build_images(config: CfgNode, files: Sequence[str]) -> ImageDataset:
-    """Image files as evaluation sees them: `dataset[i]` -> (image (C, H, W), i), or UNREADABLE where that is none."""
+    """Image files as in evaluation: `dataset[i]` -> (image (C, H, W), i), UNREADABLE instead of i for bad files."""
     source = MappedImages("", ImageMap(Path(), list(files), np.arange(len(files))), [])
     return NamedImages(
         source,
@@ -85,8 +85,8 @@ def build_loader(
     """The poptorch.DataLoader of one split, in PopTorch's order: device iteration, accumulation, replica, micro-batch.
 
     Training batches are (images, targets): soft targets (N, classes) with mixup or cutmix, else class indices (N,).
-    They are a function of seed, epoch and position alone, for any number of workers, and of processes that together
-    have the same replicas. Every iteration is the next epoch; the first begins at batch `start_step` of `start_epoch`.
+    They depend on seed, epoch and position only, not on the number of workers, nor on how many processes share the
+    replicas. Every iteration is the next epoch; the first begins at batch `start_step` of `start_epoch`.
     Evaluation batches are (images, labels) with every image once; rows labelled samples.PADDED fill the last batch, and
     images that do not decode are labelled samples.UNREADABLE.
 
@@ -95,7 +95,7 @@ def build_loader(
         dataset: from `build_dataset`.
 
     Raises:
-        Refusal: when the data set cannot fill one step, or mixup cannot pair images.
+        Refusal: if the data set cannot fill one step, or mixup cannot pair images.
     """
     poptorch = accelerator.poptorch()
     layout = Layout.of(options, _micro_batch(config, training))
@@ -108,7 +108,7 @@ def build_loader(
         collate, unit = stack, 1
     mode = _mode(config, layout, poptorch)
     if mode == poptorch.DataLoaderMode.Sync:
-        arguments: Dict[str, Any] = {"generator": torch.Generator()}  # or iterating would draw from the global one
+        arguments: Dict[str, Any] = {"generator": torch.Generator()}  # otherwise iterating draws from the global one
     else:
         arguments = {"async_options": {"early_preload": training}}
     handed_over = layout.combined_batch
@@ -134,9 +134,9 @@ def build_loader(
 
 
 def example_batch(config: CfgNode, options: Any, classes: int, training: bool) -> Tuple[torch.Tensor, torch.Tensor]:
-    """A combined batch as the loader of a split gives them, of one generated image: what a program is compiled for.
+    """A combined batch like those of a split's loader, to compile a program for.
 
-    All rows are views of one, since combined batches may have gigabytes.
+    All rows are views of one generated image, since combined batches can take gigabytes.
     """
     rows = Layout.of(options, _micro_batch(config, training)).combined_batch
     image, _ = _generated(config, training)[0]
@@ -183,7 +183,7 @@ def _shape(config: CfgNode) -> Tuple[int, int, int]:
 
 
 def _training_collate(config: CfgNode, layout: Layout, dataset: Any) -> Tuple[Collate, int]:
-    """The collate function, and the number of consecutive samples that it cannot do without."""
+    """The collate function, and the number of consecutive samples that it takes at least."""
     mixup = build_mixup(config, config.MODEL.NUM_CLASSES or len(dataset.classes))
     if mixup is None:
         return stack, 1
@@ -209,7 +209,7 @@ def _share_of(combined_batch: int, unit: int) -> int:
 
 
 def _worker_arguments(config: CfgNode, dataset: Any, samples: int) -> Dict[str, Any]:
-    """Arguments of torch's DataLoader for workers that hand over `samples` at a time."""
+    """Arguments of torch's DataLoader for workers that pass on `samples` at a time."""
     image_bytes = math.prod(_shape(config)) * torch.empty((), dtype=image_dtype(config)).element_size()
     target_bytes = 4 * (config.MODEL.NUM_CLASSES or len(dataset.classes))
     workers, prefetch = affordable_workers(config.DATA.NUM_WORKERS, samples * (image_bytes + target_bytes))

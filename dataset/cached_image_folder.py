@@ -115,9 +115,9 @@ def open_zip(root: Path, training: bool, cache: str, process: int, processes: in
     stem = _stem(root, TRAINING_NAMES if training else VALIDATION_NAMES)
     other = _stem(root, VALIDATION_NAMES if training else TRAINING_NAMES)
     if stem is None:
-        wanted = "train.zip" if training else "validation.zip or val.zip"
+        expected = "train.zip" if training else "validation.zip or val.zip"
         raise Refusal(
-            f"{shown(root)} has no {wanted}: python -m dataset.prepare zip packs a folder data set", EXIT_DATA
+            f"{shown(root)} has no {expected}: python -m dataset.prepare zip packs a folder data set", EXIT_DATA
         )
     other_map = None if other is None else root / f"{other}_map.txt"
     images, classes = _read_maps(root / f"{stem}_map.txt", other_map, training, limit)
@@ -127,11 +127,13 @@ def open_zip(root: Path, training: bool, cache: str, process: int, processes: in
 def open_22k(root: Path, training: bool, limit: int = 0) -> MappedImages:
     """The training or validation images of ImageNet-22k below `root`; as `open_zip`.
 
-    Its maps may name a part of the images: there are always 21,841 classes, or as many as `limit` says.
+    The maps may list a part of the images only: there are always 21,841 classes, or `limit` if it is set.
     """
     ours, other = (root / MAP_22K.format(name) for name in (("train", "val") if training else ("val", "train")))
     if not ours.exists():
-        raise Refusal(f"{shown(root)} has no {ours.name}: the maps of ImageNet-22k lie in the data path", EXIT_DATA)
+        raise Refusal(
+            f"{shown(root)} has no {ours.name}: the maps of ImageNet-22k belong into the data path", EXIT_DATA
+        )
     others = other if other.exists() else None
     images, classes = _read_maps(
         ours, others, training, limit or IMAGENET_22K_CLASSES, fewest=limit or IMAGENET_22K_CLASSES
@@ -150,7 +152,7 @@ def read_map(path: Path, limit: int = 0) -> ImageMap:
         if not isinstance(name, str) or not _stays_inside(name):
             raise Refusal(f"{shown(path)}:{line}: {shown(str(name))} is not a path inside the data set", EXIT_DATA)
         if not LABEL.fullmatch(str(label)):
-            raise Refusal(f"{shown(path)}:{line}: {shown(str(label))} is not a label: 0, 1, 2 ... are", EXIT_DATA)
+            raise Refusal(f"{shown(path)}:{line}: {shown(str(label))} is not a label: expected 0, 1, 2 ...", EXIT_DATA)
         paths.append(name)
         labels.append(int(label))
     if not paths:
@@ -194,7 +196,7 @@ def _class_names(maps: Sequence[ImageMap], fewest: int) -> List[str]:
         for label, position in zip(labels, first):
             names[label] = names[label] or PurePosixPath(images.paths[position]).parent.name or None
     taken = [name for name in names if name is not None]
-    if len(set(taken)) < len(taken):  # one folder for several classes names none of them
+    if len(set(taken)) < len(taken):  # a folder shared by several classes names none of them
         names = [None] * count
     absent = np.setdiff1d(np.arange(count), maps[0].labels)
     if len(absent):
@@ -217,7 +219,7 @@ def _entries(path: Path) -> Iterator[Tuple[int, Any, Any]]:
     pairs = _json_list(path, text) if re.match(r"\s*\[\s*\[", text) else _lines(path, text)
     for number, pair in enumerate(pairs, start=1):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise Refusal(f"{shown(path)}:{number}: a path and a label separated by a tab are wanted", EXIT_DATA)
+            raise Refusal(f"{shown(path)}:{number}: expected a path and a label separated by a tab", EXIT_DATA)
         yield number, pair[0], pair[1]
 
 
@@ -241,5 +243,5 @@ def _lines(path: Path, text: str) -> Iterator[Any]:
 
 
 def _stays_inside(name: str) -> bool:
-    """Whether a path of a map cannot lead out of the data set."""
+    """Whether a path of a map stays inside the data set."""
     return bool(name) and "\0" not in name and not os.path.isabs(name) and ".." not in PurePosixPath(name).parts

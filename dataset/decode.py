@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Bytes of a file -> pixels, for files that nobody vouches for.
+"""Bytes of untrusted image files -> pixels.
 
-A file is read whole, its size and its picture's size are checked before anything is decoded, and a picture is either
-decoded completely or refused with the reason: no grey fill, no noise, no hang on something that is no file.
+The sizes of a file and of its picture are checked before decoding. A picture is decoded completely or rejected with a
+reason: a truncated one is never filled with grey, and only regular files are opened.
 """
 
 import functools
@@ -25,7 +25,7 @@ from utils import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # Pillow's other decoders are never started
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
-MAX_PIXELS = 89_478_485  # where Pillow begins to warn of bombs: 256 MiB of RGB
+MAX_PIXELS = 89_478_485  # above this, Pillow warns of decompression bombs: 256 MiB of RGB
 MAX_FILE_BYTES = 64 << 20
 READ_ATTEMPTS = 3
 
@@ -50,11 +50,11 @@ Picture = Union[Image.Image, np.ndarray]
 
 
 class BadImage(Exception):
-    """A file that gives no picture; the message says why, without the path."""
+    """A file that cannot be decoded; the message is the reason, without the path."""
 
 
 def shown(path: Union[str, "os.PathLike[str]"]) -> str:
-    """A path as a log line may hold it: control characters and undecodable bytes are escaped."""
+    """A path for messages: control characters and undecodable bytes are escaped."""
     text = os.fspath(path)
     return text if text.isprintable() else ascii(text)
 
@@ -62,10 +62,10 @@ def shown(path: Union[str, "os.PathLike[str]"]) -> str:
 def read_file(path: str) -> bytes:
     """The contents of a regular file.
 
-    Errors that network storage gives and takes back are tried again a few times.
+    Transient errors of network storage are retried a few times.
 
     Raises:
-        BadImage: when it cannot be read, is no regular file or is larger than MAX_FILE_BYTES.
+        BadImage: if it cannot be read, is not a regular file or is larger than MAX_FILE_BYTES.
     """
     for attempt in range(READ_ATTEMPTS):
         try:
@@ -85,8 +85,8 @@ def decode(data: bytes) -> Picture:
     """The picture in `data` as RGB, 8 bits a channel; orientation tags are ignored, as ImageNet's recipes do.
 
     Returns:
-        An array of bytes (H, W, 3) where the fast decoder took it, else Pillow's picture: turning one into the other
-        takes as long as a resize, so that whoever needs the other kind may do it.
+        A uint8 array (H, W, 3) from the fast decoder, else a Pillow image. Converting one into the other takes as long
+        as a resize, so it is left to the caller.
 
     Raises:
         BadImage: for anything that does not decode completely into a picture of at most MAX_PIXELS.
@@ -97,14 +97,14 @@ def decode(data: bytes) -> Picture:
         pixels = _decode_plain_jpeg(data)
         return _decode_any(data) if pixels is None else pixels
     except Image.UnidentifiedImageError as error:
-        raise BadImage(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from error
+        raise BadImage(f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from error
     except DECODER_ERRORS as error:
         raise BadImage(f"does not decode: {one_line(error)}") from error
 
 
 @functools.lru_cache(maxsize=None)
 def fast_jpeg() -> Optional[ModuleType]:
-    """simplejpeg where it is installed: it decodes a JPEG to the same pixels as Pillow in four fifths of the time."""
+    """simplejpeg if it is installed: it decodes a JPEG to the same pixels as Pillow in four fifths of the time."""
     try:
         return importlib.import_module("simplejpeg")
     except ImportError:
@@ -112,9 +112,9 @@ def fast_jpeg() -> Optional[ModuleType]:
 
 
 def _decode_plain_jpeg(data: bytes) -> Optional[np.ndarray]:
-    """The pixels of a sound JPEG in colours or grey; None for anything else, which is left to Pillow to judge.
+    """The pixels of an intact colour or grey JPEG; None for anything else, which Pillow then decodes or rejects.
 
-    But for one whose data end early before a marker: Pillow fills the rest with grey and says nothing.
+    Truncated data are rejected here, since Pillow may fill the rest with grey without an error.
     """
     decoder = fast_jpeg()
     if decoder is None or not data.startswith(b"\xff\xd8\xff"):

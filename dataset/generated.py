@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Random images without files, to measure everything behind the input pipeline."""
+"""Random images, to measure training without reading files."""
 
 from typing import List, Sequence, Tuple
 
@@ -16,7 +16,7 @@ class GeneratedImages(Dataset[Tuple[torch.Tensor, int]]):
     """`samples` images of noise with random labels; sample i is a function of (seed, i) alone.
 
     Args:
-        classes: how many classes the labels are drawn from.
+        classes: number of classes.
         shape: (channels, height, width).
         dtype: uint8 for bytes; a floating-point type for bytes normalised by `mean` and `std`.
     """
@@ -42,14 +42,14 @@ class GeneratedImages(Dataset[Tuple[torch.Tensor, int]]):
         return self._samples
 
     def name(self, index: int) -> str:
-        """What stands for a path in messages."""
+        """A name for messages."""
         return f"generated image {index}"
 
     def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
         return self.sample(0, index)
 
     def sample(self, epoch: int, index: int) -> Tuple[torch.Tensor, int]:
-        """Image and label; the same in every epoch, for there is nothing to augment."""
+        """Image and label; the same in every epoch, since nothing is augmented."""
         if not 0 <= index < self._samples:
             raise IndexError(index)
         generator = np.random.default_rng(mix_seed(self._seed, index))

@@ -20,7 +20,7 @@ SHOWN_ENDINGS = 6
 class PathTable:
     """An immutable list of paths in two arrays.
 
-    A list of a million strings would be copied page by page into every worker process as reference counts are touched.
+    Worker processes would copy a list of a million strings page by page, since reading it changes reference counts.
     """
 
     def __init__(self, paths: Iterable[str]):
@@ -46,12 +46,12 @@ class ImageFolder:
         labels: int64 array, one label a file.
 
     Args:
-        folder: holds one folder a class, with images at any depth. Hidden files and folders do not count.
+        folder: holds one folder a class, with images at any depth. Hidden ones are ignored.
         classes: names of the classes; None: the folder's.
         allow_empty: whether classes may lack images, or their folder.
 
     Raises:
-        Refusal: when the folder is missing, has no classes, or a class has no images.
+        Refusal: if the folder is missing, has no classes, or a class has no images.
     """
 
     def __init__(self, folder: Path, classes: Optional[List[str]] = None, allow_empty: bool = False):
@@ -69,7 +69,7 @@ class ImageFolder:
         if empty and (not allow_empty or not paths):
             raise Refusal(
                 f"{shown(folder)}: no images ({', '.join(EXTENSIONS)}) in {_some(empty)}; DATA.ALLOW_EMPTY_CLASSES "
-                "goes on without",
+                "accepts that",
                 EXIT_DATA,
             )
         if empty:
@@ -81,7 +81,7 @@ class ImageFolder:
         return len(self.labels)
 
     def relative(self, index: int) -> str:
-        """The path of a file, seen from `folder`."""
+        """The path of a file relative to `folder`."""
         return self._paths[index]
 
     def name(self, index: int) -> str:
@@ -94,13 +94,13 @@ class ImageFolder:
 
 
 def open_split(root: Path, training: bool, allow_empty: bool = False) -> ImageFolder:
-    """The training or the validation split below `root`, whose classes must be those of the other split if that exists.
+    """The training or validation split below `root`; its classes must equal those of the other split if there is one.
 
     Args:
         allow_empty: whether classes may be empty, or missing in validation.
 
     Raises:
-        Refusal: naming the path, when anything about the layout is wrong.
+        Refusal: naming the path, if the layout is wrong.
     """
     names, others = (TRAINING_NAMES, VALIDATION_NAMES) if training else (VALIDATION_NAMES, TRAINING_NAMES)
     folder = _first_existing(root, names)
@@ -119,14 +119,14 @@ def open_split(root: Path, training: bool, allow_empty: bool = False) -> ImageFo
 
 
 def check_same_classes(trained: Path, validated: Path, allow_empty: bool) -> None:
-    """Refuses two splits whose class folders differ, since labels would not mean the same.
+    """Raises `Refusal` if the class folders of two splits differ: labels would mean different classes.
 
-    With `allow_empty`, validation may lack classes: those of training name the labels.
+    With `allow_empty`, validation may lack classes: the labels are those of training.
     """
     ours, theirs = set(class_names(trained)), set(class_names(validated))
     for here, there, missing in ((trained, validated, ours - theirs), (validated, trained, theirs - ours)):
         if missing and not (allow_empty and there == validated):
-            remedy = "; DATA.ALLOW_EMPTY_CLASSES goes on without" if there == validated else ""
+            remedy = "; DATA.ALLOW_EMPTY_CLASSES accepts that" if there == validated else ""
             lacking = f"{shown(there)} lacks {len(missing)} of the classes of {shown(here)}"
             raise Refusal(f"{lacking}: {_some(sorted(missing))}{remedy}", EXIT_DATA)
 
@@ -135,7 +135,7 @@ def class_names(folder: Path) -> List[str]:
     """Sorted names of the class folders in `folder`.
 
     Raises:
-        Refusal: when it cannot be listed or there are none.
+        Refusal: if it cannot be listed or has none.
     """
     try:
         with os.scandir(str(folder)) as entries:
@@ -143,9 +143,7 @@ def class_names(folder: Path) -> List[str]:
     except OSError as error:
         raise Refusal(f"{shown(folder)} cannot be listed: {error.strerror}", EXIT_DATA) from error
     if not names:
-        raise Refusal(
-            f"{shown(folder)} has no class folders: put the images of each class into a folder of its own", EXIT_DATA
-        )
+        raise Refusal(f"{shown(folder)} has no class folders: put the images of each class into a folder", EXIT_DATA)
     return names
 
 
@@ -153,7 +151,7 @@ def check_root(root: str) -> Path:
     """The data path, when it is an existing folder.
 
     Raises:
-        Refusal: naming it, when it is not.
+        Refusal: naming it, if it is not.
     """
     if not root:
         raise Refusal("no data path: pass --data-path DIR (or --synthetic for generated images)")
@@ -168,9 +166,9 @@ def _first_existing(root: Path, names: Sequence[str]) -> Optional[Path]:
 
 
 def image_files(folder: Path, name: str = "", left_out: Optional[Counter[str]] = None) -> Iterator[str]:
-    """Paths, relative to `folder`, of the image files of class `name`, or of all in it; hidden ones do not count.
+    """Paths, relative to `folder`, of the image files of class `name`, or of all classes; hidden files are left out.
 
-    Links to folders are followed, and each folder is read once: a link may lead back to one that it lies in.
+    Links to folders are followed; each folder is read once, since links can form cycles.
 
     Args:
         left_out: counts the other files by the ending of their names.
@@ -193,7 +191,7 @@ def image_files(folder: Path, name: str = "", left_out: Optional[Counter[str]] =
 
 
 def note_left_out(folder: Path, left_out: Counter[str]) -> None:
-    """Says once how many files of which endings are not read."""
+    """Logs how many files are not read, by the ending of their names."""
     if left_out:
         endings = ", ".join(f"{count} of {shown(ending)}" for ending, count in left_out.most_common(SHOWN_ENDINGS))
         more = f" and {len(left_out) - SHOWN_ENDINGS} more" if len(left_out) > SHOWN_ENDINGS else ""

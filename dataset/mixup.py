@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Samples -> batches: stacking, and mixup or cutmix (timm's) within groups that no worker or process count moves."""
+"""Samples -> batches: stacking, and timm's mixup or cutmix within groups that depend on no worker count."""
 
 from typing import List, NamedTuple, Optional, Tuple
 
@@ -19,9 +19,9 @@ MIXUP_STREAM = 1  # keeps mixup's random numbers apart from those of the group's
 
 
 class Groups(NamedTuple):
-    """How a run of samples is cut into groups that are mixed among themselves.
+    """Groups of samples that are mixed with each other.
 
-    A run of `unit` consecutive samples is closed: `order` (unit,) lists its rows group by group, `size` rows each.
+    Groups lie within `unit` consecutive samples: `order` (unit,) lists their rows group by group, `size` rows each.
     """
 
     unit: int
@@ -32,10 +32,10 @@ class Groups(NamedTuple):
 def group(layout: Layout) -> Groups:
     """Groups of one micro-batch, or of two where a micro-batch is odd, since mixup pairs the images of a group.
 
-    Two micro-batches are those that one replica takes one after the other, or else those of two neighbouring replicas.
+    The two are consecutive micro-batches of one replica, or else those of two neighbouring replicas.
 
     Raises:
-        Refusal: when there is no second micro-batch to pair with.
+        Refusal: if there is no second micro-batch to pair with.
     """
     size, replicas = layout.micro_batch, layout.local_replicas
     if size % 2 == 0:
@@ -53,7 +53,7 @@ def group(layout: Layout) -> Groups:
 
 
 def build_mixup(config: CfgNode, classes: int) -> Optional[Mixup]:
-    """timm's mixup as the configuration wants it, with label smoothing in its targets; None when it is off."""
+    """timm's mixup as configured, with label smoothing in its targets; None if it is off."""
     aug = config.AUG
     if not (aug.MIXUP > 0 or aug.CUTMIX > 0 or aug.CUTMIX_MINMAX is not None):
         return None
@@ -106,7 +106,7 @@ class MixingCollate:
 
 
 def _restore(rows: torch.Tensor, order: np.ndarray) -> torch.Tensor:
-    """Puts rows that were taken in `order` back where they came from."""
+    """Rows in their original order, given rows taken in `order`."""
     if (order[1:] > order[:-1]).all():
         return rows
     return rows[torch.from_numpy(np.argsort(order))]

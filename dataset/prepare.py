@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Real data sets into ImageNet layout: python -m dataset.prepare NAME --out DIR.
+"""Writes data sets in ImageNet layout: python -m dataset.prepare NAME --out DIR.
 
-A data set is written beside DIR and renamed when it is complete, so that an interrupted preparation is never mistaken
-for a finished one. A finished one is left alone; anything else at DIR is not overwritten.
+A data set is written beside DIR and renamed when it is complete, so DIR never holds a part of one. A complete one is
+kept; anything else at DIR is not overwritten.
 """
 
 import argparse
@@ -40,17 +40,17 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
 IMAGENETTE = ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3")
 IMAGENETTE_MEMBER = re.compile(r"[^/]+/(train|val)/(n\d{8})/(\w[\w.-]*\.JPEG)")
-ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # one time for all members: equal folders give equal archives
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same for all members: equal folders give equal archives
 
 
 def prepare(name: str, out: Path, source: Optional[Path] = None) -> None:
     """Writes data set `name` to the folder `out`, unless it is there already.
 
     Args:
-        source: where the original files are, instead of a download; for 'zip' the folder data set to pack.
+        source: folder of the original files, instead of a download; for 'zip' the folder data set to pack.
 
     Raises:
-        Refusal: when `out` holds something else, another process writes it, or the original cannot be had or read.
+        Refusal: if `out` holds something else, another process writes it, or the original cannot be downloaded or read.
     """
     marker = {"data set": name, "source": str(source.resolve()) if source else ""}
     if _is_prepared(out, marker):
@@ -74,7 +74,7 @@ def _is_prepared(out: Path, marker: Dict[str, str]) -> bool:
         if json.loads((out / MARKER).read_text(encoding="utf-8")) == marker:
             return True
     except (OSError, ValueError):
-        pass  # no marker of ours that can be read: something else
+        pass  # without a readable marker it is something else
     origin = f" prepared from {marker['source']}" if marker["source"] else ""
     raise Refusal(
         f"{shown(out)} exists and is not data set {marker['data set']}{origin}: it is not overwritten; "
@@ -84,7 +84,7 @@ def _is_prepared(out: Path, marker: Dict[str, str]) -> bool:
 
 @contextlib.contextmanager
 def _partial_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` that belongs to this process alone; what an interrupted one left is removed."""
+    """An empty, locked folder beside `out`; files of an interrupted preparation are removed."""
     partial = out.absolute().with_name(f"{out.absolute().name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(str(partial), os.O_RDONLY)
@@ -95,7 +95,7 @@ def _partial_folder(out: Path) -> Iterator[Path]:
         yield partial
     except BlockingIOError as error:
         raise Refusal(f"another process is writing {shown(partial)}: wait for it", EXIT_BUSY) from error
-    except BaseException:  # Ctrl-C too: what is not finished is of no use
+    except BaseException:  # also for Ctrl-C: incomplete data are removed
         shutil.rmtree(str(partial), ignore_errors=True)
         raise
     finally:
@@ -149,7 +149,7 @@ def read_idx(path: Path) -> np.ndarray:
     """The array of unsigned bytes in an IDX file (LeCun's MNIST format) at `path` or, gzipped, at `path`.gz.
 
     Raises:
-        Refusal: naming the file, when there is none or it is damaged.
+        Refusal: naming the file, if it is missing or damaged.
     """
     packed = path.with_name(f"{path.name}.gz")
     found = path if path.exists() else packed
@@ -160,11 +160,11 @@ def read_idx(path: Path) -> np.ndarray:
                 raise ValueError(f"its type is 0x{kind:02x}, not unsigned bytes")
             shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
             size = int(np.prod(shape, dtype=np.int64))
-            data = stream.read(size + 1)  # never more than the header announces, whatever is packed in
+            data = stream.read(size + 1)  # stops at the announced size: a bomb is not unpacked
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise Refusal(f"{shown(found)} cannot be read as IDX: {reason(error)}", EXIT_DATA) from error
     if len(data) != size:
-        raise Refusal(f"{shown(found)} is damaged: {len(data)} bytes of data where {shape} wants {size}", EXIT_DATA)
+        raise Refusal(f"{shown(found)} is damaged: {len(data)} bytes of data, expected {size} for {shape}", EXIT_DATA)
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
@@ -196,10 +196,10 @@ def _imagenette(out: Path, source: Optional[Path]) -> None:
 def unpack_imagenette(archive: Path, out: Path) -> None:
     """Writes the archive's images to out/train and out/validation.
 
-    Paths are put together from checked parts of a member's name, so that no member can land elsewhere.
+    Paths are built from checked parts of a member's name, so none is outside of `out`.
 
     Raises:
-        Refusal: when the archive is damaged or has no images.
+        Refusal: if the archive is damaged or has no images.
     """
     splits = {"train": "train", "val": "validation"}
     count = 0
@@ -278,7 +278,7 @@ def _write_images(folder: Path, images: np.ndarray, labels: Iterable[int], names
 
 @contextlib.contextmanager
 def _downloads(out: Path) -> Iterator[Path]:
-    """A folder for downloaded archives, inside `out` while they are needed."""
+    """A temporary folder for downloads inside `out`."""
     folder = out / ".downloads"
     folder.mkdir()
     try:
@@ -288,12 +288,12 @@ def _downloads(out: Path) -> Iterator[Path]:
 
 
 def _fetch(name: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """The result of a function of torchvision that downloads; its failures become one line."""
+    """Calls a download function of torchvision; raises its failures as `Refusal`."""
     try:
         return function(*arguments, **keywords)
     except (urllib.error.URLError, RuntimeError, ConnectionError, TimeoutError) as error:
         raise Refusal(
-            f"{name} cannot be had: {one_line(error)}; without a network, pass the folder of "
+            f"{name} cannot be downloaded: {one_line(error)}; without a network, pass the folder of "
             "its original files as --source",
             EXIT_DATA,
         ) from error

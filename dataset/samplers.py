@@ -4,7 +4,7 @@
 
 A step of all processes together takes one block of an epoch's order, laid out as PopTorch consumes it: weight updates
 (device iterations), then gradient accumulation, then all replicas, then the micro-batch. A process takes the columns of
-its own replicas. So neither workers, nor the number of processes that share the replicas, nor a restart moves a sample.
+its own replicas. The order thus depends neither on the number of workers or processes nor on restarts.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ PADDING = -1  # sample index of a row that only fills the last batch
 
 
 def mix_seed(*numbers: int) -> int:
-    """A 64-bit seed that depends on each of the numbers; neighbours are as unlike as strangers."""
+    """A 64-bit seed hashed from the numbers: similar numbers give unrelated seeds."""
     packed = struct.pack(f"<{len(numbers)}q", *numbers)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
 
 
 class Layout(NamedTuple):
-    """The shape of one step: how a combined batch is cut into micro-batches, and whose replicas take them."""
+    """The shape of one step: the factors of its batch sizes, and the position of this process."""
 
     device_iterations: int
     accumulation: int
@@ -73,14 +73,14 @@ class Layout(NamedTuple):
 class TrainingSampler(Sampler[Position]):
     """Yields (epoch, index) in an order shuffled anew each epoch; samples that fill no step are left out of that epoch.
 
-    Each iteration is the next epoch, in whichever process it is iterated: an asynchronous loader needs no message.
+    Each iteration is the next epoch, in whichever process it runs: asynchronous loaders need no communication.
 
     Args:
         samples: size of the data set.
         start_epoch, start_step: the first iteration begins with this step of this epoch.
 
     Raises:
-        Refusal: when the data set cannot fill a single step.
+        Refusal: if the data set cannot fill a single step.
     """
 
     def __init__(self, samples: int, layout: Layout, seed: int, start_epoch: int = 0, start_step: int = 0):
@@ -99,7 +99,7 @@ class TrainingSampler(Sampler[Position]):
         self._skip = start_step % self.steps
 
     def __len__(self) -> int:
-        """Samples of a whole epoch in this process, also where the first one begins in its middle."""
+        """Samples of a full epoch in this process, even if the first epoch starts in the middle."""
         return self.steps * self._layout.combined_batch
 
     def __iter__(self) -> Iterator[Position]:
@@ -130,7 +130,7 @@ class EvaluationSampler(Sampler[Position]):
 
 
 def step_samples(samples: int, layout: Layout, seed: int, epoch: int, step: int) -> np.ndarray:
-    """Indices of the samples of one training step, as they stand in this process's combined batch (int64)."""
+    """Indices of the samples of one training step, in the order of this process's combined batch (int64)."""
     first = step * layout.global_batch
     return layout.share(epoch_order(samples, seed, epoch)[first : first + layout.global_batch])
 

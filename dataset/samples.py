@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Encoded images -> samples: decoding, augmentation by random numbers of a sample's own, and a policy for bad files."""
+"""Encoded images -> samples: decoding, augmentation seeded per sample, and a policy for bad files."""
 
 from typing import Any, List, Optional, Tuple
 
@@ -16,17 +16,17 @@ from utils import one_line
 PADDED = -1  # label of a row that only fills the last evaluation batch
 UNREADABLE = -2  # label of an evaluation image that does not decode: it counts as an image, and never as correct
 BAD_SHARE = 0.05  # of a data set that may be bad before the run stops
-BAD_FEWEST = 3  # but so many are always tolerated
+BAD_FEWEST = 3  # this many are always tolerated
 
 
 class DataError(Exception):
-    """The data cannot be used; one line. It crosses process borders, so it takes nothing but its message."""
+    """Unusable data, in one line. It is pickled between processes, so its only argument is the message."""
 
 
 class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
     """Decoded and transformed images of a source (ImageFolder, ZippedImages, MappedImages).
 
-    Every random number that a sample needs comes from a seed made of (seed, epoch, index).
+    All random numbers of a sample are seeded by (seed, epoch, index).
 
     Args:
         source: has `classes`, `labels`, `name(index)` and `read(index)`.
@@ -63,7 +63,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         return len(self._source)
 
     def name(self, index: int) -> str:
-        """Where a sample comes from, as a line can hold it."""
+        """The origin of a sample, for messages."""
         return shown(self._source.name(index))
 
     def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
@@ -74,7 +74,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         """Image (C, H, W) and label of a sample as augmented in an epoch.
 
         Raises:
-            DataError: for a bad image, or one too many.
+            DataError: for a bad image if `stop_at_bad`, or for too many of them.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -94,7 +94,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
                 return self._transform(picture)
         except BadImage as error:
             self._note_bad(index, error)
-        except (*DECODER_ERRORS, RuntimeError) as error:  # of a library, at a picture that it did not expect
+        except (*DECODER_ERRORS, RuntimeError) as error:  # raised by libraries for unexpected pictures
             self._note_bad(index, BadImage(f"gives no sample: {one_line(error) or type(error).__name__}"))
         return None
 
@@ -108,7 +108,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         self._bad[index] = True
         line = f"{self.name(index)} {error}"
         if self._stop_at_bad:
-            raise DataError(f"{line}; mend or remove it") from error
+            raise DataError(f"{line}; repair or remove the file") from error
         count, limit = int(self._bad.sum()), max(BAD_FEWEST, int(BAD_SHARE * len(self)))
         if count > limit:
             raise DataError(f"{line}; that makes {count} bad images of {len(self)}: more than {limit} are not skipped")
@@ -126,18 +126,18 @@ def _shared_flags(count: int) -> torch.Tensor:
 
 
 class NamedImages(ImageDataset):
-    """Image files that somebody named: one that is bad is told and left out, however many there are."""
+    """Image files given by name: bad ones are logged and left out, without a limit."""
 
     def _note_bad(self, index: int, error: BadImage) -> None:
         logger.warning("%s %s", shown(self._source.name(index)), error)
 
 
 class EpochView(Dataset[Tuple[torch.Tensor, int, int, int]]):
-    """A data set as a sampler of positions addresses it: (epoch, index) -> (image, label, epoch, index).
+    """A data set indexed by the positions of a sampler: (epoch, index) -> (image, label, epoch, index).
 
     Args:
         dataset: has `sample(epoch, index)` and `blank()`.
-        samples: what this process reads in one epoch, which is the length of this view.
+        samples: samples that this process reads per epoch: the length of this view.
     """
 
     def __init__(self, dataset: Any, samples: int):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Pictures -> tensors: the official Swin recipe for training and evaluation, out of timm's transforms."""
+"""Pictures -> tensors: the official Swin recipe for training and evaluation, from timm's transforms."""
 
 import contextlib
 import functools
@@ -25,9 +25,9 @@ from planning.geometry import CENTRE_SHARE, crop_share, evaluation_interpolation
 from utils import one_line
 
 Transform = Callable[[Picture], torch.Tensor]
-Part = Callable[[Any], Any]  # of a transform: takes what the part before it returns
+Part = Callable[[Any], Any]  # a part of a transform: takes the result of the part before it
 FAST_RESIZE = {transforms.InterpolationMode.BICUBIC: "bicubic", transforms.InterpolationMode.BILINEAR: "bilinear"}
-WITHIN_A_PICTURE = {"lanczos": "bicubic", "hamming": "bilinear"}  # for rotations and shears, as Pillow has no other
+WITHIN_A_PICTURE = {"lanczos": "bicubic", "hamming": "bilinear"}  # rotations and shears in Pillow have no other
 NO_POLICY = ("", "none")  # the second is the official configurations' word
 
 
@@ -39,7 +39,7 @@ def build_transform(config: CfgNode, training: bool) -> Transform:
     TEST.CROP off or AUG.SHIFT on the whole picture is resized. Floats are normalised; bytes are left to the device.
     """
     parts: List[Part] = _training_parts(config) if training else [as_image, _evaluation(config)]
-    parts.append(torch.Tensor.contiguous)  # while they are bytes: what stacks the images copies them plane by plane
+    parts.append(torch.Tensor.contiguous)  # as bytes, which is cheaper; collating copies plane by plane
     erases = training and config.AUG.REPROB > 0
     if image_dtype(config) == torch.uint8:
         return transforms.Compose(parts + ([ByteErasing(_erasing(config), *_statistics(config))] if erases else []))
@@ -59,7 +59,7 @@ def image_dtype(config: CfgNode) -> torch.dtype:
 
 
 def _training_parts(config: CfgNode) -> List[Part]:
-    """From the picture to augmented bytes; refuses an unknown AUG.AUTO_AUGMENT."""
+    """Picture -> augmented bytes; raises `Refusal` for an unknown AUG.AUTO_AUGMENT."""
     policy = config.AUG.AUTO_AUGMENT
     jitter: Any = config.AUG.COLOR_JITTER or None  # None turns it off, which timm's annotation omits
     try:
@@ -75,8 +75,8 @@ def _training_parts(config: CfgNode) -> List[Part]:
             auto_augment=policy if policy not in NO_POLICY else None,
         )
     except (AssertionError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-        raise Refusal(f"AUG.AUTO_AUGMENT {policy} is no policy of timm's: {one_line(error)}", EXIT_USAGE) from error
-    mend_posterize(augment)
+        raise Refusal(f"AUG.AUTO_AUGMENT {policy} is not a policy of timm: {one_line(error)}", EXIT_USAGE) from error
+    allow_zero_bits(augment)
     flips = [part for part in crop.transforms if isinstance(part, transforms.RandomHorizontalFlip)]
     if config.AUG.SHIFT:
         first: List[Part] = [as_image, _resize_whole(config), RandomShift(config.AUG.SHIFT)]
@@ -86,7 +86,7 @@ def _training_parts(config: CfgNode) -> List[Part]:
 
 
 def _evaluation(config: CfgNode) -> Transform:
-    """From the picture to the bytes that are evaluated."""
+    """Picture -> bytes."""
     share = crop_share(config)
     cropped = share < 1.0
     resized = create_transform(
@@ -109,12 +109,12 @@ def _resize_whole(config: CfgNode) -> transforms.Resize:
 
 
 def as_image(picture: Picture) -> Image.Image:
-    """A picture in Pillow's form."""
+    """The picture as a Pillow image."""
     return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
 
 
 class NarrowPictures:
-    """Refuses a picture so long and narrow that resizing its shorter side to `size` makes too many pixels of it."""
+    """Rejects pictures so narrow that resizing the shorter side to `size` would give more than MAX_PIXELS."""
 
     def __init__(self, size: Sequence[int]):
         self.side = max(size) / CENTRE_SHARE
@@ -127,15 +127,15 @@ class NarrowPictures:
 
 
 class RandomResizedCrop(RandomResizedCropAndInterpolation):
-    """timm's random resized crop, three times as fast where PyTorch has a vectorised resize of bytes.
+    """timm's random resized crop, three times as fast if PyTorch has a vectorised resize of bytes.
 
-    The same crops. Pixels of photographs differ from Pillow's by at most 2 of 255 levels and by 0.02 on average; where
-    black meets white, one in a thousand differs by more, since overshoots are cut off at another point.
+    Crops are the same. Pixels of photographs differ from Pillow's by at most 2 of 255 levels and by 0.02 on average; at
+    black-white edges one in a thousand differs by more, since overshoots are clipped at another stage.
     """
 
     @staticmethod
     def get_params(picture: Any, scale: Sequence[float], ratio: Sequence[float]) -> Tuple[int, int, int, int]:
-        """Top, left, height and width of a crop; in the smallest pictures a crop of no pixel becomes one of a pixel."""
+        """Top, left, height and width of a crop; at least one pixel even in the smallest pictures."""
         top, left, height, width = RandomResizedCropAndInterpolation.get_params(picture, scale, ratio)
         return top, left, max(height, 1), max(width, 1)
 
@@ -157,13 +157,13 @@ class RandomResizedCrop(RandomResizedCropAndInterpolation):
 
 @functools.lru_cache(maxsize=None)
 def has_fast_resize() -> bool:
-    """Whether PyTorch resizes bytes with vector instructions; before 2.1 it went through floats, slower than Pillow."""
+    """Whether PyTorch resizes bytes with vector instructions; before 2.1 it converts to floats, slower than Pillow."""
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     return version >= (2, 1) and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 class RandomShift:
-    """Moves a picture by up to `pixels` in each direction; what comes in at the edges is black."""
+    """Moves a picture by up to `pixels` in each direction; the uncovered edges are black."""
 
     def __init__(self, pixels: int):
         self.pixels = pixels
@@ -206,7 +206,7 @@ class ByteErasing:
 
 
 class _Canvas:
-    """What random erasing sees of an image of bytes: a tensor of normalised floats that it can only write to."""
+    """A write-only view of a uint8 image as a tensor of normalised floats, for random erasing."""
 
     dtype = torch.float32
 
@@ -225,10 +225,10 @@ def _erasing(config: CfgNode) -> RandomErasing:
     return RandomErasing(config.AUG.REPROB, mode=config.AUG.REMODE, max_count=config.AUG.RECOUNT, device="cpu")
 
 
-def mend_posterize(augment: transforms.Compose) -> None:
-    """Lets the recipe's strongest posterize keep no bits, which Pillow refuses since version 13.
+def allow_zero_bits(augment: transforms.Compose) -> None:
+    """Allows posterize with 0 bits, which the recipe's strongest level uses and Pillow rejects since version 13.
 
-    Older versions gave black; so does this. Only this transform's own operations change, not timm.
+    The result is black, as in older versions. Only the operations of this transform are changed.
     """
     for part in augment.transforms:
         for operation in _operations(part):
@@ -253,9 +253,9 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, the global generators of random, numpy and torch (CPU) begin at `seed`; afterwards they are as before.
+    """Seeds the global generators of random, numpy and torch (CPU) inside the context, and restores them afterwards.
 
-    In the worker process of a loader they are not put back: it has no other use for them, and it takes time.
+    Loader workers do not restore them, to save time: they have no other use for them.
     """
     states = None if get_worker_info() else (random.getstate(), np.random.get_state(), torch.get_rng_state())
     random.seed(seed)

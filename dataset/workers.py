@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Worker processes of a loader: how many the memory allows, how they behave, and what it means when one fails."""
+"""Worker processes of a loader: how many fit in memory, how they handle signals, and messages for their failures."""
 
 import contextlib
 import multiprocessing
@@ -29,13 +29,13 @@ STALLED = "DataLoader timed out"
 
 
 def affordable_workers(wanted: int, batch_bytes: int) -> Tuple[int, int]:
-    """Workers, and batches that each prepares ahead, so that what they hold fits in memory.
+    """Number of workers and of batches that each prefetches, such that they fit in memory.
 
-    Batches wait in shared memory, and one is in use. Prefetching is given up first, then workers; with none, the main
-    process does the work.
+    Prefetched batches and the one in use are in shared memory. Prefetching is reduced first, then workers; without
+    workers, the main process loads the data.
 
     Args:
-        wanted: workers asked for.
+        wanted: configured number of workers.
         batch_bytes: size of one batch.
     """
     if wanted == 0:
@@ -58,12 +58,12 @@ def affordable_workers(wanted: int, batch_bytes: int) -> Tuple[int, int]:
 
 
 def stall_seconds(samples: int) -> float:
-    """How long a loader waits for a batch of `samples` before its workers count as hung."""
+    """Seconds that a loader waits for a batch of `samples` before its workers count as hung."""
     return deadlines.BATCH + deadlines.BATCH_SAMPLE * samples
 
 
 def begin_worker(_: int) -> None:
-    """Lets a worker outlive the signals that ask a run to stop, since its parent finishes the step before it saves.
+    """Makes a worker ignore the signals that stop a run, since its parent finishes the step before it saves.
 
     Terminals and job schedulers send them to every process of a job. Only the parent may end a worker by SIGTERM, and
     when the parent ends, so does the worker. The parent is the process that asked for the worker, which a server may
@@ -92,9 +92,9 @@ def _end_with(sentinel: int) -> None:
 
 
 class ReaderSampler(Sampler[Any]):
-    """A sampler that has the process in which PopTorch reads ahead behave as a worker does, by `begin_worker`.
+    """A sampler that calls `begin_worker` in the process in which PopTorch reads ahead.
 
-    PopTorch starts that process itself, and iterating the sampler is the first that runs of ours in it.
+    PopTorch starts that process, and iterating the sampler is the first code of ours that runs in it.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -112,10 +112,10 @@ class ReaderSampler(Sampler[Any]):
 
 @contextlib.contextmanager
 def clear_failures(helpers: Callable[[], List[BaseProcess]]) -> Iterator[None]:
-    """Inside, the ways in which a loader can fail become one line each.
+    """Turns failures of a loader inside the context into one-line errors.
 
     Args:
-        helpers: gives the loader's processes, which are of no use after a failure and end with it.
+        helpers: returns the loader's processes, which are ended after a failure.
 
     Raises:
         Refusal: EXIT_DATA for bad data, EXIT_RESOURCE for processes that were killed or hang and for full memory.
@@ -140,7 +140,7 @@ def clear_failures(helpers: Callable[[], List[BaseProcess]]) -> Iterator[None]:
 def batches(loader: Any) -> Iterator[Any]:
     """The batches of one epoch of a loader from build_ipu; raises Refusal as `clear_failures`.
 
-    Also for a worker that dies while a batch is used, once the next one is asked for.
+    A worker that dies while a batch is used is reported when the next one is requested.
     """
     watch = _Watch(loader)
     with watch, clear_failures(lambda: helpers_of(loader)):
@@ -160,16 +160,16 @@ def batches(loader: Any) -> Iterator[Any]:
 
 
 def helpers_of(loader: Any) -> List[BaseProcess]:
-    """The processes that work for a loader: its workers, or the one that reads ahead and has workers of its own."""
+    """The processes that work for a loader: its workers, or the process that reads ahead, with its own workers."""
     workers = getattr(getattr(loader, "_iterator", None), "_workers", [])
     return list(workers) or list(getattr(loader, "readers", []))
 
 
 class _Watch(threading.Thread):
-    """Ends the helpers of a loader, one after the other, once a batch is long overdue: then waiting ends with an error.
+    """Ends the helpers of a loader, one by one, if a batch is overdue: the loader then raises an error.
 
-    The loader's own timeout does not cover the hand-over of a finished batch, for which a worker is needed alive, nor
-    the process that reads ahead.
+    The loader's own timeout covers neither the transfer of a finished batch from its worker nor the process that reads
+    ahead.
     """
 
     def __init__(self, loader: Any):
@@ -196,7 +196,7 @@ class _Watch(threading.Thread):
         self._since = None
 
     def run(self) -> None:
-        """Looks once a second."""
+        """Checks once a second."""
         limit = stall_seconds(self._loader.combinedBatchSize) + deadlines.HAND_OVER
         while not self._over.wait(1.0):
             since = self._since
@@ -219,7 +219,7 @@ def _end(processes: List[BaseProcess]) -> None:
 
 @contextlib.contextmanager
 def deaths_unannounced() -> Iterator[None]:
-    """Inside, PyTorch's handler of SIGCHLD does not raise the news of a worker's death wherever the program then is."""
+    """Inside the context, PyTorch's SIGCHLD handler does not raise an error when a worker dies."""
     handler = signal.getsignal(signal.SIGCHLD)  # None: not one of Python's, so neither PyTorch's
     if handler is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -232,7 +232,7 @@ def deaths_unannounced() -> Iterator[None]:
 
 
 def _explain(text: str, states: str) -> Optional[Refusal]:
-    """The failure behind a message of torch, PopTorch or ourselves in one line, or None for one that is no loader's."""
+    """A one-line error for the message of a loader's failure, or None for other messages."""
     bad, killed, gone = BAD_DATA.findall(text), KILLED.search(text), GONE.search(text)
     if bad:
         return Refusal(bad[-1], EXIT_DATA)
@@ -265,7 +265,7 @@ def _await_death(processes: List[BaseProcess]) -> None:
 
 
 def _check_alive(processes: List[BaseProcess]) -> None:
-    """Raises Refusal, and ends the others, where a signal has ended one of the processes."""
+    """Raises Refusal, and ends the others, if a signal has ended one of the processes."""
     for process in processes:
         code = process.exitcode
         if code is not None and code < 0:
@@ -284,7 +284,7 @@ def _killed(pid: Any, name: str) -> Refusal:
 
 def _stalled(states: str) -> Refusal:
     return Refusal(
-        f"data workers {states} gave no batch in time: is the storage of the data hung? The same command resumes",
+        f"data workers {states} returned no batch in time: check the storage of the data. The same command resumes",
         EXIT_RESOURCE,
     )
 

@@ -33,11 +33,11 @@ class ZipReader:
 
     Args:
         path: the archive.
-        names: the members to be read, as the archive spells them.
+        names: names of the members to read, as in the archive.
 
     Raises:
         Refusal: for an archive that cannot be opened.
-        KeyError: with a position in `names` as its argument, when that member is not in the archive.
+        KeyError: with a position in `names` as its argument, if that member is not in the archive.
     """
 
     def __init__(self, path: Path, names: Sequence[str]):
@@ -109,12 +109,12 @@ class ZipReader:
         data = os.pread(self._stream.fileno(), packed, offset + LOCAL_HEADER.size + name_length + extra_length)
         if member["method"] == zipfile.ZIP_STORED:
             return data
-        if member["method"] == zipfile.ZIP_DEFLATED:  # never more than was announced, however much is packed in
+        if member["method"] == zipfile.ZIP_DEFLATED:  # stops at the announced size: a bomb is not unpacked
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, int(member["size"]) + 1)
         raise BadImage(f"is packed by method {member['method']}: only stored and deflated members are read")
 
     def warm(self, part: int, parts: int) -> None:
-        """Reads one of `parts` equal shares of the archive, so that it lies in the system's file cache.
+        """Reads one of `parts` equal shares of the archive, into the system's file cache.
 
         The cache serves every process of the machine with one copy, and the system can take it back when memory is
         short; an archive that does not fit in the memory now available is left on disk.

@@ -57,7 +57,7 @@ def digits(first: int) -> TensorDataset:
 
 
 def pretrained() -> Network:
-    """A network that tells 0 to 4 apart."""
+    """A network that classifies the digits 0 to 4."""
     torch.manual_seed(0)
     model = Network(classes=5)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import IterableDataset
 
 MICRO_BATCH, DEVICE_ITERATIONS, REPLICAS = 4, 8, 2
-PADDING = -1  # the id of a request that nobody made
+PADDING = -1  # the id of rows without a request
 
 
 class Requests(IterableDataset):

@@ -150,7 +150,7 @@ def _ipu_plan(
 def describe(units: Sequence[Unit]) -> str:
     """Units in words: 'embedding, 0.0-0.1, merging, 1.0 attention', blocks as layer.block."""
     words: List[str] = []
-    whole: List[str] = []  # blocks in a row, of one layer
+    whole: List[str] = []  # consecutive blocks of one layer
 
     def flush() -> None:
         if whole:

@@ -31,7 +31,7 @@ def train(digits, output, *more):
 
 
 def run(script, *argv, **kwargs):
-    """Runs an entry script in a process of its own; its output is captured as text."""
+    """Runs an entry script in a separate process; its output is captured as text."""
     return subprocess.run(
         [sys.executable, str(ROOT / script), *argv], capture_output=True, text=True, check=False, **kwargs
     )

@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def run(file: str, tests: Path, report: Path, python: str) -> None:
-    """Runs a test file in a process of its own."""
+    """Runs a test file in a separate process."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(RULES.parent)])}
     environment["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")])  # for `python3`
     command = [python, "-m", "poptorch_host", "-m", "pytest", file, "-q", "-W", "ignore", "-p", "no:cacheprovider"]

@@ -28,7 +28,7 @@ def leaky_relu(inputs, attributes):
 
 @custom_ops.implement("Ctc", domain="ai.graphcore")
 def ctc(inputs, attributes):
-    """The sum of the samples' CTC losses, and the gradient that a device computes with it, which nobody reads here."""
+    """The sum of the samples' CTC losses, and the gradient that a device computes with it, which is not used here."""
     log_probs, targets, input_lengths, target_lengths = inputs
     loss = torch.nn.functional.ctc_loss(
         log_probs.float(),

@@ -43,7 +43,7 @@ _HEAD = """# PopTorch programs that were written elsewhere
 
 Made by `python tools/run_programs.py` of the repository; do not edit. Each command ran as
 `python -m poptorch_host COMMAND` in a copy of its folder of a checkout, with generated data; `tools/programs.yml` has
-the data, the packages and the checkouts. Variables in front of a command are set for it. A program that would go on for
+the data, the packages and the checkouts. Variables in front of a command are set for it. A program that would run for
 long was ended after its first steps.
 """
 
@@ -181,8 +181,8 @@ def row(program: Program, result: Result) -> str:
     """A program's line of the table."""
     variables = [f"{key}={value}" for key, value in program.variables.items()]
     command = cell(" ".join([*variables, program.command]), 1000)
-    told = ". ".join(filter(None, [result.outcome, cell(result.line, 200), program.note]))
-    cells = [program.name, f"`{program.folder}`", f"`{command}`", program.environment, program.edits, told]
+    result_text = ". ".join(filter(None, [result.outcome, cell(result.line, 200), program.note]))
+    cells = [program.name, f"`{program.folder}`", f"`{command}`", program.environment, program.edits, result_text]
     return f"| {' | '.join(cells)} |"
 
 

@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
 
 def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optional[Dict[str, Any]]:
-    """The checkpoint to resume from: --resume or the newest of the output folder, whichever is further; None: neither.
+    """The checkpoint to resume from: --resume or the newest of the output folder, whichever has more updates; None: neither.
 
     Repeating a command with --resume thus continues from its own checkpoints. The leader reads the checkpoint and
     broadcasts it, so that all processes start from the same state.
@@ -72,7 +72,9 @@ def _furthest(config: CfgNode, folder: Optional[Path]) -> Optional[Tuple[Path, D
     named = Path(config.MODEL.RESUME), checkpoint.load(Path(config.MODEL.RESUME))
     if own is None or own[1]["progress"]["update"] <= named[1]["progress"]["update"]:
         return named
-    logger.warning("%s is further than --resume %s: set TRAIN.AUTO_RESUME False to go back to that", own[0], named[0])
+    logger.warning(
+        "%s has more updates than --resume %s: set TRAIN.AUTO_RESUME False to resume from the latter", own[0], named[0]
+    )
     return own
 
 
@@ -179,7 +181,7 @@ def random_device(config: CfgNode, launch: Launch) -> str:
 
 
 def _restore_randomness(run: Run, state: Dict[str, Any]) -> None:
-    """Each process gets its own state back; the seed starts anew where the processes or their devices are others.
+    """Restores the random state of each process; a run on other devices or processes starts from the seed.
 
     The devices are compared by name: an IPU that has not run yet does not tell how long its state is.
     """

@@ -31,17 +31,17 @@ from utils import reason
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
 KEPT = "update-*.pth"
-ATTEMPTS = 2  # at a save that storage's passing troubles end
+ATTEMPTS = 2  # to save, for transient errors of the storage
 CHUNK = 1 << 20  # bytes read at once for a digest
 
-# What to do about an error of the system, where it is not to run the same command again.
+# What to do about a system error before the same command is run again.
 REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "your quota is used up: free some space",
     errno.EROFS: "the file system is read-only: mount it writable, or choose another --output",
     errno.EACCES: "the folder's permissions do not allow it: change them, or choose another --output",
     errno.EPERM: "the folder's permissions do not allow it: change them, or choose another --output",
-    errno.EIO: "the storage fails: look at the system's log, or choose another --output",
+    errno.EIO: "the storage reports errors: check the system log, or choose another --output",
     errno.EFBIG: "files of this size are not allowed here: see ulimit -f, or choose another --output",
     errno.EISDIR: "a folder has a name that the checkpoint needs: move it away",
     errno.ENOTEMPTY: "a folder has a name that the checkpoint needs: move it away",
@@ -53,7 +53,7 @@ def load(path: Path) -> Dict[str, Any]:
     """The checkpoint at `path`, verified.
 
     Raises:
-        Refusal: when the file is missing, damaged or not a checkpoint of this program.
+        Refusal: if the file is missing, damaged or not a checkpoint of this program.
     """
     try:
         return _load(path)
@@ -62,10 +62,10 @@ def load(path: Path) -> Dict[str, Any]:
 
 
 def load_own(path: Path) -> Optional[Dict[str, Any]]:
-    """The checkpoint at `path`, verified, or None when it is a good file that another program wrote.
+    """The checkpoint at `path`, verified, or None for a valid file of another program.
 
     Raises:
-        Refusal: when the file is missing or damaged.
+        Refusal: if the file is missing or damaged.
     """
     try:
         return load(path) if _is_own(path) else None
@@ -74,12 +74,12 @@ def load_own(path: Path) -> Optional[Dict[str, Any]]:
 
 
 def find(folder: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
-    """The newest good checkpoint of an output folder with its path; None where there is none at all.
+    """The newest valid checkpoint of an output folder with its path; None if there is no checkpoint.
 
-    Damaged ones get another name as soon as there is a good one, so that no save can put them in its place.
+    Damaged ones are renamed once a valid one is found, so that no save replaces it by them.
 
     Raises:
-        Refusal: when there are checkpoints and not one of them is good.
+        Refusal: if there are checkpoints and none of them is valid.
     """
     found: Optional[Tuple[Path, Dict[str, Any]]] = None
     damaged: List[Path] = []
@@ -105,21 +105,21 @@ def find(folder: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
 
 
 def kept(folder: Path) -> List[str]:
-    """Names of the checkpoints that TRAIN.KEEP is about, the oldest first."""
+    """Names of the checkpoints kept by TRAIN.KEEP, the oldest first."""
     return sorted(path.name for path in folder.glob(KEPT))
 
 
 def save(folder: Path, state: Mapping[str, Any], is_best: bool, keep: int = 0) -> None:
     """Makes `state` the folder's last checkpoint, and its best if it is; the old last one becomes the previous one.
 
-    At no moment is there less than one good checkpoint: the new file is written beside the old ones, synchronised and
-    read back before anything is renamed or deleted.
+    There is a valid checkpoint at any time: the new file is written beside the old ones, synchronised and read back
+    before anything is renamed or deleted.
 
     Args:
-        keep: how many of the last checkpoints stay beside these, under names of their own.
+        keep: number of the last checkpoints that are kept in addition, named by their update.
 
     Raises:
-        Refusal: when the system refuses; what was there before is still there.
+        Refusal: if it cannot be saved; the existing files are unchanged.
     """
     path = folder / LAST
     temporary = folder / f".{LAST}.tmp"
@@ -137,7 +137,7 @@ def save(folder: Path, state: Mapping[str, Any], is_best: bool, keep: int = 0) -
             if cause.errno in TRANSIENT_ERRORS and attempt < ATTEMPTS:
                 logger.warning("checkpoint %s is saved once more: %s", path, reason(cause))
                 continue
-            remedy = REMEDIES.get(cause.errno or 0, "mend this")
+            remedy = REMEDIES.get(cause.errno or 0, "solve this")
             raise Refusal(
                 f"checkpoint {path} of {_megabytes(state)} cannot be saved: {cause}; {remedy} "
                 "and run the same command again",
@@ -146,20 +146,20 @@ def save(folder: Path, state: Mapping[str, Any], is_best: bool, keep: int = 0) -
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes what a killed run left behind: files that it had not finished writing, and probes.
+    """Deletes the temporary files of a killed run.
 
     Raises:
-        Refusal: for a folder or the like under such a name, which no run of ours made.
+        Refusal: for anything but a regular file under such a name, which no run creates.
     """
     for pattern in (".*.tmp", ".probe.*"):
         for leftover in folder.glob(pattern):
             if os.path.lexists(leftover) and (leftover.is_symlink() or not leftover.is_file()):
                 raise Refusal(f"{leftover} is in the way of this run's temporary files: move it away")
-            leftover.unlink(missing_ok=True)  # a probe of another run that is just starting
+            leftover.unlink(missing_ok=True)  # another run that is starting may delete its probe
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Puts a checkpoint's weights into a model of the same architecture.
+    """Loads a checkpoint's weights into a model of the same architecture.
 
     Raises:
         Refusal: naming the first keys and shapes that differ.
@@ -174,14 +174,14 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], pa
     ]
     if problems:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise Refusal(f"checkpoint {path} is of another architecture: {shown}", EXIT_CHECKPOINT)
+        raise Refusal(f"checkpoint {path} has another architecture: {shown}", EXIT_CHECKPOINT)
     model.load_state_dict(weights)
 
 
 def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> List[str]:
-    """The names of the classes; refuses a data set whose labels mean something else than the checkpoint's.
+    """The names of the classes; raises `Refusal` if labels of the data set mean other classes than the checkpoint's.
 
-    Maps of archives may number the classes only: then the other side's names are taken.
+    Classes that a map only numbers take the names of the other side.
     """
     if _numbered(found) and not _numbered(trained) and len(found) <= len(trained):
         logger.info("the data set numbers its classes: their names are those of checkpoint %s", path)
@@ -213,7 +213,7 @@ def _load(path: Path) -> Dict[str, Any]:
 
 
 def _set_aside(path: Path) -> None:
-    """Gives a damaged checkpoint the first free name, so that nothing of it is lost."""
+    """Renames a damaged checkpoint, so that it is not overwritten."""
     number = 1
     while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
         number += 1
@@ -223,14 +223,14 @@ def _set_aside(path: Path) -> None:
 
 
 def _write(temporary: Path, state: Mapping[str, Any]) -> None:
-    """A sealed file that is on the disk, and holds when it is read back what was written.
+    """Writes and synchronises a sealed file, and verifies it by reading it back.
 
     Raises:
-        DamagedFile: when it does not.
+        DamagedFile: if its contents differ from what was written.
     """
     with open(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as stream:
         sealing = seal.SealingStream(stream)
-        torch.save(state, cast(BinaryIO, sealing))  # which only writes
+        torch.save(state, cast(BinaryIO, sealing))  # torch.save only writes to it
         sealing.seal()
         stream.flush()
         os.fsync(stream.fileno())
@@ -243,11 +243,11 @@ def _write(temporary: Path, state: Mapping[str, Any]) -> None:
             digest.update(chunk)
             left -= len(chunk)
         if stream.read() != seal.MARK + digest.hexdigest().encode():
-            raise DamagedFile("it holds something else than was written") from OSError(errno.EIO, "wrong contents")
+            raise DamagedFile("its contents differ from what was written") from OSError(errno.EIO, "wrong contents")
 
 
 def _put_in_place(temporary: Path, folder: Path, update: int, is_best: bool, keep: int) -> None:
-    """Gives a verified new checkpoint its names, and deletes those that TRAIN.KEEP no longer covers."""
+    """Renames a verified new checkpoint, and deletes those beyond TRAIN.KEEP."""
     path = folder / LAST
     if path.exists():
         os.replace(path, folder / PREVIOUS)
@@ -266,7 +266,7 @@ def _megabytes(state: Mapping[str, Any]) -> str:
 
 
 def _system_error(error: BaseException) -> Optional[OSError]:
-    """The system's error behind one of torch.save, which only tells that it could not go on where it was; or None."""
+    """The OSError that caused an error of torch.save, which does not name it; None if there is none."""
     cause: Optional[BaseException] = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
@@ -279,7 +279,7 @@ def _link(source: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
-    except OSError:  # no hard links here: the copy costs a checkpoint's size once more
+    except OSError:  # no hard links: a copy takes the space of another checkpoint
         shutil.copyfile(source, temporary)
     os.replace(temporary, target)
 

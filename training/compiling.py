@@ -68,7 +68,7 @@ def _shortened(message: str) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, a GPU or PyTorch's CPU allocator, which has no exception of its own, ran out of memory."""
+    """Whether Python, a GPU or PyTorch's CPU allocator, which has no specific exception, ran out of memory."""
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Where a step went wrong whose loss or gradients are not finite: the samples, and the module that is to blame."""
+"""The cause of a loss or gradient that is not finite: the module and the samples."""
 
 import contextlib
 from typing import Any, Callable, List, NamedTuple, Optional
@@ -18,7 +18,7 @@ SHOWN = 8  # samples in a message
 
 
 class Finding(NamedTuple):
-    """The first value that is not finite: what it is, and the samples of its micro-batch, named."""
+    """The first value that is not finite, and the names of the samples in its micro-batch."""
 
     what: str
     samples: List[str]
@@ -29,10 +29,10 @@ class Finding(NamedTuple):
 
 
 def explain(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> str:
-    """What a step of these batches shows when it is run once more with checks on; called in every process.
+    """Repeats a step with checks and describes what is not finite; called in every process.
 
-    The host runs it in float32 (or autocast), one micro-batch at a time, with masks of dropout drawn anew, from the
-    weights as they are: poptorch_host left them as they were before the step.
+    The host runs it in float32 (or autocast), one micro-batch at a time, with new dropout masks. The weights are those
+    before the step, since poptorch_host did not update them.
     """
     run.trainer.copyWeightsToHost()
     found = [finding for finding in processes.gather(_search(run, progress, images, targets), run.launch) if finding]
@@ -44,7 +44,7 @@ def explain(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> st
 
 
 def _search(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> Optional[Finding]:
-    """What is not finite in this process's part of the step; of its micro-batches, the first to have it."""
+    """The first value that is not finite in this process's part of the step, by micro-batch."""
     micro_batch, launch = run.config.DATA.BATCH_SIZE, run.launch.instance
     layout = Layout(
         run.config.IPU.DEVICE_ITERATIONS,
@@ -66,7 +66,7 @@ def _search(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> Op
 
 
 def _plain_model(run: Run) -> nn.Module:
-    """A copy of the run's model that a host can run as it is."""
+    """A copy of the run's model in float32 or autocast, for the host."""
     config = run.config.clone()
     config.defrost()
     if config.MODEL.PRECISION != "mix":
@@ -77,9 +77,9 @@ def _plain_model(run: Run) -> nn.Module:
 
 
 def first_bad(model: nn.Module, images: Tensor, targets: Tensor) -> str:
-    """What is not finite in a forward and backward pass, the first of images, weights, outputs of modules, gradients.
+    """The first non-finite value of a forward and backward pass: pixels, weights, outputs of modules, gradients.
 
-    Empty where everything is finite.
+    Empty if everything is finite.
     """
     if not _is_finite(images):
         return "a pixel is not finite"

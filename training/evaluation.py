@@ -152,7 +152,7 @@ def validate_weights(
     """
     dataset = build_dataset(config, training=False)
     names = list(dataset.classes)
-    if state and config.DATA.DATASET != "generated":  # whose classes have no names
+    if state and config.DATA.DATASET != "generated":  # which has no class names
         names = checkpoint.check_classes(path, state["classes"], names)
     classes = config.MODEL.NUM_CLASSES or len(names)
     validator = build_validator(config, path, state, classes, launch)

@@ -31,7 +31,7 @@ def stages(config: CfgNode) -> int:
     """The number of processes that train one model: the number of stages with HOST_PIPELINE=1, otherwise one.
 
     Raises:
-        Refusal: if stages cannot run in processes of their own.
+        Refusal: if stages cannot run in separate processes.
     """
     value = os.environ.get(VARIABLE) or "0"
     if value not in ("0", "1"):

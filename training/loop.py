@@ -85,7 +85,7 @@ def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver)
     if not stop.name or is_finished(run.config, progress):
         return
     saver.finish()
-    if stop.agreed:  # otherwise only this process knows, and the others are told when it leaves
+    if stop.agreed:  # otherwise only this process knows, and the others learn it when it ends
         processes.share(None, run.launch)  # waits: one that left would have torchrun end the leader's save
     stop.check()
 
@@ -159,7 +159,7 @@ def check_may_skip(run: Run, progress: Progress, images: torch.Tensor, targets: 
     )
     allowed = run.config.TRAIN.SKIP_NONFINITE
     if progress.skipped_in_row + run.config.IPU.DEVICE_ITERATIONS <= allowed:
-        logger.warning("%s: left out, the %d. in a row of %d allowed", where, progress.skipped_in_row + 1, allowed)
+        logger.warning("%s: skipped, %d of at most %d consecutive ones", where, progress.skipped_in_row + 1, allowed)
         return
     cause = "" if accelerator.is_ipu() else f": {explain(run, progress, images, targets)}"
     raise Refusal(
@@ -206,7 +206,7 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
     Raises:
         Refusal: when the save before this one failed.
     """
-    with deaths_unannounced():  # a worker's is told when the next batch is asked for; the state is saved before
+    with deaths_unannounced():  # a worker's death is reported at the next batch, after the state is saved
         run.trainer.copyWeightsToHost()
         rng_states = processes.gather(run.trainer.rng_state, run.launch)
         if run.folder is None or not run.launch.is_leader:

@@ -40,7 +40,7 @@ def find_images(names: Sequence[str]) -> List[str]:
         elif Path(name).exists():
             files.append(name)
         else:
-            raise Refusal(f"{shown(name)} is no file or folder", EXIT_DATA)
+            raise Refusal(f"{shown(name)} is not a file or folder", EXIT_DATA)
     return files
 
 
@@ -49,7 +49,7 @@ def predict(
 ) -> Iterator[Tuple[str, Prediction]]:
     """Each of this process's files with its `top` likeliest classes, as soon as its batch is computed.
 
-    A file that is no image is named in the log and left out.
+    Files that cannot be read as images are logged and left out.
 
     Args:
         path: where the weights are.
@@ -71,7 +71,7 @@ def predict(
             if number >= 0:  # not padding
                 yield files[number], [(names[label], share) for label, share in zip(labels, probabilities)]
     if bad:
-        raise Refusal(f"{bad} of {len(files)} files are no images that can be read; they are named above", EXIT_DATA)
+        raise Refusal(f"{bad} of {len(files)} files cannot be read as images; they are listed above", EXIT_DATA)
 
 
 def describe(names: Sequence[str], classes: int) -> List[str]:

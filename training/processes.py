@@ -178,9 +178,9 @@ def _join(config: CfgNode, stages: int) -> Launch:
     _check_stages(processes, stages)
     instances = processes // stages
     if config.IPU.REPLICAS % instances:
-        whose = f"{instances} processes" if stages == 1 else f"{instances} pipelines of {stages} processes"
+        groups = f"{instances} processes" if stages == 1 else f"{instances} pipelines of {stages} processes"
         raise Refusal(
-            f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be divided among {whose}: "
+            f"IPU.REPLICAS {config.IPU.REPLICAS} cannot be divided among {groups}: "
             f"pass --replicas {instances} or a multiple of it"
         )
     return Launch(process, processes, config.IPU.REPLICAS, config.IPU.REPLICAS // instances, stages)

@@ -28,7 +28,7 @@ class Progress:
     skipped_in_row: int = 0
 
     def advance(self, updates: int, loss: float) -> None:
-        """Counts weight updates whose mean loss was `loss`; NaN: they were left out."""
+        """Counts weight updates with mean loss `loss`; NaN: they were skipped."""
         self.step += updates
         self.update += updates
         if math.isnan(loss):
@@ -90,15 +90,17 @@ def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
         change = (before.get(key), now.get(key))
         if change[0] == change[1]:
             continue
-        told = f"{key} was {change[0]} when the checkpoint was saved and is {change[1]} now"
+        changed = f"{key} was {change[0]} when the checkpoint was saved and is {change[1]} now"
         if _within(key, FIXED):
-            raise Refusal(f"{told}: restore the old value, or start a new run with --pretrained-model", EXIT_CHECKPOINT)
+            raise Refusal(
+                f"{changed}: restore the old value, or start a new run with --pretrained-model", EXIT_CHECKPOINT
+            )
         if _within(key, SAMPLE_ORDER) and progress.step:
             raise Refusal(
-                f"{told}: it may change between epochs, not after update {progress.step} of one", EXIT_CHECKPOINT
+                f"{changed}: it may change between epochs, not after update {progress.step} of one", EXIT_CHECKPOINT
             )
         if _within(key, SAMPLE_ORDER) or not _within(key, FREE):
-            logger.warning("%s", told)
+            logger.warning("%s", changed)
 
 
 def check_same_data(progress: Progress, before: int, now: int) -> None:

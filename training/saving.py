@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Saving in the background: a step waits for a copy of the state, not for the disk."""
+"""Saving in the background: training waits for a copy of the state, not for the disk."""
 
 import concurrent.futures
 import contextlib
@@ -17,12 +17,12 @@ from training.status import Status
 
 
 class Saver:
-    """Writes the checkpoints of a run, one at a time; only the leader of a run with a folder has work for it.
+    """Writes the checkpoints of a run, one at a time, in the leader of a run with an output folder.
 
     Args:
-        folder: of the run.
-        status: told of each checkpoint that is in place.
-        keep: as TRAIN.KEEP says.
+        folder: output folder of the run.
+        status: updated after each checkpoint.
+        keep: TRAIN.KEEP.
     """
 
     def __init__(self, folder: Optional[Path], status: Status, keep: int) -> None:
@@ -34,10 +34,10 @@ class Saver:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Saver"]:
-        """When this context closes, the last checkpoint is in place, whatever ends it.
+        """Waits for the last checkpoint when the context closes, also after an error.
 
         Raises:
-            Refusal: when it could not be saved; a failure that already ends the run comes first.
+            Refusal: if it could not be saved; an error that already ends the run takes precedence.
         """
         try:
             yield self
@@ -52,17 +52,17 @@ class Saver:
         self.finish()
 
     def start(self, state: Dict[str, Any], is_best: bool) -> None:
-        """Saves a copy of `state`, once the save before it is done.
+        """Saves a copy of `state`, after the previous save.
 
         Raises:
-            Refusal: for a failure of that one.
+            Refusal: if the previous save failed.
         """
         self.finish()
         if self._folder is not None:
             self._pending = self._thread.submit(self._save, self._folder, _copied(state), is_best)
 
     def check(self) -> None:
-        """Raises the Refusal of a save that failed; waits for nothing."""
+        """Raises the Refusal of a failed save, without waiting."""
         if self._pending is not None and self._pending.done():
             self.finish()
 
@@ -70,7 +70,7 @@ class Saver:
         """Waits for the save in progress.
 
         Raises:
-            Refusal: when it failed; what was there before is still there.
+            Refusal: if it failed; the existing files are unchanged.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -80,7 +80,9 @@ class Saver:
         update, epochs = state["progress"]["update"], state["progress"]["epochs"]
         broken = first_non_finite({name: state[name] for name in ("model", "optimizer")})
         if broken is not None:
-            raise Refusal(f"{broken} is not finite after update {update}; checkpoints are as they were", EXIT_NONFINITE)
+            raise Refusal(
+                f"{broken} is not finite after update {update}; the checkpoints are unchanged", EXIT_NONFINITE
+            )
         checkpoint.save(folder, state, is_best, self._keep)
         if epochs:
             output_folder.write_metrics(folder, epochs)
@@ -88,7 +90,7 @@ class Saver:
 
 
 def _copied(value: Any) -> Any:
-    """Nested containers with tensors of their own, on the CPU: training goes on while they are written."""
+    """A deep copy on the CPU, which training does not change."""
     if isinstance(value, torch.Tensor):
         return torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
     if isinstance(value, dict):

@@ -25,7 +25,7 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Wrong(ValueError):
-    """A value is not what its field holds; the message says what it is."""
+    """A value is invalid for its field; the message says why."""
 
 
 class Field(NamedTuple):
@@ -37,17 +37,17 @@ class Field(NamedTuple):
 
 
 def verified(state: Any, sealed: bool) -> Dict[str, Any]:
-    """A checkpoint's contents once they are known to be good.
+    """The verified contents of a checkpoint.
 
     Args:
-        state: what its file holds.
-        sealed: whether the file has a digest of its own.
+        state: contents of the file.
+        sealed: whether the file has a digest.
 
     Raises:
         DamagedFile: naming the first field that is missing, unknown or wrong, and the format if it is a later one.
     """
     if not looks_own(state):
-        raise DamagedFile("it is no checkpoint of this program; give foreign weights to --pretrained-model")
+        raise DamagedFile("it is not a checkpoint of this program; pass other weights by --pretrained-model")
     version = state["format"]
     if type(version) is not int or not 1 <= version <= FORMAT:
         unknown = ", ".join(repr(name) for name in state if name not in FIELDS)
@@ -69,7 +69,7 @@ def verified(state: Any, sealed: bool) -> Dict[str, Any]:
 
 
 def looks_own(state: Any) -> bool:
-    """Whether contents are meant to be a checkpoint of this program, whatever their values are worth."""
+    """Whether contents have the fields of a checkpoint of this program; values are not checked."""
     return isinstance(state, dict) and all(name in state for name, field in FIELDS.items() if field.needed == 1)
 
 

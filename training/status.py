@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""status.json of a training run: what it is doing, how it ended, and how often it began again in vain.
+"""status.json of a training run: its state, exit code, and the number of restarts without progress.
 
-torchrun flattens every exit code to 1; this file keeps the real one. It says "running" from the first moment, so that a
-run that was killed is told from one that ended: the process it names is gone.
+torchrun turns every exit code into 1; this file keeps the original. It says "running" from the start: if the process
+that it names is gone, the run was killed.
 """
 
 import contextlib
@@ -38,15 +38,15 @@ from utils import reason
 
 NAME = "status.json"
 MAX_BYTES = 64 << 10
-TOLD_FROM = 2  # vain starts
+WARN_FROM = 2  # starts without progress
 NO_FAILURES = (EXIT_OK, EXIT_USAGE, EXIT_CHECKPOINT, EXIT_BUSY, EXIT_PREEMPTED, EXIT_INTERRUPTED)  # of training
 
 
 class Status:
-    """The status of one run, written by its leader; without a folder nothing is.
+    """The status of one run, written by its leader if there is an output folder.
 
     Attributes:
-        progress: where the run stands.
+        progress: of the run.
     """
 
     def __init__(self, folder: Optional[Path], config: CfgNode) -> None:
@@ -68,15 +68,15 @@ class Status:
         }
 
     def open(self) -> None:
-        """The run looks for where to go on; one that was done stays so until it is known that there is more to do."""
+        """The run looks for a checkpoint. A finished run keeps its status until it trains again."""
         if self._before.get("state") != "done":
             self.write()
 
     def begin(self, progress: Progress) -> None:
-        """Training begins from where `progress` stands.
+        """Training begins at `progress`.
 
         Raises:
-            Refusal: after TRAIN.MAX_FRUITLESS_RESTARTS starts that all ended without a checkpoint beyond this one.
+            Refusal: after TRAIN.MAX_FRUITLESS_RESTARTS starts without a newer checkpoint.
         """
         self.progress = progress
         self._begun = True
@@ -84,27 +84,27 @@ class Status:
         failed = self._before.get("state") != "done" and self._before.get("exit_code") not in NO_FAILURES
         self._fields.update(self._place(), fruitless=self._before.get("fruitless", 0) + 1 if again and failed else 0)
         times = self._fields["fruitless"]
-        if times >= TOLD_FROM:
-            self._tell(times)
+        if times >= WARN_FROM:
+            self._warn(times)
         self.write()
 
     def _place(self) -> Dict[str, Any]:
         return {"began_at": self.progress.update, "configuration": self._fields["configuration"]}
 
-    def _tell(self, times: int) -> None:
+    def _warn(self, times: int) -> None:
         cause = self._before.get("failure") or self._before.get("cause") or "it was killed"
         said = (
-            f"started {times} times from update {self.progress.update} without getting to the next checkpoint "
-            f"(last: {cause}): where the cause is not known, look at memory (fewer --num-workers, lower --batch-size), "
-            "at the disk, and save more often (TRAIN.CHECKPOINT_STEPS)"
+            f"started {times} times from update {self.progress.update} without reaching the next checkpoint "
+            f"(last: {cause}): if the cause is unknown, check memory (fewer --num-workers, lower --batch-size) and "
+            "the disk, and save more often (TRAIN.CHECKPOINT_STEPS)"
         )
         if 0 < self._limit <= times:
             self._fields["failure"] = cause
-            raise Refusal(f"{said}; TRAIN.MAX_FRUITLESS_RESTARTS {self._limit} is reached, 0 goes on", EXIT_RESOURCE)
+            raise Refusal(f"{said}; TRAIN.MAX_FRUITLESS_RESTARTS {self._limit} is reached, 0: no limit", EXIT_RESOURCE)
         logger.warning("%s", said)
 
     def write(self) -> None:
-        """Writes what is known now; where the disk refuses, the run goes on without it."""
+        """Writes the current status; a write error is logged and does not stop the run."""
         if self._folder is None:
             return
         last = self._folder / checkpoint.LAST
@@ -112,7 +112,7 @@ class Status:
         note(self._folder / NAME, json.dumps({**self._fields, **where}, indent=2) + "\n")
 
     def end(self, code: int, cause: str) -> None:
-        """The run ended; one that had nothing to do leaves the file of the run that did it."""
+        """The run ended; one that had nothing left to do keeps the existing file."""
         if code == EXIT_OK and not self._begun and self._before.get("state") == "done":
             return
         self._fields.update(state="done" if code == EXIT_OK else "stopped", exit_code=code, cause=cause)
@@ -121,9 +121,9 @@ class Status:
 
 @contextlib.contextmanager
 def recorded(folder: Optional[Path], config: CfgNode, launch: Launch, stop: StopRequest) -> Iterator[Status]:
-    """While this context is open, the run's status is kept; every end that the program itself sees is written down.
+    """Keeps the status of a run inside the context, and writes how it ended.
 
-    Nothing that comes after that can change how the run ended: signals that ask to stop are ignored from then on.
+    Stop signals are ignored from then on, so that they cannot change the recorded result.
     """
     status = Status(folder if launch.is_leader else None, config)
     code, cause = EXIT_OK, ""
@@ -149,7 +149,7 @@ def recorded(folder: Optional[Path], config: CfgNode, launch: Launch, stop: Stop
 
 
 def note(path: Path, text: str) -> None:
-    """Replaces a file that tells of the run; where the disk refuses, the run goes on without it."""
+    """Replaces a file with notes on the run; a write error is logged and does not stop the run."""
     try:
         write_atomically(path, text)
     except OSError as error:
@@ -157,7 +157,7 @@ def note(path: Path, text: str) -> None:
 
 
 def _read(path: Path) -> Dict[str, Any]:
-    """What an earlier run left; nothing where there is none, or something else."""
+    """The status that an earlier run wrote; empty if there is none or it is invalid."""
     try:
         fields = json.loads(read_regular(path, MAX_BYTES).decode())
     except FileNotFoundError:
@@ -168,6 +168,6 @@ def _read(path: Path) -> Dict[str, Any]:
     numbers = ("began_at", "fruitless", "last_update", "exit_code")
     sound = isinstance(fields, dict) and all(isinstance(fields.get(name), (int, type(None))) for name in numbers)
     if not sound:
-        logger.warning("%s is not read: it is no status", path)
+        logger.warning("%s is not read: it is not a status file", path)
         return {}
     return {name: value for name, value in fields.items() if value is not None}

@@ -179,12 +179,7 @@ def compile_model(
         Error, AssertionError: for the compile-time errors in sections 4, 6 and 8 of PopTorch's user guide.
     """
     arguments = _first_micro_batch(bound, inputs, weights)
-    tracer = Tracer(
-        options,
-        [tensor for _, tensor in weights.named_tensors() if tensor.is_floating_point()],
-        [tensor for _, tensor in weights.named_tensors() if not tensor.is_floating_point()],
-        tensors_of(arguments),
-    )
+    tracer = _tracer(arguments, weights, options)
     half, ipu = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device)
     overwrites_saved = False
     with _unchanged_buffers(weights) as changes, weights.installed(), torch.set_grad_enabled(training):
@@ -203,9 +198,7 @@ def compile_model(
     _check_stages(tracer.stage_records(), options, training)
     _check_buffers(changes, options)
     _check_overlap(tracer, leaves, options)
-    for leaf in leaves:
-        if not tracer.is_known(leaf):
-            logger.warning("Output expected to be on the IPU but is on %s: it is the same for every input", leaf.device)
+    _warn_of_host_outputs(tracer, leaves)
     return Compiled(
         training=training,
         inputs=inputs,
@@ -225,6 +218,23 @@ def compile_model(
         training_flags={name: part.training for name, part in model.named_modules()},
         overwrites_saved=overwrites_saved,
     )
+
+
+def _tracer(arguments: Bound, weights: DeviceWeights, options: Options) -> Tracer:
+    """A tracer that knows the weights and the arguments of the first micro-batch."""
+    tensors = [tensor for _, tensor in weights.named_tensors()]
+    return Tracer(
+        options,
+        [tensor for tensor in tensors if tensor.is_floating_point()],
+        [tensor for tensor in tensors if not tensor.is_floating_point()],
+        tensors_of(arguments),
+    )
+
+
+def _warn_of_host_outputs(tracer: Tracer, leaves: List[torch.Tensor]) -> None:
+    for leaf in leaves:
+        if not tracer.is_known(leaf):
+            logger.warning("Output expected to be on the IPU but is on %s: it is the same for every input", leaf.device)
 
 
 def _first_micro_batch(bound: Bound, inputs: InputContract, weights: DeviceWeights) -> Bound:

@@ -123,14 +123,7 @@ class Engine:
         self._loss_leaf = loss.position if loss is not None and loss.source == "output" else None
         self._installed, self._active = weights.installed(), activate(self._execution)
         self._plain_attributes = weights.plain_attributes if weights.plain_attributes else None
-        self._needs_modes = (
-            compiled.half_arithmetic
-            or compiled.names_ipu
-            or self._waits_for_built_in()
-            or compiled.overwrites_saved
-            or self._plain_attributes is not None
-            or (compiled.makes_tensors and self._device.type != "cpu")
-        )
+        self._needs_modes = self._runs_under_modes()
         self._faults = bool(options._Popart.options.get("enableFloatingPointChecks", False))
         # shared by all calls, since it caches which kernels PyTorch lacks
         self._half = HalfArithmetic(HalfPartials(options))
@@ -160,6 +153,17 @@ class Engine:
         self._arguments: Optional[Bound] = None
         self._rows: Optional[List[Sequence[torch.Tensor]]] = None
         self._taken_memory: Optional[Set[int]] = None
+
+    def _runs_under_modes(self) -> bool:
+        compiled = self._compiled
+        return (
+            compiled.half_arithmetic
+            or compiled.names_ipu
+            or self._waits_for_built_in()
+            or compiled.overwrites_saved
+            or self._plain_attributes is not None
+            or (compiled.makes_tensors and self._device.type != "cpu")
+        )
 
     # A call.
 

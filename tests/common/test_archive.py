@@ -108,7 +108,7 @@ BOMBS = {
     "stride of zero": (rebuilt(("0", 1), (1 << 30,), (0,)), {"_0": bytes(4)}, "more than the file holds"),
     "shape beyond the storage": (rebuilt(("0", 1), (1 << 30,), (1,)), {"_0": bytes(4)}, "more than the file holds"),
     "offset beyond the storage": (rebuilt(("0", 1), (1,), (1,), 1), {"_0": bytes(4)}, "more than the file holds"),
-    "negative stride": (rebuilt(("0", 2), (2,), (-1,), 1), {"_0": bytes(8)}, "shape is not one"),
+    "negative stride": (rebuilt(("0", 2), (2,), (-1,), 1), {"_0": bytes(8)}, "invalid shape"),
     "storage that is smaller than it says": (rebuilt(("0", 1 << 30), (1,), (1,)), {"_0": bytes(4)}, "has 4 bytes"),
     "storage that is not there": (rebuilt(("9", 1), (1,), (1,)), {"_0": bytes(4)}, "does not hold"),
     "bytearray": (b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R.", {}, "__builtin__.bytearray: only plain"),

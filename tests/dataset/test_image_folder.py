@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Folder data sets, decoding of files that nobody vouches for, and the policy for bad images."""
+"""Folder data sets, decoding of untrusted files, and the policy for bad images."""
 
 import errno
 import io

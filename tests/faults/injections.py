@@ -17,8 +17,8 @@ from typing import Callable, Dict, List, NamedTuple
 from common.archive import DamagedFile, read_archive
 from common.errors import EXIT_PREEMPTED, Refusal
 from config import get_config
-from swin_test import SMALL, assert_same_run
 from tests.common.test_archive import BOMBS, with_pickle
+from tests.runs import SMALL, assert_same_run
 from tests.training.test_checkpoint import state
 from training import checkpoint
 

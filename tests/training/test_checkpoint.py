@@ -202,7 +202,7 @@ def test_nothing_is_deleted_before_the_new_file_was_read_back(tmp_path, monkeypa
         os.pwrite(descriptor, b"what the disk made of it", 1000)
 
     monkeypatch.setattr(checkpoint.os, "fsync", corrupting)
-    with pytest.raises(Refusal, match="the storage fails"):
+    with pytest.raises(Refusal, match="the storage reports errors"):
         checkpoint.save(tmp_path, state(3), is_best=True, keep=1)
     monkeypatch.undo()
     names = {path.name for path in tmp_path.iterdir()}
@@ -215,7 +215,7 @@ def test_nothing_is_deleted_before_the_new_file_was_read_back(tmp_path, monkeypa
     [
         (errno.ENOSPC, "free some space"),
         (errno.EROFS, "mount it writable"),
-        (errno.EIO, "the storage fails"),
+        (errno.EIO, "the storage reports errors"),
         (errno.EACCES, "permissions"),
     ],
 )
@@ -342,7 +342,7 @@ def test_data_with_other_classes_is_refused(found, said):
 def test_foreign_file_is_told_from_a_damaged_one(tmp_path):
     torch.save({"model": {"head.weight": torch.zeros(2)}}, tmp_path / "official.pth")
     assert checkpoint.load_own(tmp_path / "official.pth") is None
-    with pytest.raises(Refusal, match="no checkpoint of this program"):
+    with pytest.raises(Refusal, match="not a checkpoint of this program"):
         checkpoint.load(tmp_path / "official.pth")
     with pytest.raises(Refusal, match="No such file") as caught:
         checkpoint.load_own(tmp_path / "none.pth")

@@ -185,7 +185,7 @@ def test_starts_in_vain_are_counted_told_and_ended(tmp_path, caplog):
     assert [first for first, _ in told] == [False, False, True, False, False]
     assert [cause for _, cause in told[:3]] == ["the disk fails"] * 3
     for _, cause in told[3:]:
-        assert "from update 12 without getting to the next checkpoint (last: the disk fails)" in cause
+        assert "from update 12 without reaching the next checkpoint (last: the disk fails)" in cause
     assert read_status(tmp_path)["fruitless"] == 4
     with pytest.raises(Refusal, match="the disk fails"):  # a checkpoint later the count begins anew
         failing_start(tmp_path, 13, *limit)
