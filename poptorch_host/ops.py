@@ -47,7 +47,7 @@ __all__ = [
     "set_overlap_for_output",
 ]
 
-_REDUCTIONS = {"sum": torch.Tensor.sum, "mean": torch.Tensor.mean, "none": torch.Tensor.clone}
+_REDUCTIONS: Dict[str, Any] = {"sum": torch.Tensor.sum, "mean": torch.Tensor.mean, "none": torch.Tensor.clone}
 
 
 # The loss and its gradient.

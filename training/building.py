@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
 
 def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optional[Dict[str, Any]]:
-    """The checkpoint to resume from: --resume or the newest of the output folder, whichever has more updates; None: neither.
+    """The checkpoint to resume from: --resume or the newest in the output folder, whichever has more updates, or None.
 
     Repeating a command with --resume thus continues from its own checkpoints. The leader reads the checkpoint and
     broadcasts it, so that all processes start from the same state.
@@ -72,9 +72,7 @@ def _furthest(config: CfgNode, folder: Optional[Path]) -> Optional[Tuple[Path, D
     named = Path(config.MODEL.RESUME), checkpoint.load(Path(config.MODEL.RESUME))
     if own is None or own[1]["progress"]["update"] <= named[1]["progress"]["update"]:
         return named
-    logger.warning(
-        "%s has more updates than --resume %s: set TRAIN.AUTO_RESUME False to resume from the latter", own[0], named[0]
-    )
+    logger.warning("%s has more updates than --resume %s, which TRAIN.AUTO_RESUME False takes", own[0], named[0])
     return own
 
 

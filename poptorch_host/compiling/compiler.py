@@ -180,8 +180,7 @@ def compile_model(
     """
     arguments = _first_micro_batch(bound, inputs, weights)
     tracer = _tracer(arguments, weights, options)
-    half, ipu = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device)
-    overwrites_saved = False
+    half, ipu, overwrites_saved = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device), False
     with _unchanged_buffers(weights) as changes, weights.installed(), torch.set_grad_enabled(training):
         weights.select_replica(0)
         with weights.tracing(), activate(tracer), half, tracer.listening(model), ipu:
