@@ -135,7 +135,10 @@ def test_official_configuration_of_swin_v2_loads_unchanged(tmp_path):
 @pytest.mark.parametrize(
     "opts, said",
     [
-        (["MODEL.SWINV2.NUM_HEADS", "[5, 6, 12, 24]"], "MODEL.SWINV2 at DATA.IMG_SIZE 256: layer 0: 5 heads"),
+        (
+            ["MODEL.SWINV2.NUM_HEADS", "[5, 6, 12, 24]"],
+            "MODEL.SWINV2 at DATA.IMG_SIZE 256: layer 0: the width 96 is not divisible by 5 heads",
+        ),
         (["MODEL.SWINV2.PRETRAINED_WINDOW_SIZES", "[8, 8]"], "differ in length"),
         (["MODEL.SWINV2.PRETRAINED_WINDOW_SIZES", "[8, 8, 8, -1]"], "MODEL.SWINV2.PRETRAINED_WINDOW_SIZES -1"),
         (["MODEL.SWINV2.DEPTHS", "[]"], "MODEL.SWINV2.DEPTHS is empty"),
@@ -213,7 +216,7 @@ def test_empty_name_is_not_the_defaults():
         (["MODEL", "swin"], "MODEL is a section of keys"),
         (["IPU.AVAILABLE_MEMORY_PROPORTION", "[0.2, 0.2]"], "2 values: give one, or one for each of the 4"),
         (["IPU.AVAILABLE_MEMORY_PROPORTION", "[0.2, 0.2, 0.2, 1.5]"], "1.5 is out of range"),
-        (["IPU.PARTIALS", "half"], "MODEL.PRECISION 32.32 has not"),
+        (["IPU.PARTIALS", "half"], "which MODEL.PRECISION 32.32 does not have"),
         (["IPU.SHARDING_MIN_ELEMENTS", "0"], "out of range"),
         (["IPU.POPART.OUTER_FRAGMENT_FOR", "speed"], "memory, cycles"),
         (["IPU.POPART.OUTER_FRAGMENT_EXCLUDED", "[0.5]"], "expected integers"),

@@ -285,13 +285,13 @@ class TestReading:
     def test_input_output_errors_are_tried_again_a_few_times(self, monkeypatch, failures, readable):
         waits, attempts = [], []
 
-        def flaky(_):
+        def flaky(*_):
             attempts.append(1)
             if len(attempts) <= failures:
                 raise OSError(errno.EIO, "Input/output error")
             return b"data"
 
-        monkeypatch.setattr(decode, "_read_regular", flaky)
+        monkeypatch.setattr(decode, "read_regular", flaky)
         monkeypatch.setattr(decode.time, "sleep", waits.append)
         if readable:
             assert decode.read_file("x") == b"data"

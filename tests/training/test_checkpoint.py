@@ -137,7 +137,7 @@ class Payload:
 def test_code_in_a_file_is_not_run(tmp_path, legacy):
     path, marker = tmp_path / "evil.pth", tmp_path / "ran"
     torch.save({"model": Payload(marker)}, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(Refusal, match="cut off, or no file" if legacy else "holds posix.mkdir: only plain data"):
+    with pytest.raises(Refusal, match="truncated, or not a file" if legacy else "holds posix.mkdir: only plain data"):
         checkpoint.load(path)
     path.write_bytes(pickle.dumps(Payload(marker)))
     with pytest.raises(Refusal, match="cannot be used"):
