@@ -127,7 +127,7 @@ def skipped_updates(trainer: Any) -> int:
 
 
 def pipelining() -> ModuleType:
-    """The module that runs each stage of a pipeline in a process of its own, on hosts.
+    """The module that runs each pipeline stage in a separate process, on hosts.
 
     Raises:
         Refusal: on IPUs, and if PyTorch is too old.

@@ -82,7 +82,7 @@ def _common_options(config: CfgNode, launch: Launch) -> Any:
     # Hosts compile in seconds; for IPUs it can take an hour. One bar is enough for all processes.
     options.showCompilationProgressBar(launch.is_leader and accelerator.is_ipu())
     options.autoRoundNumIPUs(config.IPU.ROUND_UP_IPUS)
-    # The asynchronous loader hands the options to a process of its own, and PopTorch's strategy of named stages cannot
+    # The asynchronous loader passes the options to a separate process, and PopTorch's strategy of named stages cannot
     # be pickled. Stages that are counted as their blocks begin are the same, since `annotate` marks them in order.
     options.setExecutionStrategy(poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement))
     proportions = config.IPU.AVAILABLE_MEMORY_PROPORTION

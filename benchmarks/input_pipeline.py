@@ -36,7 +36,7 @@ DETAIL = {4: 60, 8: 40, 16: 30, 32: 25, 64: 18, 128: 12, 256: 8}  # amplitude by
 
 
 def photograph(seed: int) -> Image.Image:
-    """A picture of noise whose amplitude falls with frequency."""
+    """A picture of noise with amplitudes that fall with frequency."""
     generator = np.random.RandomState(seed)
     pixels = np.full((HEIGHT, WIDTH, 3), 128, np.float32)
     for cells, amplitude in DETAIL.items():

@@ -4,7 +4,7 @@
 
     ... members ... directory ... end record | "swin-sha256:" + 64 hexadecimal digits
 
-Readers of zip files pass over comments, so torch.load and timm read a sealed file as any other. The digest is of every
+Zip readers ignore comments, so torch.load and timm read a sealed file like any other. The digest is of every
 byte before the comment, padding and headers included: zip's own checksums cover the contents of members only, and
 torch.load compares not even those.
 """

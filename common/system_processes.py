@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What the system tells of a process, where it has /proc."""
+"""The state of processes, from /proc where the system has it."""
 
 from typing import List
 

@@ -47,11 +47,11 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
         logger.info("simplejpeg is not installed: Pillow decodes JPEGs, more slowly, and takes some damaged ones")
     transform = build_transform(config, training)  # checks its settings before a large data set is listed
     source = _source(config, training)
-    wanted, found = config.MODEL.NUM_CLASSES, len(source.classes)
-    if wanted and found > wanted:
+    configured, found = config.MODEL.NUM_CLASSES, len(source.classes)
+    if configured and found > configured:
         raise Refusal(
-            f"{config.DATA.DATA_PATH} has {found} classes and MODEL.NUM_CLASSES is {wanted}: raise it, or "
-            "set it to 0 to take what the data has",
+            f"{config.DATA.DATA_PATH} has {found} classes and MODEL.NUM_CLASSES is {configured}: raise it, or "
+            "set it to 0 for the number in the data",
             EXIT_DATA,
         )
     return ImageDataset(

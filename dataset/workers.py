@@ -28,28 +28,28 @@ GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly
 STALLED = "DataLoader timed out"
 
 
-def affordable_workers(wanted: int, batch_bytes: int) -> Tuple[int, int]:
+def affordable_workers(configured: int, batch_bytes: int) -> Tuple[int, int]:
     """Number of workers and of batches that each prefetches, such that they fit in memory.
 
     Prefetched batches and the one in use are in shared memory. Prefetching is reduced first, then workers; without
     workers, the main process loads the data.
 
     Args:
-        wanted: configured number of workers.
+        configured: configured number of workers.
         batch_bytes: size of one batch.
     """
-    if wanted == 0:
+    if configured == 0:
         return 0, 0
     room = free_shared_memory()
     for prefetch in (2, 1):
-        if (wanted * prefetch + 1) * batch_bytes <= room:
-            return wanted, prefetch
+        if (configured * prefetch + 1) * batch_bytes <= room:
+            return configured, prefetch
     workers = max(room // batch_bytes - 1, 0)
     logger.warning(
         "%d data workers instead of %d: a batch takes %.0f MB and %s has room for %.0f MB; enlarge it "
         "(docker run --shm-size), or use DATA.INPUT_DTYPE uint8, DATA.LOADER rebatched, fewer --num-workers",
         workers,
-        wanted,
+        configured,
         batch_bytes / 1e6,
         SHARED_MEMORY,
         room / 1e6,
@@ -220,7 +220,7 @@ def _end(processes: List[BaseProcess]) -> None:
 @contextlib.contextmanager
 def deaths_unannounced() -> Iterator[None]:
     """Inside the context, PyTorch's SIGCHLD handler does not raise an error when a worker dies."""
-    handler = signal.getsignal(signal.SIGCHLD)  # None: not one of Python's, so neither PyTorch's
+    handler = signal.getsignal(signal.SIGCHLD)  # None: not set from Python, so not PyTorch's
     if handler is None or threading.current_thread() is not threading.main_thread():
         yield
         return

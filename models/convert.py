@@ -46,7 +46,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if os.path.lexists(target):
         raise Refusal(f"{target} exists already, and nothing is overwritten: give another name, or move it away")
     if not target.absolute().parent.is_dir():
-        raise Refusal(f"{target}: there is no folder {target.parent}")
+        raise Refusal(f"{target}: folder {target.parent} does not exist")
 
     if args.cfg is not None:
         get_config(args.cfg)  # refuses one that cannot be, before the weights are read

@@ -69,7 +69,7 @@ def _missing_parts(target: str, config: CfgNode, classes: int) -> List[str]:
 
 
 def _fit(target: str, config: CfgNode) -> Optional[Fit]:
-    """None for a window that is no square, where only squares can be stated."""
+    """The side of a square window, or None: only squares can be stated."""
     size, layers = architecture(config).WINDOW_SIZE, configured_layers(config)
     if target == "timm":
         sides = (size, size) if isinstance(size, int) else tuple(size)

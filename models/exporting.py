@@ -47,16 +47,16 @@ def read(path: Path, cfg: Optional[str], optimizer: bool = False) -> Leaving:
 
     Args:
         path: anything that `models.pretrained` reads.
-        cfg: its configuration; None: what the file tells.
-        optimizer: whether the state of the optimizer is wanted, too.
+        cfg: its configuration; None: the one in the file.
+        optimizer: whether to export the optimizer's state, too.
 
     Raises:
-        Refusal: for weights that cannot be used, and where the configuration, or that state, is wanted and missing.
+        Refusal: for weights that cannot be used, and if the configuration or the optimizer's state is missing.
     """
     check_exists(path)
     text, classes, state = _told(path)
     if cfg is None and text is None:
-        raise Refusal(f"{path} does not tell its configuration: give one by --cfg")
+        raise Refusal(f"{path} has no configuration: pass one by --cfg")
     if optimizer and state is None:
         raise Refusal(f"--optimizer: {path} has no state of an optimizer that is known here: leave it out", EXIT_DATA)
     config = _without_run(get_config(cfg, saved=text if cfg is None else None))
@@ -85,13 +85,13 @@ def write(leaving: Leaving, target: str, path: Path) -> None:
 
 
 def _told(path: Path) -> Tuple[Optional[str], List[str], Optional[Dict[str, Any]]]:
-    """What a file of ours tells beside its weights: text of the configuration, names of classes, optimizer's state."""
+    """Configuration text, class names and optimizer state in a file of ours."""
     try:
         with opened(path) as contents:
             if contents.kind == "safetensors":
                 with safetensors.safe_open(str(weights_at(path)), "pt") as stream:
-                    told = dict(stream.metadata() or {})
-                return told.get("config"), _names(told.get("classes")), None
+                    metadata = dict(stream.metadata() or {})
+                return metadata.get("config"), _names(metadata.get("classes")), None
             values = contents.values if isinstance(contents.values, Mapping) else {}
             state = values.get("optimizer") if isinstance(values.get("config"), str) else None
             text = values.get("config") if isinstance(values.get("config"), str) else None
@@ -149,8 +149,8 @@ def _microsoft(leaving: Leaving, path: Path) -> None:
 
 
 def _safetensors(leaving: Leaving, path: Path) -> None:
-    told = {"format": "pt", "config": leaving.config.dump(), "classes": json.dumps(leaving.classes)}
-    safetensors.torch.save_file(contiguous(leaving.weights), str(path), metadata=told)
+    metadata = {"format": "pt", "config": leaving.config.dump(), "classes": json.dumps(leaving.classes)}
+    safetensors.torch.save_file(contiguous(leaving.weights), str(path), metadata=metadata)
 
 
 def _timm(leaving: Leaving, path: Path) -> None:

@@ -109,7 +109,7 @@ def _words() -> Dict[str, str]:
 
 
 def _timm_name(config: CfgNode) -> str:
-    """timm's name of the model, whose other sizes its arguments replace."""
+    """timm's name of the model; its arguments set other sizes."""
     known = timm.list_models(f"{config.MODEL.TYPE}_*")
     name = config.MODEL.NAME.replace("_patch4", "") if config.MODEL.TYPE == "swinv2" else config.MODEL.NAME
     return name if name in known and "_cr_" not in name else TIMM_NAMES[config.MODEL.TYPE]

@@ -33,14 +33,14 @@ SHOWN = 3  # names in an error message
 
 
 class Wanted(NamedTuple):
-    """What a configuration says of the weights in a file: MODEL.PRETRAINED_EMA and the sizes they were trained at."""
+    """Settings for the weights in a file: MODEL.PRETRAINED_EMA and the sizes they were trained at."""
 
     averaged: bool = False
     sizes: Sizes = Sizes()
 
     @classmethod
     def of(cls, config: CfgNode) -> "Wanted":
-        """That of a configuration."""
+        """The settings of a configuration."""
         return cls(config.MODEL.PRETRAINED_EMA, Sizes.asked(config))
 
 
@@ -48,7 +48,7 @@ AS_IT_IS = Wanted()
 
 
 class Weights(NamedTuple):
-    """The entries of a file by their official names, what is no tensor among them, and where they were found."""
+    """The entries of a file by their official names, tensors or not, and where they were found."""
 
     entries: Dict[str, Any]
     words: str
@@ -66,7 +66,7 @@ class Report(NamedTuple):
 
 
 def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True, wanted: Wanted = AS_IT_IS) -> Report:
-    """Puts the weights of a file into a model.
+    """Loads the weights of a file into a model.
 
     Relative position bias tables and absolute position embeddings are resized bicubically if the window or image size
     differs. A head with the same number of classes is loaded, one for ImageNet-22k is mapped to ImageNet-1k, and any
@@ -75,8 +75,8 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True, w
     Args:
         model: modified in place, in its own precision; left unchanged if the weights are refused.
         path: the file.
-        new_head: whether a head with another number of classes may start anew; where it may not, it is refused.
-        wanted: which of the file's weights to take, and what it does not tell of them.
+        new_head: whether a head with another number of classes is reset; otherwise it is refused.
+        wanted: which weights of the file to take, and what the file does not state about them.
 
     Raises:
         Refusal: for a file that cannot be read or holds no weights of this architecture, and for weights that are not
@@ -113,14 +113,14 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True, w
 def check_exists(path: Path) -> None:
     """Raises `Refusal` if there is no file at `path`."""
     if not weights_at(path).is_file():
-        raise _refusal(path, f"it has no {IN_FOLDER}" if path.is_dir() else "there is no such file")
+        raise _refusal(path, f"it has no {IN_FOLDER}" if path.is_dir() else "the file does not exist")
 
 
 def read_weights(path: Path, wanted: Wanted = AS_IT_IS) -> Weights:
-    """The weights of a file by their official names, whatever container, prefix and names it has.
+    """The weights of a file by their official names, for any known container, prefix and naming.
 
     Raises:
-        utils.Refusal: for a file without tensors by name.
+        Refusal: for a file without named tensors.
     """
     try:
         with opened(path) as contents:
@@ -180,7 +180,7 @@ def _classes_in(weights: Mapping[str, Tensor]) -> int:
 def _resize(
     model: SwinTransformer, name: str, weights: Dict[str, Tensor], computed: Dict[str, Tensor], sizes: Sizes, path: Path
 ) -> bool:
-    """Fits a table of positions to the model's window or image; whether that was needed."""
+    """Resizes a table of positions to the model's window or image if necessary; returns whether it was."""
     table = weights[name]
     if name == "absolute_pos_embed" and table.ndim == 3:
         size, rows, key = model.patch_grid, table[0], "MODEL.PRETRAINED_IMG_SIZE"
@@ -197,7 +197,7 @@ def _resize(
     if grid is None:
         raise _refusal(
             path,
-            f"its {name} has {len(rows)} rows, and nothing tells their height and width: set {key} to what the "
+            f"its {name} has {len(rows)} rows of unknown height and width: set {key} to what the "
             "weights were trained with, one number or [height, width]",
         )
     if grid == size:
@@ -207,7 +207,7 @@ def _resize(
 
 
 def _check_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], found: Weights, path: Path) -> None:
-    """Refuses a file that holds another model, or objects where the model has tensors."""
+    """Raises `Refusal` for the weights of another model, and for objects in place of tensors."""
     for name, value in found.entries.items():
         if name in own and not isinstance(value, Tensor):
             raise _refusal(path, f"its entry {name} is a {described(value)}, no plain tensor")
@@ -216,7 +216,7 @@ def _check_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], found
         raise _refusal(path, f"it holds no Swin Transformer; it begins with {first or 'no tensor'}")
     family = relative(weights)
     if family and family != relative(own):
-        raise _refusal(path, f"they are of {family}, and this model is none: see MODEL.TYPE")
+        raise _refusal(path, f"they belong to {family}, not to this model: see MODEL.TYPE")
 
 
 def _check_architecture(
@@ -236,7 +236,7 @@ def _check_architecture(
     ]
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise _refusal(path, f"they are of another architecture: {'; '.join(problems[:SHOWN])}{more}")
+        raise _refusal(path, f"they have another architecture: {'; '.join(problems[:SHOWN])}{more}")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -28,24 +28,24 @@ class Sizes(NamedTuple):
 
     @classmethod
     def asked(cls, config: CfgNode) -> "Sizes":
-        """What the configuration says of the weights to start from."""
+        """The sizes that the configuration gives for the weights to start from."""
         return cls(config.MODEL.PRETRAINED_IMG_SIZE or None, config.MODEL.PRETRAINED_WINDOW_SIZE or None)
 
 
 def sizes_in(contents: Any) -> Sizes:
-    """What a file tells by the configuration beside its weights: our text, or the tree of the official program."""
-    told = contents.get("config") if isinstance(contents, Mapping) else None
-    if isinstance(told, str):
+    """The sizes in the configuration saved beside the weights, as our text or the official program's tree."""
+    saved = contents.get("config") if isinstance(contents, Mapping) else None
+    if isinstance(saved, str):
         try:
-            config = get_config(saved=told)
-        except Refusal:  # of a release whose keys are others
+            config = get_config(saved=saved)
+        except Refusal:  # saved by a release with other keys
             return Sizes()
         return Sizes(config.DATA.IMG_SIZE, architecture(config).WINDOW_SIZE)
-    return Sizes(_size(_inside(told, "DATA", "IMG_SIZE")), _size(_inside(told, "MODEL", "SWIN", "WINDOW_SIZE")))
+    return Sizes(_size(_inside(saved, "DATA", "IMG_SIZE")), _size(_inside(saved, "MODEL", "SWIN", "WINDOW_SIZE")))
 
 
 def table_grid(name: str, rows: int, sizes: Sizes, patch: Pair, index: Optional[Tensor]) -> Optional[Pair]:
-    """Height and width of a table of positions, or None where nothing tells them.
+    """Height and width of a table of positions, or None if they are unknown.
 
     Args:
         name: of an absolute position embedding, or of the bias table of a block.
@@ -62,12 +62,12 @@ def table_grid(name: str, rows: int, sizes: Sizes, patch: Pair, index: Optional[
     if window is not None:
         height, width = 2 * window[0] - 1, 2 * window[1] - 1
         return (height, width) if height * width == rows else None
-    side = math.isqrt(rows)  # published windows are squares; rows that are no square number are of another
+    side = math.isqrt(rows)  # published windows are square; other row counts are not
     return (side, side) if side * side == rows and side else None
 
 
 def window_of(index: Tensor) -> Optional[Pair]:
-    """The window whose pairs of tokens an index (T, T) numbers, or None where it is not such an index.
+    """The window of which an index (T, T) numbers the pairs of tokens, or None if it is not such an index.
 
     To the left of a token the numbers fall one by one, until the next row of the window.
     """

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Pipeline stages as modules, for hosts that run each stage in a process of its own."""
+"""Pipeline stages as modules, for hosts that run each stage in a separate process."""
 
 import copy
 from typing import List, Sequence
@@ -18,7 +18,7 @@ class SwinStage(nn.Module):
     """A copy of consecutive units of a model.
 
     The first stage takes images (B, C, H, W) and the last one returns float32 logits (B, num_classes). Stages exchange
-    feature maps (B, H, W, C), or features (B, C) if the head is a stage of its own.
+    feature maps (B, H, W, C), or features (B, C) if the head is a separate stage.
 
     Args:
         model: the whole model, which is not modified.

@@ -54,7 +54,7 @@ class CosineWindowAttention(ShiftedWindowAttention):
         self.register_buffer("relative_coords_table", coordinates, persistent=False)
 
     def project(self, x: Tensor) -> Tensor:
-        """As of the base class: one linear layer, whose bias has zeros for the keys."""
+        """As of the base class: one linear layer, with a zero bias for the keys."""
         x = self.qkv(x)
         if self.q_bias is None or self.v_bias is None:
             return x

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Files of weights: zip and older files of torch.save, and safetensors, told apart by their contents.
+"""Files of weights: zip and older files of torch.save, and safetensors, recognised by their contents.
 
-Nothing in a file is run, and no size that it states is believed before it is compared with the bytes that are there.
+Nothing in a file is executed, and the sizes that it states are compared with its length before they are used.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ ReadStorage = Callable[[Storage], bytes]
 
 
 class BadFile(Exception):
-    """The file holds no weights that can be read; the message says why, without the path."""
+    """The file has no readable weights; the message is the reason, without the path."""
 
 
 class Contents(NamedTuple):
@@ -47,7 +47,7 @@ class Contents(NamedTuple):
         """The tensor that is stored under a name.
 
         Raises:
-            BadFile: where it claims to be more than the file holds, or its bytes are damaged.
+            BadFile: if it is larger than the file, or its bytes are damaged.
         """
         return stored if isinstance(stored, Tensor) else _materialised(name, stored, self.read)
 
@@ -88,14 +88,14 @@ def _unknown(start: bytes) -> str:
     if not start:
         return "it is empty"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "it is a web page, not what was to be downloaded"
+        return "it is a web page instead of the download"
     if start.startswith(b"\x89HDF"):
         return "it is an HDF5 file, as Keras writes: only PyTorch's weights are read"
     if start.startswith(b"version http"):
         return "it is a pointer of Git LFS, not the file itself: git lfs pull fetches that"
     if start.startswith(b"\x80"):
         return "it is a pickle that torch.save did not write"
-    return "it is neither of torch.save nor safetensors, or damaged"
+    return "it is neither a torch.save nor a safetensors file, or it is damaged"
 
 
 def _zipped(archive: zipfile.ZipFile, size: int) -> Contents:
@@ -108,7 +108,7 @@ def _zipped(archive: zipfile.ZipFile, size: int) -> Contents:
     if any(member.flag_bits & ENCRYPTED for member in members.values()):
         raise BadFile("its members are encrypted")
     if sum(member.file_size for member in archive.infolist()) > size:
-        raise BadFile("its members claim more bytes than the file has")
+        raise BadFile("its members state more bytes than the file has")
     found = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
     if len(found) != 1:
         raise BadFile("it is a zip archive, but not of torch.save")

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from common.foreign_pickle import StoredTensor, described
 
-# Patterns, and what replaces them, one after the other.
+# Patterns and their replacements, applied in order.
 Renaming = Sequence[Tuple[str, Union[str, Callable[["re.Match[str]"], str]]]]
 
 # Keys under which training programs keep the weights, and those that they averaged over the training (EMA).
 CONTAINERS = ("model", "state_dict", "model_state_dict", "module", "net", "network", "weights")
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 MAX_NESTING = 4  # of containers
-# What modules around the model put before its names.
+# Prefixes that wrapper modules add to names.
 PREFIXES = ("module.", "model.", "backbone.", "encoder.", "_orig_mod.", "net.", "network.", "swin.", "swinv2.", "ema.")
 PARTS = ("patch_embed.", "absolute_pos_embed", "layers.", "norm.", "head.")  # of a Swin Transformer's state dict
-# What tells models apart that have such parts, too.
+# Names that distinguish other models with such parts.
 RELATIVES = {
     r"\.attn\.cpb_mlp\.": "a Swin Transformer V2",
     r"\.mlp\._moe_layer\.": "a Swin-MoE",
@@ -56,14 +56,14 @@ OF_TORCHVISION: Renaming = (
 
 
 class Found(NamedTuple):
-    """Weights in a file: their names as it has them, with what is no tensor, and the words for where they were."""
+    """Weights in a file by their original names, tensors or not, and a description of where they were."""
 
     entries: Dict[str, Any]
     place: str
 
 
 class Missing(Exception):
-    """There are no such weights; the message says what there is instead."""
+    """The weights are missing; the message says what was found instead."""
 
 
 def find_weights(values: Any, averaged: bool) -> Found:
@@ -71,10 +71,10 @@ def find_weights(values: Any, averaged: bool) -> Found:
 
     Args:
         values: the contents of a file.
-        averaged: whether the averaged weights are wanted; where there are no others, they are taken anyway.
+        averaged: whether to take the averaged weights; they are also taken if there are no others.
 
     Raises:
-        Missing: where no container holds tensors by name, and where averaged weights are wanted and missing.
+        Missing: if no container holds named tensors, or requested averaged weights are missing.
     """
     place: List[str] = []
     for _ in range(MAX_NESTING):
@@ -116,11 +116,11 @@ def _split(name: str) -> Tuple[str, str]:
 
 
 def plain_names(entries: Mapping[str, Any], tensor: Callable[[str, Any], Tensor]) -> Tuple[Dict[str, Any], str]:
-    """Entries by the official names, without prefix; what is no tensor stays as it is.
+    """Entries by the official names, without prefix; values that are not tensors are unchanged.
 
     Args:
         entries: of a container.
-        tensor: reads a tensor, given its name and what stands for it.
+        tensor: reads a tensor, given its name and its entry in the file.
 
     Returns:
         The entries, and words for how they were named: '' for the official names.
@@ -189,7 +189,7 @@ def from_hugging_face(weights: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def relative(names: Mapping[str, Any]) -> str:
-    """What model of the family the names are of, where it is not the plain first one; or nothing."""
+    """The related model that the names belong to; empty for Swin V1."""
     for pattern, words in RELATIVES.items():
         if any(re.search(pattern, name) for name in names):
             return words

@@ -3,7 +3,7 @@
 """Placement of the model on IPUs: the stages of the pipeline.
 
 IPU.LAYERS_PER_IPU counts Swin blocks over all layers. Patch embedding runs with the first block, patch merging
-with the block before it, and the final norm, the head and the loss with the last block or in a stage of their own.
+with the block before it, and the final norm, the head and the loss with the last block or in a separate stage.
 """
 
 from typing import List, NamedTuple, Sequence
@@ -37,7 +37,7 @@ def pipeline_stages(config: CfgNode) -> List[Stage]:
         if config.IPU.MAPPING:
             raise ValueError(
                 f"IPU.MAPPING {list(config.IPU.MAPPING)} needs IPU.LAYERS_PER_IPU as a list: "
-                "auto puts every stage on an IPU of its own"
+                "auto puts every stage on a separate IPU"
             )
         return automatic_stages(config, config.IPU.IPUS_PER_REPLICA)
     _check_layers(layers, list(architecture(config).DEPTHS))
@@ -93,7 +93,7 @@ def _check_mapping(mapping: Sequence[int], begins: Sequence[str]) -> None:
     if len(mapping) != len(begins):
         raise ValueError(
             f"IPU.MAPPING {list(mapping)} has {len(mapping)} entries, expected {len(begins)} for the "
-            f"stages of IPU.LAYERS_PER_IPU, or {len(begins) + 1} to put the head into a stage of its own"
+            f"stages of IPU.LAYERS_PER_IPU, or {len(begins) + 1} to put the head into a separate stage"
         )
     if mapping[0] != 0:
         raise ValueError(

@@ -99,7 +99,7 @@ def _no_limit(footprint: Footprint, ipu: int) -> float:
 def _split_within(
     units: Sequence[Unit], footprint: Footprint, stages: int, limit: Callable[[Footprint, int], float]
 ) -> Optional[List[int]]:
-    """The fastest split within the limit of each IPU; of those, the one whose fullest IPU has the most room."""
+    """The fastest split within the limit of each IPU; ties go to the one with the most room on its fullest IPU."""
     starts = _starts(units)
     edges = starts + [len(units)]
     parts: Dict[Tuple[int, int], Part] = {

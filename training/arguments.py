@@ -132,7 +132,7 @@ def _check_one_command(args: argparse.Namespace) -> None:
         "--throughput": args.throughput,
         "--plan": args.plan or args.plan_output is not None,
     }
-    given = [flag for flag, wanted in commands.items() if wanted]
+    given = [flag for flag, is_given in commands.items() if is_given]
     if len(given) > 1:
         raise Refusal(f"{' and '.join(given)}: give only one of them")
 

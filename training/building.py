@@ -181,7 +181,7 @@ def random_device(config: CfgNode, launch: Launch) -> str:
 def _restore_randomness(run: Run, state: Dict[str, Any]) -> None:
     """Restores the random state of each process; a run on other devices or processes starts from the seed.
 
-    The devices are compared by name: an IPU that has not run yet does not tell how long its state is.
+    The devices are compared by name: the length of an IPU's state is unknown before it has run.
     """
     states, here = state["rng_states"], random_device(run.config, run.launch)
     there = state.get("rng_device", here)
@@ -192,4 +192,4 @@ def _restore_randomness(run: Run, state: Dict[str, Any]) -> None:
     else:
         run.trainer.rng_state = states[run.launch.process]
         return
-    logger.warning("the checkpoint is of %s: random numbers differ from an unbroken run's", origin)
+    logger.warning("the checkpoint was saved by %s: random numbers differ from an unbroken run's", origin)

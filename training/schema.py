@@ -160,7 +160,7 @@ def _optimizer(value: Any) -> None:
             rate = group.get(name, 0.0)
             rate = rate.item() if isinstance(rate, torch.Tensor) and rate.numel() == 1 else rate
             good = type(rate) in (int, float) and 0 <= rate < math.inf
-            _require(good, f"has a group whose {name} is {_shown(rate)}")
+            _require(good, f"has a group with {name} {_shown(rate)}")
     for index in state:
         _require(type(index) is int and 0 <= index < known, f"has a state for {_shown(index)}, which no group has")
     for name in ("ipu_state", "ipu_param"):

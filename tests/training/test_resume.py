@@ -36,7 +36,7 @@ def test_checkpoint_of_another_device_goes_on_with_one_warning_of_its_random_sta
     capsys.readouterr()
     ended = train(tmp_path / "moved", 4)
     warnings = [line for line in capsys.readouterr().out.splitlines() if " WARNING " in line]
-    assert len(warnings) == 1 and f"the checkpoint is of another device, {device} and not " in warnings[0]
+    assert len(warnings) == 1 and f"the checkpoint was saved by another device, {device} and not " in warnings[0]
     torch.testing.assert_close(ended["model"], unbroken["model"], rtol=0, atol=0)
     for part in ("ipu_state", "ipu_param"):
         torch.testing.assert_close(ended["optimizer"][part], unbroken["optimizer"][part], rtol=0, atol=0)
