@@ -296,7 +296,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_where_writing_fails(tmp_path
 def test_weights_without_a_configuration_need_one(tmp_path):
     torch.save(torch.load(made(tmp_path, "swin"), weights_only=True)["model"], tmp_path / "plain.pth")
     assert "--cfg" in str(refused(tmp_path / "plain.pth", tmp_path / "there", "--to", "timm"))
-    assert "no such file" in str(refused(tmp_path / "none.pth", tmp_path / "there", "--to", "timm"))
+    assert "the file does not exist" in str(refused(tmp_path / "none.pth", tmp_path / "there", "--to", "timm"))
     (tmp_path / "folder").mkdir()
     assert "has no model.safetensors" in str(refused(tmp_path / "folder", tmp_path / "there", "--to", "timm"))
 

@@ -41,7 +41,7 @@ def test_every_field_that_is_saved_is_described():
         ({"model": {"a": torch.zeros(2, dtype=torch.complex64)}}, "a of torch.complex64"),
         ({"optimizer": {}}, "optimizer has no param_groups"),
         (changed("optimizer", param_groups=[]), "optimizer has no param_groups"),
-        (changed("optimizer", param_groups=[{"lr": -1.0, "params": [0]}]), "lr is -1.0"),
+        (changed("optimizer", param_groups=[{"lr": -1.0, "params": [0]}]), "lr -1.0"),
         (changed("optimizer", state={7: {}}), "a state for 7"),
         ({"rng_states": []}, "rng_states has 0 values"),
         ({"rng_states": ["a"]}, "rng_states has a state that is 'a'"),
