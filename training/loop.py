@@ -36,8 +36,7 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
             state = find_state(config, launch, folder)
             progress = Progress(**state["progress"]) if state else Progress()
             if is_finished(config, progress):
-                with output_folder.logged(folder, launch):
-                    logger.info("nothing to do: %s is at epoch %d, update %d", folder, progress.epoch, progress.update)
+                logger.info("nothing to do: %s is at epoch %d, update %d", folder, progress.epoch, progress.update)
                 return
             with output_folder.logged(folder, launch), errors_refused("the device failed"):
                 status.begin(progress)
