@@ -81,7 +81,7 @@ def test_installed_sdk_is_taken(environment):
 @pytest.mark.parametrize("device", ["auto", "ipu"])
 def test_sdk_that_cannot_be_imported_is_refused_in_a_line(source, said, device, environment):
     environment({"poptorch/__init__.py": source})
-    with pytest.raises(Refusal, match=f"{said}.*enable the Poplar SDK") as caught:
+    with pytest.raises(Refusal, match=f"{said}.*enable its Poplar SDK") as caught:
         accelerator.select(device)
     assert caught.value.code == EXIT_USAGE and "\n" not in str(caught.value)
 

@@ -5,6 +5,13 @@
 import logging
 
 import pytest
+from poptorch_host import host
+
+
+@pytest.fixture(autouse=True)
+def own_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of a fresh process: the application's, which other tests of this process made, do not hold here."""
+    monkeypatch.setattr(host, "_settings", type(host._settings)())
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_weights_without_values_are_compiled(meta):
     "function, words",
     [
         (lambda x: x * x.tril().sum().item(), r"\[aten::tril, aten::_local_scalar_dense\]"),
-        (lambda x: x[x > 0], r"\[aten::index\]"),
+        (lambda x: x[x > 0], "by a boolean mask has a shape that depends on data"),
         (lambda x: x + X, "Expected an IPU tensor"),
         (lambda x: x + torch.arange(6).nonzero().sum(), "aten.nonzero.*depends on values.*compile on cpu"),
     ],
