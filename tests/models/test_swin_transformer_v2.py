@@ -118,7 +118,11 @@ def test_scores_of_reduced_precision_stay_in_range_and_near_float32(dtype):
     _, model = pair_of_models()
     attention = attention_of(model)
     query, key = (1e4 * torch.randn(2, 1, 1, 2, 16, 4)).to(dtype).unbind(0)  # the squared length is not a half
-    scores = attention.similarity(query, key)
+    try:
+        scores = attention.similarity(query, key)
+    except RuntimeError as error:  # PyTorch 2.0 has no product of float16 on CPUs
+        assert dtype == torch.float16
+        pytest.skip(str(error))
     assert scores.dtype == dtype and torch.isfinite(scores).all()
     exact = attention.similarity(query.float(), key.float())
     assert (scores.float() - exact).abs().max() <= 4 * torch.finfo(dtype).eps * exact.abs().max()
@@ -172,5 +176,5 @@ def test_forward_uses_only_operations_of_an_ipu():
 
 def test_layers_work_in_the_precision_of_their_input():
     model = SwinTransformerV2(**SMALL, norm_layer=LayerNorm)
-    x = model.patch_embed(torch.randn(1, 3, 32, 32)).half()
-    assert model.layers[1](model.layers[0](x)).dtype == torch.float16
+    x = model.patch_embed(torch.randn(1, 3, 32, 32)).bfloat16()
+    assert model.layers[1](model.layers[0](x)).dtype == torch.bfloat16

@@ -202,11 +202,11 @@ def test_what_units_keep_is_what_autograd_saves_to_two_percent(changes):
 
 
 @pytest.mark.parametrize("changes", [{}, dict(window_size=2), dict(window_size=8), dict(depths=[1, 5])], ids=str)
-def test_what_units_of_swin_v2_keep_for_one_image_is_what_autograd_saves_to_one_percent(changes):
+def test_what_units_of_swin_v2_keep_for_one_image_is_what_autograd_saves_to_two_percent(changes):
     sizes = dict(img_size=64, embed_dim=96, depths=[2, 2], num_heads=[3, 6], window_size=4, num_classes=10)
     model = SwinTransformerV2(**{**sizes, **changes}, drop_path_rate=0.2).train()
     found = kept_by_autograd(model, torch.randn(1, 3, 64, 64))
-    assert sum(unit.kept for unit in model.units) == pytest.approx(found, rel=0.01)
+    assert sum(unit.kept for unit in model.units) == pytest.approx(found, rel=0.02)
 
 
 def test_largest_values_are_the_widest_that_units_compute():
