@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Pickles of plain data, read by a machine that knows nothing else.
+"""Pickles of plain data, read by a stack machine that supports nothing else.
 
 It understands the part of pickle's protocol 2 that torch.save needs for numbers, texts, lists, tuples, dictionaries and
 what a table of constructors makes. It imports nothing, calls nothing else, and makes nothing larger than what the bytes

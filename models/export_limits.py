@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What the models of other programs cannot be: an architecture that a format cannot hold is refused with the reason."""
+"""Checks that the format of another program can hold an architecture; refuses it with the reason otherwise."""
 
 from typing import List, NamedTuple, Optional, Tuple
 
@@ -20,7 +20,7 @@ class Fit(NamedTuple):
 
 
 def check_fits(target: str, config: CfgNode, classes: int) -> None:
-    """Raises `Refusal` where a model of this configuration is none that the target's format can hold."""
+    """Raises `Refusal` if the target's format cannot hold a model of this configuration."""
     if target not in NAMES:  # formats of weights by name, or of computations
         return
     reasons = _missing_parts(target, config, classes)

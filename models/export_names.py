@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Official names -> those of timm and Hugging Face: the inverse of weight_names, which is the way in."""
+"""Parameter names of timm and Hugging Face for official names: the inverse of weight_names."""
 
 import re
 from typing import Dict, Mapping

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Weights on their way out: read from any file that comes in, written in the format of another program."""
+"""Export of weights: reads any supported file and writes the format of another program."""
 
 import importlib.util
 import inspect
@@ -33,7 +33,7 @@ OF_A_RUN = ("OUTPUT", "TAG", "DATA.DATA_PATH", "MODEL.PRETRAINED", "MODEL.RESUME
 
 
 class Leaving(NamedTuple):
-    """A model on its way out: in evaluation, in float32; `weights` have the precision of their file."""
+    """A model to export, in evaluation mode and float32; `weights` have the precision of their file."""
 
     config: CfgNode
     classes: List[str]  # names; [] if the file has none
@@ -71,7 +71,7 @@ def read(path: Path, cfg: Optional[str], optimizer: bool = False) -> Leaving:
 
 
 def write(leaving: Leaving, target: str, path: Path) -> None:
-    """Writes a model in the format `target` to `path`, where nothing may be.
+    """Writes a model in the format `target` to `path`, which must not exist.
 
     Raises:
         Refusal: for a model that the format cannot hold, and for an error of the system.
@@ -102,7 +102,7 @@ def _told(path: Path) -> Tuple[Optional[str], List[str], Optional[Dict[str, Any]
 
 
 def _names(text: Optional[str]) -> List[str]:
-    """Names of classes in the metadata of a file; [] where it holds none that can be read."""
+    """Names of classes in the metadata of a file; [] if it has none."""
     try:
         return _all_text(json.loads(text or "[]"))
     except ValueError:
@@ -123,7 +123,7 @@ def _materialised(value: Any, tensor: Callable[[str, Any], Tensor], name: str = 
 
 
 def _without_run(config: CfgNode) -> CfgNode:
-    """The configuration without what says where a run was."""
+    """The configuration without the paths of a run."""
     config, plain = config.clone(), defaults()
     config.defrost()
     for key in OF_A_RUN:

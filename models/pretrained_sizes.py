@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What image and window weights were trained with: their tables of positions have rows only, not height and width."""
+"""Image and window sizes that weights were trained with: tables of positions have rows only, not height and width."""
 
 import math
 import re

@@ -103,7 +103,7 @@ def read(report: Path) -> Iterator[Result]:
 
 
 class Table:
-    """What the results amount to.
+    """Summarises the results.
 
     Args:
         results: of all tests.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Runs PopTorch programs of other repositories under poptorch_host and writes what came of each as a Markdown table.
+"""Runs PopTorch programs of other repositories under poptorch_host and writes their results as a Markdown table.
 
 The programs, their commands for small sizes and the packages they want are data: programs.yml beside this file. The
 checkouts are given, and stay as they are: each program runs in a copy of its folder, under a time limit.
@@ -154,7 +154,7 @@ def end_group(child: "subprocess.Popen[bytes]") -> None:
 
 
 def judge(program: Program, code: Optional[int], seconds: float, text: str) -> Result:
-    """What came of a run: a program that fails with the refusal that the list expects is refused, others stop."""
+    """The result of a run: a program that fails with the refusal that the list expects is refused, others stop."""
     if code == 0:
         return Result(RUNS, seconds, "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
