@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What checkpoints cost: how long a step waits for one, and what the verification of a file takes.
+"""Measures how long a training step waits for a checkpoint, and the time to verify and load a file.
 
-The state is that of a configuration's model with the two moments of AdamW (SWIN_BASE: 1.06 GB), in float32. Each round
-times both sides one after the other; a ratio is the old side over ours, so that above 1 ours is faster.
+The state is a configuration's model with the two moments of AdamW (SWIN_BASE: 1.06 GB), in float32. Each round times
+foreground and background saving in turn; a ratio is foreground over background.
 
     python -m benchmarks.checkpoints [--cfg SWIN_BASE] [--folder FOLDER] [--rounds 3]
 """
@@ -29,7 +29,7 @@ from training.status import Status
 
 
 def state_of(name: str) -> Dict[str, Any]:
-    """A checkpoint's contents for a named configuration, with moments of random numbers."""
+    """Returns the contents of a checkpoint of a named configuration, with random moments."""
     config = get_config(name)
     model = dict(build_pipeline(config, configured_classes(config)).state_dict())
     moments = {f"Accl{index}___{key}": torch.randn(value.shape) for key, value in model.items() for index in (1, 2)}
@@ -45,23 +45,23 @@ def state_of(name: str) -> Dict[str, Any]:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """The wall time of a call."""
+    """Returns the wall time of a call in seconds."""
     start = time.monotonic()
     call()
     return time.monotonic() - start
 
 
 def show(name: str, unit: str, figures: List[float]) -> None:
-    """Prints the median and the spread of a figure."""
+    """Prints the median and range of measured values."""
     print(f"{name}: {statistics.median(figures):.2f} [{min(figures):.2f}-{max(figures):.2f}] {unit}")
 
 
 def main() -> None:
-    """Prints a line for each figure."""
+    """Prints one line per measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", default="SWIN_BASE", help="named configuration")
-    parser.add_argument("--folder", default=None, help="where to write; None: the system's temporary folder")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds that are counted")
+    parser.add_argument("--folder", default=None, help="where to write (default: the temporary folder of the system)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of measured rounds")
     arguments = parser.parse_args()
     state = state_of(arguments.cfg)
     waits, digests = [], []

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Products of float16 on a CPU: PyTorch's own kernels beside poptorch_host, which computes them in float32.
+"""Compares float16 products on a CPU: PyTorch's kernels against poptorch_host, which computes them in float32.
 
-Forward and backward of a linear layer, of attention scores and of two convolutions, of the sizes that Swin-T and small
-convolutional networks have. A ratio is PyTorch's CPU time over ours in one round: above 1 ours is faster.
+Times forward and backward of a linear layer, attention scores and two convolutions, at the sizes of Swin-T and small
+convolutional networks. A ratio is PyTorch's CPU time over ours in one round; above 1, ours is faster.
 
     python -m benchmarks.half_products [--rounds 5]
 """
@@ -37,7 +37,7 @@ CASES: Dict[str, Tuple[Product, List[Tuple[int, ...]]]] = {
 
 
 def step(product: Product, shapes: List[Tuple[int, ...]]) -> Callable[[], None]:
-    """A function that runs the product and its gradients once, in float16."""
+    """Returns a function that computes the product and its gradients once, in float16."""
     operands = [torch.randn(shape).half().requires_grad_() for shape in shapes]
 
     def run() -> None:
@@ -48,9 +48,9 @@ def step(product: Product, shapes: List[Tuple[int, ...]]) -> Callable[[], None]:
 
 
 def main() -> None:
-    """Prints a line for each product."""
+    """Prints the median and range of the ratios for each product."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted")
+    parser.add_argument("--rounds", type=int, default=5, help="number of measured rounds")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arithmetic = HalfArithmetic(HalfPartials(poptorch.Options()))

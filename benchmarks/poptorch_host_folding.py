@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What folding micro-batches into one forward and backward gains in poptorch_host, and where it stops to.
+"""Measures the speedup of folding micro-batches into one forward and backward pass in poptorch_host.
 
-For each model and number of micro-batches a fold, the time of a training call over that of the same call one
-micro-batch at a time, interleaved in one process. The package chooses what is marked *.
+For each model and fold size, prints the CPU time of a training call relative to the unfolded call, interleaved in one
+process. The fold size that the package chooses by default is marked *.
 
     python -m benchmarks.poptorch_host_folding [--rounds 7] [--threads 1] [--models mlp swin]
 """
@@ -23,13 +23,13 @@ Batch = Tuple[torch.Tensor, torch.Tensor]
 
 
 def swin_tiny() -> torch.nn.Module:
-    """timm's Swin-T for images of 224."""
-    import timm  # only this case needs it
+    """timm's Swin-T at 224 pixels."""
+    import timm  # used by this case only
 
     return timm.create_model("swin_tiny_patch4_window7_224", num_classes=10)
 
 
-# Name: model, shape of a sample, micro-batch, accumulation, folds to try.
+# Name: model, sample shape, micro-batch size, accumulation steps, fold sizes.
 CASES: Dict[str, Tuple[Callable[[], torch.nn.Module], Tuple[int, ...], int, int, List[int]]] = {
     "mlp": (mlp, (784,), 4, 64, [4, 16, 64]),
     "wide mlp": (lambda: mlp(2048), (784,), 16, 16, [2, 4, 16]),
@@ -41,7 +41,7 @@ CASES: Dict[str, Tuple[Callable[[], torch.nn.Module], Tuple[int, ...], int, int,
 
 
 def build(name: str) -> Tuple[Dict[object, poptorch.PoplarExecutor], Batch]:
-    """An executor for each fold, 'auto' among them, and a batch."""
+    """Returns an executor for each fold size, including 1 and "auto", and a batch for all of them."""
     make, shape, micro_batch, accumulation, folds = CASES[name]
     executors: Dict[object, poptorch.PoplarExecutor] = {}
     batch = (torch.randn(micro_batch * accumulation, *shape), torch.randint(0, 10, (micro_batch * accumulation,)))
@@ -57,7 +57,7 @@ def build(name: str) -> Tuple[Dict[object, poptorch.PoplarExecutor], Batch]:
 
 
 def measure(executors: Dict[object, poptorch.PoplarExecutor], batch: Batch, rounds: int) -> Dict[object, List[float]]:
-    """Ratios to the call without folding, a round at a time."""
+    """Returns the CPU time relative to the unfolded call, one ratio per round."""
     ratios: Dict[object, List[float]] = {fold: [] for fold in executors if fold != 1}
     for number in range(rounds + 1):
         seconds = {}
@@ -72,14 +72,14 @@ def measure(executors: Dict[object, poptorch.PoplarExecutor], batch: Batch, roun
 
 
 def main() -> None:
-    """Prints, for each model, the ratios as median and range."""
+    """Prints the median and range of the ratios for each model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", nargs="+", default=list(CASES), choices=list(CASES))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {arguments.threads} threads, CPU time over that of one micro-batch at a time")
+    print(f"torch {torch.__version__}, {arguments.threads} threads, CPU time relative to one micro-batch at a time")
     for name in arguments.models:
         executors, batch = build(name)
         per_micro_batch = executors[1].compiled.activation_bytes / 2**20

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a training step costs through poptorch_host, beside the same step written by hand in PyTorch.
+"""Compares a training step through poptorch_host with the same step written by hand in PyTorch.
 
 Both steps run in one process, interleaved, on copies of the same model, with torch.optim's AdamW on both sides. The
-step by hand is what a PyTorch programmer writes: a loop over micro-batches, the loss divided by their number, then
-step() and zero_grad(), with the fused optimizer where this PyTorch has one. The first ratio is without folding, so that
-only the way of running is compared; the second is with the package's defaults.
+step by hand loops over micro-batches, divides the loss by their number, then calls step() and zero_grad(), with the
+fused optimizer where this PyTorch has one. The first ratio is without folding, so that both sides do the same work; the
+second is with the defaults of the package.
 
     python -m benchmarks.poptorch_host_overhead [--rounds 60] [--steps 10]
 """
@@ -22,20 +22,20 @@ from poptorch_host import host
 
 
 class WithLoss(torch.nn.Module):
-    """A model whose forward returns its output and the cross entropy."""
+    """Wraps a classifier; forward returns logits and the cross entropy loss."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Logits and loss of a batch."""
+        """Returns the logits and the loss of a batch."""
         logits = self.model(x)
         return logits, torch.nn.functional.cross_entropy(logits, labels)
 
 
 class Encoder(torch.nn.Module):
-    """A small transformer over sequences of features, classified by their mean."""
+    """A small transformer encoder with a classifier on the mean of the tokens."""
 
     def __init__(self, width: int = 128, layers: int = 2, classes: int = 10) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ class Encoder(torch.nn.Module):
         self.head = torch.nn.Linear(width, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens, width) to (batch, classes)."""
+        """Maps (batch, tokens, width) to logits (batch, classes)."""
         return self.head(self.layers(x).mean(1))
 
 
 def mlp(width: int = 256) -> torch.nn.Module:
-    """A perceptron for images of 28 x 28."""
+    """A multilayer perceptron for images of 28 x 28 pixels."""
     return torch.nn.Sequential(
         torch.nn.Linear(784, width),
         torch.nn.ReLU(),
@@ -60,15 +60,15 @@ def mlp(width: int = 256) -> torch.nn.Module:
 
 
 def fastest_adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
-    """AdamW, fused where this PyTorch fuses it on the CPU."""
+    """Returns AdamW, fused where this PyTorch has a fused CPU kernel."""
     try:
         return torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    except RuntimeError:  # only on other devices
+    except RuntimeError:  # this PyTorch fuses on other devices only
         return torch.optim.AdamW(model.parameters(), lr=1e-3)
 
 
 def by_hand(model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor, torch.Tensor]) -> Callable[[], None]:
-    """The step as one writes it in PyTorch."""
+    """Returns the step written in plain PyTorch."""
     optimizer = fastest_adamw(model)
 
     def step() -> None:
@@ -84,7 +84,7 @@ def by_hand(model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor
 def by_executor(
     model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor, torch.Tensor]
 ) -> Callable[[], None]:
-    """The step as a call of a training model."""
+    """Returns the step as a call of poptorch.trainingModel."""
     options = poptorch.Options().showCompilationProgressBar(False)
     options.Training.gradientAccumulation(accumulation)
     executor = poptorch.trainingModel(model, options, torch.optim.AdamW(model.parameters(), lr=1e-3))
@@ -92,7 +92,7 @@ def by_executor(
 
 
 def ratios(one: Callable[[], None], other: Callable[[], None], rounds: int, steps: int) -> List[float]:
-    """Time of `one` over that of `other`, a round at a time, in changing order."""
+    """Returns the CPU time of `one` over that of `other` in each round; the order alternates."""
 
     def seconds(step: Callable[[], None]) -> float:
         start = time.process_time()
@@ -111,7 +111,7 @@ def ratios(one: Callable[[], None], other: Callable[[], None], rounds: int, step
 
 
 def main() -> None:
-    """Prints the ratios, median and range."""
+    """Prints the median and range of the ratios for each model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--steps", type=int, default=10)
@@ -124,7 +124,7 @@ def main() -> None:
         ("transformer 2 x 128, batch 16 x 32 tokens", Encoder(), torch.randn(16, 32, 128), 1),
         ("transformer 2 x 128, batch 16 in 2 micro-batches", Encoder(), torch.randn(16, 32, 128), 2),
     ]
-    print(f"torch {torch.__version__}, 1 thread, CPU time of poptorch_host over that by hand")
+    print(f"torch {torch.__version__}, 1 thread, CPU time of poptorch_host relative to the step by hand")
     for name, model, x, accumulation in cases:
         batch = (x, torch.randint(0, 10, (len(x),)))
         columns = []

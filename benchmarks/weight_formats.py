@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Do other programs compute what ours computes with the weights that models.convert writes?
+"""Compares our logits with those of other libraries on weights that models.convert wrote.
 
     python -m benchmarks.weight_formats --official ../Swin-Transformer
 
-Random weights of each configuration are converted into every format. Printed are the largest difference of the logits
-of the format's own program (from ours), and of ours with the weights read back (to ours), where 0 is equality to the
-bit. Then the classes of one generated photograph are predicted side by side, each program preparing the image itself.
-Needs requirements-test.txt; --official is a checkout of Microsoft's repository, left out without it.
+Random weights of each configuration are converted into every format. The table shows the largest difference between
+our logits and those of the library that owns the format, and between ours before and after a round trip (0: bitwise
+equal). Then every library classifies the same generated photograph with its own preprocessing. Requires
+requirements-test.txt; --official takes a checkout of Microsoft's repository.
 """
 
 import argparse
@@ -41,7 +41,7 @@ OFFICIAL = {"swin": ("swin_transformer", "SwinTransformer"), "swinv2": ("swin_tr
 
 
 def random_weights(config: CfgNode, path: Path) -> None:
-    """Writes a file of random weights, large enough for logits of about 1, with the configuration's text."""
+    """Writes a checkpoint of random weights, scaled to logits of about 1, with its configuration."""
     torch.manual_seed(0)
     model = MODELS[config.MODEL.TYPE](config, configured_classes(config))
     with torch.no_grad():
@@ -51,7 +51,7 @@ def random_weights(config: CfgNode, path: Path) -> None:
 
 
 def photograph() -> Image.Image:
-    """A generated photograph: smooth colours, edges and some noise, 500 x 375 pixels."""
+    """Returns a generated picture of 500 x 375 pixels with smooth colours, edges and noise."""
     rows, columns = np.mgrid[0:375, 0:500].astype(np.float32)
     noise = np.random.default_rng(0).normal(0, 6, (375, 500, 3))
     waves = np.stack([np.sin(rows / 41) + np.cos(columns / 29), np.sin(columns / 53), np.cos(rows / 17)], 2)
@@ -60,12 +60,12 @@ def photograph() -> Image.Image:
 
 
 def of_microsoft(config: CfgNode, path: Path, repository: Path) -> Tuple[Logits, Prepare]:
-    """The official model, loaded strictly but for the tables that it computes."""
+    """The official model; all weights but the computed tables must match."""
     module, name = OFFICIAL[config.MODEL.TYPE]
     spec = importlib.util.spec_from_file_location(f"official_{module}", repository / "models" / f"{module}.py")
     assert spec is not None and spec.loader is not None
     official = importlib.util.module_from_spec(spec)
-    with redirect_stdout(io.StringIO()):  # it tells of what it could not import
+    with redirect_stdout(io.StringIO()):  # it prints which optional kernels are missing
         spec.loader.exec_module(official)
     swin = architecture(config)
     arguments = {key.lower(): value for key, value in swin.items()}
@@ -75,19 +75,19 @@ def of_microsoft(config: CfgNode, path: Path, repository: Path) -> Tuple[Logits,
     report = model.load_state_dict(torch.load(path, weights_only=True)["model"], strict=False)
     computed = ("relative_position_index", "attn_mask", "relative_coords_table")
     assert not report.unexpected_keys and all(key.endswith(computed) for key in report.missing_keys)
-    transform = build_transform(config, training=False)  # its own is timm's, as ours is
+    transform = build_transform(config, training=False)  # the official transform is timm's, like ours
     return model, lambda picture: transform(picture)[None]
 
 
 def of_timm(config: CfgNode, path: Path) -> Tuple[Logits, Prepare]:
-    """timm's model and transform, from the folder alone."""
+    """timm's model and transform, read from the folder."""
     model = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
     return model, lambda picture: transform(picture)[None]
 
 
 def of_hugging_face(config: CfgNode, path: Path) -> Tuple[Logits, Prepare]:
-    """transformers' model and image processor, from the folder alone."""
+    """transformers' model and image processor, read from the folder."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     model = AutoModelForImageClassification.from_pretrained(path).eval()
@@ -99,7 +99,7 @@ def of_hugging_face(config: CfgNode, path: Path) -> Tuple[Logits, Prepare]:
 
 
 def of_onnx(config: CfgNode, path: Path) -> Tuple[Logits, Prepare]:
-    """onnxruntime, on images of our transform."""
+    """An onnxruntime session, with our transform."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path))
@@ -111,7 +111,7 @@ def of_onnx(config: CfgNode, path: Path) -> Tuple[Logits, Prepare]:
 
 
 def of_ours(config: CfgNode, path: Path) -> Tuple[Logits, Prepare]:
-    """Our model with the weights of any file."""
+    """Our model with weights of any supported format."""
     with redirect_stdout(io.StringIO()):
         model = exporting.read(path, str(path.parent / "model.yaml")).model
     transform = build_transform(config, training=False)
@@ -119,19 +119,19 @@ def of_ours(config: CfgNode, path: Path) -> Tuple[Logits, Prepare]:
 
 
 def top(logits: Tensor, count: int = 3) -> str:
-    """The likeliest classes with their probabilities."""
+    """Formats the most likely classes with their probabilities."""
     shares, labels = logits.softmax(1)[0].topk(count)
     return ", ".join(f"{label} {share:.3%}" for label, share in zip(labels.tolist(), shares.tolist()))
 
 
 def difference(model: Logits, other: Logits, images: Tensor) -> str:
-    """The largest difference of their logits, for people."""
+    """Formats the largest absolute difference of the logits of two models."""
     largest = float((model(images) - other(images)).abs().max())
     return f"{largest:.0e}" if largest else "0"
 
 
 def compare(config: CfgNode, folder: Path, official: Optional[Path]) -> Tuple[Dict[str, str], List[str]]:
-    """Cells of the table by format, and lines of predictions."""
+    """Returns the table cells by format, and the predictions of the photograph."""
     source = folder / "best.pth"
     random_weights(config, source)
     (folder / "model.yaml").write_text(config.dump())
@@ -158,7 +158,7 @@ def compare(config: CfgNode, folder: Path, official: Optional[Path]) -> Tuple[Di
 
 
 def predicted(picture: Image.Image, folder: Path) -> List[str]:
-    """What predict.py says of the photograph by Hugging Face's folder."""
+    """Returns the predictions of predict.py with the Hugging Face folder."""
     picture.save(folder / "photograph.png")
     flags = ["--cfg", str(folder / "model.yaml"), "--device", "cpu", "--num-workers", "0", "--top", "3"]
     output = io.StringIO()
@@ -178,7 +178,7 @@ def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Prints the table, and the predictions of the photograph."""
+    """Prints the table and the predictions of the photograph."""
     args = parse(argv)
     warnings.simplefilter("ignore")  # of other programs
     torch.set_grad_enabled(False)

@@ -4,10 +4,10 @@
 
     python tools/poptorch_tests.py CHECKOUT --output FOLDER [--table FILE.md] [FILE_test.py ...]
 
-CHECKOUT is a clone of https://github.com/graphcore/poptorch, which stays as it is: its tests are copied to FOLDER and
-run there, a file at a time, with results as JUnit XML. Files that have a result in FOLDER are not run again, so that a
-run can be continued, and done in parts. The tests need pytest, pytest-timeout, parameterized, expecttest, requests and
-transformers. `poptorch_tests.yaml` says which tests a host cannot show, and why.
+CHECKOUT is a clone of https://github.com/graphcore/poptorch, which is not modified: its tests are copied to FOLDER and
+run there file by file, with results as JUnit XML. Files that have a result in FOLDER are not run again, so that an
+interrupted run continues. The tests need pytest, pytest-timeout, parameterized, expecttest, requests and transformers.
+`poptorch_tests.yaml` lists the tests that cannot run without a device, with reasons.
 """
 
 import argparse
@@ -25,12 +25,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = Path(__file__).resolve().with_suffix(".yaml")
-SECONDS = 120  # that a test may take; one that compiles a network on a busy machine takes half of it
-LEAST_SHARE = 0.97  # of all tests that a host can pass
+TEST_SECONDS = 120  # time limit of a test; compiling a network on a busy machine takes half of it
+REQUIRED_SHARE = 0.97  # of the tests that a host can pass
 
 
 class Result(NamedTuple):
-    """How a test ended: 'passed', 'failed' or 'skipped'."""
+    """The outcome of a test: 'passed', 'failed' or 'skipped', with its message."""
 
     file: str
     name: str
@@ -39,18 +39,18 @@ class Result(NamedTuple):
 
     @property
     def id(self) -> str:
-        """As pytest writes it."""
+        """The id that pytest gives it."""
         return f"{self.file}.py::{self.name}"
 
 
 def main() -> int:
-    """Runs what has no result yet, and writes the table of all that has one."""
+    """Runs the files without a result and writes the table of all results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkout", type=Path, help="a clone of graphcore/poptorch")
     parser.add_argument("files", nargs="*", help="names of test files (default: all)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the copied tests and the results")
     parser.add_argument("--table", type=Path, help="Markdown file to write (default: standard output)")
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has torch and the tests' packages")
+    parser.add_argument("--python", default=sys.executable, help="interpreter with torch and the packages of the tests")
     options = parser.parse_args()
     rules = yaml.safe_load(RULES.read_text(encoding="utf-8"))
     tests = options.output / "tests"
@@ -76,7 +76,7 @@ def run(file: str, tests: Path, report: Path, python: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(RULES.parent)])}
     environment["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")])  # for `python3`
     command = [python, "-m", "poptorch_host", "-m", "pytest", file, "-q", "-W", "ignore", "-p", "no:cacheprovider"]
-    command += ["-p", Path(__file__).stem, "--timeout", str(SECONDS), f"--junitxml={report.resolve()}"]
+    command += ["-p", Path(__file__).stem, "--timeout", str(TEST_SECONDS), f"--junitxml={report.resolve()}"]
     log = report.with_suffix(".log")
     with log.open("w", encoding="utf-8") as output:
         code = subprocess.run(command, cwd=str(tests), env=environment, stdout=output, stderr=output).returncode
@@ -85,14 +85,14 @@ def run(file: str, tests: Path, report: Path, python: str) -> None:
 
 
 def pytest_load_initial_conftests() -> None:
-    """As a plugin of pytest, before PopTorch's conftest asks: tests marked as needing IPUs run, since most do not."""
+    """pytest hook: reports IPUs before PopTorch's conftest asks; most tests marked as needing IPUs need none."""
     import poptorch
 
     poptorch.ipuHardwareIsAvailable = lambda num_ipus=1: True
 
 
 def read(report: Path) -> Iterator[Result]:
-    """The results in a file of pytest's."""
+    """Yields the results in a JUnit XML file."""
     for case in ElementTree.parse(str(report)).iter("testcase"):
         outcome, message = "passed", ""
         for kind, name in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
@@ -132,11 +132,11 @@ class Table:
         return None
 
     def holds(self) -> bool:
-        """Whether all pass that a host must, and enough of what it can."""
-        return _passed(self._must) == len(self._must) and _passed(self._judged) >= LEAST_SHARE * len(self._judged)
+        """Whether all required tests pass, and REQUIRED_SHARE of those that a host can pass."""
+        return _passed(self._must) == len(self._must) and _passed(self._judged) >= REQUIRED_SHARE * len(self._judged)
 
     def text(self, missing: List[str]) -> str:
-        """The table in Markdown; `missing` are the files that did not run yet."""
+        """Returns the page in Markdown; `missing` are the files that were not run."""
         lines = [
             "# PopTorch's own tests on poptorch_host",
             "",

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Makes small random data sets and models where a program of programs.yml looks for real ones.
+"""Makes small random data sets and models in the places where the programs of programs.yml expect real ones.
 
     python tools/program_data.py mnist FOLDER [TRAIN TEST]             # the four files of MNIST
     python tools/program_data.py images FOLDER CLASSES COUNT [SIZE]    # FOLDER/class/image.JPEG
-    python tools/program_data.py model FOLDER CLASS [KEY=VALUE ...]    # a model of transformers and a vocabulary
-    python tools/program_data.py torchvision NAME FILE                 # random weights of a model of torchvision
+    python tools/program_data.py model FOLDER CLASS [KEY=VALUE ...]    # transformers model and vocabulary
+    python tools/program_data.py torchvision NAME FILE                 # random weights of a torchvision model
     python tools/program_data.py text FILE LINES                       # random words
-    python tools/program_data.py write FILE TEXT                       # the text, with \\n for new lines
+    python tools/program_data.py write FILE TEXT                       # the text, with \\n for line breaks
     python tools/program_data.py library FILE                          # a shared library without symbols
     python tools/program_data.py copy SOURCE TARGET                    # a file or a folder
 
-Paths are those of the program's folder.
+Paths are relative to the folder of the program.
 """
 
 import json
@@ -30,7 +30,7 @@ WORDS = (
 
 
 def mnist(folder: str, train: str = "2000", test: str = "400") -> None:
-    """The four files of the data set, with random pixels, where torchvision unpacks what it downloads."""
+    """Writes the four files of MNIST with random pixels, in the folder where torchvision unpacks its download."""
     rng = np.random.default_rng(0)
     target = Path(folder).expanduser()
     target.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def mnist(folder: str, train: str = "2000", test: str = "400") -> None:
 
 
 def images(folder: str, classes: str, count: str, size: str = "256") -> None:
-    """A folder of random JPEG files for each class."""
+    """Writes a folder of random JPEG files per class."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def images(folder: str, classes: str, count: str, size: str = "256") -> None:
 
 
 def model(folder: str, name: str, *settings: str) -> None:
-    """A model of transformers with random weights, its configuration and a small vocabulary of BERT's kind."""
+    """Saves a transformers model with random weights, its configuration and a small WordPiece vocabulary."""
     import transformers
 
     values = {key: json.loads(value) for key, value in (setting.split("=", 1) for setting in settings)}
@@ -68,7 +68,7 @@ def model(folder: str, name: str, *settings: str) -> None:
 
 
 def torchvision(name: str, file: str) -> None:
-    """Random weights of a torchvision model in the file that its download would have."""
+    """Saves random weights of a torchvision model under the file name of its download."""
     import torch
     import torchvision.models
 
@@ -77,26 +77,26 @@ def torchvision(name: str, file: str) -> None:
 
 
 def text(file: str, lines: str) -> None:
-    """Lines of ten random words."""
+    """Writes lines of ten random words."""
     rng = random.Random(0)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     Path(file).write_text("".join(" ".join(rng.choices(WORDS, k=10)) + ".\n" for _ in range(int(lines))))
 
 
 def write(file: str, content: str) -> None:
-    """A file with this content, where a backslash and n stand for a new line."""
+    """Writes the content to a file; a backslash followed by n becomes a line break."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     Path(file).write_text(content.replace("\\n", "\n") + "\n")
 
 
 def library(file: str) -> None:
-    """A shared library without symbols, where a program loads one of device code that only the SDK can build."""
+    """Builds an empty shared library in place of one with device code, which only the SDK can build."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cc", "-shared", "-x", "c", "/dev/null", "-o", file], check=True)
 
 
 def copy(source: str, target: str) -> None:
-    """A file or folder."""
+    """Copies a file or folder."""
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     (shutil.copytree if Path(source).is_dir() else shutil.copy)(source, target)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What stands on a host for the custom operations of programs.yml's programs. POPTORCH_HOST_OPERATIONS names it."""
+"""Host implementations of the custom operations of the programs in programs.yml (POPTORCH_HOST_OPERATIONS)."""
 
 import torch
 from poptorch_host import custom_ops
@@ -8,13 +8,13 @@ from poptorch_host import custom_ops
 
 @custom_ops.implement("RemapCE", domain="ai.graphcore")
 def remap(inputs, attributes):
-    """The same values, laid out otherwise on a device's tiles."""
+    """Identity: the device operation changes the layout on tiles only."""
     return [inputs[0]]
 
 
 @custom_ops.implement("ExpMovAvg", domain="com.acme")
 def moving_average(inputs, attributes):
-    """Moves the second input towards the first, in its place, and keeps the given share of it."""
+    """Updates the second input in place: kept * average + (1 - kept) * source."""
     source, average, kept = inputs
     with torch.no_grad():
         average.lerp_(source.to(average.dtype), 1 - kept.flatten()[0].item())
@@ -28,7 +28,7 @@ def leaky_relu(inputs, attributes):
 
 @custom_ops.implement("Ctc", domain="ai.graphcore")
 def ctc(inputs, attributes):
-    """The sum of the samples' CTC losses, and the gradient that a device computes with it, which is not used here."""
+    """CTC loss; the second output, the gradient that a device computes, is not used on a host."""
     log_probs, targets, input_lengths, target_lengths = inputs
     loss = torch.nn.functional.ctc_loss(
         log_probs.float(),

@@ -2,14 +2,15 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Runs PopTorch programs of other repositories under poptorch_host and writes their results as a Markdown table.
 
-The programs, their commands for small sizes and the packages they want are data: programs.yml beside this file. The
-checkouts are given, and stay as they are: each program runs in a copy of its folder, under a time limit.
+programs.yml beside this file lists the programs, their commands at small sizes, and the packages they need. Each
+program runs in a copy of its folder with a time limit; the checkouts are not modified.
 
     python tools/run_programs.py --requirements ENVIRONMENT | xargs pip install
     python tools/run_programs.py --checkout examples=FOLDER --checkout poptorch=FOLDER --work FOLDER
         [--python ENVIRONMENT=PYTHON] [--only REGEX] [--table FILE.md]
 
-What was run before with the same --work stays in the table, from its results.json. A log of each run lies beside it.
+Results are kept in results.json of the folder --work, with a log per program; programs that were run before with
+the same --work stay in the table.
 """
 
 import argparse
@@ -31,13 +32,13 @@ HOST = Path(__file__).resolve().parent.parent / "poptorch_host"
 LISTING = Path(__file__).with_name("programs.yml")
 DATA = Path(__file__).with_name("program_data.py")
 
-_INTERVAL = 0.5  # seconds between two looks at a program
+_POLL_SECONDS = 0.5
 RUNS, REFUSED, STOPS, LATE = "runs", "refused", "stops", "too slow"
 _MEANINGS = {
     RUNS: "run",
-    REFUSED: "need what a host cannot have, and say so in a line",
+    REFUSED: "need native device code and are refused with a message",
     STOPS: "stop",
-    LATE: "were too slow for their time limit",
+    LATE: "exceed their time limit",
 }
 _HEAD = """# PopTorch programs that were written elsewhere
 
@@ -49,7 +50,7 @@ long was ended after its first steps.
 
 
 class Program(NamedTuple):
-    """A program of the list; `programs.yml` says what the fields mean."""
+    """An entry of `programs.yml`, which documents the fields."""
 
     name: str
     folder: str
@@ -74,11 +75,16 @@ class Listing(NamedTuple):
 class Result(NamedTuple):
     outcome: str
     seconds: float
-    line: str  # what it said last, if it did not run
+    line: str  # the error message, empty if the program ran
 
 
 def read_listing(path: Path = LISTING) -> Listing:
-    """Reads the list. TypeError for a field that Program lacks, ValueError for a name twice or no such environment."""
+    """Reads the list.
+
+    Raises:
+        TypeError: an entry has an unknown field.
+        ValueError: two programs have the same name, or an environment is not defined.
+    """
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     programs = [Program(**entry) for entry in content["programs"]]
     names = [program.name for program in programs]
@@ -92,7 +98,7 @@ def read_listing(path: Path = LISTING) -> Listing:
 
 
 def run(program: Program, checkouts: Dict[str, Path], python: str, work: Path) -> Result:
-    """Runs a program, and what goes before it, in a new copy of its folder; their output goes to a log beside it."""
+    """Runs a program and its preparation commands in a new copy of its folder; output goes to a log beside the copy."""
     checkout, _, inside = program.folder.partition("/")
     folder = work / re.sub(r"\W+", "-", program.name)
     shutil.rmtree(folder, ignore_errors=True)
@@ -112,14 +118,14 @@ def run(program: Program, checkouts: Dict[str, Path], python: str, work: Path) -
 
 
 def environment_of(program: Program, folder: Path) -> Dict[str, str]:
-    """The variables of a run: those of this process, nothing that reaches a network, and the program's own."""
+    """Returns the environment variables of a run: those of this process, offline switches, and the program's own."""
     quiet = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     own = {key: filled(value, {"tools": DATA.parent}) for key, value in program.variables.items()}
     return {**os.environ, **quiet, "HOME": str(folder), "PYTHONUNBUFFERED": "1", **own}
 
 
 def filled(text: str, folders: Dict[str, Path]) -> str:
-    """The text with each {name} of a folder replaced by its path; other braces stay."""
+    """Replaces {name} by the path of each given folder; other braces are kept."""
     for name, folder in folders.items():
         text = text.replace(f"{{{name}}}", str(folder))
     return text
@@ -128,14 +134,14 @@ def filled(text: str, folders: Dict[str, Path]) -> str:
 def call(
     argv: List[str], folder: Path, environment: Dict[str, str], output: TextIO, limit: int, until: str
 ) -> Optional[int]:
-    """The exit status of a command; 0 if it was ended because it wrote `until`, None if because of `limit` seconds."""
+    """Returns the exit status of a command: 0 if its output matched `until`, None if it exceeded `limit` seconds."""
     settings = dict(stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
     child = subprocess.Popen(argv, cwd=folder, env=environment, **settings)
     deadline = time.monotonic() + limit
     try:
         while time.monotonic() < deadline:
             try:
-                return child.wait(_INTERVAL)
+                return child.wait(_POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 if until and re.search(until, Path(output.name).read_text(errors="replace")):
                     return 0
@@ -145,16 +151,16 @@ def call(
 
 
 def end_group(child: "subprocess.Popen[bytes]") -> None:
-    """Ends what is left of a program: workers that it did not wait for hold its folder and processors."""
+    """Kills the process group of a program, including workers that it left behind."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
-        pass  # nothing is left
+        pass  # no process is left
     child.wait()
 
 
 def judge(program: Program, code: Optional[int], seconds: float, text: str) -> Result:
-    """The result of a run: a program that fails with the refusal that the list expects is refused, others stop."""
+    """Classifies a run; a failure that matches `program.refusal` counts as refused, any other as stopped."""
     if code == 0:
         return Result(RUNS, seconds, "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -168,7 +174,7 @@ def judge(program: Program, code: Optional[int], seconds: float, text: str) -> R
 
 
 def table(programs: List[Program], results: Dict[str, Result]) -> str:
-    """The Markdown page with the table of all programs that have a result."""
+    """Returns the Markdown page with the table of all programs that have a result."""
     known = [program for program in programs if program.name in results]
     outcomes = [results[program.name].outcome for program in known]
     counts = [f"{outcomes.count(outcome)} {meaning}" for outcome, meaning in _MEANINGS.items()]
@@ -178,7 +184,7 @@ def table(programs: List[Program], results: Dict[str, Result]) -> str:
 
 
 def row(program: Program, result: Result) -> str:
-    """A program's line of the table."""
+    """Returns the table row of a program."""
     variables = [f"{key}={value}" for key, value in program.variables.items()]
     command = cell(" ".join([*variables, program.command]), 1000)
     result_text = ". ".join(filter(None, [result.outcome, cell(result.line, 200), program.note]))
@@ -187,7 +193,7 @@ def row(program: Program, result: Result) -> str:
 
 
 def cell(text: str, length: int) -> str:
-    """Text that fits a cell of a table, without the folders of absolute paths."""
+    """Shortens text to fit a table cell and strips the folders of absolute paths."""
     text = re.sub(r"(?<![\w:/])/(?:[\w.+-]+/)+", "", " ".join(text.split())).replace("|", "\\|")
     return text if len(text) <= length else text[: length - 4] + " ..."
 
@@ -195,11 +201,11 @@ def cell(text: str, length: int) -> str:
 def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     pair = lambda text: text.split("=", 1)  # noqa: E731
-    parser.add_argument("--requirements", metavar="ENVIRONMENT", help="print the packages of an environment, and end")
+    parser.add_argument("--requirements", metavar="ENVIRONMENT", help="print the packages of an environment and exit")
     parser.add_argument("--checkout", type=pair, action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--python", type=pair, action="append", default=[], metavar="ENVIRONMENT=PYTHON")
     parser.add_argument("--only", default="", metavar="REGEX", help="run the programs whose name or folder matches")
-    parser.add_argument("--work", type=Path, metavar="FOLDER", help="where programs run and results are kept")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="folder for copies, logs and results")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table here (default: print it)")
     args = parser.parse_args(argv)
     if args.work is None and args.requirements is None:
