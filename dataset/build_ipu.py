@@ -88,7 +88,7 @@ def build_loader(
     They depend on seed, epoch and position only, not on the number of workers, nor on how many processes share the
     replicas. Every iteration is the next epoch; the first begins at batch `start_step` of `start_epoch`.
     Evaluation batches are (images, labels) with every image once; rows labelled samples.PADDED fill the last batch, and
-    images that do not decode are labelled samples.UNREADABLE.
+    images that do not decode are labelled samples.UNREADABLE. `loader.order` has the sample of each row.
 
     Args:
         options: poptorch.Options, which becomes frozen.
@@ -130,6 +130,8 @@ def build_loader(
             **arguments,
         )
     loader.readers = set(multiprocessing.active_children()) - others  # where it is asynchronous
+    if isinstance(sampler, EvaluationSampler):
+        loader.order = sampler.order()
     return loader
 
 

@@ -122,10 +122,14 @@ class EvaluationSampler(Sampler[Position]):
     def __len__(self) -> int:
         return -(-self._samples // self._layout.global_batch) * self._layout.combined_batch
 
-    def __iter__(self) -> Iterator[Position]:
+    def order(self) -> np.ndarray:
+        """The sample of each row of this process's batches, or PADDING (int64)."""
         order = np.full(len(self) * self._layout.processes, PADDING)
         order[: self._samples] = np.arange(self._samples)
-        for index in self._layout.share(order):
+        return self._layout.share(order)
+
+    def __iter__(self) -> Iterator[Position]:
+        for index in self.order():
             yield 0, int(index)
 
 

@@ -5,9 +5,9 @@
 import argparse
 import time
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
-import torch
+import numpy as np
 from yacs.config import CfgNode
 
 import accelerator
@@ -22,34 +22,17 @@ from models.pretrained import Wanted, load_pretrained
 from options import inference_options
 from training import arguments, checkpoint, processes
 from training.compiling import compile_program
+from training.outcomes import TOP, Accuracy, Outcomes
 from utils import Throughput
 
 
-class Accuracy(NamedTuple):
-    """Exact counts of an evaluation; `classes[label]` is (images of the class, correct ones)."""
-
-    images: int
-    top1_correct: int
-    top5_correct: int
-    classes: Sequence[Tuple[int, int]] = ()
-
-    @property
-    def top1(self) -> float:
-        """Top-1 accuracy in per cent."""
-        return 100.0 * self.top1_correct / self.images
-
-    @property
-    def top5(self) -> Optional[float]:
-        """Top-5 accuracy in per cent; None for fewer than six classes."""
-        return None if 0 < len(self.classes) < 6 else 100.0 * self.top5_correct / self.images
-
-    def __str__(self) -> str:
-        top5 = "" if self.top5 is None else f" top-5: {self.top5:.2f} %"
-        return f"top-1: {self.top1:.2f} %{top5} images: {self.images}"
-
-
 def evaluate(validator: Any, loader: Any, images: int, launch: Launch) -> Accuracy:
-    """Evaluates a model on a data set; every image counts exactly once, padding does not count.
+    """The accuracy of `evaluate_images`, which has the same arguments."""
+    return evaluate_images(validator, loader, images, launch).accuracy()
+
+
+def evaluate_images(validator: Any, loader: Any, images: int, launch: Launch) -> Outcomes:
+    """Evaluates a model on a data set: what it says of every image exactly once, the same in every process.
 
     Args:
         validator: a poptorch.inferenceModel that maps a combined batch of images to logits (N, classes).
@@ -57,30 +40,26 @@ def evaluate(validator: Any, loader: Any, images: int, launch: Launch) -> Accura
         images: number of images of the data set.
 
     Raises:
-        AssertionError: if the number of evaluated images differs from `images`.
+        AssertionError: if the evaluated images are not those of the data set, each once.
     """
-    counts: Any = 0
+    parts: List[Tuple[np.ndarray, ...]] = []
+    classes, rows = 0, 0
     for batch, labels in batches(loader):
-        counts = counts + _count(validator(batch).float(), labels)
-    counted, top1, top5, *of_classes = processes.sum_over_processes(counts, launch).long().tolist()
-    if counted != images:
-        raise AssertionError(f"evaluation counted {counted} images of {images}")
-    classes = len(of_classes) // 2
-    return Accuracy(counted, top1, top5, list(zip(of_classes[:classes], of_classes[classes:])))
-
-
-def _count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The number of images, of top-1 and of top-5 correct ones, as float64 to be summed over batches.
-
-    They are followed by the number of readable images of each class and of correct ones of each class. A row labelled
-    PADDED is not an image; one labelled UNREADABLE is an image that counts as incorrect.
-    """
-    images, classes = (labels != PADDED).sum(), logits.shape[1]
-    logits, labels = logits[labels >= 0], labels[labels >= 0]
-    hits = logits.topk(min(5, classes)).indices == labels[:, None]
-    right = labels[hits[:, 0]]
-    totals = torch.stack([images, hits[:, 0].sum(), hits.sum()])
-    return torch.cat([totals, *(torch.bincount(rows, minlength=classes) for rows in (labels, right))]).double()
+        logits = validator(batch).float()
+        classes = logits.shape[1]
+        best = logits.topk(min(TOP, classes))
+        probabilities = (best.values - logits.logsumexp(1, keepdim=True)).exp()
+        numbers = loader.order[rows : rows + len(labels)]
+        rows += len(labels)
+        kept = labels.numpy() != PADDED  # indexing copies: a loader may overwrite its batches
+        parts.append((numbers[kept], *(part.numpy()[kept] for part in (labels, best.indices, probabilities))))
+    mine = [np.concatenate(column) for column in zip(*parts)]
+    numbers, *columns = (np.concatenate(column) for column in zip(*processes.gather(mine, launch)))
+    order = np.argsort(numbers, kind="stable")
+    if not np.array_equal(numbers[order], np.arange(images)):
+        raise AssertionError(f"evaluation counted {len(numbers)} images of {images}, or some of them twice")
+    labels, predicted, probabilities = (column[order] for column in columns)
+    return Outcomes(labels, predicted, probabilities, classes)
 
 
 def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, Optional[Dict[str, Any]]]:

@@ -21,7 +21,8 @@ from training import output_folder, processes
 from training.building import Run, build_run, find_state, random_device
 from training.compiling import errors_refused
 from training.diagnosis import explain
-from training.evaluation import Accuracy, compile_validator, evaluate
+from training.evaluation import compile_validator, evaluate
+from training.outcomes import Accuracy
 from training.processes import ending_together
 from training.progress import Progress
 from training.saving import Saver
