@@ -5,7 +5,7 @@
 import dataclasses
 import datetime
 import math
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
 import torch
 from yacs.config import CfgNode
@@ -22,12 +22,20 @@ from training.building import Run, build_run, find_state, random_device
 from training.compiling import errors_refused
 from training.diagnosis import explain
 from training.evaluation import compile_validator, evaluate
+from training.loader_wait import LoaderWait, report_wait
 from training.outcomes import Accuracy
 from training.processes import ending_together
 from training.progress import Progress
 from training.saving import Saver
 from training.status import recorded
 from utils import Throughput
+
+
+class Pace(NamedTuple):
+    """How fast an epoch was trained."""
+
+    throughput: float  # samples a second
+    loader_wait: float  # share of the time that steps waited for data, 0 to 1
 
 
 def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
@@ -52,7 +60,7 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
     """Trains and validates epoch by epoch; every state that is worth going on from is saved before it can be lost."""
     while not is_finished(run.config, progress):
         with stop.deferred():
-            throughput = train_epoch(run, progress, stop, saver)
+            pace = train_epoch(run, progress, stop, saver)
             save(run, progress, saver, is_best=False)
         stop_if_asked(run, progress, stop, saver)
         if progress.step < run.updates_per_epoch:  # --training-steps ended the run inside an epoch
@@ -62,7 +70,7 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
             "update": progress.update,
             "lr": run.optimizer.param_groups[0]["lr"],
             "loss": progress.mean_loss(),
-            "throughput": round(throughput, 1),
+            "throughput": round(pace.throughput, 1),
         }
         accuracy = validate_epoch(run, progress)
         row.update(top1=accuracy and round(accuracy.top1, 4))
@@ -90,8 +98,8 @@ def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver)
     stop.check()
 
 
-def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> float:
-    """Trains from where `progress` stands to the end of its epoch; returns the mean samples a second.
+def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> Pace:
+    """Trains from where `progress` stands to the end of its epoch.
 
     Stops early on a stop request and after TRAIN.TRAINING_STEPS updates.
     """
@@ -101,20 +109,22 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
     interval, whole = Throughput(), Throughput()
     run.model.train()
     if progress.step == run.updates_per_epoch:  # stopped after the last update of the epoch, before its validation
-        return 0.0
-    for images, targets in batches(run.loader):
+        return Pace(0.0, 0.0)
+    waits = LoaderWait(batches(run.loader))
+    for images, targets in waits:
         saver.check()
         loss = train_step(run, progress, images, targets, stop)
         progress.advance(updates, loss)
         interval.add(samples)
         whole.add(samples)
         if progress.update % config.LOG_INTERVAL < updates:
-            report(run, progress, loss, interval.read())
+            report(run, progress, loss, interval.read(), waits.read())
         if stop.agreed or is_finished(config, progress):
             break
         if config.TRAIN.CHECKPOINT_STEPS and progress.update % config.TRAIN.CHECKPOINT_STEPS < updates:
             save(run, progress, saver, is_best=False)
-    return whole.read()
+    report_wait(config, progress.epoch + 1, waits.share)
+    return Pace(whole.read(), waits.share)
 
 
 def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torch.Tensor, stop: StopRequest) -> float:
@@ -169,11 +179,16 @@ def check_may_skip(run: Run, progress: Progress, images: torch.Tensor, targets: 
     )
 
 
-def report(run: Run, progress: Progress, loss: float, rate: float) -> None:
-    """Logs the progress line, which benchmarks.yml parses."""
+def report(run: Run, progress: Progress, loss: float, rate: float, wait: float) -> None:
+    """Logs the progress line, which benchmarks.yml parses.
+
+    Args:
+        rate: samples a second since the last line.
+        wait: share of the time since then that steps waited for data.
+    """
     left = (run.config.TRAIN.EPOCHS * run.updates_per_epoch - progress.update) * run.launch.global_batch(run.config)
     logger.info(
-        "epoch: %d/%d step: %d/%d loss: %.4f lr: %.4g throughput: %.1f samples/sec eta: %s",
+        "epoch: %d/%d step: %d/%d loss: %.4f lr: %.4g throughput: %.1f samples/sec eta: %s data wait: %.0f %%",
         progress.epoch + 1,
         run.config.TRAIN.EPOCHS,
         progress.step,
@@ -182,6 +197,7 @@ def report(run: Run, progress: Progress, loss: float, rate: float) -> None:
         run.optimizer.param_groups[0]["lr"],
         rate,
         datetime.timedelta(seconds=int(left / rate)),
+        100 * wait,
     )
 
 

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""How long training waits for data: the share of time, and what shortens it."""
+
+import os
+import time
+from typing import Any, Callable, Iterable, Iterator, List
+
+from yacs.config import CfgNode
+
+from common.logs import logger
+
+TOLERATED = 0.1  # share of time above which the log names remedies
+
+
+class LoaderWait(Iterator[Any]):
+    """Iterates over batches, and measures the time that their consumer waits for them.
+
+    Args:
+        batches: from a loader.
+        clock: returns seconds.
+    """
+
+    def __init__(self, batches: Iterable[Any], clock: Callable[[], float] = time.monotonic):
+        self._batches = iter(batches)
+        self._clock = clock
+        self._waited = 0.0
+        self._start = self._mark = clock()
+        self._waited_at_mark = 0.0
+
+    def __next__(self) -> Any:
+        since = self._clock()
+        try:
+            return next(self._batches)
+        finally:
+            self._waited += self._clock() - since
+
+    @property
+    def share(self) -> float:
+        """The share of the time since the start, 0 to 1."""
+        return self._waited / max(self._clock() - self._start, 1e-9)
+
+    def read(self) -> float:
+        """The share of the time since the last `read` or the start; starts a new interval."""
+        now = self._clock()
+        share = (self._waited - self._waited_at_mark) / max(now - self._mark, 1e-9)
+        self._mark, self._waited_at_mark = now, self._waited
+        return share
+
+
+def report_wait(config: CfgNode, epoch: int, share: float) -> None:
+    """Logs the share of an epoch's time that was spent waiting for data, with remedies if it is above TOLERATED."""
+    text = f"epoch: {epoch}/{config.TRAIN.EPOCHS} waited for data: {100 * share:.1f} % of the time"
+    if share > TOLERATED:
+        logger.warning("%s; shorter with %s", text, ", ".join(remedies(config)))
+    else:
+        logger.info("%s", text)
+
+
+def remedies(config: CfgNode) -> List[str]:
+    """Changes of the configuration that make data arrive sooner, the most effective first."""
+    data = config.DATA
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    if data.DATASET == "generated":
+        return ["--synthetic device"]
+    found = []
+    if data.NUM_WORKERS < cores:
+        found.append(f"more --num-workers (now {data.NUM_WORKERS}; {cores} cores)")
+    if data.INPUT_DTYPE == "float":
+        found.append("--opts DATA.INPUT_DTYPE uint8")
+    if data.LOADER == "sync":
+        found.append("--opts DATA.LOADER async")
+    return found or ["a host with more cores, or faster storage"]
