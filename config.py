@@ -40,6 +40,7 @@ ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
     "MODEL.SWINV2.WINDOW_SIZE": (int, list),
     "MODEL.SWIN.QK_SCALE": (float, type(None)),
     "AUG.CUTMIX_MINMAX": (list, type(None)),
+    "TRAIN.FREEZE": (list, int),
     "IPU.LAYERS_PER_IPU": (list, str),
     "IPU.AVAILABLE_MEMORY_PROPORTION": (float, list),
 }
@@ -130,6 +131,8 @@ def _training(tree: CfgNode) -> None:
     tree.TRAIN.WARMUP_LR = 5e-7
     tree.TRAIN.MIN_LR = 5e-6
     tree.TRAIN.WEIGHT_DECAY = 0.05
+    tree.TRAIN.LAYER_DECAY = 1.0  # factor of the learning rate from each layer to the one below; 1: the same in all
+    tree.TRAIN.FREEZE = []  # weights not trained: patterns of names, such as "layers.0" or "*.bias"; n: layers below n
     tree.TRAIN.CLIP_GRAD = 5.0  # maximum global gradient norm; 0: no clipping
     tree.TRAIN.ACCUMULATION_STEPS = 64  # micro-batches per replica and weight update
     tree.TRAIN.AUTO_RESUME = True  # resume from the newest valid checkpoint in OUTPUT
@@ -147,10 +150,11 @@ def _training(tree: CfgNode) -> None:
     tree.TRAIN.LR_SCHEDULER.GAMMA = 0.1  # of multistep
     tree.TRAIN.LR_SCHEDULER.WARMUP_PREFIX = True  # the cosine starts after the warm-up instead of at update 0
     tree.TRAIN.OPTIMIZER = CfgNode()
-    tree.TRAIN.OPTIMIZER.NAME = "adamw"  # adamw, sgd
+    tree.TRAIN.OPTIMIZER.NAME = "adamw"  # adamw, adam, sgd, lamb, rmsprop
     tree.TRAIN.OPTIMIZER.EPS = 1e-8
     tree.TRAIN.OPTIMIZER.BETAS = [0.9, 0.999]
-    tree.TRAIN.OPTIMIZER.MOMENTUM = 0.9
+    tree.TRAIN.OPTIMIZER.MOMENTUM = 0.9  # of sgd and rmsprop
+    tree.TRAIN.OPTIMIZER.ALPHA = 0.99  # of rmsprop: decay of the mean of squared gradients
 
 
 def _augmentation(tree: CfgNode) -> None:

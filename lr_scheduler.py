@@ -40,3 +40,8 @@ def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, lau
         return PolyLRScheduler(optimizer, t_initial=total - warmup, power=1.0, warmup_prefix=True, **common)
     prefix = settings.WARMUP_PREFIX
     return CosineLRScheduler(optimizer, t_initial=total - warmup if prefix else total, warmup_prefix=prefix, **common)
+
+
+def learning_rate(optimizer: Any) -> float:
+    """The current learning rate, of the head where TRAIN.LAYER_DECAY lets those of other layers be lower."""
+    return max(group["lr"] for group in optimizer.param_groups)

@@ -3,15 +3,17 @@
 """Configuration and model -> poptorch.optim optimizer with parameter groups."""
 
 import math
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 from yacs.config import CfgNode
 
 import accelerator
 from common.launch import Launch
+from configs.checks import CLIPPING
 from models.swin_transformer import SwinTransformer
 from options import half_weights
+from planning.geometry import architecture
 
 
 def build_optimizer(config: CfgNode, model: SwinTransformer, launch: Launch) -> Any:
@@ -21,49 +23,72 @@ def build_optimizer(config: CfgNode, model: SwinTransformer, launch: Launch) -> 
     after compilation. With float16 weights, gradients and first moments are float16, too; second moments stay float32,
     since they are squares and would underflow.
     """
-    poptorch = accelerator.poptorch()
-    half = half_weights(config)
-    settings = config.TRAIN.OPTIMIZER
-    common = dict(
-        lr=config.TRAIN.BASE_LR * launch.learning_rate_factor(config),
+    optim, settings = accelerator.poptorch().optim, config.TRAIN.OPTIMIZER
+    accumulators = torch.float16 if half_weights(config) else torch.float32
+    rate = config.TRAIN.BASE_LR * launch.learning_rate_factor(config)
+    common: Dict[str, Any] = dict(
+        params=parameter_groups(config, model, rate),
+        lr=rate,
         weight_decay=config.TRAIN.WEIGHT_DECAY,
         loss_scaling=config.TRAIN.LOSS_SCALING,
-        max_grad_norm=config.TRAIN.CLIP_GRAD or math.inf,
-        accum_type=torch.float16 if half else torch.float32,
+        accum_type=accumulators,
     )
-    moment_type = common["accum_type"]
-    groups = parameter_groups(config, model)
+    if settings.NAME in CLIPPING:
+        common["max_grad_norm"] = config.TRAIN.CLIP_GRAD or math.inf
     if settings.NAME == "sgd":
-        return poptorch.optim.SGD(
-            groups,
-            momentum=settings.MOMENTUM,
-            nesterov=settings.MOMENTUM > 0,
-            velocity_accum_type=moment_type,
-            **common,
-        )
-    return poptorch.optim.AdamW(
-        groups,
-        betas=tuple(settings.BETAS),
+        momentum = settings.MOMENTUM
+        return optim.SGD(momentum=momentum, nesterov=momentum > 0, velocity_accum_type=accumulators, **common)
+    common.update(
         eps=settings.EPS,
-        bias_correction=True,
-        first_order_momentum_accum_type=moment_type,
+        first_order_momentum_accum_type=accumulators,
         second_order_momentum_accum_type=torch.float32,
-        **common,
     )
+    if settings.NAME == "rmsprop":
+        return optim.RMSprop(alpha=settings.ALPHA, momentum=settings.MOMENTUM, **common)
+    common.update(betas=tuple(settings.BETAS))
+    if settings.NAME == "adam":
+        return optim.Adam(**common)
+    return {"adamw": optim.AdamW, "lamb": optim.LAMB}[settings.NAME](bias_correction=True, **common)
 
 
-def parameter_groups(config: CfgNode, model: SwinTransformer) -> List[Dict[str, Any]]:
-    """Two parameter groups, with and without weight decay.
+def parameter_groups(config: CfgNode, model: SwinTransformer, rate: float) -> List[Dict[str, Any]]:
+    """The trained parameters in groups with and without weight decay, of each layer where TRAIN.LAYER_DECAY is below 1.
 
     Vectors (norms and biases) are not decayed, nor are the parameters named by `no_weight_decay` and
     `no_weight_decay_keywords`: position embeddings and relative position bias tables (Swin paper, appendix A2.1).
+
+    Args:
+        rate: learning rate of the head; that of a layer is lower by the factor TRAIN.LAYER_DECAY than the next one's.
     """
     names, keywords = model.no_weight_decay(), model.no_weight_decay_keywords()
-    decayed: List[torch.nn.Parameter] = []
-    plain: List[torch.nn.Parameter] = []
+    depths, decay = architecture(config).DEPTHS, config.TRAIN.LAYER_DECAY
+    groups: Dict[Tuple[int, bool], List[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         exempt = parameter.ndim <= 1 or name in names or any(keyword in name for keyword in keywords)
-        (plain if exempt else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": config.TRAIN.WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+        distance = sum(depths) + 1 - layer_of(name, depths) if decay < 1 else 0  # from the head's layer
+        groups.setdefault((-distance, exempt), []).append(parameter)
+    return [
+        {
+            "params": groups[key],
+            "weight_decay": 0.0 if key[1] else config.TRAIN.WEIGHT_DECAY,
+            "lr": rate * decay ** -key[0],
+        }
+        for key in sorted(groups)
+    ]
+
+
+def layer_of(name: str, depths: Sequence[int]) -> int:
+    """The layer of a parameter for TRAIN.LAYER_DECAY, as the official program numbers them for SimMIM.
+
+    0 is the patch embedding, 1 to sum(depths) are the blocks, and the last one is all else: final norm, head, and
+    absolute position embeddings. The merging of patches belongs to the block before it.
+    """
+    part, *rest = name.split(".")
+    if part == "patch_embed":
+        return 0
+    if part != "layers":
+        return sum(depths) + 1
+    layer, kind, block = int(rest[0]), rest[1], rest[2]
+    return sum(depths[:layer]) + int(block) + 1 if kind == "blocks" else sum(depths[: layer + 1])

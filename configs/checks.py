@@ -13,6 +13,7 @@ from planning.placement import ipus_of, pipeline_stages
 
 PRECISIONS = ("16.16", "16.32", "32.32", "mix")
 PRECISION_ALIASES = {"half": "16.16", "float": "32.32"}
+CLIPPING = ("adamw", "adam", "sgd")  # optimizers of PopTorch that limit the norm of gradients
 
 CHOICES = {
     "DATA.DATASET": ("imagenet", "imagenet22K", "generated"),
@@ -24,7 +25,7 @@ CHOICES = {
     "DATA.GENERATED": ("host", "device"),
     "MODEL.TYPE": ("swin", "swinv2"),
     "TRAIN.LR_SCHEDULER.NAME": ("cosine", "linear", "step", "multistep"),
-    "TRAIN.OPTIMIZER.NAME": ("adamw", "sgd"),
+    "TRAIN.OPTIMIZER.NAME": ("adamw", "adam", "sgd", "lamb", "rmsprop"),
     "AUG.REMODE": ("pixel", "rand", "const"),
     "AUG.MIXUP_MODE": ("batch", "pair", "elem"),
     "IPU.PARTIALS": ("float", "half"),
@@ -66,6 +67,7 @@ BOUNDS = {
     "TRAIN.WARMUP_LR": (0.0, 1e3),
     "TRAIN.MIN_LR": (0.0, 1e3),
     "TRAIN.WEIGHT_DECAY": (0.0, 1e3),
+    "TRAIN.LAYER_DECAY": (1e-6, 1.0),
     "TRAIN.CLIP_GRAD": (0.0, math.inf),
     "TRAIN.ACCUMULATION_STEPS": (1, 1 << 20),
     "TRAIN.CHECKPOINT_STEPS": (0, math.inf),
@@ -80,6 +82,7 @@ BOUNDS = {
     "TRAIN.OPTIMIZER.EPS": (1e-30, 1.0),
     "TRAIN.OPTIMIZER.BETAS": (0.0, 0.9999999),
     "TRAIN.OPTIMIZER.MOMENTUM": (0.0, 0.9999999),
+    "TRAIN.OPTIMIZER.ALPHA": (0.0, 0.9999999),
     "AUG.COLOR_JITTER": (0.0, 10.0),
     "AUG.REPROB": (0.0, 1.0),
     "AUG.RECOUNT": (1, 1 << 10),
@@ -148,6 +151,7 @@ def check(config: CfgNode) -> None:
     _check_lengths(config)
     _check_architecture(config)
     _check_schedule(config)
+    _check_training(config)
     _check_pipeline(config)
     _check_ipu(config)
 
@@ -233,6 +237,20 @@ def _check_schedule(config: CfgNode) -> None:
         limits = lookup(config, key)
         if limits is not None and limits[0] > limits[1]:
             raise Refusal(f"{key} {limits}: the minimum must come first")
+
+
+def _check_training(config: CfgNode) -> None:
+    """What is trained, and by which optimizer."""
+    train, layers = config.TRAIN, len(architecture(config).DEPTHS)
+    if train.OPTIMIZER.NAME not in CLIPPING and train.CLIP_GRAD:
+        raise Refusal(
+            f"TRAIN.CLIP_GRAD {train.CLIP_GRAD}: PopTorch's {train.OPTIMIZER.NAME} does not clip gradients: "
+            f"add --opts TRAIN.CLIP_GRAD 0, or use one of {', '.join(CLIPPING)}"
+        )
+    if isinstance(train.FREEZE, int) and not 0 <= train.FREEZE <= layers:
+        raise Refusal(f"TRAIN.FREEZE {train.FREEZE} is out of range: the model has {layers} layers")
+    if isinstance(train.FREEZE, list) and not all(isinstance(pattern, str) and pattern for pattern in train.FREEZE):
+        raise Refusal(f"TRAIN.FREEZE {train.FREEZE}: expected patterns of parameter names, or a number of layers")
 
 
 def _check_pipeline(config: CfgNode) -> None:

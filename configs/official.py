@@ -37,7 +37,6 @@ NO_MEANING = (
 )
 # Keys that change the result, unless they have the value at which they do nothing.
 CHANGES_RESULT = {
-    "TRAIN.LAYER_DECAY": (1, "learning rates that fall from layer to layer"),
     "TRAIN.START_EPOCH": (0, "a first epoch"),
 }
 MODEL_TYPES = {"swin_mlp": "Swin-MLP", "swin_moe": "Swin-MoE"}
@@ -80,6 +79,7 @@ FLAGS: Dict[str, str] = {
     "executable-cache-dir": "IPU.EXECUTABLE_CACHE",
     "finetune": "--pretrained-model",
     "fp16": "--precision 16.16",
+    "freeze": "TRAIN.FREEZE",
     "grad-accum-steps": "--ga",
     "gradient-accumulation": "--ga",
     "gradient-accumulation-steps": "--ga",
@@ -94,6 +94,7 @@ FLAGS: Dict[str, str] = {
     "j": "--num-workers",
     "label-smoothing": "MODEL.LABEL_SMOOTHING",
     "label-smoothing-factor": "MODEL.LABEL_SMOOTHING",
+    "layer-decay": "TRAIN.LAYER_DECAY",
     "layers-per-ipu": "IPU.LAYERS_PER_IPU",
     "learning-rate": "TRAIN.BASE_LR",
     "log-interval": "LOG_INTERVAL",
@@ -153,7 +154,6 @@ FLAGS_WITHOUT_MEANING = {
     "fused-layernorm": "it picks a CUDA kernel of the official program",
     "fused-window-process": "it picks a CUDA kernel of the official program",
     "gpu-ids": "--device gpu takes the process's GPU; CUDA_VISIBLE_DEVICES chooses",
-    "layer-decay": "learning rates are the same in every layer",
     "model-ema": "weights are not averaged",
     "model-ema-decay": "weights are not averaged",
     "no-prefetcher": "loaders are chosen by DATA.LOADER",

@@ -88,6 +88,14 @@ def test_whole_configuration_of_the_official_program_is_taken(tmp_path):
     assert (config.TRAIN.BASE_LR, config.DATA.BATCH_SIZE, config.MODEL.NUM_CLASSES) == (1e-3, 128, 1000)
 
 
+def test_fine_tuning_of_simmim_is_taken(tmp_path):
+    text = (
+        "MODEL: {TYPE: swin, NAME: simmim_finetune, DROP_PATH_RATE: 0.1}\nTRAIN: {BASE_LR: 1.25e-3, LAYER_DECAY: 0.8}"
+    )
+    config = get_config(written(tmp_path, f"{text}\nSAVE_FREQ: 5\nTAG: simmim_finetune__swin_base\n"))
+    assert (config.TRAIN.LAYER_DECAY, config.TRAIN.BASE_LR) == (0.8, 1.25e-3)
+
+
 def test_keys_without_meaning_are_listed_in_one_line(tmp_path):
     path = written(tmp_path, DUMP)
     named = keys_without_meaning(path)
@@ -107,9 +115,8 @@ def test_log_of_a_command_has_that_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ("TRAIN: {LAYER_DECAY: 0.8}", ["TRAIN.LAYER_DECAY 0.8"]),
         ("MODEL: {TYPE: swin_mlp}", ["swin_mlp (Swin-MLP)"]),
-        ("MODEL: {TYPE: swin_moe}\nTRAIN: {LAYER_DECAY: 0.9}", ["Swin-MoE", "TRAIN.LAYER_DECAY 0.9"]),
+        ("MODEL: {TYPE: swin_moe}\nTRAIN: {START_EPOCH: 2}", ["Swin-MoE", "TRAIN.START_EPOCH 2"]),
         ("MODEL: {NAME: simmim_pretrain__swin_base__img192_window6__800ep}", ["SimMIM"]),
         ("TRAIN: {START_EPOCH: 3}", ["TRAIN.START_EPOCH 3"]),
     ],

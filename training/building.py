@@ -16,6 +16,7 @@ from common.logs import logger
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from lr_scheduler import build_scheduler
 from models.build import SwinClassifier, build_pipeline
+from models.freezing import freeze
 from models.pretrained import Wanted, check_exists, load_pretrained
 from optimizer import build_optimizer
 from options import inference_options, training_options
@@ -94,6 +95,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     updates_per_epoch = len(loader) * config.IPU.DEVICE_ITERATIONS
     classes = config.MODEL.NUM_CLASSES or len(train_data.classes)
     model = _build_model(config, classes, state, train_data.classes)
+    freeze(model, config.TRAIN.FREEZE)
     optimizer = build_optimizer(config, model, launch)
     schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
     if state:

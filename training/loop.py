@@ -16,6 +16,7 @@ from common.launch import Launch
 from common.logs import logger
 from common.signals import StopRequest
 from dataset.workers import batches, deaths_unannounced
+from lr_scheduler import learning_rate
 from options import device_generates_data
 from training import output_folder, processes
 from training.building import Run, build_run, find_state, random_device
@@ -65,10 +66,10 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
         stop_if_asked(run, progress, stop, saver)
         if progress.step < run.updates_per_epoch:  # --training-steps ended the run inside an epoch
             break
-        row = {
+        row: Dict[str, Any] = {
             "epoch": progress.epoch,
             "update": progress.update,
-            "lr": run.optimizer.param_groups[0]["lr"],
+            "lr": learning_rate(run.optimizer),
             "loss": progress.mean_loss(),
             "throughput": round(pace.throughput, 1),
         }
@@ -165,7 +166,7 @@ def check_may_skip(run: Run, progress: Progress, images: torch.Tensor, targets: 
     what = "the loss is" if not math.isfinite(loss) else "the gradients are"
     where = (
         f"{what} not finite at update {progress.update} (epoch {progress.epoch}, step {progress.step}, "
-        f"learning rate {run.optimizer.param_groups[0]['lr']:.3g})"
+        f"learning rate {learning_rate(run.optimizer):.3g})"
     )
     allowed = run.config.TRAIN.SKIP_NONFINITE
     if progress.skipped_in_row + run.config.IPU.DEVICE_ITERATIONS <= allowed:
@@ -194,7 +195,7 @@ def report(run: Run, progress: Progress, loss: float, rate: float, wait: float) 
         progress.step,
         run.updates_per_epoch,
         loss,
-        run.optimizer.param_groups[0]["lr"],
+        learning_rate(run.optimizer),
         rate,
         datetime.timedelta(seconds=int(left / rate)),
         100 * wait,

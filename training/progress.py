@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from common.errors import EXIT_CHECKPOINT, Refusal
 from common.logs import logger
-from config import parse
+from config import defaults, parse
 
 
 @dataclasses.dataclass
@@ -53,7 +53,16 @@ class Progress:
 
 
 # A resumed run with another value of these would not be the run that was saved.
-FIXED = ("MODEL.TYPE", "MODEL.SWIN", "MODEL.SWINV2", "MODEL.PRECISION", "DATA.IMG_SIZE", "TRAIN.OPTIMIZER.NAME")
+FIXED = (
+    "MODEL.TYPE",
+    "MODEL.SWIN",
+    "MODEL.SWINV2",
+    "MODEL.PRECISION",
+    "DATA.IMG_SIZE",
+    "TRAIN.OPTIMIZER.NAME",
+    "TRAIN.LAYER_DECAY",  # groups of parameters
+    "TRAIN.FREEZE",
+)
 # These decide which samples an update sees: they may change only between two epochs.
 SAMPLE_ORDER = ("SEED", "DATA.BATCH_SIZE", "TRAIN.ACCUMULATION_STEPS", "IPU.REPLICAS", "IPU.DEVICE_ITERATIONS")
 # These affect locations and speed, not results.
@@ -86,6 +95,7 @@ def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
         Refusal: for a change of the model, or of the order of samples inside an epoch.
     """
     before, now = _flatten(parse(saved, "checkpoint")), _flatten(parse(config.dump(), "configuration"))
+    before = {**_flatten(defaults()), **before}  # the checkpoint may be older than a key
     for key in sorted(set(before) | set(now)):
         change = (before.get(key), now.get(key))
         if change[0] == change[1]:

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The smallest training runs, on generated images: a few updates of a Swin Transformer of two blocks."""
+
+import train_swin
+from tests.backend import DEVICE
+from training import checkpoint
+
+SMALL = ["--cfg", "SWIN_DEMO", "--device", DEVICE, "--num-workers", "0", "--batch-size", "4", "--opts"]
+SMALL += ["DATA.DATASET", "generated", "MODEL.NUM_CLASSES", "10", "IPU.LAYERS_PER_IPU", "[2]"]
+SMALL += ["MODEL.SWIN.EMBED_DIM", "8", "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]"]
+
+
+def train_small(folder, updates, *opts):
+    """Trains to a number of updates, from where the folder's checkpoint stands, with `opts` for --opts."""
+    train_swin.main([*SMALL, "TRAIN.TRAINING_STEPS", str(updates), *opts, "OUTPUT", str(folder)])
+
+
+def train(folder, updates, *opts):
+    """The same; returns the newest checkpoint."""
+    train_small(folder, updates, *opts)
+    return checkpoint.load(folder / checkpoint.LAST)
