@@ -7,22 +7,31 @@ import io
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Iterator, List, Optional
 
 from common.files import open_regular
+from common.progress_bar import above_bars, bars_shown
+
+REPEATED = {"repeated": True}  # `extra` of records that tell how far something is
+REPEATED_SECONDS = 0.5  # between two of them on a terminal; files have all
 
 logger = logging.getLogger("swin")
 
 
 @contextlib.contextmanager
-def console_log(is_leader: bool) -> Iterator[None]:
-    """Logs to standard output inside the context; processes other than the leader log warnings only."""
+def console_log(is_leader: bool, bars: Optional[bool] = None) -> Iterator[None]:
+    """Logs to standard output inside the context; processes other than the leader log warnings only.
+
+    Args:
+        bars: whether progress bars are shown; None: in the leader.
+    """
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO if is_leader else logging.WARNING)
     logger.propagate = False
     try:
-        with _log_to(_Kept()), _log_to(logging.StreamHandler(sys.stdout)):
+        with _log_to(_Kept()), _log_to(_Console(sys.stdout)), bars_shown(is_leader if bars is None else bars):
             yield
     finally:
         logger.setLevel(level)
@@ -42,6 +51,25 @@ def file_log(path: Path) -> Iterator[None]:
             for record in kept.take():
                 handler.handle(record)
         yield
+
+
+class _Console(logging.StreamHandler):  # type: ignore[type-arg]  # not generic when it runs
+    """Writes above a progress bar, and on a terminal at most two repeated lines a second."""
+
+    _last = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Called by logging for each record."""
+        if getattr(record, "repeated", False) and self.stream.isatty():
+            if time.monotonic() - self._last < REPEATED_SECONDS:
+                return False
+            self._last = time.monotonic()
+        return bool(super().filter(record))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by logging for each record that passes the filter."""
+        with above_bars():
+            super().emit(record)
 
 
 class _Kept(logging.Handler):

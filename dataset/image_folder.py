@@ -10,6 +10,7 @@ import numpy as np
 
 from common.errors import EXIT_DATA, Refusal
 from common.logs import logger
+from common.progress_bar import tracked
 from dataset.decode import EXTENSIONS, read_file, shown
 
 TRAINING_NAMES = ("train",)
@@ -60,7 +61,7 @@ class ImageFolder:
         self.classes = own if classes is None else classes
         counts, paths = [], []
         left_out: Counter[str] = Counter()
-        for name in self.classes:
+        for name in tracked(self.classes, f"indexing {shown(folder)}", " classes"):
             found = sorted(image_files(folder, name, left_out)) if name in own else []
             counts.append(len(found))
             paths += found

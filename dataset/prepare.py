@@ -30,6 +30,7 @@ from PIL import Image
 from common.command_line import CommandLine, run_command
 from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.logs import console_log, logger
+from common.progress_bar import tracked
 from dataset.decode import MAX_FILE_BYTES, BadImage, shown
 from dataset.image_folder import ImageFolder, open_split
 from utils import one_line, reason
@@ -229,7 +230,7 @@ def _zip(out: Path, source: Optional[Path]) -> None:
         folder = open_split(source, training=split == "train")
         lines = []
         with zipfile.ZipFile(str(out / f"{split}.zip"), "w", zipfile.ZIP_STORED) as archive:
-            for index, label in enumerate(folder.labels):
+            for index, label in enumerate(tracked(folder.labels, f"packing {split}", " images")):
                 path = folder.relative(index)
                 if not path.isprintable():
                     raise Refusal(f"{shown(folder.name(index))}: a map cannot hold this name; rename it", EXIT_DATA)
@@ -246,7 +247,7 @@ def _photos(out: Path, source: Optional[Path]) -> None:
     if source is None:
         raise Refusal("photos splits a folder of classes: give it by --source")
     folder = ImageFolder(source)
-    for label, name in enumerate(folder.classes):
+    for label, name in enumerate(tracked(folder.classes, "splitting", " classes")):
         members = np.flatnonzero(folder.labels == label).tolist()
         if len(members) < 2:
             raise Refusal(f"{shown(source)}: {shown(name)} has one image: two are needed, one to validate", EXIT_DATA)
@@ -272,7 +273,7 @@ def _write_images(folder: Path, images: np.ndarray, labels: Iterable[int], names
     """Writes `images` (N, H, W) or (N, H, W, 3) bytes as PNG files, one folder a class."""
     for name in names:
         (folder / name).mkdir(parents=True)
-    for number, (image, label) in enumerate(zip(images, labels)):
+    for number, (image, label) in enumerate(tracked(list(zip(images, labels)), f"writing {folder.name}", " images")):
         Image.fromarray(image).save(str(folder / names[label] / f"{number:05d}.png"))
 
 

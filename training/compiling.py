@@ -11,6 +11,7 @@ import torch
 import accelerator
 from common.errors import EXIT_RESOURCE, EXIT_USAGE, Refusal
 from common.logs import logger
+from common.progress_bar import elapsed_time
 from utils import one_line
 
 LONGEST_MESSAGE = 600  # characters of an error of the compiler, which may list every tile
@@ -52,7 +53,9 @@ def compile_program(program: Any, name: str, inputs: Sequence[torch.Tensor]) -> 
     start = time.monotonic()
     if not accelerator.selected().blank:
         inputs = [tensor.contiguous() for tensor in inputs]
-    with errors_refused(f"the {name} program does not compile", EXIT_USAGE):
+    # PopTorch shows a bar of its own for an IPU.
+    shown = contextlib.nullcontext() if accelerator.is_ipu() else elapsed_time(f"compiling the {name} program")
+    with errors_refused(f"the {name} program does not compile", EXIT_USAGE), shown:
         program.compile(*inputs)
     logger.info("%s program: compiled in %.1f seconds", name, time.monotonic() - start)
 

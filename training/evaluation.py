@@ -14,6 +14,7 @@ import accelerator
 from common.errors import Refusal
 from common.launch import Launch
 from common.logs import logger
+from common.progress_bar import progress_bar
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from dataset.samples import PADDED
 from dataset.workers import batches
@@ -44,15 +45,17 @@ def evaluate_images(validator: Any, loader: Any, images: int, launch: Launch) ->
     """
     parts: List[Tuple[np.ndarray, ...]] = []
     classes, rows = 0, 0
-    for batch, labels in batches(loader):
-        logits = validator(batch).float()
-        classes = logits.shape[1]
-        best = logits.topk(min(TOP, classes))
-        probabilities = (best.values - logits.logsumexp(1, keepdim=True)).exp()
-        numbers = loader.order[rows : rows + len(labels)]
-        rows += len(labels)
-        kept = labels.numpy() != PADDED  # indexing copies: a loader may overwrite its batches
-        parts.append((numbers[kept], *(part.numpy()[kept] for part in (labels, best.indices, probabilities))))
+    with progress_bar("validation", images, " images") as bar:
+        for batch, labels in batches(loader):
+            logits = validator(batch).float()
+            classes = logits.shape[1]
+            best = logits.topk(min(TOP, classes))
+            probabilities = (best.values - logits.logsumexp(1, keepdim=True)).exp()
+            numbers = loader.order[rows : rows + len(labels)]
+            rows += len(labels)
+            kept = labels.numpy() != PADDED  # indexing copies: a loader may overwrite its batches
+            parts.append((numbers[kept], *(part.numpy()[kept] for part in (labels, best.indices, probabilities))))
+            bar.update(int(kept.sum()) * launch.processes)
     mine = [np.concatenate(column) for column in zip(*parts)]
     numbers, *columns = (np.concatenate(column) for column in zip(*processes.gather(mine, launch)))
     order = np.argsort(numbers, kind="stable")
