@@ -9,6 +9,7 @@ With the Poplar SDK installed, PopTorch and popdist are the SDK's and the device
 import contextlib
 import importlib
 import importlib.metadata
+import math
 import os
 import platform
 from types import ModuleType
@@ -19,6 +20,7 @@ import torch
 from common.errors import Refusal
 from common.launch import DEVICES
 from common.logs import logger
+from common.memory import peak_memory as host_peak_memory
 from utils import one_line
 
 
@@ -124,6 +126,19 @@ def summary(program: Any) -> List[str]:
 def skipped_updates(trainer: Any) -> int:
     """Weight updates that a trainer has left out because their gradients were not finite; an IPU applies all."""
     return 0 if is_ipu() else trainer.skipped_updates
+
+
+def gradient_norm(trainer: Any) -> float:
+    """The global norm of the gradients of a trainer's last weight update before clipping.
+
+    NaN on IPUs, which do not report it, and where nothing needed it.
+    """
+    return math.nan if is_ipu() else trainer.gradient_norm
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has used so far: of the GPU's memory, else of the host's."""
+    return torch.cuda.max_memory_allocated() if selected().device == "gpu" else host_peak_memory()
 
 
 def pipelining() -> ModuleType:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""How much memory the machine has to spare."""
+"""How much memory the machine has to spare, and how much this process has used."""
 
 import os
+import resource
 import sys
 from typing import Optional
 
@@ -27,3 +28,9 @@ def available_memory() -> Optional[int]:
         return int(sizes["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had resident so far, without its workers."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 _are_shown = False
 
 
-class ProgressBar(tqdm):  # type: ignore[type-arg]  # not generic when it runs
+class ProgressBar(tqdm):  # type: ignore[misc]  # tqdm has no types
     """tqdm's, without its monitoring thread and without its lock between processes."""
 
     monitor_interval = 0

@@ -230,7 +230,7 @@ def _zip(out: Path, source: Optional[Path]) -> None:
         folder = open_split(source, training=split == "train")
         lines = []
         with zipfile.ZipFile(str(out / f"{split}.zip"), "w", zipfile.ZIP_STORED) as archive:
-            for index, label in enumerate(tracked(folder.labels, f"packing {split}", " images")):
+            for index, label in enumerate(tracked(folder.labels.tolist(), f"packing {split}", " images")):
                 path = folder.relative(index)
                 if not path.isprintable():
                     raise Refusal(f"{shown(folder.name(index))}: a map cannot hold this name; rename it", EXIT_DATA)

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Compiled models: `trainingModel`, `inferenceModel`, `load`, and the executor that they return."""
 
+import math
 import os
 import time
 from typing import Any, Callable, Dict, List, Optional, Union
@@ -303,6 +304,12 @@ class PoplarExecutor(Inspection):
         """The number of weight updates that were skipped since their gradients were not finite; not in PopTorch."""
         update = None if self._program is None else self._program.update
         return 0 if update is None else update.skipped
+
+    @property
+    def gradient_norm(self) -> float:
+        """The global gradient norm of the last weight update before clipping; not in PopTorch. NaN: not computed."""
+        update = None if self._program is None else self._program.update
+        return math.nan if update is None else update.gradient_norm
 
     # Files.
 

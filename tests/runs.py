@@ -13,6 +13,7 @@ import train_swin
 from common.errors import Refusal
 from tests.backend import DEVICE
 from training import checkpoint
+from training.pace import MEASURED
 
 ROOT = Path(__file__).resolve().parent.parent
 # A Swin Transformer that learns digits in seconds. All randomness is on, so that an inexact resumption shows.
@@ -59,11 +60,11 @@ def _flat(state):
             yield path, value
 
     parts = {key: state[key] for key in ("model", "optimizer", "rng_states", "progress")}
-    return {path: value for path, value in walk(parts, "") if not path.endswith("throughput")}
+    return {path: value for path, value in walk(parts, "") if not path.endswith(MEASURED)}
 
 
 def assert_same_run(left, right):
-    """Asserts that two checkpoints are equal bit for bit, apart from measured throughputs."""
+    """Asserts that two checkpoints are equal bit for bit, apart from measurements."""
     left, right = _flat(left), _flat(right)
     assert left.keys() == right.keys()
     different = [

@@ -5,7 +5,7 @@
 import dataclasses
 import datetime
 import math
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from yacs.config import CfgNode
@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 import accelerator
 from common.errors import EXIT_NONFINITE, Refusal
 from common.launch import Launch
-from common.logs import logger
+from common.logs import REPEATED, logger
 from common.signals import StopRequest
 from dataset.workers import batches, deaths_unannounced
 from lr_scheduler import learning_rate
@@ -25,18 +25,12 @@ from training.diagnosis import explain
 from training.evaluation import compile_validator, evaluate
 from training.loader_wait import LoaderWait, report_wait
 from training.outcomes import Accuracy
+from training.pace import Pace, epoch_bar
 from training.processes import ending_together
 from training.progress import Progress
 from training.saving import Saver
 from training.status import recorded
 from utils import Throughput
-
-
-class Pace(NamedTuple):
-    """How fast an epoch was trained."""
-
-    throughput: float  # samples a second
-    loader_wait: float  # share of the time that steps waited for data, 0 to 1
 
 
 def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
@@ -76,6 +70,7 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
         accuracy = validate_epoch(run, progress)
         row.update(top1=accuracy and round(accuracy.top1, 4))
         row.update(top5=None if accuracy is None or accuracy.top5 is None else round(accuracy.top5, 4))
+        row.update(pace.columns())
         with stop.deferred():
             best = progress.best_top1 if accuracy is None else max(accuracy.top1, progress.best_top1)
             is_best = best > progress.best_top1
@@ -110,22 +105,26 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
     interval, whole = Throughput(), Throughput()
     run.model.train()
     if progress.step == run.updates_per_epoch:  # stopped after the last update of the epoch, before its validation
-        return Pace(0.0, 0.0)
-    waits = LoaderWait(batches(run.loader))
-    for images, targets in waits:
-        saver.check()
-        loss = train_step(run, progress, images, targets, stop)
-        progress.advance(updates, loss)
-        interval.add(samples)
-        whole.add(samples)
-        if progress.update % config.LOG_INTERVAL < updates:
-            report(run, progress, loss, interval.read(), waits.read())
-        if stop.agreed or is_finished(config, progress):
-            break
-        if config.TRAIN.CHECKPOINT_STEPS and progress.update % config.TRAIN.CHECKPOINT_STEPS < updates:
-            save(run, progress, saver, is_best=False)
+        return Pace(0.0, 0.0, 0.0, None)
+    waits, norms = LoaderWait(batches(run.loader)), []
+    with epoch_bar(run, progress) as bar:
+        for images, targets in waits:
+            saver.check()
+            loss = train_step(run, progress, images, targets, stop)
+            norms.append(accelerator.gradient_norm(run.trainer))
+            progress.advance(updates, loss)
+            interval.add(samples)
+            whole.add(samples)
+            bar.set_postfix(loss=f"{loss:.4f}", lr=f"{run.optimizer.param_groups[0]['lr']:.3g}", refresh=False)
+            bar.update(samples)
+            if progress.update % config.LOG_INTERVAL < updates:
+                report(run, progress, loss, interval.read(), waits.read())
+            if stop.agreed or is_finished(config, progress):
+                break
+            if config.TRAIN.CHECKPOINT_STEPS and progress.update % config.TRAIN.CHECKPOINT_STEPS < updates:
+                save(run, progress, saver, is_best=False)
     report_wait(config, progress.epoch + 1, waits.share)
-    return Pace(whole.read(), waits.share)
+    return Pace.of(whole.read(), waits.share, run.launch.global_batch(config), norms)
 
 
 def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torch.Tensor, stop: StopRequest) -> float:
@@ -199,6 +198,7 @@ def report(run: Run, progress: Progress, loss: float, rate: float, wait: float) 
         rate,
         datetime.timedelta(seconds=int(left / rate)),
         100 * wait,
+        extra=REPEATED,
     )
 
 

@@ -101,9 +101,12 @@ def open_tracker(config: CfgNode, launch: Launch) -> Callable[[Dict[str, Any]], 
 
 
 def write_metrics(folder: Path, rows: List[Dict[str, Any]]) -> None:
-    """Writes metrics.csv with one row per epoch, as a whole, so that a resumed run never repeats a row."""
+    """Writes metrics.csv with one row per epoch, as a whole, so that a resumed run never repeats a row.
+
+    Rows that another version or configuration wrote may have other columns.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[-1]))
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in reversed(rows) for name in row)))
     writer.writeheader()
     writer.writerows(rows)
     status.note(folder / METRICS, text.getvalue())

@@ -59,6 +59,7 @@ class WeightUpdate:
         skipped: the number of updates that were not applied: overflows with automatic loss scaling or with
             skip_nonfinite of `host.configure`, or with an error.
             All others are applied, as on a device.
+        gradient_norm: the global norm of the last update's gradients before clipping; NaN where nothing needed it.
 
     Raises:
         Error: if max_grad_norm is NaN, or the other processes cannot be reached.
@@ -108,6 +109,7 @@ class WeightUpdate:
         self._covered = self._expected = 0
         self._overlapped = self._unfinished = False
         self.updates = self.overflows = self.skipped = 0
+        self.gradient_norm = math.nan
         self.rounding_state = (seed, 0)
         # Continue from a state that was loaded, or copied from an earlier program.
         if isinstance(latch.optimizer, optim.Optimizer) and latch.optimizer.has_state():
@@ -318,6 +320,7 @@ class WeightUpdate:
         norm = common * global_norm(gradients) if gradients else 0.0
         if self._rest is not None:
             norm = math.sqrt(add_up(norm**2, self._device, self._rest))
+        self.gradient_norm = norm
         clip = self._max_norm / (norm + _CLIP_EPSILON) if self._max_norm != math.inf else 1.0
         # A norm of NaN makes all gradients NaN, as in torch's clipping.
         return common if clip > 1.0 else common * clip, math.isfinite(norm)
