@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The state of processes, from /proc where the system has it."""
+"""The state of processes, from /proc where the system has it, and their ends."""
 
+import ctypes
+import signal
 from typing import List
 
 STOPPED = ("T", "t")  # by a signal, by a debugger
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def state(pid: int) -> str:
@@ -16,6 +19,13 @@ def start_time(pid: int) -> str:
     """When a process began, in the system's ticks: two processes with one number differ in it. Empty if it is gone."""
     fields = _fields(pid)
     return fields[19] if len(fields) > 19 else ""
+
+
+def end_with_parent() -> None:
+    """Makes the system send SIGTERM to this process when its parent ends; does nothing where it cannot (macOS)."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "prctl"):
+        library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _fields(pid: int) -> List[str]:

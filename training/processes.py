@@ -31,6 +31,7 @@ _LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # a c
 # that it has lost another one.
 _REFUSAL, _REFUSALS, _KNOWN, _ALIVE = "swin/refusal", "swin/refusals", "swin/known/{}", "swin/alive/{}"
 _IDENTITY = "swin/identity/{}"  # host, process id and start time, so that one that hangs can be ended
+_TORCHRUN = "TORCHELASTIC_RUN_ID"  # a variable that torchrun sets in the environment of its processes
 _REFUSAL_WAIT = datetime.timedelta(seconds=deadlines.LAST_WORD)
 
 
@@ -159,6 +160,8 @@ def _join(config: CfgNode, stages: int) -> Launch:
         # Restore default handlers: PyTorch waits here for the other processes, up to half an hour, and Python's
         # handlers do not run before it returns.
         with stop_signals_go_to(signal.SIG_DFL):
+            if _TORCHRUN in os.environ:  # killed itself, it cannot end its processes, which would train on unwatched
+                system_processes.end_with_parent()
             popdist.init()
     except (chosen.poptorch.Error, RuntimeError, ValueError) as error:
         raise Refusal(f"the processes of the run cannot connect: {one_line(error)}") from error

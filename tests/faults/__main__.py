@@ -15,7 +15,8 @@ from typing import List, Optional, Sequence
 
 import dataset.prepare
 from common.logs import logger
-from tests.faults.injections import FAULTS, inject
+from tests.faults.conditions import Missing
+from tests.faults.table import FAULTS, inject
 
 
 def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -50,11 +51,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         data = Path(temporary) / "data"
         if any(FAULTS[name].whole_runs for name in args.names or FAULTS):
             write_few_digits(Path(temporary) / "all", data)
-        print(f"{'fault':<10} {'runs':>5} {'survived':>8} {'worst s':>8} {'peak MB':>8}")
+        print(f"{'fault':<13} {'runs':>5} {'survived':>8} {'worst s':>8} {'peak MB':>8}")
         for name in args.names or FAULTS:
-            result = inject(FAULTS[name], args.runs or FAULTS[name].runs, args.seed, Path(temporary) / name, data)
+            try:
+                result = inject(FAULTS[name], args.runs or FAULTS[name].runs, args.seed, Path(temporary) / name, data)
+            except Missing as error:
+                print(f"{name:<13} skipped: {error}", flush=True)
+                continue
             print(
-                f"{name:<10} {result.runs:>5} {result.survived:>8} {result.worst_seconds:>8.1f} "
+                f"{name:<13} {result.runs:>5} {result.survived:>8} {result.worst_seconds:>8.1f} "
                 f"{result.peak_megabytes:>8.0f}  {FAULTS[name].description}",
                 flush=True,
             )

@@ -6,7 +6,8 @@ import pytest
 
 from config import get_config
 from tests.faults.__main__ import parse
-from tests.faults.injections import FAULTS, YAML_BOMBS, inject, refused
+from tests.faults.files import YAML_BOMBS, require_refused
+from tests.faults.table import FAULTS, inject
 
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if not fault.whole_runs])
@@ -19,7 +20,7 @@ def test_fault_is_survived_each_time(name, tmp_path):
 def test_yaml_that_is_no_configuration_is_one_line(index, tmp_path):
     (tmp_path / "a.yaml").write_text("SEED: 1\n")
     (tmp_path / "bomb.yaml").write_text(YAML_BOMBS[index])
-    assert refused(lambda: get_config(str(tmp_path / "bomb.yaml")))
+    require_refused(lambda: get_config(str(tmp_path / "bomb.yaml")))
 
 
 def test_unknown_fault_is_refused(capsys):

@@ -19,6 +19,7 @@ import torch
 
 import accelerator
 import train_swin
+from common import system_processes
 from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_PREEMPTED, EXIT_RESOURCE, EXIT_USAGE, Refusal
 from common.launch import REFERENCE_BATCH
 from common.signals import StopRequest
@@ -287,6 +288,21 @@ def test_process_asked_to_stop_stops_all_after_the_same_update_with_a_checkpoint
     assert checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == status["last_update"] > 0
     steps = re.findall(r"step: (\d+)/4", output)
     assert not steps or (status["last_update"] - int(steps[-1])) % 4 == 0  # nothing trained after the checkpoint
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="ranks are told from /proc")
+def test_processes_whose_launcher_was_killed_save_and_end(data, tmp_path):
+    launcher = subprocess.Popen(
+        torchrun(*long_training(data, tmp_path)), text=True, env=ENVIRONMENT, stdout=subprocess.PIPE
+    )
+    until_it_trains(launcher)
+    ranks = workers_of(launcher.pid).values()
+    launcher.kill()
+    launcher.communicate(timeout=60)  # to the end of what its processes print
+    assert len(ranks) == 2 and all(system_processes.state(pid) in ("", "Z") for pid in ranks)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["exit_code"] == EXIT_PREEMPTED
+    assert checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == status["last_update"] > 0
 
 
 def test_signal_after_the_processes_have_agreed_to_go_on_stops_both_after_the_next_update(noted, folder):
