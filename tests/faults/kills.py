@@ -97,7 +97,7 @@ def kill_launcher(place: Place, chance: random.Random) -> None:
     """SIGKILL of torchrun, at a seeded moment: its processes end, and the same command ends as the unbroken run."""
     for _ in range(ATTEMPTS):
         launcher = _launched(place)
-        time.sleep(chance.random() * place.unbroken(2).seconds)
+        time.sleep(chance.random() * place.unbroken(2).seconds / 2)
         ranks = workers_of(launcher.pid)
         launcher.kill()
         launcher.wait()
