@@ -256,7 +256,8 @@ def until_it_trains(process):
 
 def workers_of(launcher):
     """The process ids of torchrun's processes, by rank."""
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher)], capture_output=True, text=True, check=False)
+    listed = ["ps", "-o", "pid=", "--ppid", str(launcher)]  # fails where there are none
+    children = subprocess.run(listed, capture_output=True, text=True, check=False)
     pids = {}
     for pid in children.stdout.split():
         rank = re.search(rb"\0RANK=(\d+)\0", Path(f"/proc/{pid}/environ").read_bytes())
