@@ -23,13 +23,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from training import processes
     from training.compiling import errors_refused
     from training.evaluation import configured_weights, validate_weights
+    from training.tables import Tables
 
     path = Path(args.checkpoint)
     config, state = configured_weights(args, path)
     accelerator.select(args.device)
     with processes.joined(config) as launch, console_log(launch.is_leader), errors_refused("the device failed"):
         arguments.log_keys_without_meaning(args)
-        validate_weights(config, path, state, launch, args.per_class)
+        files = (args.per_class, args.confusion_matrix, args.predictions)
+        tables = Tables(*(Path(file) if file else None for file in files))
+        validate_weights(config, path, state, launch, args.per_class is not None, tables)
 
 
 if __name__ == "__main__":

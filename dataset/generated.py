@@ -45,6 +45,10 @@ class GeneratedImages(Dataset[Tuple[torch.Tensor, int]]):
         """A name for messages."""
         return f"generated image {index}"
 
+    def path(self, index: int) -> str:
+        """The same: there is no file."""
+        return self.name(index)
+
     def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
         return self.sample(0, index)
 

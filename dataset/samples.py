@@ -64,7 +64,15 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
 
     def name(self, index: int) -> str:
         """The origin of a sample, for messages."""
-        return shown(self._source.name(index))
+        return shown(self.path(index))
+
+    def path(self, index: int) -> str:
+        """The origin of a sample, as it is."""
+        return self._source.name(index)
+
+    def label(self, index: int) -> int:
+        """The class of a sample, whether or not it can be read."""
+        return int(self._source.labels[index])
 
     def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
         """Image and label as in epoch 0."""

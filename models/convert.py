@@ -6,7 +6,6 @@ python -m models.convert ./output/swin_tiny_224/best.pth ./swin-tiny --to huggin
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Optional, Sequence
@@ -14,6 +13,7 @@ from typing import Optional, Sequence
 from common.command_line import CommandLine, run_command
 from common.errors import Refusal
 from common.logs import console_log
+from common.results import check_free
 from config import get_config
 
 FORMATS = ("microsoft", "timm", "huggingface", "safetensors", "onnx")
@@ -43,11 +43,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry of models.convert."""
     args = parse(argv)
     source, target = Path(args.source), Path(args.target)
-    if os.path.lexists(target):
-        raise Refusal(f"{target} exists already, and nothing is overwritten: give another name, or move it away")
-    if not target.absolute().parent.is_dir():
-        raise Refusal(f"{target}: folder {target.parent} does not exist")
-
+    check_free(target)
     if args.cfg is not None:
         get_config(args.cfg)  # refuses one that cannot be, before the weights are read
 

@@ -3,6 +3,7 @@
 """The flags of the command lines: each sets a configuration key or selects what the command does."""
 
 import argparse
+from pathlib import Path
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from yacs.config import CfgNode
@@ -12,6 +13,7 @@ from common.command_line import CommandLine
 from common.errors import Refusal
 from common.launch import DEVICES
 from common.logs import logger
+from common.results import check_free
 from configs.official import flat, known_flag
 from planning.geometry import configured_classes
 
@@ -103,9 +105,20 @@ def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
     """The command line of validate.py."""
     parser = _common_parser("validate", "Validates a checkpoint.")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to validate")
-    parser.add_argument("--per-class", action="store_true", help="also log the accuracy of each class")
+    parser.add_argument(
+        "--per-class",
+        nargs="?",
+        const="",
+        metavar="FILE.csv",
+        help="log the accuracy of each class, and write it to FILE.csv if given, with top-5 and precision",
+    )
+    parser.add_argument(
+        "--confusion-matrix", metavar="FILE.csv", help="write the cells of the confusion matrix that are not zero"
+    )
+    parser.add_argument("--predictions", metavar="FILE.csv", help="write the five likeliest classes of each image")
     args = parser.parse(argv)
     _check_source(args)
+    _check_free([args.per_class, args.confusion_matrix, args.predictions])
     _check_configuration(args)
     return args
 
@@ -141,6 +154,15 @@ def _check_source(args: argparse.Namespace) -> None:
     """Raises `Refusal` for flags that exclude each other."""
     if args.synthetic and getattr(args, "DATA.DATA_PATH") is not None:
         raise Refusal("--data-path and --synthetic: give only one of them")
+
+
+def _check_free(files: Sequence[Optional[str]]) -> None:
+    """Raises `Refusal` for files of results that cannot be made; None and '' are not asked for."""
+    given = [file for file in files if file]
+    for file in given:
+        if given.count(file) > 1:
+            raise Refusal(f"{file}: two results cannot be one file: give each a name of its own")
+        check_free(Path(file))
 
 
 def _check_configuration(args: argparse.Namespace) -> None:

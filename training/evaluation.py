@@ -16,6 +16,7 @@ from common.launch import Launch
 from common.logs import logger
 from common.progress_bar import progress_bar
 from dataset.build_ipu import build_dataset, build_loader, example_batch
+from dataset.decode import shown
 from dataset.samples import PADDED
 from dataset.workers import batches
 from models.build import build_pipeline
@@ -23,7 +24,8 @@ from models.pretrained import Wanted, load_pretrained
 from options import inference_options
 from training import arguments, checkpoint, processes
 from training.compiling import compile_program
-from training.outcomes import TOP, Accuracy, Outcomes
+from training.outcomes import CALIBRATION_BINS, TOP, Accuracy, Outcomes
+from training.tables import Tables
 from utils import Throughput
 
 
@@ -120,7 +122,12 @@ def measure_throughput(config: CfgNode, launch: Launch) -> None:
 
 
 def validate_weights(
-    config: CfgNode, path: Path, state: Optional[Dict[str, Any]], launch: Launch, per_class: bool = False
+    config: CfgNode,
+    path: Path,
+    state: Optional[Dict[str, Any]],
+    launch: Launch,
+    per_class: bool = False,
+    tables: Optional[Tables] = None,
 ) -> Accuracy:
     """Validates the weights of a file on the validation split.
 
@@ -128,6 +135,7 @@ def validate_weights(
         path: the file of weights.
         state: from `checkpoint.load_own`; None for foreign weights.
         per_class: whether to log the accuracy of each class, too.
+        tables: which files to write.
 
     Raises:
         Refusal: for weights of another architecture, and for a data set with other classes.
@@ -140,9 +148,13 @@ def validate_weights(
     validator = build_validator(config, path, state, classes, launch)
     logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)
     loader = build_loader(config, validator.options, dataset, training=False)
-    accuracy = evaluate(validator, loader, len(dataset), launch)
+    outcomes = evaluate_images(validator, loader, len(dataset), launch)
+    accuracy = outcomes.accuracy()
     for name, (images, right) in zip(names, accuracy.classes) if per_class else ():
-        logger.info("class %s: top-1: %.2f %% images: %d", name, 100.0 * right / max(images, 1), images)
+        logger.info("class %s: top-1: %.2f %% images: %d", shown(name), 100.0 * right / max(images, 1), images)
+    if tables and launch.is_leader:
+        tables.write(outcomes, names, dataset)
+    logger.info("expected calibration error: %.4f in %d bins", outcomes.calibration_error(), CALIBRATION_BINS)
     logger.info("validation: %s", accuracy)
     return accuracy
 

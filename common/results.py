@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Files of results: whether they can be made is found out before the work, and what is there is not overwritten."""
+
+import contextlib
+import csv
+import os
+from pathlib import Path
+from typing import Any, Iterable, Iterator, TextIO
+
+from common.errors import EXIT_RESOURCE, EXIT_USAGE, Refusal
+from common.files import new_path
+from utils import reason
+
+
+def check_free(path: Path) -> None:
+    """Raises `Refusal` if something is at `path`, or if its folder is missing or read-only."""
+    folder = path.absolute().parent
+    if os.path.lexists(path):
+        raise Refusal(
+            f"{path} exists already, and nothing is overwritten: give another name, or move it away", EXIT_USAGE
+        )
+    if not folder.is_dir():
+        raise Refusal(f"{path}: folder {path.parent} does not exist", EXIT_USAGE)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Refusal(f"{path} cannot be written: folder {path.parent} is read-only for this user", EXIT_RESOURCE)
+
+
+@contextlib.contextmanager
+def new_text(path: Path) -> Iterator[TextIO]:
+    """A text stream for a new file, which is at `path` once the context ends without an error.
+
+    Names that are no UTF-8 keep their bytes.
+
+    Raises:
+        Refusal: if it exists by then or cannot be written.
+    """
+    try:
+        with new_path(path) as temporary:
+            with open(temporary, "x", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+                yield stream
+    except OSError as error:
+        raise Refusal(f"{path} cannot be written: {reason(error)}", EXIT_RESOURCE) from error
+
+
+def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a new CSV file (RFC 4180 with line feeds); raises as `new_text`."""
+    with new_text(path) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
