@@ -233,23 +233,46 @@ def get_config(
         Refusal: for unknown names and keys, wrong types, values out of range, and contradictions.
     """
     tree = defaults()
-    if saved:
-        _merge(tree, parse(saved, "checkpoint"), "checkpoint")
-    if name_or_path is not None:
-        known = set(keys_of(tree))
-        for source, values in _layers(name_or_path):
-            official.check_supported(values, source)
-            _merge(tree, official.stripped(values, known), source)
-    if len(opts) % 2:
-        raise Refusal(f"--opts takes pairs of KEY VALUE: {opts[-1]!r} has no value")
-    for key, text in zip(opts[0::2], opts[1::2]):
-        _assign(tree, key, text, "--opts")
-    for key, value in overrides:
-        _assign(tree, key, value, "flag")
+    for key, value, source in _settings(tree, name_or_path, opts, overrides, saved):
+        _assign(tree, key, value, source)
     tree.MODEL.PRECISION = checks.precision(tree.MODEL.PRECISION)
     checks.check(tree)
     tree.freeze()
     return tree
+
+
+def origins(
+    name_or_path: Optional[str] = None,
+    opts: Sequence[str] = (),
+    overrides: Sequence[Tuple[str, Any]] = (),
+    saved: Optional[str] = None,
+) -> Dict[str, str]:
+    """Who set each key of `get_config`: default, checkpoint, the name of a configuration or file, --opts, or flag."""
+    tree = defaults()
+    found = dict.fromkeys(keys_of(tree), "default")
+    found.update({key: source for key, _, source in _settings(tree, name_or_path, opts, overrides, saved)})
+    return found
+
+
+def _settings(
+    tree: CfgNode,
+    name_or_path: Optional[str],
+    opts: Sequence[str],
+    overrides: Sequence[Tuple[str, Any]],
+    saved: Optional[str],
+) -> Iterator[Tuple[str, Any, str]]:
+    """(key, value, source) of every setting on top of the defaults in `tree`, in ascending order of precedence."""
+    if saved:
+        yield from _entries(tree, parse(saved, "checkpoint"), "checkpoint")
+    if name_or_path is not None:
+        known = set(keys_of(tree))
+        for source, values in _layers(name_or_path):
+            official.check_supported(values, source)
+            yield from _entries(tree, official.stripped(values, known), source)
+    if len(opts) % 2:
+        raise Refusal(f"--opts takes pairs of KEY VALUE: {opts[-1]!r} has no value")
+    yield from ((key, text, "--opts") for key, text in zip(opts[0::2], opts[1::2]))
+    yield from ((key, value, "flag") for key, value in overrides)
 
 
 def keys_without_meaning(name_or_path: Optional[str]) -> List[str]:
@@ -365,14 +388,14 @@ def _brief(value: Any, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def _merge(tree: CfgNode, values: Dict[str, Any], source: str, prefix: str = "") -> None:
-    """Merges nested values into the tree; other keys keep their values."""
+def _entries(tree: CfgNode, values: Dict[str, Any], source: str, prefix: str = "") -> Iterator[Tuple[str, Any, str]]:
+    """(key, value, source) of nested values; what is a section of the tree is entered."""
     for key, value in values.items():
         full = f"{prefix}{key}"
         if isinstance(value, dict) and isinstance(_find(tree, full), CfgNode):
-            _merge(tree, value, source, f"{full}.")
+            yield from _entries(tree, value, source, f"{full}.")
         else:
-            _assign(tree, full, value, source)
+            yield full, value, source
 
 
 def _find(tree: CfgNode, key: str) -> Any:

@@ -30,6 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from training import evaluation, host_pipeline, processes
     from training.compile_only import compile_only
     from training.compiling import errors_refused
+    from training.dry_run import dry_run
     from training.loop import train
 
     accelerator.select(args.device)
@@ -43,6 +44,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                 evaluation.evaluate_only(config, launch)
             elif args.compile_only:
                 compile_only(config, launch)
+            elif args.dry_run or args.schedule_output is not None:
+                dry_run(config, launch, stop, arguments.origins(args), args.schedule_output)
             else:
                 train(config, launch, stop)
 

@@ -59,6 +59,11 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         """Names of the classes; a label is an index into it."""
         return self._source.classes
 
+    @property
+    def labels(self) -> Any:
+        """The label of each sample, int64 (N,)."""
+        return self._source.labels
+
     def __len__(self) -> int:
         return len(self._source)
 

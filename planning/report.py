@@ -8,13 +8,12 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 from yacs.config import CfgNode
 
-from common.errors import Refusal
+from common.figures import new_figure, save_figure
 from planning.geometry import configured_classes
 from planning.memory import IPU_BYTES, ROOM, TILE_BYTES, TILES
 from planning.placement import automatic_stages
 from planning.plan import UTILISATION, IpuPlan, Plan, make_plan
 from planning.split import IPU_COUNTS
-from utils import reason
 
 from .geometry import image_size
 
@@ -53,18 +52,9 @@ def draw(config: CfgNode, path: Path) -> None:
     Raises:
         Refusal: if matplotlib is not installed, or the file cannot be written.
     """
-    if path.suffix.lower() != ".png":
-        raise Refusal(f"--plan-output {path}: the chart is a PNG, give the name of a .png file")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise Refusal(
-            "--plan-output draws with matplotlib, which is not installed: pip install matplotlib, or use --plan alone"
-        ) from error
     plan = make_plan(config)
-    figure = Figure(figsize=(max(10.0, 3.0 + 0.85 * len(plan.ipus)), 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    size = (max(10.0, 3.0 + 0.85 * len(plan.ipus)), 7.5)
+    figure = new_figure("--plan-output", path, size, "use --plan alone")
     work, memory = figure.subplots(2, 1, sharex=True)
     work.set_title(
         f"{config.MODEL.NAME}, {config.MODEL.PRECISION}, micro-batch {plan.micro_batch}, stages: "
@@ -74,10 +64,7 @@ def draw(config: CfgNode, path: Path) -> None:
     )
     _draw_work(work, plan)
     _draw_memory(memory, plan)
-    try:
-        figure.savefig(str(path), format="png", dpi=120)
-    except OSError as error:
-        raise Refusal(f"--plan-output {path} cannot be written: {reason(error)}") from error
+    save_figure(figure, "--plan-output", path)
 
 
 def _header(config: CfgNode, plan: Plan) -> List[str]:

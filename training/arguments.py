@@ -4,7 +4,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from yacs.config import CfgNode
 
@@ -89,6 +89,10 @@ def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument("--compile-only", action="store_true", help="compile and check everything without training")
     parser.add_argument("--eval", action="store_true", help="validate the weights of --resume or --pretrained-model")
     parser.add_argument("--throughput", action="store_true", help="measure inference throughput on generated images")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print configuration, model, schedule and data, train two steps and stop"
+    )
+    parser.add_argument("--schedule-output", metavar="FILE.png", help="dry run that draws the learning-rate schedule")
     parser.add_argument("--plan", action="store_true", help="print what each IPU would run and store")
     parser.add_argument("--plan-output", metavar="FILE.png", help="print the plan and draw it as a chart")
     args = parser.parse(argv)
@@ -138,12 +142,16 @@ def parse_prediction(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
 
 
 def _check_one_command(args: argparse.Namespace) -> None:
-    """Raises `Refusal` for more than one of the flags that select what to do; --plan-output implies --plan."""
+    """Raises `Refusal` for more than one of the flags that select what to do.
+
+    --plan-output implies --plan, and --schedule-output implies --dry-run.
+    """
     commands = {
         "--compile-only": args.compile_only,
         "--eval": args.eval,
         "--throughput": args.throughput,
         "--plan": args.plan or args.plan_output is not None,
+        "--dry-run": args.dry_run or args.schedule_output is not None,
     }
     given = [flag for flag, is_given in commands.items() if is_given]
     if len(given) > 1:
@@ -195,6 +203,17 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
         ("MODEL.NUM_CLASSES", config.MODEL.NUM_CLASSES or classes or configured_classes(config)),
     ]
     return configuration.get_config(args.cfg, args.opts, given + generated, saved)
+
+
+def origins(args: argparse.Namespace) -> Dict[str, str]:
+    """Who set each key of train_swin.py's configuration: default, a named configuration or file, --opts or a flag."""
+    flags = {flag.key: flag.names[0] for flag in KEY_FLAGS}
+    found = configuration.origins(args.cfg, args.opts, overrides(args))
+    named = {key: flags[key] if source == "flag" else source for key, source in found.items()}
+    if args.synthetic:
+        assumed = ["MODEL.NUM_CLASSES"] if named["MODEL.NUM_CLASSES"] == "default" else []
+        named.update(dict.fromkeys(["DATA.DATASET", "DATA.GENERATED", *assumed], "--synthetic"))
+    return named
 
 
 def log_configuration(args: argparse.Namespace, config: CfgNode) -> None:

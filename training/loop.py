@@ -115,7 +115,7 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
             progress.advance(updates, loss)
             interval.add(samples)
             whole.add(samples)
-            bar.set_postfix(loss=f"{loss:.4f}", lr=f"{run.optimizer.param_groups[0]['lr']:.3g}", refresh=False)
+            bar.set_postfix(loss=f"{loss:.4f}", lr=f"{learning_rate(run.optimizer):.3g}", refresh=False)
             bar.update(samples)
             if progress.update % config.LOG_INTERVAL < updates:
                 report(run, progress, loss, interval.read(), waits.read())

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""--dry-run: what a command would train, and what an epoch takes, measured in two steps. Nothing is saved."""
+
+import datetime
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+from yacs.config import CfgNode
+
+import accelerator
+from common.figures import new_figure, save_figure
+from common.launch import Launch
+from common.signals import StopRequest
+from configs.official import flat
+from dataset.decode import shown
+from dataset.workers import batches
+from lr_scheduler import build_scheduler
+from planning.geometry import configured_layers
+from training import checkpoint
+from training.building import Run, build_run
+from training.loop import train_step
+from training.progress import Progress
+
+WIDTH = 100  # columns
+SHOWN_CLASSES = 100
+SHOWN_RATES = 12  # rows of the table of learning rates
+DRAWN_RATES = 1000  # points of the chart
+FLAG = "--schedule-output"
+
+
+def dry_run(
+    config: CfgNode, launch: Launch, stop: StopRequest, origins: Mapping[str, str], picture: Optional[str]
+) -> None:
+    """Prints the configuration, model, learning rates and data of a run, trains two steps, and prints their cost.
+
+    Args:
+        origins: who set each key, from `arguments.origins`.
+        picture: PNG file to draw the learning rates into; None: none.
+
+    Raises:
+        Refusal: for everything that a run refuses before its third step.
+    """
+    path, figure = Path(picture or ""), None
+    if picture is not None and launch.is_leader:
+        figure = new_figure(FLAG, path, (9.0, 4.5), "use --dry-run alone")
+    run = build_run(_without_traces(config), launch, None, None)
+    cost = _cost(run, stop)
+    if not launch.is_leader:
+        return
+    print(report(run, config, origins, cost))
+    if figure is not None:
+        _draw(figure, run)
+        save_figure(figure, FLAG, path)
+
+
+def report(run: Run, config: CfgNode, origins: Mapping[str, str], cost: Sequence[str]) -> str:
+    """The sections of the dry run, without a trailing newline."""
+    sections = {
+        "Configuration": configuration(config, origins),
+        "Model": _model(run),
+        "Learning rate": _schedule(run),
+        "Data": _data(run),
+        "Cost": [*cost, *_continuation(config)],
+    }
+    return "\n\n".join("\n".join([f"{title}:", *lines]) for title, lines in sections.items())
+
+
+def configuration(config: CfgNode, origins: Mapping[str, str]) -> List[str]:
+    """A line for each key: its value, and who set it."""
+    rows = [(key, repr(value) if value == "" else str(value), origins[key]) for key, value in flat(config)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return [f"{key:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {origin}" for key, value, origin in rows]
+
+
+def _without_traces(config: CfgNode) -> CfgNode:
+    """The configuration, with nothing kept in the output folder."""
+    changed = config.clone()
+    changed.defrost()
+    if changed.IPU.EXECUTABLE_CACHE == "auto":
+        changed.IPU.EXECUTABLE_CACHE = ""
+    changed.freeze()
+    return changed
+
+
+def _model(run: Run) -> List[str]:
+    """A row for each part of the model with its parameters and operations, and their sums."""
+    rows: Dict[str, List[int]] = {}
+    for unit in run.model.units:
+        parts = unit.module.split(".")
+        name = ".".join(parts[:2]) if parts[0] == "layers" and parts[2] == "blocks" else unit.module
+        row = rows.setdefault(name, [0, 0])
+        row[0] += unit.parameters
+        row[1] += unit.macs
+    layers = {f"layers.{index}": layer for index, layer in enumerate(configured_layers(run.config))}
+    lines = [f"{'module':<22}{'blocks, tokens, width, heads, window':<48}{'parameters':>14}{'GMACs':>12}"]
+    for name, (parameters, macs) in rows.items():
+        words = ""
+        if name in layers:
+            layer = layers[name]
+            words = (
+                f"{layer.depth}, {layer.grid[0]}x{layer.grid[1]}, {layer.channels}, {layer.heads}, "
+                f"{layer.window[0]}x{layer.window[1]}"
+            )
+        lines.append(f"{name:<22}{words:<48}{parameters:>14,}{macs / 1e9:>12.4f}")
+    total, macs = (sum(row[column] for row in rows.values()) for column in (0, 1))
+    trained = sum(weight.numel() for weight in run.model.parameters() if weight.requires_grad)
+    lines.append(f"{run.config.MODEL.NAME:<70}{total:>14,}{macs / 1e9:>12.4f}")
+    return [*lines, f"trained: {trained:,} parameters, in {run.config.MODEL.PRECISION} on {accelerator.description()}"]
+
+
+def rates(run: Run, updates: Sequence[int]) -> List[float]:
+    """The learning rate at each of some updates, that of a group without a factor of its own."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    rate = run.config.TRAIN.BASE_LR * run.launch.learning_rate_factor(run.config)
+    optimizer = torch.optim.SGD([weight], lr=rate)
+    schedule = build_scheduler(run.config, optimizer, run.updates_per_epoch, run.launch)
+    found = []
+    for update in updates:
+        schedule.step_update(update)
+        found.append(float(optimizer.param_groups[0]["lr"]))
+    return found
+
+
+def _spread(run: Run, count: int) -> List[int]:
+    """At most `count` updates from the first of the run to its last."""
+    last = run.config.TRAIN.EPOCHS * run.updates_per_epoch - 1
+    return sorted({round(last * index / (count - 1)) for index in range(count)})
+
+
+def _schedule(run: Run) -> List[str]:
+    warmup = run.config.TRAIN.WARMUP_EPOCHS * run.updates_per_epoch
+    updates = sorted({*_spread(run, SHOWN_RATES), warmup})
+    lines = [f"{'epoch':>8}{'update':>12}{'rate':>14}"]
+    for update, rate in zip(updates, rates(run, updates)):
+        words = "  end of the warm-up" if update == warmup and warmup else ""
+        lines.append(f"{update // run.updates_per_epoch + 1:>8}{update:>12,}{rate:>14.4g}{words}")
+    factor = run.launch.learning_rate_factor(run.config)
+    return [*lines, f"{run.config.TRAIN.LR_SCHEDULER.NAME}; rates of the configuration times {factor:g}"]
+
+
+def _draw(figure: Any, run: Run) -> None:
+    updates = _spread(run, DRAWN_RATES)
+    axes = figure.subplots()
+    axes.plot([update / run.updates_per_epoch for update in updates], rates(run, updates), color="#0072b2")
+    axes.set_title(f"{run.config.MODEL.NAME}: {run.config.TRAIN.LR_SCHEDULER.NAME} schedule")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+
+
+def _data(run: Run) -> List[str]:
+    lines = [
+        f"training images: {len(run.training_data):,}; validation images: {run.validation_images:,}; "
+        f"classes: {len(run.classes):,}"
+    ]
+    labels = getattr(run.training_data, "labels", None)
+    counts = Counter(labels.tolist()) if labels is not None else {}
+    if counts:
+        sizes = sorted(counts.get(label, 0) for label in range(len(run.classes)))
+        middle = sizes[len(sizes) // 2]
+        lines.append(f"training images of a class: {sizes[0]:,} to {sizes[-1]:,}, median {middle:,}")
+    names = [
+        shown(name) + (f" ({counts.get(label, 0):,})" if counts else "")
+        for label, name in enumerate(run.classes[:SHOWN_CLASSES])
+    ]
+    more = f" and {len(run.classes) - SHOWN_CLASSES:,} more" if len(run.classes) > SHOWN_CLASSES else ""
+    return lines + textwrap.wrap(f"classes: {', '.join(names)}{more}", WIDTH, subsequent_indent="    ")
+
+
+def _cost(run: Run, stop: StopRequest) -> List[str]:
+    """Trains two steps, and says what an epoch takes at the pace of the second."""
+    progress, updates = Progress(), run.config.IPU.DEVICE_ITERATIONS
+    run.model.train()
+    marks, losses = [time.monotonic()], []
+    for images, targets in _two(run):
+        losses.append(train_step(run, progress, images, targets, stop))
+        progress.advance(updates, losses[-1])
+        marks.append(time.monotonic())
+        stop.check()
+    first, last = marks[1] - marks[0], marks[-1] - marks[-2]
+    epoch = last * run.updates_per_epoch / updates
+    whole = datetime.timedelta(seconds=round(epoch * run.config.TRAIN.EPOCHS))
+    batch = run.launch.global_batch(run.config)
+    place = "GPU" if accelerator.selected().device == "gpu" else "host"
+    workers = run.config.DATA.NUM_WORKERS
+    beside = f", beside its {workers} data workers" if workers else ""
+    return [
+        f"measured: {first:.2f} s for the first step, {last:.2f} s for the last, losses "
+        + ", ".join(f"{loss:.4f}" for loss in losses),
+        f"an epoch: about {epoch:,.0f} s of training in {run.updates_per_epoch:,} updates of {batch:,} samples, "
+        f"{batch * updates / last:,.1f} samples/s",
+        f"{run.config.TRAIN.EPOCHS} epochs: about {whole}, without validation",
+        f"memory: {accelerator.peak_memory() / 1e6:,.0f} MB of the {place} at most{beside}; "
+        "--plan estimates that of IPUs",
+    ]
+
+
+def _two(run: Run) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+    """The first two batches of the loader, or the only one."""
+    for number, batch in enumerate(batches(run.loader), 1):
+        yield batch
+        if number == 2:
+            return
+
+
+def _continuation(config: CfgNode) -> List[str]:
+    """Says whether the command would go on from a checkpoint; the dry run started anew."""
+    folder = Path(config.OUTPUT, config.TAG)
+    if config.MODEL.RESUME:
+        return [f"a run would resume from {config.MODEL.RESUME}; these steps started anew"]
+    if config.OUTPUT and config.TRAIN.AUTO_RESUME and (folder / checkpoint.LAST).exists():
+        return [f"a run would resume from {folder / checkpoint.LAST}; these steps started anew"]
+    return []
