@@ -46,6 +46,10 @@ class _Loader(Loader):
         self._own_spec = module.__spec__
         return module
 
+    def load_module(self, fullname: Optional[str] = None) -> ModuleType:
+        """Returns the module. Programs call it on the loader of a spec, without a name."""
+        return importlib.import_module(self._actual)
+
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self._own_spec
 

@@ -25,6 +25,7 @@ from ..settings.popart_keys import check_popart_options, log_options
 from ..weights.device import DeviceWeights
 from . import saved_values
 from .ipu_names import IpuAsHost
+from .substitutions import substituted
 from .supported_ops import MaskedShapeError
 from .tracing import MarkedLoss, StageRecord, Tracer, is_pipelined
 
@@ -181,9 +182,9 @@ def compile_model(
     arguments = _first_micro_batch(bound, inputs, weights)
     tracer = _tracer(arguments, weights, options)
     half, ipu, overwrites_saved = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device), False
-    with _unchanged_buffers(weights) as changes, weights.installed(), torch.set_grad_enabled(training):
+    with _unchanged_weights(weights) as changes, weights.installed(), torch.set_grad_enabled(training):
         weights.select_replica(0)
-        with weights.tracing(), activate(tracer), half, tracer.listening(model), ipu:
+        with substituted(), weights.tracing(), activate(tracer), half, tracer.listening(model), ipu:
             outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
         weights.plain_attributes.note_changes()
@@ -240,6 +241,11 @@ def _first_micro_batch(bound: Bound, inputs: InputContract, weights: DeviceWeigh
     """Returns a copy of the first micro-batch of the arguments; a copy, since forward may write to it."""
 
     def copied(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.requires_grad:
+            logger.warning(
+                "Input tensor has requires_grad=True set. This tensor will be detached because backward pass via "
+                "inputs is not supported."
+            )
         if weights.blank:
             return weights.blank.like(tensor, DEVICE_DTYPES.get(tensor.dtype, tensor.dtype))
         return send(tensor, weights.device).clone()
@@ -300,9 +306,10 @@ class _BufferChanges:
 
 
 @contextlib.contextmanager
-def _unchanged_buffers(weights: DeviceWeights) -> Iterator[_BufferChanges]:
-    """A context manager that restores the buffers on the device at exit and records which of them had changed."""
+def _unchanged_weights(weights: DeviceWeights) -> Iterator[_BufferChanges]:
+    """A context manager that restores the tensors on the device at exit and records which buffers had changed."""
     before = [(name, device, device.clone(), device._version) for name, _, device in weights.buffers]
+    versions = [(device, device._version) for _, _, device in weights.parameters]
     changes = _BufferChanges()
     try:
         yield changes
@@ -318,6 +325,8 @@ def _unchanged_buffers(weights: DeviceWeights) -> Iterator[_BufferChanges]:
                     changes.in_place.append(name)
             with torch.no_grad():
                 device.detach_().copy_(value)
+        if any(device._version != version for device, version in versions):  # by a custom operation
+            weights.upload()
 
 
 def _check_buffers(changes: _BufferChanges, options: Options) -> None:

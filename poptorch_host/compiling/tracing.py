@@ -310,7 +310,8 @@ class Tracer(Execution):
         if func.namespace in ("prim", "poptorch"):
             return func(*args, **kwargs)
         inputs = tensors_in(args) + tensors_in(tuple(kwargs.values()))
-        if not any(map(self.is_known, inputs)) and not self.makes_on_device:
+        reads = name == "aten::_local_scalar_dense"  # such as the bounds of a slice
+        if not any(map(self.is_known, inputs)) and (reads or not self.makes_on_device):
             return run_on_host(func, args, kwargs, inputs)
         self._count_uses(name, inputs)
         whole = self.own_op_depth > 0 or self._whole_functions > 0
@@ -332,8 +333,11 @@ class Tracer(Execution):
         stage = self._stage_of_result(func, read, constant)
         written = _written(func, args, kwargs)
         self.writes_inputs |= any(_storage(tensor) in self._input_memory for tensor in written)
+        # What an operation of PopTorch's, such as a custom one, writes in place stays a result of its stage.
+        kept = {_storage(tensor): self._value(tensor) for tensor in written} if self.own_op_depth > 0 else {}
         for tensor in tensors_in((result,)) + written:
-            self._learn(tensor, _Value(constant, marks, stage))
+            before = kept.get(_storage(tensor))
+            self._learn(tensor, _Value(constant, marks, stage if before is None else before.stage))
         if all(returned.alias_info is None for returned in func._schema.returns):  # neither views nor in place
             self.activation_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((result,)))
         return result

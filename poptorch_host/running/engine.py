@@ -18,6 +18,7 @@ from .._logging import logger
 from ..compiling.compiler import Compiled
 from ..compiling.ipu_names import IpuAsHost
 from ..compiling.losses import LossMode
+from ..compiling.substitutions import any_registered, substituted
 from ..context import Execution, activate
 from ..enums import CommGroupType, OutputMode
 from ..errors import createPoptorchError
@@ -31,6 +32,7 @@ from ..weights.device import DeviceWeights
 from . import latency
 from .anchors import Anchors
 from .faults import FloatingPointFaults
+from .norm_statistics import NormStatistics
 from .outputs import Collector, Selection, seal
 
 # On a CPU, folding pays off for small models only: limits for the results of all operations, of one micro-batch and of
@@ -123,6 +125,8 @@ class Engine:
         self._loss_leaf = loss.position if loss is not None and loss.source == "output" else None
         self._installed, self._active = weights.installed(), activate(self._execution)
         self._plain_attributes = weights.plain_attributes if weights.plain_attributes else None
+        norms = any(weights.is_norm_statistic(name) for name in compiled.updated_buffers)
+        self._statistics = NormStatistics() if norms else None
         self._needs_modes = self._runs_under_modes()
         self._faults = bool(options._Popart.options.get("enableFloatingPointChecks", False))
         # shared by all calls, since it caches which kernels PyTorch lacks
@@ -162,6 +166,8 @@ class Engine:
             or self._waits_for_built_in()
             or compiled.overwrites_saved
             or self._plain_attributes is not None
+            or self._statistics is not None
+            or any_registered()
             or (compiled.makes_tensors and self._device.type != "cpu")
         )
 
@@ -242,6 +248,8 @@ class Engine:
         loss = self._execution.loss if self._loss_leaf is None else leaves[self._loss_leaf]
         if self._update is not None:
             self._back_propagate(self._update, loss, 1)
+        if self._statistics is not None:
+            self._statistics.end_micro_batch(training=self._update is not None)
         if self.anchors:
             self.anchors.collect(index, loss)
         if self._constants:
@@ -317,9 +325,9 @@ class Engine:
         if not (self._needs_modes or self._faults):
             return _NOTHING
         compiled = self._compiled
-        modes: List[ContextManager[Any]] = []
-        if self._plain_attributes is not None:
-            modes.append(self._plain_attributes)
+        modes: List[ContextManager[Any]] = [
+            mode for mode in (self._plain_attributes, self._statistics) if mode is not None
+        ]
         if compiled.overwrites_saved:
             modes.append(torch.autograd.graph.allow_mutation_on_saved_tensors())
         if compiled.half_arithmetic:
@@ -334,6 +342,7 @@ class Engine:
             # entered last, so that it sees operations first, as in the program
             modes.append(FloatingPointFaults())
         stack = contextlib.ExitStack()
+        stack.enter_context(substituted())
         for mode in modes:
             stack.enter_context(mode)
         return stack

@@ -49,10 +49,12 @@ def make_slots(latched: Latched, parameters: Parameters, micro_batches: int) -> 
         micro_batches: the number of micro-batches per update in this process.
     """
     group_of = {id(member): index for index, members in enumerate(latched.members) for member in members}
-    slots = []
+    slots, left_out = [], []
     for name, parameter, weight in parameters:
         updated = id(parameter) in group_of and parameter.requires_grad
         weight.requires_grad_(updated)
+        if parameter.requires_grad and not updated:
+            left_out.append(name)
         if updated:
             slots.append(
                 Slot(
@@ -63,6 +65,13 @@ def make_slots(latched: Latched, parameters: Parameters, micro_batches: int) -> 
                     _accumulator_type(latched, weight, micro_batches),
                 )
             )
+    if slots and left_out:
+        logger.warning(
+            "%d parameters require gradients and are in no group of the optimizer, such as %s: they keep their values, "
+            "while a device updates them with the optimizer's defaults. Set requires_grad to False",
+            len(left_out),
+            left_out[0],
+        )
     if not slots:
         logger.warning("The optimizer has no parameter of the model that requires a gradient: nothing will be trained")
     return slots

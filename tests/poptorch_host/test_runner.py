@@ -57,6 +57,10 @@ assert poptorch._logging.logger is poptorch.logger
 assert issubclass(Options, poptorch._options_impl.OptionsDict)
 from poptorch._poplar_executor import PoplarExecutor
 assert PoplarExecutor is poptorch.PoplarExecutor is poptorch._poplar_executor.PoplarExecutor
+from poptorch._utils import combine_batch_tensors_gen
+import torch
+batches = [[torch.zeros(1), torch.ones(2)], [torch.ones(1), torch.zeros(2)]]
+assert [len(tensor) for tensor in combine_batch_tensors_gen(batches)] == [2, 4]
 import poptorch.testing, poptorch.poptorch_core
 import poptorch_host
 assert poptorch is poptorch_host is sys.modules["poptorch"]

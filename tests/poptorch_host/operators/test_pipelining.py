@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 import pytest
 import torch
+from poptorch_host import custom_ops
 
 from tests.backend import NAME, host_only, needs_core, poptorch, raises
 
@@ -124,6 +125,24 @@ def test_a_block_may_run_again_for_what_no_later_stage_has_made(late_reads_later
             executor(*batch)
     else:
         torch.testing.assert_close(executor(*batch), executor.model(*batch))
+
+
+@host_only("functions that stand for custom operations")
+def test_a_weight_that_a_custom_operation_writes_in_place_is_no_result_of_its_stage():
+    @custom_ops.implement("Halve", "test.stage")
+    def halve(inputs, attributes):
+        return [inputs[0].mul_(0.5)]
+
+    class Model(Layers):
+        def forward(self, x):
+            with torch.no_grad(), poptorch.Block("late", ipu_id=1):
+                poptorch.custom_op([self.layers[0].weight], "Halve", "test.stage", 1, [self.layers[0].weight])
+            return self.layers(x)
+
+    model = Model(0, 1)
+    expected = torch.nn.functional.linear(torch.ones(1, 3), model.layers[0].weight / 2, model.layers[0].bias)
+    executor = poptorch.inferenceModel(model, poptorch.Options().deviceIterations(4))
+    torch.testing.assert_close(executor(torch.ones(4, 3))[:1], model.layers[1](expected))
 
 
 @host_only("the record of a compilation")

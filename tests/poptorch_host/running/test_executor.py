@@ -2,11 +2,13 @@
 # Copyright 2026 the Swin IPU trainer authors
 import contextlib
 import copy
+import importlib.util
 import subprocess
 import sys
 
 import pytest
 import torch
+from poptorch_host.compiling import substitutions
 
 from tests.backend import host_only, needs_core, poptorch, raises
 
@@ -200,6 +202,45 @@ def test_counters_and_flags_of_modules_are_for_every_micro_batch_what_they_were_
     model.part.calls = 5
     executor(x)
     assert model.part.calls == 5
+
+
+@needs_core("forward runs at compilation only")
+@pytest.mark.parametrize("fold", [0, 4])
+def test_tensors_of_the_host_that_forward_writes_to_are_written_to_by_the_compiler_only(fold, monkeypatch):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.count = torch.zeros(1)
+
+        def forward(self, x):
+            self.count += 1
+            return x * self.count.item()
+
+    monkeypatch.setenv("POPTORCH_HOST_FOLD", str(fold))
+    model = Model()
+    executor = poptorch.inferenceModel(model, poptorch.Options().deviceIterations(4))
+    x = torch.randn(8, 4)
+    for _ in range(2):
+        assert torch.equal(executor(x), x)
+    assert model.count.item() == 1
+
+
+@host_only("where libraries register")
+def test_functions_that_libraries_substitute_are_replaced_while_forward_runs(monkeypatch):
+    class Doubling:
+        def replace(self):
+            self.before, torch.nn.functional.relu = torch.nn.functional.relu, lambda x: 2 * x
+
+        def restore(self):
+            torch.nn.functional.relu = self.before
+
+    monkeypatch.setattr(substitutions, "_registered", [])
+    loaded = importlib.util.find_spec(f"{poptorch.__name__}._poplar_executor").loader.load_module()  # as they do
+    loaded._OverwriteContextManager.registerSubsitutionManager(Doubling)
+    before = torch.nn.functional.relu
+    executor = poptorch.inferenceModel(Function(lambda x: torch.nn.functional.relu(x)))
+    for _ in range(2):
+        assert executor(torch.ones(1)).tolist() == [2] and torch.nn.functional.relu is before
 
 
 def test_isRunningOnIpu_is_true_inside_forward_only():

@@ -219,13 +219,14 @@ def test_a_model_without_anything_to_train_runs():
 
 
 @needs_core("which rate applies to parameters in no group")
-def test_parameters_in_no_group_are_not_updated():
+def test_parameters_in_no_group_are_not_updated(log):
     model = Classifier()
     before = model.fc.bias.detach().clone()
     executor = poptorch.trainingModel(model, None, poptorch.optim.SGD([model.fc.weight], lr=0.1))
     weight = model.fc.weight.detach().clone()
     step(executor)
     assert torch.equal(model.fc.bias.detach(), before) and not torch.equal(model.fc.weight.detach(), weight)
+    assert "1 parameters require gradients and are in no group of the optimizer, such as fc.bias" in log.text
 
 
 def test_the_default_optimizer_is_sgd_with_rate_one_hundredth():
