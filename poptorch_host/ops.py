@@ -81,22 +81,21 @@ def recomputationCheckpoint(*tensors: Any) -> Any:
         tensors: tensors, or one list or tuple of tensors.
 
     Returns:
-        The tensors as given: one, a tuple of several, or the container.
+        One tensor, a tuple of several, or `type(container)(tensors)`: of one tensor, its rows, as in PopTorch.
 
     Raises:
         ValueError: for arguments other than tensors.
+        TypeError: for a named tuple.
     """
-    contained = len(tensors) == 1 and isinstance(tensors[0], (list, tuple))
-    members = list(tensors[0]) if contained else list(tensors)
-    for member in members:
-        if not torch.is_tensor(member):
-            raise ValueError(f"recomputationCheckpoint takes tensors, not {type(member).__name__}")
+    if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)):
+        return type(tensors[0])(recomputationCheckpoint(*tensors[0]))
+    for tensor in tensors:
+        if not torch.is_tensor(tensor):
+            raise ValueError(f"recomputationCheckpoint takes tensors, not {type(tensor).__name__}")
     execution = current()
     if execution is not None:
-        execution.recomputation_checkpoint(members)
-    if contained:
-        return map_tensors(lambda tensor: tensor, tensors[0])
-    return members[0] if len(members) == 1 else tuple(members)
+        execution.recomputation_checkpoint(list(tensors))
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 # Hints, which do not change values.
@@ -327,6 +326,7 @@ def dynamic_slice(tensor: torch.Tensor, dim: int, start: torch.Tensor, size: int
         positions = start.reshape(()) + torch.arange(0, size, step, device=tensor.device)
         execution = current()
         if execution is not None and execution.compiling:  # which is for whatever position: these may be out of range
+            _require(tensor.shape[dim] % size == 0, f"dynamic_slice: {tensor.shape[dim]} is no multiple of size {size}")
             positions = positions.clamp(0, tensor.shape[dim] - 1)
         return tensor.index_select(dim, positions)
 

@@ -206,11 +206,6 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if tensor.is_inference():
         tensor = tensor.clone()  # autograd cannot save inference tensors
     if tensor.requires_grad:
-        _warn_once(
-            "requires_grad",
-            "Input tensor has requires_grad=True set. This tensor will be detached because "
-            "backward pass via inputs is not supported.",
-        )
         tensor = tensor.detach()
     if not tensor.is_contiguous():
         _warn_once(

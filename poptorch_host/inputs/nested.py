@@ -2,8 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Nested arguments and outputs: tuples, named tuples, lists, dictionaries and custom types that contain tensors."""
 
-import collections
-from typing import Any, Callable, Iterable, Iterator, List, NoReturn, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Tuple
 
 import torch
 
@@ -44,10 +43,7 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
         items = [map_tensors(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
-        pairs = ((key, map_tensors(function, item)) for key, item in value.items())
-        if isinstance(value, collections.defaultdict):
-            return type(value)(value.default_factory, pairs)
-        return type(value)(pairs)
+        return _remake(value, {key: map_tensors(function, item) for key, item in value.items()})
     parser = parser_of(value)
     if parser is None:
         return value
@@ -97,7 +93,7 @@ def check_signature(name: str, compiled: Signature, value: Any) -> None:
         _require_equal(f"Data type mismatch for {name}", compiled[1], actual[1])
         _require_equal(f"Shape mismatch for {name}", torch.Size(compiled[2]), torch.Size(actual[2]))
     elif compiled[0] == "constant":
-        if not same_constant(compiled[1], value):
+        if not _same_constant(name, compiled[1], value):
             refuse(f"Value mismatch for {name}: expected {compiled[1]!r} but got {value!r}")
     else:
         _check_container(name, compiled, actual, value)
@@ -120,21 +116,31 @@ def arranged(compiled: Signature, value: Any) -> Any:
         items = [arranged(part, item) for part, item in zip(compiled[2], value)]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if compiled[0] == "mapping":
-        pairs = ((key, arranged(part, value[key])) for key, part in zip(compiled[2], compiled[3]))
-        if isinstance(value, collections.defaultdict):
-            return type(value)(value.default_factory, pairs)
-        return type(value)(pairs)
+        return _remake(value, {key: arranged(part, value[key]) for key, part in zip(compiled[2], compiled[3])})
     return value
 
 
-def same_constant(compiled: Any, value: Any) -> bool:
-    """Returns whether a value equals the one that was compiled into the program."""
-    if compiled is value or type(compiled) is not type(value):
-        return compiled is value
-    if hasattr(value, "shape") and compiled.shape != value.shape:  # arrays of different shapes do not compare
+def _remake(container: Dict[Any, Any], items: Dict[Any, Any]) -> Any:
+    """Returns a dictionary of the same type with other items, made by its constructor, as PopTorch makes it."""
+    try:
+        return type(container)(items)
+    except TypeError as error:
+        kind = type(container).__name__
+        raise TypeError(f"a {kind} cannot be made again as {kind}(items): pass and return a dict ({error})") from error
+
+
+def _same_constant(name: str, compiled: Any, value: Any) -> bool:
+    """Returns whether a value equals the one that was compiled into the program.
+
+    Raises:
+        ValueError: for arrays of several elements, which PopTorch cannot compare either.
+    """
+    if type(compiled) is not type(value):
         return False
-    same = compiled == value
-    return bool(same.all() if hasattr(same, "all") else same)
+    try:
+        return bool(compiled == value)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be compared with what was compiled: pass a tensor ({error})") from error
 
 
 def _check_container(name: str, compiled: Signature, actual: Signature, value: Any) -> None:

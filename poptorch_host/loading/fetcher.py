@@ -253,10 +253,25 @@ class _Fetcher:
 
 
 def _iterate(elements: Any) -> Iterator[Any]:
-    """Returns an iterator over an epoch. Datasets that can only be indexed are read in order of the indices."""
-    if hasattr(elements, "__iter__") or not hasattr(elements, "__len__"):
-        return iter(elements)
-    return (elements[index] for index in range(len(elements)))
+    """Returns an iterator over an epoch."""
+    indexed = not hasattr(elements, "__iter__") and hasattr(elements, "__len__")
+    return _until_index_error(elements) if indexed else iter(elements)
+
+
+def _until_index_error(elements: Any) -> Iterator[Any]:
+    """Yields the elements of a dataset that can only be indexed, as Python's iteration does: to an IndexError.
+
+    Raises:
+        Error: for an element beyond the length. PopTorch would read on without end.
+    """
+    length = len(elements)
+    for index, element in enumerate(iter(elements)):
+        if index >= length:
+            raise createPoptorchError(
+                f"{type(elements).__name__} has an element {index}, although its length is {length}: PopTorch would "
+                "read it without end. Raise IndexError there, or give the accessor a DataLoader"
+            )
+        yield element
 
 
 def _end_with(connection: Connection) -> None:

@@ -46,13 +46,15 @@ _OF_INDICES = {"one_hot", "take_along_dim"}
 _FLOOR_DIVISIONS = {"floor_divide", "__floordiv__", "__rfloordiv__"}
 # Products whose float16 kernels on CPUs are many times slower than the float32 ones. (benchmarks/half_products.py)
 _SLOW_ON_CPUS = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
+# Losses of which PyTorch does not differentiate operands of different dtypes.
+_PROMOTED_LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
 _PROMOTED = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "matmul"}
 
 
 class _CastWeights(TorchFunctionMode):
     """Casts the weights of convolutions and norms to the dtype of the input, and indices to int64.
 
-    Also makes floor division differentiable, with a gradient of zero.
+    Also promotes the operands of losses, and makes floor division differentiable, with a gradient of zero.
     """
 
     def __init__(self, arithmetic: "HalfArithmetic") -> None:
@@ -72,6 +74,10 @@ class _CastWeights(TorchFunctionMode):
         if name in _OF_INDICES and torch.int32 in {tensor.dtype for tensor in tensors_in(args)}:
             self._arithmetic.needed = True
             return func(*map(_widen_index, args), **kwargs)
+        if name in _PROMOTED_LOSSES and len({tensor.dtype for tensor in tensors_in((*args, *kwargs.values()))}) > 1:
+            self._arithmetic.needed = True
+            args = tuple(_cast(arg, torch.float32) for arg in args)
+            return func(*args, **{name: _cast(arg, torch.float32) for name, arg in kwargs.items()})
         weights = _weights_of(name, data)
         if weights is None:
             return func(*args, **kwargs)

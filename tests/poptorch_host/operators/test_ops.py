@@ -54,6 +54,13 @@ def test_recomputation_checkpoint_refuses_what_is_no_tensor(arguments):
         poptorch.recomputationCheckpoint(*arguments)
 
 
+def test_recomputation_checkpoint_makes_containers_as_their_constructor_does():
+    executor = poptorch.inferenceModel(Function(lambda x: poptorch.recomputationCheckpoint([x])))
+    assert [row.tolist() for row in executor(torch.ones(2, 1))] == [[1], [1]]
+    with raises(TypeError):
+        poptorch.recomputationCheckpoint(Point(torch.ones(1), torch.ones(1)))
+
+
 # Hints.
 
 
