@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the copied tests and the results")
     parser.add_argument("--table", type=Path, help="Markdown file to write (default: standard output)")
     parser.add_argument("--python", default=sys.executable, help="interpreter with torch and the packages of the tests")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # files may follow the flags
     rules = yaml.safe_load(RULES.read_text(encoding="utf-8"))
     tests = options.output / "tests"
     if not tests.exists():

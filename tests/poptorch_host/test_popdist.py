@@ -30,6 +30,9 @@ LAUNCHERS = {
 }
 
 
+torchrun = host_only("PopTorch knows poprun only")
+
+
 @pytest.fixture
 def launched(monkeypatch):
     """Sets the environment of a launcher, or of none."""
@@ -60,7 +63,7 @@ def report():
     "launcher, expected",
     [
         (None, (False, 0, 1, 1, 1, 0, 1)),
-        pytest.param("torchrun", (True, 2, 4, 1, 4, 2, 1), marks=host_only("processes started by torchrun")),
+        pytest.param("torchrun", (True, 2, 4, 1, 4, 2, 1), marks=torchrun),
         ("poprun", (True, 2, 4, 3, 12, 6, 2)),
     ],
 )
@@ -112,7 +115,10 @@ def test_timeout_that_is_no_time_refused(wrong):
         module("poptorch.host").configure(timeout=wrong)
 
 
-@pytest.mark.parametrize("launcher, expected", [(None, (1, 1, 0)), ("torchrun", (1, 4, 2)), ("poprun", (3, 4, 2))])
+@pytest.mark.parametrize(
+    "launcher, expected",
+    [(None, (1, 1, 0)), pytest.param("torchrun", (1, 4, 2), marks=torchrun), ("poprun", (3, 4, 2))],
+)
 @pytest.mark.parametrize(
     "make",
     [
@@ -150,7 +156,7 @@ def test_options_of_several_processes_refuse_what_the_launcher_decides(call, arg
 
 
 def test_options_of_several_processes_work_as_dictionary_frozen_or_not(launched):
-    launched("torchrun")
+    launched("poprun")
     options = Options().deviceIterations(2).outputMode(poptorch.OutputMode.All)
     before = options.toDict()
     options._freeze()

@@ -2,9 +2,10 @@
 # Copyright 2026 the Swin IPU trainer authors
 """torch.ops.poptorch: the operations that programs call by the names under which PopTorch registers them."""
 
-import poptorch_host as poptorch
 import pytest
 import torch
+
+from tests.backend import host_only, needs_core, poptorch
 
 from .models import Classifier, Function, accumulating, classifier_batch, trained
 from .recorder import recording
@@ -39,6 +40,7 @@ def test_a_model_that_names_its_parts_and_casts_inside_trains():
     assert losses[-1] < losses[0]
 
 
+@host_only("what operations tell its executions")
 def test_scopes_and_casts_are_told_to_the_compiler():
     with recording() as events:
         names.push_name_scope("attention")
@@ -50,11 +52,13 @@ def test_scopes_and_casts_are_told_to_the_compiler():
     assert cast.dtype == torch.half and cast.item() == 1
 
 
+@needs_core("it registers the operations")
 def test_casts_outside_a_compiled_model_keep_halves_in_float32():
     assert names.internal_cast(torch.ones(1).half(), "FLOAT16").dtype == torch.float32
     assert names.internal_cast(torch.ones(1), "INT8").dtype == torch.float32
 
 
+@host_only("what operations tell its executions")
 def test_operations_do_what_the_public_functions_do():
     x = torch.tensor([[1.0, 3.0]])
     with recording() as events:
@@ -81,6 +85,7 @@ def test_every_operation_that_poptorch_registers_is_there(name):
     assert getattr(names, name).default._schema.name == f"poptorch::{name}"
 
 
+@host_only("the record of a compilation")
 def test_name_scopes_name_what_runs_inside():
     def scoped(x):
         names.push_name_scope("outer")
@@ -94,6 +99,7 @@ def test_name_scopes_name_what_runs_inside():
     assert "outer/aten::add" in run and "aten::mul" in run
 
 
+@needs_core("it registers the operations")
 @pytest.mark.parametrize(
     "name, dtype", [("FLOAT16", torch.float16), ("FLOAT", torch.float32), ("INT32", torch.int32), ("BOOL", torch.bool)]
 )
@@ -105,6 +111,7 @@ def test_casts_change_the_type_on_a_device_and_not_outside(name, dtype):
         infer(lambda x: names.internal_cast(x, "FLOAT8"), half)
 
 
+@needs_core("it registers the operations")
 @pytest.mark.parametrize(
     "function",
     [
@@ -140,6 +147,7 @@ def test_gradients_flow_through_to_the_marked_loss():
     assert model.weight.tolist() == [[0.0, -1.0]]
 
 
+@needs_core("it registers the operations")
 def test_operations_with_several_results_compute_as_the_functions_do():
     points = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
     assert names.fps(points, [0, 4], 0.5, False).tolist() == poptorch.fps(points, [0, 4]).tolist()
@@ -153,6 +161,7 @@ def test_operations_with_several_results_compute_as_the_functions_do():
     assert all(torch.equal(one, other) for one, other in zip(found, expected))
 
 
+@host_only("the record of a compilation")
 def test_blocks_place_what_follows():
     def two(x):
         names.begin_ipu_block(0, 0, 0)
@@ -165,6 +174,7 @@ def test_blocks_place_what_follows():
     assert [(stage.ipu, stage.ops.get("aten::mul", 0)) for stage in executor.compiled.stages] == [(0, 0), (1, 1)]
 
 
+@host_only("PopTorch's functions for them are made of these halves")
 @pytest.mark.parametrize(
     "call, instead",
     [
@@ -178,6 +188,7 @@ def test_halves_of_constructs_are_refused_with_the_whole(call, instead):
         infer(call, torch.ones(1))
 
 
+@host_only("a device has device code")
 def test_custom_operations_are_looked_up_like_those_of_the_function():
     with pytest.raises(poptorch.Error, match="device code"):
         infer(lambda x: names.custom_operation([x], "Cube", "nobody", 1, 1, [x], ""), torch.ones(1))

@@ -150,17 +150,23 @@ def test_half_precision_learns_as_float_does(opts, digits, on_ipu, tmp_path):
     [
         ["DATA.INPUT_DTYPE", "uint8"],
         ["IPU.RECOMPUTATION", "False"],
-        ["IPU.DEVICE_ITERATIONS", "5"],
         ["IPU.OPTIMIZER_STATE_OFF_CHIP", "True", "IPU.AVAILABLE_MEMORY_PROPORTION", "[0.3]"],
         ["IPU.POPART.OUTER_FRAGMENT", "False", "IPU.POPART.PATTERNS", "[]", "IPU.POPART.COPY_JUST_IN_TIME", "False"],
         ["IPU.POPART.OUTER_FRAGMENT_FOR", "cycles", "IPU.POPART.PATTERNS", "['-TiedGather']"],
         ["IPU.ENGINE.AUTOLOADER", "False", "IPU.ENGINE.INDEPENDENT_REPLICAS", "False"],
     ],
-    ids=["uint8", "no_recomputation", "device_iterations", "memory", "popart_off", "popart_other", "engine"],
+    ids=["uint8", "no_recomputation", "memory", "popart_off", "popart_other", "engine"],
 )
 def test_settings_change_how_it_is_computed_and_not_what(opts, digits, on_ipu, tmp_path):
     found = train(digits, tmp_path, *ONE_IPU, *opts)
     assert [row["loss"] for row in found] == losses(on_ipu[1])
+
+
+def test_updates_in_one_call_share_its_learning_rate_as_on_the_host(digits, on_ipu, tmp_path):
+    opts = [*ONE_IPU, "IPU.DEVICE_ITERATIONS", "5"]
+    found = train(digits, tmp_path / "ipu", *opts)
+    assert [row["loss"] for row in found] == losses(train(digits, tmp_path / "host", *opts, device="cpu"))
+    assert [row["lr"] for row in found] != [row["lr"] for row in on_ipu[1]]
 
 
 def test_replicas_that_share_optimizer_state_have_the_losses_of_one(digits, on_ipu, tmp_path):
@@ -169,18 +175,25 @@ def test_replicas_that_share_optimizer_state_have_the_losses_of_one(digits, on_i
     assert [row["loss"] for row in found] == losses(on_ipu[1])
 
 
+@pytest.mark.parametrize(
+    "epochs",
+    [
+        pytest.param(1, id="with_the_same_weights"),
+        pytest.param(2, id="after_updates", marks=needs_core("it sums the gradients of the instances")),
+    ],
+)
 @pytest.mark.skipif(shutil.which("poprun") is None, reason="needs poprun, which comes with the Poplar SDK")
-def test_two_instances_have_the_losses_of_one(digits, on_ipu, tmp_path):
+def test_two_instances_have_the_losses_of_one(epochs, digits, on_ipu, tmp_path):
     launcher = ["poprun", "--num-instances", "2", "--num-replicas", "2", "--ipus-per-replica", "1"]
-    found = train(digits, tmp_path, *ONE_IPU, "IPU.REPLICAS", "2", flags=["--ga", "4"], launcher=launcher)
+    flags = ["--ga", "4", "--training-steps", str(5 * epochs)]
+    found = train(digits, tmp_path, *ONE_IPU, "IPU.REPLICAS", "2", flags=flags, launcher=launcher)
+    assert [row["loss"] for row in found] == losses(on_ipu[1][:epochs])
+
+
+def test_other_sources_of_images_train(digits, on_ipu, tmp_path):
+    dataset.prepare.prepare("zip", tmp_path / "zips", digits)
+    found = train(tmp_path / "zips", tmp_path / "zip", *ONE_IPU, flags=["--zip"])
     assert [row["loss"] for row in found] == losses(on_ipu[1])
-
-
-def test_other_sources_of_images_train(digits, tmp_path):
-    for split in ("train", "validation"):
-        shutil.make_archive(str(tmp_path / split), "zip", digits / split)
-    found = train(tmp_path, tmp_path / "zip", *ONE_IPU, flags=["--zip"])
-    assert len(found) == 2
     for source in ("host", "device"):
         flags = ["--synthetic", source, "--training-steps", "2"]
         train(digits, tmp_path / source, *ONE_IPU, flags=flags)

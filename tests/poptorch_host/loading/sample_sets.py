@@ -15,6 +15,12 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from tests.backend import poptorch
 
 
+def check_index(dataset: Dataset, index: Any) -> None:
+    """Ends an iteration over a data set that has indices only, as a list does."""
+    if isinstance(index, int) and index >= len(dataset):
+        raise IndexError(index)
+
+
 class Numbers(Dataset):
     """Sample i is a tensor filled with i."""
 
@@ -25,6 +31,7 @@ class Numbers(Dataset):
         return self.length
 
     def __getitem__(self, index: Any) -> Any:
+        check_index(self, index)
         return torch.full(self.shape, index, dtype=self.dtype)
 
 
@@ -57,6 +64,7 @@ class Counted(Numbers):
         self.count = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def __getitem__(self, index):
+        check_index(self, index)
         self.count += 1
         return super().__getitem__(index)
 
@@ -90,6 +98,7 @@ class RandomNumbers(Dataset):
         return 3
 
     def __getitem__(self, index):
+        check_index(self, index)
         return torch.tensor([torch.rand(()), random.random()])
 
 
@@ -100,6 +109,7 @@ class ProcessIds(Dataset):
         return 4
 
     def __getitem__(self, index):
+        check_index(self, index)
         return torch.tensor([os.getpid(), os.getppid()])
 
 
@@ -121,6 +131,7 @@ class Gated(Numbers):
         self.order = torch.full((100,), -1).share_memory_()
 
     def __getitem__(self, index):
+        check_index(self, index)
         self.gate.acquire()
         self.order[(self.order >= 0).sum()] = index
         return super().__getitem__(index)
