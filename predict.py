@@ -3,6 +3,8 @@
 """Predicts the classes of images with the weights of a checkpoint.
 
 python predict.py --checkpoint ./output/swin_tiny_224/best.pth photo.jpg ./more_photos
+
+Predictions go to standard output, or to --output; what is logged goes to standard error.
 """
 
 import sys
@@ -20,19 +22,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     # torch, torchvision and timm take seconds to import, which --help and invalid command lines do not wait for.
     import accelerator
-    from dataset.decode import shown
     from training import processes
     from training.compiling import errors_refused
     from training.evaluation import configured_weights
-    from training.prediction import find_images, predict
+    from training.prediction_files import Destination, write_predictions
 
     path = Path(args.checkpoint)
     config, state = configured_weights(args, path)
-    files = find_images(args.images)
     accelerator.select(args.device)
-    with processes.joined(config) as launch, console_log(is_leader=False), errors_refused("the device failed"):
-        for file, prediction in predict(config, path, state, files, args.top, launch):
-            print(f"{shown(file)}: " + "; ".join(f"{name} {probability:.1%}" for name, probability in prediction))
+    files = [Path(name) if name else None for name in (args.output, args.features, args.attention)]
+    with processes.joined(config) as launch, errors_refused("the device failed"):
+        with console_log(is_leader=False, bars=launch.is_leader, stream=sys.stderr):
+            write_predictions(config, path, state, args.images, args.top, launch, Destination(args.format, *files))
 
 
 if __name__ == "__main__":

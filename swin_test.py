@@ -132,7 +132,7 @@ def test_prediction_goes_on_after_what_is_no_image(digits, unbroken, tmp_path):
     done = run("predict.py", *weights, "./text.png", "good.png", "./", cwd=tmp_path)
     assert done.returncode == EXIT_DATA and "2 of 4 files cannot be read as images" in done.stderr
     predicted = [line.split(":")[0] for line in done.stdout.splitlines() if "%" in line]
-    assert predicted == ["good.png", "./good.png"] and "./text.png is not a JPEG" in done.stdout
+    assert predicted == ["good.png", "./good.png"] and "./text.png is not a JPEG" in done.stderr
 
 
 def test_prediction_refuses_what_is_no_image(digits, unbroken, tmp_path):

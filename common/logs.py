@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, TextIO
 
 from common.files import open_regular
 from common.progress_bar import above_bars, bars_shown
@@ -21,17 +21,18 @@ logger = logging.getLogger("swin")
 
 
 @contextlib.contextmanager
-def console_log(is_leader: bool, bars: Optional[bool] = None) -> Iterator[None]:
+def console_log(is_leader: bool, bars: Optional[bool] = None, stream: Optional[TextIO] = None) -> Iterator[None]:
     """Logs to standard output inside the context; processes other than the leader log warnings only.
 
     Args:
         bars: whether progress bars are shown; None: in the leader.
+        stream: instead of standard output.
     """
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO if is_leader else logging.WARNING)
     logger.propagate = False
     try:
-        with _log_to(_Kept()), _log_to(_Console(sys.stdout)), bars_shown(is_leader if bars is None else bars):
+        with _log_to(_Kept()), _log_to(_Console(stream or sys.stdout)), bars_shown(is_leader if bars is None else bars):
             yield
     finally:
         logger.setLevel(level)

@@ -5,6 +5,8 @@
 import contextlib
 import csv
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any, Iterable, Iterator, TextIO
 
@@ -43,9 +45,27 @@ def new_text(path: Path) -> Iterator[TextIO]:
         raise Refusal(f"{path} cannot be written: {reason(error)}", EXIT_RESOURCE) from error
 
 
+@contextlib.contextmanager
+def standard_output() -> Iterator[None]:
+    """Printing inside the context ends quietly, as SIGPIPE would end it, when nobody reads standard output any more.
+
+    Raises:
+        SystemExit: then.
+        Refusal: if it cannot be written for another reason.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(128 + signal.SIGPIPE) from error
+        raise Refusal(f"standard output cannot be written: {reason(error)}", EXIT_RESOURCE) from error
+
+
 def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Writes a new CSV file (RFC 4180 with line feeds); raises as `new_text`."""
+    """Writes a new CSV file (RFC 4180); raises as `new_text`."""
     with new_text(path) as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = csv.writer(stream)
         writer.writerow(header)
         writer.writerows(rows)

@@ -28,6 +28,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", 
 MAX_PIXELS = 89_478_485  # above this, Pillow warns of decompression bombs: 256 MiB of RGB
 MAX_FILE_BYTES = 64 << 20
 READ_ATTEMPTS = 3
+BAD_SHARE = 0.05  # of a data set that may be bad before the run stops
+BAD_FEWEST = 3  # this many are always tolerated
 
 # What Pillow's parsers raise on damaged input, beside its own OSError subclasses.
 DECODER_ERRORS = (
@@ -51,6 +53,11 @@ Picture = Union[Image.Image, np.ndarray]
 
 class BadImage(Exception):
     """A file that cannot be decoded; the message is the reason, without the path."""
+
+
+def most_bad(images: int) -> int:
+    """How many of the images of a data set may be bad before a run stops."""
+    return max(BAD_FEWEST, int(BAD_SHARE * images))
 
 
 def shown(path: Union[str, "os.PathLike[str]"]) -> str:

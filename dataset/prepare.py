@@ -22,7 +22,7 @@ import zipfile
 import zlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 from PIL import Image
@@ -44,22 +44,27 @@ IMAGENETTE_MEMBER = re.compile(r"[^/]+/(train|val)/(n\d{8})/(\w[\w.-]*\.JPEG)")
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same for all members: equal folders give equal archives
 
 
-def prepare(name: str, out: Path, source: Optional[Path] = None) -> None:
+def prepare(name: str, out: Path, source: Optional[Path] = None, split: Optional["Split"] = None) -> None:
     """Writes data set `name` to the folder `out`, unless it is there already.
 
     Args:
         source: folder of the original files, instead of a download; for 'zip' the folder data set to pack.
+        split: how 'folder' splits; for others None.
 
     Raises:
         Refusal: if `out` holds something else, another process writes it, or the original cannot be downloaded or read.
     """
     marker = {"data set": name, "source": str(source.resolve()) if source else ""}
+    arguments: Dict[str, Any] = {}
+    if split is not None:
+        arguments["split"] = split
+        marker.update({key: str(value) for key, value in split._asdict().items()})
     if _is_prepared(out, marker):
         logger.info("%s is prepared already in %s", name, shown(out))
         return
     try:
         with _partial_folder(out) as partial:
-            PREPARERS[name](partial, source)
+            PREPARERS[name](partial, source, **arguments)
             (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
             os.replace(str(partial), str(out))
     except OSError as error:
@@ -242,29 +247,52 @@ def _zip(out: Path, source: Optional[Path]) -> None:
         (out / f"{split}_map.txt").write_text("".join(lines), encoding="utf-8")
 
 
-def _photos(out: Path, source: Optional[Path]) -> None:
-    """Splits a folder with one folder a class: a fifth of each class, at least one image, is held out."""
+class Split(NamedTuple):
+    """How a folder of classes is split.
+
+    Attributes:
+        validation_share: of the images of each class that is held out, between 0 and 1; at least one image is, and
+            one is left to train on.
+        seed: which images; the choice in a class depends on the seed, the class's name and its images alone.
+        link_mode: a key of PLACERS.
+    """
+
+    validation_share: float = HELD_OUT
+    seed: int = 0
+    link_mode: str = "copy"
+
+
+def _symlink(source: str, target: str) -> None:
+    os.symlink(os.path.abspath(source), target)
+
+
+PLACERS: Dict[str, Callable[[str, str], Any]] = {"copy": shutil.copyfile, "hardlink": os.link, "symlink": _symlink}
+
+
+def _folder(out: Path, source: Optional[Path], split: Split = Split()) -> None:  # noqa: B008 (immutable)
+    """Splits a folder with one folder a class, each class in the same proportion."""
     if source is None:
-        raise Refusal("photos splits a folder of classes: give it by --source")
+        raise Refusal("folder splits a folder of classes: give it by --source")
     folder = ImageFolder(source)
     for label, name in enumerate(tracked(folder.classes, "splitting", " classes")):
         members = np.flatnonzero(folder.labels == label).tolist()
         if len(members) < 2:
             raise Refusal(f"{shown(source)}: {shown(name)} has one image: two are needed, one to validate", EXIT_DATA)
-        shuffled = np.random.RandomState(label).permutation(members).tolist()
-        held_out = set(shuffled[: max(round(HELD_OUT * len(members)), 1)])
+        random = np.random.RandomState(zlib.crc32(f"{split.seed}/".encode() + os.fsencode(name)))
+        count = min(max(round(split.validation_share * len(members)), 1), len(members) - 1)
+        held_out = set(random.permutation(members).tolist()[:count])
         for index in members:
             target = out / ("validation" if index in held_out else "train") / folder.relative(index)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder.name(index), str(target))
+            PLACERS[split.link_mode](folder.name(index), str(target))
 
 
-PREPARERS: Dict[str, Callable[[Path, Optional[Path]], None]] = {
+PREPARERS: Dict[str, Callable[..., None]] = {
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,
     "cifar10": _cifar10,
     "imagenette": _imagenette,
-    "photos": _photos,
+    "folder": _folder,
     "zip": _zip,
 }
 
@@ -307,11 +335,11 @@ def _required(module: str, package: str) -> ModuleType:
         raise Refusal(f"this data set needs {package}: pip install {package}", EXIT_DATA) from error
 
 
-def _arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace:
+def _arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = CommandLine(
         prog="python -m dataset.prepare",
         allow_abbrev=False,
-        description="Writes a real data set in ImageNet layout, or packs one as zip.",
+        description="Writes a real data set in ImageNet layout, splits one, or packs one as zip.",
     )
     parser.add_argument("name", choices=sorted(PREPARERS))
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
@@ -319,16 +347,35 @@ def _arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace:
         "--source",
         type=Path,
         metavar="DIR",
-        help="folder of the original files, instead of a download; for photos and zip: the folder to split or pack",
+        help="folder of the original files, instead of a download; for folder and zip: the folder to split or pack",
     )
-    return parser.parse(arguments)
+    default, own = Split(), parser.add_argument_group("folder", "splits a folder with one folder a class")
+    own.add_argument(
+        "--validation-share",
+        type=float,
+        metavar="SHARE",
+        help=f"of each class that is held out for validation (default: {default.validation_share})",
+    )
+    own.add_argument("--seed", type=int, metavar="N", help=f"which images are held out (default: {default.seed})")
+    own.add_argument(
+        "--link-mode", choices=sorted(PLACERS), help=f"how files get to their places (default: {default.link_mode})"
+    )
+    args = parser.parse(argv)
+    given = {key: getattr(args, key) for key in Split._fields if getattr(args, key) is not None}
+    if given and args.name != "folder":
+        flag = f"--{next(iter(given)).replace('_', '-')}"
+        raise Refusal(f"{flag} has no effect for {args.name}, which has its own split: leave it out")
+    args.split = default._replace(**given) if args.name == "folder" else None
+    if not 0 < given.get("validation_share", HELD_OUT) < 1:
+        raise Refusal(f"--validation-share {args.validation_share}: must lie between 0 and 1")
+    return args
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Command line; `argv` None: that of the process."""
-    arguments = _arguments(argv)
+    args = _arguments(argv)
     with console_log(is_leader=True):
-        prepare(arguments.name, arguments.out, arguments.source)
+        prepare(args.name, args.out, args.source, args.split)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ import torch
 from torch.utils.data import Dataset
 
 from common.logs import logger
-from dataset.decode import DECODER_ERRORS, BadImage, decode, shown
+from dataset.decode import DECODER_ERRORS, BadImage, decode, most_bad, shown
 from dataset.samplers import PADDING, Position, mix_seed
 from dataset.transforms import Transform, seeded
 from utils import one_line
 
 PADDED = -1  # label of a row that only fills the last evaluation batch
 UNREADABLE = -2  # label of an evaluation image that does not decode: it counts as an image, and never as correct
-BAD_SHARE = 0.05  # of a data set that may be bad before the run stops
-BAD_FEWEST = 3  # this many are always tolerated
 
 
 class DataError(Exception):
@@ -122,7 +120,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         line = f"{self.name(index)} {error}"
         if self._stop_at_bad:
             raise DataError(f"{line}; repair or remove the file") from error
-        count, limit = int(self._bad.sum()), max(BAD_FEWEST, int(BAD_SHARE * len(self)))
+        count, limit = int(self._bad.sum()), most_bad(len(self))
         if count > limit:
             raise DataError(f"{line}; that makes {count} bad images of {len(self)}: more than {limit} are not skipped")
         handling = "its neighbour is used instead" if self._training else "it counts as misclassified"

@@ -147,6 +147,16 @@ class ShiftedWindowAttention(nn.Module):
             x = torch.roll(x, self.shift, (1, 2))
         return self.proj_drop(self.proj(x))
 
+    def weights(self, x: Tensor) -> Tensor:
+        """The attention weights for an input (B, H, W, C): (B, windows, heads, tokens, tokens), each row sums to one.
+
+        Windows are those of the shifted grid, row by row.
+        """
+        if any(self.shift):
+            x = torch.roll(x, (-self.shift[0], -self.shift[1]), (1, 2))
+        query, key, _ = self._windows(self.project(x))
+        return functional.softmax(self.similarity(query, key) + self._bias().to(query.dtype), dim=-1)
+
     def _windows(self, qkv: Tensor) -> List[Tensor]:
         """(B, H, W, 3 C) -> queries, keys and values, each (B, windows, heads, tokens of a window, C / heads)."""
         batch, height, width, channels = qkv.shape

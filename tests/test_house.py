@@ -105,6 +105,8 @@ print(json.dumps(above))
         ("models.convert best.pth out --to tim", 2, "invalid choice"),
         ("models.convert best.pth out --to timm --cfg SWIN_TINNY", 2, "did you mean SWIN_TINY?"),
         ("dataset.prepare --help", 0, "usage:"),
+        ("dataset.check --help", 0, "usage:"),
+        ("dataset.check . --neer-duplicates", 2, "did you mean --near-duplicates?"),
         ("dataset.prepare digits --outt a", 2, "--out"),
     ],
 )

@@ -41,5 +41,5 @@ def test_five_lines_lead_from_a_folder_of_classes_to_a_prediction(tmp_path, monk
 def test_class_of_one_picture_cannot_be_split(tmp_path):
     write_folders(tmp_path, {"photos": {"cat": 3, "dog": 1}})
     with pytest.raises(Refusal, match="dog has one image") as caught:
-        dataset.prepare.main(["photos", "--source", str(tmp_path / "photos"), "--out", str(tmp_path / "out")])
+        dataset.prepare.main(["folder", "--source", str(tmp_path / "photos"), "--out", str(tmp_path / "out")])
     assert caught.value.code == EXIT_DATA and not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import benchmarks.weight_formats
+import dataset.check
 import dataset.prepare
 import models.convert
 from common import deadlines
@@ -38,6 +39,11 @@ def words_of(command):
 
 def parse(words):
     """Parses a command with the parser of the program that it starts; fails for a program that is not known here."""
+    if words[0] == "docker":
+        parse_docker(words[1:])
+        return
+    if "|" in words:  # what is piped into a command of ours
+        words = words[words.index("|") + 1 :]
     program = words[1] if words[0] in ("python", "python3") else words[0]
     arguments = words[2:] if program == words[1:2][0] else words[1:]
     name = Path(program).name
@@ -61,6 +67,17 @@ def parse(words):
         assert (ROOT / program).exists() and name.endswith(".sh"), f"nobody knows how to check {words}"
 
 
+def parse_docker(words):
+    """Parses what an image of the Dockerfile is to run; fails for a build argument that it does not have."""
+    if words[0] == "build":
+        declared = re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+        given = [value.split("=")[0] for flag, value in zip(words, words[1:]) if flag == "--build-arg"]
+        assert given and set(given) <= set(declared)
+    else:
+        assert words[0] == "run"
+        parse(["python", *words[words.index("swin") + 1 :]])
+
+
 def check_tests(arguments):
     """Fails for arguments of pytest that name no file, no test or no back end."""
     options = dict(zip(arguments, arguments[1:]))
@@ -74,6 +91,7 @@ def check_tests(arguments):
 
 MODULES = {  # what parses the arguments of python -m
     "benchmarks.weight_formats": benchmarks.weight_formats.parse,
+    "dataset.check": dataset.check.parse,
     "dataset.prepare": dataset.prepare._arguments,
     "models.convert": models.convert.parse,
     "pytest": check_tests,

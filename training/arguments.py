@@ -17,6 +17,7 @@ from common.results import check_free
 from configs.official import flat, known_flag
 from planning.geometry import configured_classes
 
+PREDICTION_FORMATS = ("text", "csv", "jsonl")
 TRAINING = ("train",)
 EVALUATION = ("train", "validate")
 ANY = ("train", "validate", "predict")
@@ -133,10 +134,21 @@ def parse_prediction(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or weights to predict with")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="number of classes per image (default: 5)")
     parser.set_defaults(synthetic=None)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    parser.add_argument(
+        "--format",
+        choices=PREDICTION_FORMATS,
+        help="text, csv, or jsonl (JSON lines); default: by the ending of --output, else text",
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the predictions to a new file, not to standard output")
+    parser.add_argument("--features", metavar="FILE.npy", help="write the features before the head, paths beside it")
+    parser.add_argument("--attention", metavar="DIR", help="draw where the last blocks look, on each image")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files, folders, quoted patterns; -: a path a line on input"
+    )
     args = parser.parse(argv)
     if args.top < 1:
         raise Refusal(f"--top {args.top}: must be at least 1")
+    _check_prediction_files(args)
     _check_configuration(args)
     return args
 
@@ -162,6 +174,18 @@ def _check_source(args: argparse.Namespace) -> None:
     """Raises `Refusal` for flags that exclude each other."""
     if args.synthetic and getattr(args, "DATA.DATA_PATH") is not None:
         raise Refusal("--data-path and --synthetic: give only one of them")
+
+
+def _check_prediction_files(args: argparse.Namespace) -> None:
+    """Fills in the format, and raises `Refusal` for files that cannot be made."""
+    ending = Path(args.output or "").suffix[1:]
+    args.format = args.format or (ending if ending in PREDICTION_FORMATS else PREDICTION_FORMATS[0])
+    if args.features and not args.features.endswith(".npy"):
+        raise Refusal(f"--features {args.features}: the name has to end in .npy")
+    paths = args.features and str(Path(args.features).with_suffix(".csv"))
+    folder = args.attention
+    is_empty = folder and Path(folder).is_dir() and not any(Path(folder).iterdir())
+    _check_free([args.output, args.features, paths, None if is_empty else folder])
 
 
 def _check_free(files: Sequence[Optional[str]]) -> None:

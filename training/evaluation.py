@@ -20,6 +20,7 @@ from dataset.decode import shown
 from dataset.samples import PADDED
 from dataset.workers import batches
 from models.build import build_pipeline
+from models.inspection import InspectedClassifier
 from models.pretrained import Wanted, load_pretrained
 from options import inference_options
 from training import arguments, checkpoint, processes
@@ -80,8 +81,18 @@ def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, O
     return arguments.build_config(args, saved, len(state["classes"]) if state else 0), state
 
 
-def build_validator(config: CfgNode, path: Path, state: Optional[Dict[str, Any]], classes: int, launch: Launch) -> Any:
+def build_validator(
+    config: CfgNode,
+    path: Path,
+    state: Optional[Dict[str, Any]],
+    classes: int,
+    launch: Launch,
+    inspected: bool = False,
+) -> Any:
     """The compiled poptorch.inferenceModel of `configured_weights`; its loader takes the same options.
+
+    Args:
+        inspected: whether it is that of an `InspectedClassifier`.
 
     Raises:
         Refusal: for weights of another architecture.
@@ -91,7 +102,9 @@ def build_validator(config: CfgNode, path: Path, state: Optional[Dict[str, Any]]
         checkpoint.load_weights(model, state["model"], path)
     else:
         load_pretrained(model, path, new_head=False, wanted=Wanted.of(config))
-    validator = accelerator.poptorch().inferenceModel(model.eval(), inference_options(config, launch))
+    model.eval()
+    program = InspectedClassifier(model).eval() if inspected else model
+    validator = accelerator.poptorch().inferenceModel(program, inference_options(config, launch))
     logger.info("device: %s; processes: %d", accelerator.description(), launch.processes)
     compile_validator(config, validator, classes)
     return validator

@@ -2,82 +2,158 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Prediction of the most probable classes of single images."""
 
+import glob
 import os
+import sys
 from pathlib import Path
-from typing import Any, Counter, Dict, Iterator, List, Optional, Sequence, Tuple, cast
+from typing import Any, Counter, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, cast
 
+import numpy as np
+import torch
 from timm.data import ImageNetInfo
 from yacs.config import CfgNode
 
 from common.errors import EXIT_DATA, Refusal
 from common.launch import Launch
+from common.progress_bar import progress_bar
 from dataset.build_ipu import build_images, build_loader
 from dataset.decode import shown
 from dataset.image_folder import image_files, note_left_out
-from dataset.samples import UNREADABLE
 from dataset.workers import batches
 from planning.geometry import configured_classes
+from training import processes
 from training.evaluation import build_validator
+from training.overlays import Overlays
+from training.tables import numbered
 
-Prediction = List[Tuple[str, float]]  # class names and probabilities, the most probable first
+STANDARD_INPUT = "-"
+
+
+class Prediction(NamedTuple):
+    """The likeliest classes of an image, the likeliest first; `features` (num_features,) float32 where asked for."""
+
+    path: str
+    classes: Sequence[Tuple[int, float]]  # labels and probabilities
+    features: Optional[np.ndarray]
 
 
 def find_images(names: Sequence[str]) -> List[str]:
-    """The files in `names`, and the images in its folders at any depth, sorted.
+    """The files in `names`, the images in its folders at any depth, and what its patterns match, sorted.
+
+    A pattern has *, ? or [...], and ** for folders at any depth. The name '-' stands for the paths in the lines of
+    standard input, which may be missing or damaged: that shows when they are read.
 
     Raises:
-        Refusal: for a missing file or folder, and a folder without images.
+        Refusal: for a missing file or folder, a folder without images, and a pattern without matches.
     """
     files: List[str] = []
     for name in names:
-        if Path(name).is_dir():
-            left_out: Counter[str] = Counter()
-            found = sorted(os.path.join(name, file) for file in image_files(Path(name), left_out=left_out))
-            note_left_out(Path(name), left_out)
+        if name == STANDARD_INPUT:
+            files += _listed()
+        elif os.path.exists(name):
+            files += _images_at(name)
+        elif glob.has_magic(name):
+            matches = sorted(glob.glob(name, recursive=True))
+            found = [file for match in matches for file in _images_at(match, may_lack=True)]
             if not found:
-                raise Refusal(f"{shown(name)} has no images", EXIT_DATA)
+                raise Refusal(f"{shown(name)} matches no images", EXIT_DATA)
             files += found
-        elif Path(name).exists():
-            files.append(name)
         else:
             raise Refusal(f"{shown(name)} is not a file or folder", EXIT_DATA)
     return files
 
 
+def _images_at(name: str, may_lack: bool = False) -> List[str]:
+    """A file as it is, or the images in a folder."""
+    if not os.path.isdir(name):
+        return [name]
+    left_out: Counter[str] = Counter()
+    found = sorted(os.path.join(name, file) for file in image_files(Path(name), left_out=left_out))
+    note_left_out(Path(name), left_out)
+    if not found and not may_lack:
+        raise Refusal(f"{shown(name)} has no images", EXIT_DATA)
+    return found
+
+
+def _listed() -> List[str]:
+    """The paths in standard input, one a line."""
+    lines = [os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer]
+    files = [file for line in lines if line for file in _images_at(line, may_lack=True)]
+    if not files:
+        raise Refusal("standard input lists no images: it should have a path a line", EXIT_DATA)
+    return files
+
+
+def class_count(config: CfgNode, names: Sequence[str]) -> int:
+    """The number of classes of the weights, with the names that come with them."""
+    return config.MODEL.NUM_CLASSES or len(names) or configured_classes(config)
+
+
 def predict(
-    config: CfgNode, path: Path, state: Optional[Dict[str, Any]], files: Sequence[str], top: int, launch: Launch
-) -> Iterator[Tuple[str, Prediction]]:
-    """Each of this process's files with its `top` likeliest classes, as soon as its batch is computed.
+    config: CfgNode,
+    path: Path,
+    state: Optional[Dict[str, Any]],
+    files: Sequence[str],
+    top: int,
+    launch: Launch,
+    features: bool = False,
+    overlays: Optional[Overlays] = None,
+) -> Iterator[List[Prediction]]:
+    """The predictions of one batch after the other, in the order of `files`, of all processes in each of them.
 
     Files that cannot be read as images are logged and left out.
 
     Args:
         path: where the weights are.
         state: what `checkpoint.load_own` read there; None for foreign weights.
+        files: the same in all processes.
+        top: number of classes of each.
+        features: whether predictions have features.
+        overlays: draws an overlay of each image.
 
     Raises:
-        Refusal: for weights of another architecture; at the end, where files were left out.
+        Refusal: for weights of another architecture.
     """
-    names = state["classes"] if state else []
-    classes = config.MODEL.NUM_CLASSES or len(names) or configured_classes(config)
-    names = describe(names, classes)
-    validator = build_validator(config, path, state, classes, launch)
+    classes = class_count(config, state["classes"] if state else [])
+    validator = build_validator(config, path, state, classes, launch, inspected=features or overlays is not None)
     loader = build_loader(config, validator.options, build_images(config, files), training=False)
-    bad = 0
-    for images, numbers in batches(loader):
-        bad += int((numbers == UNREADABLE).sum())
-        best = validator(images).float().softmax(1).topk(min(top, classes))
-        for number, probabilities, labels in zip(numbers.tolist(), *(part.tolist() for part in best)):
-            if number >= 0:  # not padding
-                yield files[number], [(names[label], share) for label, share in zip(labels, probabilities)]
-    if bad:
-        raise Refusal(f"{bad} of {len(files)} files cannot be read as images; they are listed above", EXIT_DATA)
+    with progress_bar("prediction", len(files), " images") as bar:
+        for images, numbers in batches(loader):
+            outputs = validator(images)
+            logits, pooled, maps = outputs if isinstance(outputs, (tuple, list)) else (outputs, None, None)
+            if overlays is not None:
+                overlays.draw(images, maps, numbers, files)
+            best = logits.float().softmax(1).topk(min(top, classes))
+            gathered = processes.gather(_rows(best, pooled if features else None, numbers), launch)
+            rows = sorted((row for part in gathered for row in part), key=lambda row: row[0])
+            yield [Prediction(files[number], likeliest, vector) for number, likeliest, vector in rows]
+            bar.update(min(len(numbers) * launch.processes, len(files) - bar.n))
+
+
+def _rows(best: Any, pooled: Optional[torch.Tensor], numbers: torch.Tensor) -> List[Tuple[int, Any, Any]]:
+    """Number, (label, probability) pairs and features of each image of a batch, without padding and unreadable ones."""
+    vectors = [None] * len(numbers) if pooled is None else pooled.float().numpy().copy()
+    return [
+        (number, list(zip(labels, probabilities)), vector)
+        for number, labels, probabilities, vector in zip(
+            numbers.tolist(), best.indices.tolist(), best.values.tolist(), vectors
+        )
+        if number >= 0
+    ]
+
+
+def synsets() -> Dict[str, str]:
+    """The classes of ImageNet-1k in the order of their labels, with their descriptions."""
+    return cast(Dict[str, str], ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True))
+
+
+def name_classes(names: Sequence[str], classes: int) -> List[str]:
+    """The names of all classes; weights with 1,000 classes and no names have those of ImageNet-1k."""
+    known = synsets()
+    return list(known) if not names and classes == len(known) else numbered(names, classes)
 
 
 def describe(names: Sequence[str], classes: int) -> List[str]:
     """Readable class names: ImageNet-1k synsets with their descriptions, and numbers for classes without a name."""
-    words = cast(Dict[str, str], ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True))
-    if not names and classes == len(words):
-        names = list(words)
-    known = [f"{name} ({words[name]})" if name in words else name for name in names]
-    return known + [str(label) for label in range(len(known), classes)]
+    words = synsets()
+    return [f"{name} ({words[name]})" if name in words else name for name in name_classes(names, classes)]

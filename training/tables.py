@@ -29,7 +29,7 @@ class Tables(NamedTuple):
         Raises:
             Refusal: for a file that exists already or cannot be written.
         """
-        every = [*names, *(str(label) for label in range(len(names), outcomes.num_classes))]
+        every = numbered(names, outcomes.num_classes)
         if self.per_class:
             columns = ("class", "images", "top1", "top5", "predicted", "precision")
             write_table(self.per_class, columns, _classes(outcomes, every))
@@ -40,6 +40,11 @@ class Tables(NamedTuple):
         if self.predictions:
             header = ("path", "class", "correct", *prediction_header(outcomes.predicted.shape[1]))
             write_table(self.predictions, header, _images(outcomes, every, dataset))
+
+
+def numbered(names: Sequence[str], classes: int) -> List[str]:
+    """The names of all classes: those without one have their number."""
+    return [*names, *(str(label) for label in range(len(names), classes))]
 
 
 def prediction_header(top: int) -> List[str]:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -326,3 +327,63 @@ def test_bad_command_line_is_refused(argv, said):
     with pytest.raises(Refusal, match=said) as caught:
         module.main(argv)
     assert caught.value.code == EXIT_USAGE and "\n" not in str(caught.value)
+
+
+class TestFolder:
+    @pytest.fixture
+    def photos(self, tmp_path):
+        return write_folders(tmp_path, {"photos": {"many": 20, "few": 2, "comma, <b>": 5}}) / "photos"
+
+    def split(self, out):
+        return {
+            name: {path.relative_to(out / name).as_posix() for path in (out / name).rglob("*.jpg")}
+            for name in ("train", "validation")
+        }
+
+    def test_every_class_is_split_in_the_same_share_and_no_image_is_lost(self, photos, tmp_path):
+        module.main(["folder", "--source", str(photos), "--out", str(tmp_path / "out"), "--validation-share", "0.3"])
+        parts = self.split(tmp_path / "out")
+        assert parts["train"] | parts["validation"] == {
+            path.relative_to(photos).as_posix() for path in photos.rglob("*.jpg")
+        }
+        counts = [sum(name.startswith(kind) for name in parts["validation"]) for kind in ("many", "few", "comma")]
+        assert counts == [6, 1, 2] and not parts["train"] & parts["validation"]
+
+    def test_split_depends_on_the_seed_and_of_other_classes_on_nothing(self, photos, tmp_path):
+        for out, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+            if out == "b":
+                shutil.copytree(photos / "many", photos / "another")
+            module.main(["folder", "--source", str(photos), "--out", str(tmp_path / out), "--seed", seed])
+        many = [{name for name in self.split(tmp_path / out)["validation"] if name.startswith("many")} for out in "abc"]
+        assert many[0] == many[1] != many[2]
+
+    @pytest.mark.parametrize("mode", ["symlink", "hardlink"])
+    def test_links_take_no_room_and_are_read_like_copies(self, photos, tmp_path, monkeypatch, mode):
+        monkeypatch.chdir(tmp_path)
+        module.main(["folder", "--source", "photos", "--out", "out", "--link-mode", mode])
+        folder = open_split(tmp_path / "out", training=True)
+        for index in range(len(folder)):
+            original, link = photos / folder.relative(index), Path(folder.name(index))
+            assert link.is_symlink() == (mode == "symlink") and link.samefile(original)
+            assert folder.read(index) == original.read_bytes()
+
+    def test_other_options_are_another_data_set_which_is_not_overwritten(self, photos, tmp_path):
+        command = ["folder", "--source", str(photos), "--out", str(tmp_path / "out")]
+        module.main(command)
+        before = digest(tmp_path / "out")
+        module.main(command)
+        assert refusal(module.main, [*command, "--seed", "3"]).code == EXIT_USAGE
+        assert digest(tmp_path / "out") == before
+
+    @pytest.mark.parametrize(
+        "argv, said",
+        [
+            (["folder"], "--source"),
+            (["folder", "--validation-share", "1.0"], "between 0 and 1"),
+            (["folder", "--link-mode", "move"], "invalid choice"),
+            (["digits", "--seed", "3"], "--seed has no effect for digits"),
+        ],
+    )
+    def test_options_without_sense_are_refused(self, argv, said, tmp_path):
+        error = refusal(module.main, [*argv, "--out", str(tmp_path / "out")])
+        assert error.code == EXIT_USAGE and said in str(error) and not (tmp_path / "out").exists()

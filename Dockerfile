@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+# The application on CPUs or GPUs. IPUs need the Poplar SDK, which is licensed separately: build on Graphcore's images.
+#   docker build --tag swin .                           for CPUs
+#   docker build --tag swin --build-arg TORCH=cu126 .   for GPUs; TORCH is a folder of PyTorch's wheels
+FROM python:3.11-slim-bookworm
+
+ARG TORCH=cpu
+
+WORKDIR /opt/swin
+COPY requirements.txt constraints.txt ./
+RUN pip install --no-cache-dir --constraint constraints.txt --index-url "https://download.pytorch.org/whl/${TORCH}" \
+        torch torchvision \
+    && pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
+COPY . .
+RUN python -m compileall -q . \
+    && useradd --create-home --uid 10001 swin
+USER 10001
+
+# In exec form, so that SIGTERM of `docker stop` reaches Python, which saves the state and exits with code 75.
+ENTRYPOINT ["python"]
+CMD ["train_swin.py", "--help"]
