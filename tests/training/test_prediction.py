@@ -233,10 +233,10 @@ def test_reader_that_leaves_early_is_no_error(weights, pictures):
 def test_full_disk_behind_standard_output_is_one_line():
     program = (
         "from common.command_line import run_command\n"
-        "from training.prediction_files import opened\n"
+        "from common.results import standard_output\n"
         "def main():\n"
-        "    with opened(None) as write:\n"
-        "        write(['a.jpg: cat'])\n"
+        "    with standard_output():\n"
+        "        print('a.jpg: cat')\n"
         "raise SystemExit(run_command(main))"
     )
     with open("/dev/full", "w") as full:
