@@ -13,6 +13,7 @@ from multiprocessing import util
 from multiprocessing.reduction import send_handle
 from typing import Any, List, Optional, Tuple
 
+from .._logging import logger
 from ..enums import SharingStrategy
 from ..errors import Error, createPoptorchError
 from . import fetcher, ring
@@ -61,6 +62,7 @@ class FetcherProcess:
             self._process = _start(dataset, strategy, settings, self._connection, theirs)
         finally:
             theirs.close()
+        logger.debug("AsynchronousDataAccessor worker process: %d", self._process.pid)
         # Runs before multiprocessing waits for processes at exit, in children of multiprocessing too.
         self.stop = util.Finalize(self, _stop, (self._process, self._connection), exitpriority=100)
         try:

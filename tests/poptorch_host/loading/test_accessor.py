@@ -180,6 +180,13 @@ def test_what_is_done_to_a_handed_out_tensor_does_not_stay(access):
             tensor.zero_().unsqueeze_(0).requires_grad_()
 
 
+@host_only("its process")
+def test_id_of_the_process_is_in_the_debug_log(access, caplog):
+    caplog.set_level("DEBUG", "poptorch::python")
+    accessor = access([torch.ones(1)])
+    assert f"AsynchronousDataAccessor worker process: {process_of(accessor).pid}" in caplog.text
+
+
 def test_tensors_outlive_the_accessor(access):
     accessor = access([torch.ones(3)])
     tensor = next(iter(accessor))
