@@ -11,8 +11,6 @@ from poptorch_host.inputs import custom_args
 
 from tests.backend import host_only, poptorch, raises
 
-pytestmark = host_only("its register of parsers")
-
 
 class Pair:
     def __init__(self, left, right):
@@ -33,6 +31,7 @@ def registered(monkeypatch):
     monkeypatch.setattr(custom_args, "_parsers", {})
 
 
+@host_only("its register of parsers")
 def test_parser_serves_a_type_and_its_subclasses_until_forgotten(registered):
     parser = PairParser()
     poptorch.registerCustomArgParser(Pair, parser)
@@ -54,6 +53,7 @@ def test_parser_of_another_kind_is_refused(registered):
         poptorch.ICustomArgParser()
 
 
+@host_only("its register of parsers")
 def test_graph_parsers_need_pytorch_geometric(registered, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_geometric", None)
     monkeypatch.setitem(sys.modules, "torch_geometric.data", None)
@@ -75,6 +75,7 @@ class Graph:
         return [self.values]
 
 
+@host_only("its register of parsers")
 def test_graph_parser_replaces_the_tensors_of_all_stores(registered, monkeypatch):
     data = types.ModuleType("torch_geometric.data")
     data.Data, data.HeteroData = Graph, type("HeteroData", (), {})
