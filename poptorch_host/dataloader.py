@@ -80,6 +80,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         elif partitioned:
             dataset, shuffle = self._partition(dataset, shuffle, drop_last, kwargs)
         self._rebatched_size = self._choose_rebatched_size(mode, drop_last)
+        drop_last = drop_last and (mode != DataLoaderMode.AsyncRebatched or self._rebatched_size is not None)
         sampling = self._sampling(drop_last, rebatched_worker_size, batch_sampler)
         _leave_out_unused(mode, self._rebatched_size is not None, async_options, rebatched_worker_size, kwargs)
         super().__init__(
@@ -156,7 +157,6 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         """Returns the size of the batches to gather in the accessor's process; None to not gather batches."""
         size = self._combined_batch_size
         if mode == DataLoaderMode.AsyncRebatched:
-            check(size is not None, "DataLoaderMode.AsyncRebatched needs a batch_size")
             return size
         return size if mode == DataLoaderMode.Async and not drop_last and (size or 1) > 1 else None
 
@@ -171,7 +171,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             return {"batch_size": self._combined_batch_size, "drop_last": drop_last}
         size = self._rebatched_size if rebatched_worker_size is None else rebatched_worker_size
         check(
-            0 < size <= self._rebatched_size,
+            size <= self._rebatched_size,
             f"rebatched_worker_size must be between 1 and the combined batch size {self._rebatched_size}, not {size}",
         )
         return {"batch_size": size, "drop_last": False}

@@ -343,16 +343,21 @@ def test_terminated_loader_refuses_to_iterate():
     "arguments, message",
     [
         (dict(mode=REBATCHED, batch_size=4, rebatched_worker_size=5), "rebatched_worker_size"),
-        (dict(mode=REBATCHED, batch_size=4, rebatched_worker_size=0), "rebatched_worker_size"),
+        (dict(mode=REBATCHED, batch_size=4, rebatched_worker_size=0), "batch_size=0"),
         (dict(mode=REBATCHED, batch_size=1), "rebatched_size must exceed 1"),
-        (dict(mode=REBATCHED, batch_size=None, drop_last=False), "needs a batch_size"),
+        (dict(mode=REBATCHED, batch_size=0), "batch_size=0"),
         (dict(mode=ASYNC, async_options={"rebatched_size": 2}), "async_options cannot contain rebatched_size"),
-        (dict(mode=1), "DataLoaderMode"),
+        pytest.param(dict(mode=1), "DataLoaderMode", marks=host_only("PopTorch reads synchronously then")),
     ],
 )
 def test_arguments_of_asynchronous_modes_must_fit_together(arguments, message):
     with raises((AssertionError, ValueError), match=message):
         poptorch.DataLoader(options(), Numbers(9), **arguments)
+
+
+def test_samples_without_batches_are_not_gathered():
+    loader = poptorch.DataLoader(options(), Numbers(3), mode=REBATCHED, batch_size=None, async_options=FORK)
+    assert [tensor.tolist() for tensor in loader] == [[0, 0], [1, 1], [2, 2]]
 
 
 @host_only("its process and its messages")
