@@ -117,9 +117,10 @@ def _uneven_pooling(args: Tuple[Any, ...]) -> Optional[str]:
 
 def _uneven_interpolation(args: Tuple[Any, ...]) -> Optional[str]:
     (height, width), (new_height, new_width) = args[0].shape[-2:], args[1]
-    if new_height % height or new_width % width or new_height // height != new_width // width:
-        return f"scales that are not one integer, from {[height, width]} to {[new_height, new_width]}"
-    return None
+    if new_height * width != new_width * height:
+        return f"two scales, from {[height, width]} to {[new_height, new_width]}"
+    by_factor = len(args) > 3 and args[3] is not None  # rather than by the size
+    return "a factor that is no integer" if by_factor and new_height % height else None
 
 
 def _aligned_corners(args: Tuple[Any, ...]) -> Optional[str]:

@@ -124,6 +124,7 @@ IMAGE = torch.linspace(-1, 1, 48).view(1, 2, 4, 6)
         (torch.nn.AdaptiveAvgPool3d((2, 2, 2)), True),
         (torch.nn.AdaptiveAvgPool3d((2, 3, 2)), False),
         (torch.nn.Upsample(scale_factor=3, mode="bilinear"), True),
+        (torch.nn.Upsample((6, 9), mode="bilinear"), True),
         (torch.nn.Upsample((8, 6), mode="bilinear"), False),
         (torch.nn.Upsample(scale_factor=1.5, mode="bilinear"), False),
         (torch.nn.Upsample((5, 7), mode="bicubic"), True),
