@@ -205,8 +205,7 @@ class PoplarExecutor(Inspection):
         program = self._program
         if program is None:
             program = self._compile(bound)
-        else:
-            bound = program.compiled.inputs.check(bound, self._forward_parameters.names)
+        bound = program.compiled.inputs.check(bound, self._forward_parameters.names)
         if not self._attached:
             self.attachToDevice()
         if program.update is None:

@@ -223,7 +223,7 @@ def test_an_input_that_training_writes_to_has_no_gradient_on_the_host(iterations
 
 def test_arrays_of_several_elements_cannot_be_compared_with_the_compiled_ones():
     executor = infer(lambda value: torch.zeros(1) + 1)
-    executor(numpy.ones(2))
+    executor.compile(numpy.ones(2))
     with raises(ValueError, match="cannot be compared.*pass a tensor"):
         executor(numpy.ones(2))
 
