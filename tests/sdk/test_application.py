@@ -195,8 +195,9 @@ def test_other_sources_of_images_train(digits, on_ipu, tmp_path):
     found = train(tmp_path / "zips", tmp_path / "zip", *ONE_IPU, flags=["--zip"])
     assert [row["loss"] for row in found] == losses(on_ipu[1])
     for source in ("host", "device"):
-        flags = ["--synthetic", source, "--training-steps", "2"]
-        train(digits, tmp_path / source, *ONE_IPU, flags=flags)
+        flags = ["--synthetic", source, "--training-steps", "2", "--output", tmp_path / source, "--device", "ipu"]
+        run("train_swin.py", *DEMO, *flags, "--opts", *MODEL, *ONE_IPU)
+        assert len(rows(tmp_path / source)) == 1
 
 
 def test_programs_compile_without_data(tmp_path):
