@@ -59,6 +59,8 @@ def _run(tree: CfgNode) -> None:
     tree.TAG = ""  # subfolder of OUTPUT, to separate runs of the same configuration
     tree.SEED = 0
     tree.LOG_INTERVAL = 10  # weight updates between log lines
+    tree.REPORT = True  # write report.html at every epoch
+    tree.TENSORBOARD = False  # also log to TensorBoard, in the folder tensorboard of OUTPUT
     tree.WANDB = False  # also log to Weights & Biases
 
 

@@ -176,8 +176,15 @@ def test_epochs_are_validated_at_intervals_and_the_last_one_always(digits, tmp_p
 
 
 def test_best_checkpoint_is_of_the_first_epoch_with_the_best_accuracy(digits, tmp_path, monkeypatch):
-    evaluate, right = loop.evaluate, iter([5, 9, 7, 9])
-    monkeypatch.setattr(loop, "evaluate", lambda *args: evaluate(*args)._replace(top1_correct=next(right)))
+    evaluate, right = loop.evaluate_images, iter([5, 9, 7, 9])
+
+    def planned(*args):
+        outcomes, correct = evaluate(*args), next(right)
+        predicted = (outcomes.labels[:, None] + [[1]]) % 10
+        predicted[:correct] = outcomes.labels[:correct, None]
+        return outcomes._replace(predicted=predicted)
+
+    monkeypatch.setattr(loop, "evaluate_images", planned)
     last = train(digits, tmp_path)["progress"]
     best = checkpoint.load(tmp_path / "best.pth")["progress"]
     assert (best["epoch"], last["epoch"]) == (2, 4)
@@ -307,7 +314,7 @@ def test_data_set_that_grew_inside_an_epoch_is_refused_and_between_two_it_is_not
 
 
 def test_stop_during_validation_loses_no_update(digits, unbroken, tmp_path, monkeypatch):
-    evaluate, calls = loop.evaluate, []
+    evaluate, calls = loop.evaluate_images, []
 
     def interrupted(*args):
         calls.append(args)
@@ -315,7 +322,7 @@ def test_stop_during_validation_loses_no_update(digits, unbroken, tmp_path, monk
             raise Preempted("stopped")
         return evaluate(*args)
 
-    monkeypatch.setattr(loop, "evaluate", interrupted)
+    monkeypatch.setattr(loop, "evaluate_images", interrupted)
     with pytest.raises(Preempted):
         train(digits, tmp_path)
     assert checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == 10

@@ -47,7 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             elif args.dry_run or args.schedule_output is not None:
                 dry_run(config, launch, stop, arguments.origins(args), args.schedule_output)
             else:
-                train(config, launch, stop)
+                train(config, launch, stop, arguments.origins(args))
 
 
 if __name__ == "__main__":

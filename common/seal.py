@@ -10,7 +10,11 @@ torch.load compares not even those.
 """
 
 import hashlib
+import os
+from pathlib import Path
 from typing import BinaryIO, Union
+
+from common.files import open_regular
 
 MARK = b"swin-sha256:"
 LENGTH = len(MARK) + 64
@@ -69,3 +73,11 @@ def is_sealed(contents: memoryview) -> bool:
 def is_intact(contents: memoryview) -> bool:
     """Whether the digest of a sealed file matches its contents."""
     return contents[-LENGTH:] == MARK + hashlib.sha256(contents[:-LENGTH]).hexdigest().encode()
+
+
+def digest_of(path: Path) -> str:
+    """The digest that a sealed file ends with, without comparing it with the contents; empty if there is none."""
+    with open(open_regular(path), "rb") as stream:
+        stream.seek(max(os.fstat(stream.fileno()).st_size - LENGTH, 0))
+        end = stream.read(LENGTH)
+    return end[len(MARK) :].decode("ascii") if end.startswith(MARK) else ""

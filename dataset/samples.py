@@ -65,6 +65,10 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         return len(self._source)
 
+    def read(self, index: int) -> bytes:
+        """The encoded image of a sample; raises BadImage."""
+        return self._source.read(index)
+
     def name(self, index: int) -> str:
         """The origin of a sample, for messages."""
         return shown(self.path(index))

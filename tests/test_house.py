@@ -16,7 +16,7 @@ HEAVY = {"torch", "torchvision", "timm"}
 # The modules of the top folder and the packages, lowest first. import-linter knows the packages only.
 LAYERS = (
     *("utils", "common", "planning", "configs", "config", "accelerator", "dataset", "models"),
-    *("options", "lr_scheduler", "optimizer", "training"),
+    *("options", "lr_scheduler", "optimizer", "reports", "training"),
 )
 
 

@@ -80,6 +80,7 @@ KEY_FLAGS = (
     KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "", "read train.zip and validation.zip instead of folders", EVALUATION),
     KeyFlag(("--cache-mode",), "DATA.CACHE_MODE", str, "MODE", "caching in zip mode: no, full, part", EVALUATION),
     KeyFlag(("--seed",), "SEED", int, "N", "random seed", EVALUATION),
+    KeyFlag(("--tensorboard",), "TENSORBOARD", bool, "", "also log to TensorBoard, in the output folder"),
     KeyFlag(("--wandb",), "WANDB", bool, "", "also log to Weights & Biases"),
 )
 

@@ -43,6 +43,7 @@ class Run(NamedTuple):
     training_data: Any  # from build_dataset
     validation_images: int
     updates_per_epoch: int
+    validation_data: Any  # from build_dataset
 
 
 def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optional[Dict[str, Any]]:
@@ -129,6 +130,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
         train_data,
         len(validation_data),
         updates_per_epoch,
+        validation_data,
     )
     compile_program(trainer, "training", example_batch(config, options, classes, training=True))
     if state:

@@ -5,7 +5,7 @@
 import dataclasses
 import datetime
 import math
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Dict, Mapping, Optional
 
 import torch
 from yacs.config import CfgNode
@@ -22,19 +22,25 @@ from training import output_folder, processes
 from training.building import Run, build_run, find_state, random_device
 from training.compiling import errors_refused
 from training.diagnosis import explain
-from training.evaluation import compile_validator, evaluate
+from training.evaluation import compile_validator, evaluate_images
 from training.loader_wait import LoaderWait, report_wait
-from training.outcomes import Accuracy
+from training.outcomes import Outcomes
 from training.pace import Pace, epoch_bar
 from training.processes import ending_together
 from training.progress import Progress
+from training.reporting import Reporter
 from training.saving import Saver
 from training.status import recorded
+from training.trackers import Tracker, open_tracker
 from utils import Throughput
 
 
-def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
-    """Trains to the end, from the newest checkpoint of the output folder if there is one."""
+def train(config: CfgNode, launch: Launch, stop: StopRequest, origins: Mapping[str, str]) -> None:
+    """Trains to the end, from the newest checkpoint of the output folder if there is one.
+
+    Args:
+        origins: who set each key, for the report.
+    """
     with output_folder.opened(config, launch) as folder, recorded(folder, config, launch, stop) as status:
         with ending_together(launch):
             state = find_state(config, launch, folder)
@@ -45,13 +51,15 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest) -> None:
             with output_folder.logged(folder, launch), errors_refused("the device failed"):
                 status.begin(progress)
                 output_folder.write_configuration(folder, config, launch)
-                track = output_folder.open_tracker(config, launch)
+                track, reporter = open_tracker(config, launch, folder), Reporter(config, folder, launch, origins)
                 run = build_run(config, launch, folder, state)
-                with Saver(folder if launch.is_leader else None, status, config.TRAIN.KEEP).running() as saver:
-                    fit(run, progress, stop, track, saver)
+                reporter.begin(run)
+                kept_in = folder if launch.is_leader else None
+                with Saver(kept_in, status, config.TRAIN.KEEP, reporter.write).running() as saver:
+                    fit(run, progress, stop, track, reporter, saver)
 
 
-def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[str, Any]], None], saver: Saver) -> None:
+def fit(run: Run, progress: Progress, stop: StopRequest, track: Tracker, reporter: Reporter, saver: Saver) -> None:
     """Trains and validates epoch by epoch; every state that is worth going on from is saved before it can be lost."""
     while not is_finished(run.config, progress):
         with stop.deferred():
@@ -67,7 +75,8 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
             "loss": progress.mean_loss(),
             "throughput": round(pace.throughput, 1),
         }
-        accuracy = validate_epoch(run, progress)
+        outcomes = validate_epoch(run, progress)
+        accuracy = None if outcomes is None else outcomes.accuracy()
         row.update(top1=accuracy and round(accuracy.top1, 4))
         row.update(top5=None if accuracy is None or accuracy.top5 is None else round(accuracy.top5, 4))
         row.update(pace.columns())
@@ -75,8 +84,9 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Callable[[Dict[s
             best = progress.best_top1 if accuracy is None else max(accuracy.top1, progress.best_top1)
             is_best = best > progress.best_top1
             progress.end_epoch(row, best)
+            reporter.note(run, progress.epoch, outcomes)
             save(run, progress, saver, is_best)
-        track(row)
+        track(run, row, outcomes)
         stop_if_asked(run, progress, stop, saver)
     saver.finish()
     processes.share(None, run.launch)
@@ -202,7 +212,7 @@ def report(run: Run, progress: Progress, loss: float, rate: float, wait: float) 
     )
 
 
-def validate_epoch(run: Run, progress: Progress) -> Optional[Accuracy]:
+def validate_epoch(run: Run, progress: Progress) -> Optional[Outcomes]:
     """Validates every TEST.INTERVAL epochs and after the last one; the two programs take turns on the device."""
     epoch = progress.epoch + 1
     if epoch % run.config.TEST.INTERVAL and epoch < run.config.TRAIN.EPOCHS:
@@ -210,11 +220,11 @@ def validate_epoch(run: Run, progress: Progress) -> Optional[Accuracy]:
     run.trainer.detachFromDevice()
     run.model.eval()
     compile_validator(run.config, run.validator, run.model.num_classes)
-    accuracy = evaluate(run.validator, run.validation_loader, run.validation_images, run.launch)
+    outcomes = evaluate_images(run.validator, run.validation_loader, run.validation_images, run.launch)
     run.validator.detachFromDevice()
     run.trainer.attachToDevice()
-    logger.info("epoch: %d/%d validation: %s", epoch, run.config.TRAIN.EPOCHS, accuracy)
-    return accuracy
+    logger.info("epoch: %d/%d validation: %s", epoch, run.config.TRAIN.EPOCHS, outcomes.accuracy())
+    return outcomes
 
 
 def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:

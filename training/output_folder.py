@@ -5,13 +5,11 @@
 import contextlib
 import csv
 import fcntl
-import importlib
 import io
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, TextIO
+from typing import Any, Dict, Iterator, List, Optional, TextIO
 
-import yaml
 from yacs.config import CfgNode
 
 from common.errors import EXIT_BUSY, Refusal
@@ -82,22 +80,6 @@ def write_configuration(folder: Optional[Path], config: CfgNode, launch: Launch)
     """Writes the whole configuration to config.yaml, which --cfg takes."""
     if folder is not None and launch.is_leader:
         status.note(folder / CONFIGURATION, config.dump())
-
-
-def open_tracker(config: CfgNode, launch: Launch) -> Callable[[Dict[str, Any]], None]:
-    """A function that logs a row of metrics to Weights & Biases if --wandb is given (WANDB_ variables apply).
-
-    Raises:
-        Refusal: if --wandb is given and wandb is not installed.
-    """
-    if not config.WANDB or not launch.is_leader:
-        return lambda row: None
-    try:
-        wandb = importlib.import_module("wandb")
-    except ModuleNotFoundError as error:
-        raise Refusal(f"--wandb needs the package {error.name}: pip install wandb") from error
-    wandb.init(project="swin", dir=config.OUTPUT or None, config=yaml.safe_load(config.dump()), resume="allow")
-    return lambda row: wandb.log(row, step=row["update"])
 
 
 def write_metrics(folder: Path, rows: List[Dict[str, Any]]) -> None:

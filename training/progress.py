@@ -70,6 +70,8 @@ FREE = (
     "OUTPUT",
     "TAG",
     "LOG_INTERVAL",
+    "REPORT",
+    "TENSORBOARD",
     "WANDB",
     "DATA.DATA_PATH",
     "DATA.NUM_WORKERS",

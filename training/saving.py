@@ -5,7 +5,7 @@
 import concurrent.futures
 import contextlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import torch
 
@@ -23,12 +23,20 @@ class Saver:
         folder: output folder of the run.
         status: updated after each checkpoint.
         keep: TRAIN.KEEP.
+        report: called with the rows of metrics after each checkpoint; it raises no error.
     """
 
-    def __init__(self, folder: Optional[Path], status: Status, keep: int) -> None:
+    def __init__(
+        self,
+        folder: Optional[Path],
+        status: Status,
+        keep: int,
+        report: Callable[[List[Dict[str, Any]]], None] = lambda rows: None,
+    ) -> None:
         self._folder = folder
         self._status = status
         self._keep = keep
+        self._report = report
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="save")
         self._pending: Optional[concurrent.futures.Future[None]] = None
 
@@ -86,6 +94,7 @@ class Saver:
         checkpoint.save(folder, state, is_best, self._keep)
         if epochs:
             output_folder.write_metrics(folder, epochs)
+            self._report(epochs)
         self._status.write()
 
 

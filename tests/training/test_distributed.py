@@ -212,7 +212,16 @@ def test_resumed_run_of_two_processes_ends_as_the_unbroken_one(noted, folder):
 
 def test_leader_alone_writes_and_logs(noted, folder):
     names = {path.name for path in (folder / "plain").iterdir()} - {".lock"}
-    assert names == {"last.pth", "previous.pth", "best.pth", "config.yaml", "log.txt", "metrics.csv", "status.json"}
+    assert names == {
+        "last.pth",
+        "previous.pth",
+        "best.pth",
+        "config.yaml",
+        "log.txt",
+        "metrics.csv",
+        "report.html",
+        "status.json",
+    }
     assert noted["plain"][1]["output"] == ""
     log = (folder / "plain" / "log.txt").read_text()
     assert len(re.findall("throughput", log)) == 8 and log.count("validation: top-1") == 2

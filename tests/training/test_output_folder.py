@@ -286,10 +286,3 @@ def test_run_cut_short_may_keep_nothing(tmp_path, monkeypatch):
     with output_folder.opened(config, LEADER) as folder, recorded(folder, config, LEADER, StopRequest()):
         assert folder is None
     assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_wandb_is_one_clear_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    config = get_config("SWIN_DEMO", overrides=[("WANDB", True)])
-    with pytest.raises(Refusal, match="pip install wandb"):
-        output_folder.open_tracker(config, LEADER)

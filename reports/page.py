@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The facts of a run -> its page."""
+
+import importlib.metadata
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import jinja2
+
+from reports.manifest import Manifest
+from reports.results import Results
+
+TEMPLATE = "page.html"
+CHARTS = (  # title, unit, columns of metrics.csv with their names
+    ("Loss", "", (("loss", "training"),)),
+    ("Accuracy", "%", (("top1", "top-1"), ("top5", "top-5"), ("ema_top1", "EMA top-1"), ("ema_top5", "EMA top-5"))),
+    ("Learning rate", "", (("lr", "learning rate"),)),
+    ("Throughput", "samples/s", (("throughput", "samples a second"),)),
+    ("Gradient norm", "", (("grad_norm", "before clipping"),)),
+    ("Waiting for data", "share of time", (("loader_wait", "share of time"),)),
+)
+
+
+class Head(NamedTuple):
+    """What the top of the page says."""
+
+    title: str
+    progress: str  # such as "epoch 3 of 30"
+    tiles: List[Tuple[str, str]]  # names and values of the figures that matter most
+
+
+def render(head: Head, rows: Sequence[Dict[str, Any]], results: Optional[Results], manifest: Manifest) -> str:
+    """The whole page.
+
+    Args:
+        rows: of metrics.csv, one an epoch.
+        results: of the last validation; None: there was none.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(Path(__file__).parent)), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    charts = _charts(rows)
+    return environment.get_template(TEMPLATE).render(
+        head=head,
+        columns=list(dict.fromkeys(name for row in reversed(rows) for name in row)),
+        rows=rows,
+        charts=charts,
+        data=_as_json({"charts": charts, "manifest": manifest.plain()}),
+        plotly=plotly_script() if charts else "",
+        results=results,
+        manifest=manifest,
+    )
+
+
+def plotly_script() -> str:
+    """The script of the installed plotly, ready to be embedded; empty where plotly is not installed."""
+    try:
+        path = importlib.metadata.distribution("plotly").locate_file("plotly/package_data/plotly.min.js")
+        return Path(str(path)).read_text(encoding="utf-8").replace("</script", "<\\/script")
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        return ""
+
+
+def _charts(rows: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """The charts for which there are numbers; epochs are counted from 1."""
+    epochs = [row["epoch"] + 1 for row in rows]
+    charts = []
+    for title, unit, columns in CHARTS:
+        lines = [(name, [_finite(row.get(column)) for row in rows]) for column, name in columns]
+        shown = [{"name": name, "y": numbers} for name, numbers in lines if any(y is not None for y in numbers)]
+        if shown:
+            charts.append({"title": title, "unit": unit, "x": epochs, "lines": shown})
+    return charts
+
+
+def _finite(value: Any) -> Optional[float]:
+    """JSON has no NaN."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _as_json(value: Any) -> str:
+    """JSON that may stand inside a script element."""
+    text = json.dumps(value, allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""TensorBoard and Weights & Biases, both optional packages: metrics, sample images and confusions of a run."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable, Dict, Optional
+
+import numpy as np
+import torch
+import yaml
+from yacs.config import CfgNode
+
+from common.errors import Refusal
+from common.launch import Launch
+from common.logs import logger
+from training.building import Run
+from training.outcomes import Outcomes
+from utils import one_line
+
+FOLDER = "tensorboard"
+SAMPLES = 8  # training images shown, as they are augmented in the first epoch
+DRAWN_CLASSES = 500  # the largest confusion matrix that is drawn
+MATRIX_SIDE = 300  # pixels, about
+Tracker = Callable[[Run, Dict[str, Any], Optional[Outcomes]], None]
+
+
+def open_tracker(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Tracker:
+    """A function that logs an epoch to what --tensorboard and --wandb ask for.
+
+    It takes the run, the epoch's row of metrics, and the outcomes of its validation. An error is logged once, and the
+    run goes on.
+
+    Raises:
+        Refusal: if a package is not installed, or TensorBoard has no output folder.
+    """
+    trackers: Dict[str, Tracker] = {}
+    if launch.is_leader and config.WANDB:
+        trackers["--wandb"] = _open_wandb(config)
+    if launch.is_leader and config.TENSORBOARD:
+        trackers["--tensorboard"] = _open_tensorboard(folder)
+
+    def track(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> None:
+        for name, tracker in list(trackers.items()):
+            try:
+                tracker(run, row, outcomes)
+            except Exception as error:  # a full disk or a lost connection is no reason to end a run
+                logger.warning("%s: nothing more is logged: %s: %s", name, type(error).__name__, one_line(error))
+                del trackers[name]
+
+    return track
+
+
+def _open_wandb(config: CfgNode) -> Tracker:
+    """Weights & Biases; WANDB_ variables apply: WANDB_MODE=offline keeps everything in the output folder."""
+    wandb = _required("wandb", "--wandb", "wandb")
+    wandb.init(project="swin", dir=config.OUTPUT or None, config=yaml.safe_load(config.dump()), resume="allow")
+    return lambda run, row, outcomes: wandb.log(row, step=row["update"])
+
+
+def _open_tensorboard(folder: Optional[Path]) -> Tracker:
+    """Event files in the folder `tensorboard` of the output folder, by weight update."""
+    if folder is None:
+        raise Refusal("--tensorboard writes into the output folder: give one by --output")
+    writer = _required("torch.utils.tensorboard", "--tensorboard", "tensorboard").SummaryWriter(str(folder / FOLDER))
+
+    def log(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> None:
+        update = row["update"]
+        for name, value in row.items():
+            if value is not None and name not in ("epoch", "update"):
+                writer.add_scalar(name, value, update)
+        if row["epoch"] == 0:
+            writer.add_images("training images", sample_images(run), update)
+        if outcomes is not None and outcomes.num_classes <= DRAWN_CLASSES:
+            writer.add_image("confusion", matrix_image(outcomes), update, dataformats="HW")
+        writer.flush()
+
+    return log
+
+
+def sample_images(run: Run) -> torch.Tensor:
+    """The first training images as augmented in the first epoch, (N, C, H, W) uint8."""
+    data, count = run.training_data, min(SAMPLES, len(run.training_data))
+    images = torch.stack([data[index][0] for index in range(count)])
+    if images.dtype == torch.uint8:
+        return images
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (run.config.DATA.MEAN, run.config.DATA.STD))
+    return (255 * (images.float() * std + mean)).round().clamp(0, 255).to(torch.uint8)
+
+
+def matrix_image(outcomes: Outcomes) -> np.ndarray:
+    """The confusion matrix as a picture, (H, W) uint8: rows are true classes, white is all images of a class."""
+    classes = outcomes.num_classes
+    matrix = np.zeros((classes, classes))
+    true, predicted, images = outcomes.confusions().T
+    matrix[true, predicted] = images
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = max(MATRIX_SIDE // classes, 1)
+    return np.rint(255 * np.kron(shares, np.ones((side, side)))).astype(np.uint8)
+
+
+def _required(module: str, flag: str, package: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise Refusal(f"{flag} needs the package {package}: pip install {package}") from error
