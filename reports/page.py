@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The facts of a run -> its page."""
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -39,11 +40,8 @@ def render(head: Head, rows: Sequence[Dict[str, Any]], results: Optional[Results
         rows: of metrics.csv, one an epoch.
         results: of the last validation; None: there was none.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(str(Path(__file__).parent)), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     charts = _charts(rows)
-    return environment.get_template(TEMPLATE).render(
+    text = _template().render(
         head=head,
         columns=list(dict.fromkeys(name for row in reversed(rows) for name in row)),
         rows=rows,
@@ -53,6 +51,13 @@ def render(head: Head, rows: Sequence[Dict[str, Any]], results: Optional[Results
         results=results,
         manifest=manifest,
     )
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no text
+
+
+@functools.lru_cache(maxsize=None)
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(str(Path(__file__).parent))
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(TEMPLATE)
 
 
 def plotly_script() -> str:

@@ -69,11 +69,8 @@ def build_results(
         mistakes: the most confident ones, the most confident first.
     """
     known = [*names, *(str(label) for label in range(len(names), len(counts)))]
-    cells = [
-        Cell(known[true], known[predicted], images, images / max(int(counts[true, 0]), 1))
-        for true, predicted, images in confusions.tolist()
-    ]
-    wrong = sorted((cell for cell in cells if cell.true != cell.predicted), key=lambda cell: -cell.images)
+    wrong = confusions[confusions[:, 0] != confusions[:, 1]]
+    worst = wrong[np.argsort(-wrong[:, 2], kind="stable")][:WORST_CONFUSIONS]
     classes = [
         ClassRow(known[label], images, 100 * top1 / images, 100 * top5 / images if len(counts) > 5 else None)
         for label, (images, top1, top5) in enumerate(counts.tolist())
@@ -83,17 +80,23 @@ def build_results(
     return Results(
         epoch,
         known,
-        _matrix(known, cells) if len(known) <= MATRIX_CLASSES else [],
-        wrong[:WORST_CONFUSIONS],
+        _matrix(known, confusions, counts) if len(known) <= MATRIX_CLASSES else [],
+        [_cell(known, row, counts) for row in worst.tolist()],
         shown,
         len(classes) - len(shown),
         list(mistakes),
     )
 
 
-def _matrix(names: Sequence[str], cells: Sequence[Cell]) -> List[List[Cell]]:
-    found = {(cell.true, cell.predicted): cell for cell in cells}
-    return [[found.get((true, guess), Cell(true, guess, 0, 0.0)) for guess in names] for true in names]
+def _cell(names: Sequence[str], row: Sequence[int], counts: np.ndarray) -> Cell:
+    true, predicted, images = row
+    return Cell(names[true], names[predicted], images, images / max(int(counts[true, 0]), 1))
+
+
+def _matrix(names: Sequence[str], confusions: np.ndarray, counts: np.ndarray) -> List[List[Cell]]:
+    images = {(true, predicted): count for true, predicted, count in confusions.tolist()}
+    labels = range(len(names))
+    return [[_cell(names, (true, guess, images.get((true, guess), 0)), counts) for guess in labels] for true in labels]
 
 
 def data_uri(picture: Any) -> str:

@@ -72,6 +72,11 @@ def test_names_and_values_are_only_text():
     assert data["manifest"]["configuration"]["TAG"] == {"value": HOSTILE, "origin": "--tag"}
 
 
+def test_names_of_bytes_that_are_no_text_can_be_written():
+    text = rendered(3, ["caf\udce9"], [Mistake("", "caf\udce9.png", "a", "b", 0.5)], value="/data/caf\udce9")
+    assert text.encode("utf-8").count(b"caf\\udce9") >= 4
+
+
 def test_page_asks_for_nothing_from_a_network():
     text = without_plotly(rendered(3, ["one"], []))
     assert not re.search(r"(src|href)=.?(https?:)?//", text) and "default-src 'none'" in text
