@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = TEXT + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", PAGES, re.DOTALL)
-COMMANDS = sorted({line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()})
+LINES = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+COMMANDS = sorted({*LINES, *re.findall(r"^\| `(python [^`]+)` \|", PAGES, re.MULTILINE)})
 ENVIRONMENT = ("git clone", "cd swin", "python -m venv", "source .venv/bin/activate")  # nothing of ours to check
 LINTERS = ("python -m ruff", "python -m mypy", "lint-imports")  # run by tests/test_house.py
 LAUNCHERS = ("train_swin.sh", "torchrun.sh", "train_swin.py")
@@ -120,6 +121,24 @@ def test_link_leads_to_a_file(target):
 @pytest.mark.parametrize("key", sorted(set(re.findall(r"`([A-Z]+(?:\.[A-Z_]+)+)`", PAGES))))
 def test_key_that_is_named_exists(key):
     assert key in set(keys_of(get_config()))
+
+
+COMPARISON = re.search(r"^\| \| here \|.*?\n\|[-|]+\n(.*?)\n\n", TEXT, re.DOTALL | re.MULTILINE)[1].splitlines()
+
+
+@pytest.mark.parametrize("row", COMPARISON)
+def test_what_is_here_beside_other_trainers_has_a_test(row):
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert len(cells) == 7
+    if cells[1] == "no":
+        return
+    path, name = re.fullmatch(r"\[.+\]\(([\w/.]+)#(test_\w+)\)", cells[1]).groups()
+    assert re.search(rf"^ *def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", PAGES))))
+def test_picture_is_small(path):
+    assert 0 < (ROOT / path).stat().st_size < 150_000
 
 
 def rows():
