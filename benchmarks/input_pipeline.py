@@ -26,9 +26,10 @@ from torchvision.datasets import ImageFolder
 
 import accelerator
 from config import get_config
+from dataset import native
 from dataset.build_ipu import build_dataset, build_loader
 from dataset.decode import fast_jpeg
-from dataset.transforms import has_fast_resize, mend_posterize
+from dataset.transforms import allow_zero_bits
 
 WIDTH, HEIGHT, CLASSES = 500, 400, 4
 BATCH, MICRO_BATCH = 32, 4  # the peer mixes a batch at a time, we a micro-batch at a time
@@ -72,7 +73,7 @@ def peer(root: Path, workers: int) -> Callable[[], Iterator[Any]]:
         re_count=1,
         interpolation="bicubic",
     )
-    mend_posterize(transform)  # or it would crash with Pillow 13
+    allow_zero_bits(transform)  # or it would crash with Pillow 13
     images = ImageFolder(str(root / "train"), transform)
     loader = torch.utils.data.DataLoader(
         images, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
@@ -150,7 +151,7 @@ def main() -> None:
         print(
             f"{arguments.images} JPEGs of {WIDTH}x{HEIGHT} pixels, {size / 1024:.0f} KiB on average; "
             f"torch {torch.__version__}, decoded by {'simplejpeg' if fast_jpeg() else 'Pillow'}, "
-            f"resized by {'PyTorch' if has_fast_resize() else 'Pillow'}"
+            f"augmented by {'pixels.c' if native.library() else 'Pillow'}"
         )
         compare("CPU time, one process", root, 0, arguments, time.process_time)
         if arguments.workers:

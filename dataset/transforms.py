@@ -3,9 +3,8 @@
 """Pictures -> tensors: the official Swin recipe for training and evaluation, from timm's transforms."""
 
 import contextlib
-import functools
 import random
-from typing import Any, Callable, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -14,19 +13,21 @@ from timm.data import create_transform
 from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
-from torch.nn.functional import interpolate
 from torch.utils.data import get_worker_info
 from torchvision import transforms
 from yacs.config import CfgNode
 
 from common.errors import EXIT_USAGE, Refusal
+from dataset import native
 from dataset.decode import MAX_PIXELS, BadImage, Picture
+from dataset.pixels import Pixels, Planes, adapt, takes_pixels
 from planning.geometry import CENTRE_SHARE, crop_share, evaluation_interpolation, image_size
 from utils import one_line
 
 Transform = Callable[[Picture], torch.Tensor]
 Part = Callable[[Any], Any]  # a part of a transform: takes the result of the part before it
-FAST_RESIZE = {transforms.InterpolationMode.BICUBIC: "bicubic", transforms.InterpolationMode.BILINEAR: "bilinear"}
+BICUBIC, BILINEAR = transforms.InterpolationMode.BICUBIC, transforms.InterpolationMode.BILINEAR
+PIXEL_MODES = {BICUBIC: Image.Resampling.BICUBIC, BILINEAR: Image.Resampling.BILINEAR}  # what `Pixels` are resized with
 WITHIN_A_PICTURE = {"lanczos": "bicubic", "hamming": "bilinear"}  # rotations and shears in Pillow have no other
 NO_POLICY = ("", "none")  # the second is the official configurations' word
 
@@ -38,17 +39,45 @@ def build_transform(config: CfgNode, training: bool) -> Transform:
     AUG.SHIFT the whole picture is resized and shifted instead of cropped. Evaluation: resize, centre crop; with
     TEST.CROP off or AUG.SHIFT on the whole picture is resized. Floats are normalised; bytes are left to the device.
     """
-    parts: List[Part] = _training_parts(config) if training else [as_image, _evaluation(config)]
-    parts.append(torch.Tensor.contiguous)  # as bytes, which is cheaper; collating copies plane by plane
-    erases = training and config.AUG.REPROB > 0
-    if image_dtype(config) == torch.uint8:
-        return transforms.Compose(parts + ([ByteErasing(_erasing(config), *_statistics(config))] if erases else []))
-    parts.append(Normalise(*_statistics(config)))
-    if erases:
-        parts.append(_erasing(config))
+    parts = _training_parts(config) if training else _evaluation_parts(config)
+    normalise = None if image_dtype(config) == torch.uint8 else Normalise(*_statistics(config))
+    parts = for_pixels(parts, normalise) if native.library() else for_images(parts, normalise)
+    if training and config.AUG.REPROB > 0:
+        parts.append(_erasing(config) if normalise else ByteErasing(_erasing(config), *_statistics(config)))
     if image_dtype(config) == torch.float16:
         parts.append(transforms.ConvertImageDtype(torch.float16))
     return transforms.Compose(parts)
+
+
+def for_images(parts: Iterable[Part], normalise: Optional["Normalise"]) -> List[Part]:
+    """Parts that work on Pillow's images, and what makes tensors of the result."""
+    return [as_image, *parts, transforms.PILToTensor(), torch.Tensor.contiguous, *([normalise] if normalise else [])]
+
+
+def for_pixels(parts: Iterable[Part], normalise: Optional["Normalise"]) -> List[Part]:
+    """The same, bit for bit, on `Pixels`, which are faster."""
+    levels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
+    return [as_pixels, *map(_for_pixels, parts), Planes((normalise(levels) if normalise else levels)[:, 0])]
+
+
+def _for_pixels(part: Part) -> Part:
+    """What does to `Pixels` what `part` does to an image."""
+    if isinstance(part, RandomResizedCrop):
+        modes = part.interpolation if isinstance(part.interpolation, (tuple, list)) else (part.interpolation,)
+        return part if all(mode in PIXEL_MODES for mode in modes) else OnImage(part)
+    if isinstance(part, transforms.RandomHorizontalFlip):
+        return Mirror(part.p)
+    if isinstance(part, NarrowPictures):
+        return part
+    if isinstance(part, ResizedCentre):
+        return part if part.takes_pixels() else OnImage(part)
+    if isinstance(part, (RandAugment, AutoAugment)):
+        operations = list(_operations(part))
+        if all(takes_pixels(operation) for operation in operations):
+            for operation in operations:
+                adapt(operation)
+            return part
+    return OnImage(part)
 
 
 def image_dtype(config: CfgNode) -> torch.dtype:
@@ -63,7 +92,7 @@ def _training_parts(config: CfgNode) -> List[Part]:
     policy = config.AUG.AUTO_AUGMENT
     jitter: Any = config.AUG.COLOR_JITTER or None  # None turns it off, which timm's annotation omits
     try:
-        crop, augment, finish = create_transform(
+        crop, augment, _ = create_transform(
             (3, *image_size(config)),
             is_training=True,
             separate=True,
@@ -82,11 +111,11 @@ def _training_parts(config: CfgNode) -> List[Part]:
         first: List[Part] = [as_image, _resize_whole(config), RandomShift(config.AUG.SHIFT)]
     else:
         first = [RandomResizedCrop(image_size(config), config.AUG.SCALE, config.AUG.RATIO, config.DATA.INTERPOLATION)]
-    return [*first, *flips, *augment.transforms, *finish.transforms]
+    return [*first, *flips, *augment.transforms]
 
 
-def _evaluation(config: CfgNode) -> Transform:
-    """Picture -> bytes."""
+def _evaluation_parts(config: CfgNode) -> List[Part]:
+    """Picture -> resized picture."""
     share = crop_share(config)
     cropped = share < 1.0
     resized = create_transform(
@@ -97,7 +126,9 @@ def _evaluation(config: CfgNode) -> Transform:
         crop_pct=share,
         crop_mode="center" if cropped else "squash",
     )
-    return transforms.Compose([NarrowPictures(image_size(config)), resized]) if cropped else resized
+    resize, crop, _ = resized.transforms  # the last makes tensors
+    centre = ResizedCentre(resize, crop)
+    return [NarrowPictures(image_size(config)), centre] if cropped else [centre]
 
 
 def _statistics(config: CfgNode) -> Tuple[Sequence[float], Sequence[float]]:
@@ -113,13 +144,38 @@ def as_image(picture: Picture) -> Image.Image:
     return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
 
 
+def as_pixels(picture: Picture) -> Pixels:
+    """The picture as `Pixels`."""
+    return Pixels(np.asarray(picture))
+
+
+class OnImage:
+    """A part for Pillow's images that is applied to `Pixels`."""
+
+    def __init__(self, part: Part):
+        self.part = part
+
+    def __call__(self, picture: Pixels) -> Pixels:
+        return Pixels(np.asarray(self.part(picture.image())))
+
+
+class Mirror:
+    """Flips `Pixels` with probability `p`, as torchvision's RandomHorizontalFlip and with its random number."""
+
+    def __init__(self, p: float):
+        self.p = p
+
+    def __call__(self, picture: Pixels) -> Pixels:
+        return picture.mirror() if torch.rand(1) < self.p else picture
+
+
 class NarrowPictures:
     """Rejects pictures so narrow that resizing the shorter side to `size` would give more than MAX_PIXELS."""
 
     def __init__(self, size: Sequence[int]):
         self.side = max(size) / CENTRE_SHARE
 
-    def __call__(self, image: Image.Image) -> Image.Image:
+    def __call__(self, image: Any) -> Any:
         longer, shorter = max(image.size), min(image.size)
         if self.side * self.side * longer / shorter > MAX_PIXELS:
             raise BadImage(f"of {image.width}x{image.height} pixels is too narrow to be resized")
@@ -127,11 +183,7 @@ class NarrowPictures:
 
 
 class RandomResizedCrop(RandomResizedCropAndInterpolation):
-    """timm's random resized crop, three times as fast if PyTorch has a vectorised resize of bytes.
-
-    Crops are the same. Pixels of photographs differ from Pillow's by at most 2 of 255 levels and by 0.02 on average; at
-    black-white edges one in a thousand differs by more, since overshoots are clipped at another stage.
-    """
+    """timm's random resized crop, which also takes `Pixels`: they are cropped and resized to the same bytes."""
 
     @staticmethod
     def get_params(picture: Any, scale: Sequence[float], ratio: Sequence[float]) -> Tuple[int, int, int, int]:
@@ -139,27 +191,42 @@ class RandomResizedCrop(RandomResizedCropAndInterpolation):
         top, left, height, width = RandomResizedCropAndInterpolation.get_params(picture, scale, ratio)
         return top, left, max(height, 1), max(width, 1)
 
-    def __call__(self, picture: Picture) -> Image.Image:
-        mode = FAST_RESIZE.get(self.interpolation) if has_fast_resize() else None
-        if mode is None:
-            return super().__call__(as_image(picture))
-        if isinstance(picture, np.ndarray):
-            pixels = torch.from_numpy(picture).permute(2, 0, 1)
-            top, left, height, width = self.get_params(pixels, self.scale, self.ratio)
-            part = pixels[:, top : top + height, left : left + width]
-        else:
-            top, left, height, width = self.get_params(picture, self.scale, self.ratio)
-            part = torch.from_numpy(np.array(picture.crop((left, top, left + width, top + height)))).permute(2, 0, 1)
-        part = part[None].contiguous(memory_format=torch.channels_last)
-        resized = interpolate(part, self.size, mode=mode, antialias=True)
-        return Image.fromarray(resized[0].permute(1, 2, 0).numpy())
+    def __call__(self, picture: Any) -> Any:
+        if not isinstance(picture, Pixels):
+            return super().__call__(picture)
+        sizes = torch.empty(1).expand(3, picture.height, picture.width)  # torchvision does not know `Pixels`
+        top, left, height, width = self.get_params(sizes, self.scale, self.ratio)
+        modes = self.interpolation
+        mode = random.choice(modes) if isinstance(modes, (tuple, list)) else modes
+        return picture.crop((left, top, width, height)).resize((self.size[1], self.size[0]), PIXEL_MODES[mode])
 
 
-@functools.lru_cache(maxsize=None)
-def has_fast_resize() -> bool:
-    """Whether PyTorch resizes bytes with vector instructions; before 2.1 it converts to floats, slower than Pillow."""
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    return version >= (2, 1) and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+class ResizedCentre:
+    """timm's evaluation transform: the centre of a resized picture; of `Pixels`, no more than that is resized."""
+
+    def __init__(self, resize: Any, crop: transforms.CenterCrop):
+        self.resize, self.crop = resize, crop
+
+    def takes_pixels(self) -> bool:
+        """Whether it does: for squares, and for whole pictures."""
+        return isinstance(self.resize, transforms.Resize) and self.resize.interpolation in PIXEL_MODES
+
+    def __call__(self, picture: Any) -> Any:
+        if not isinstance(picture, Pixels):
+            return self.crop(self.resize(picture))
+        height, width = self.crop.size
+        wide, high = self._resized(picture)
+        box = int(round((wide - width) / 2)), int(round((high - height) / 2)), width, height
+        return picture.resize((wide, high), PIXEL_MODES[self.resize.interpolation], box)
+
+    def _resized(self, picture: Pixels) -> Tuple[int, int]:
+        """Width and height of the whole resized picture."""
+        size = self.resize.size
+        if not isinstance(size, int):
+            return size[1], size[0]
+        shorter = min(picture.size)
+        wide, high = (size if side == shorter else int(size * side / shorter) for side in picture.size)
+        return wide, high
 
 
 class RandomShift:
@@ -232,8 +299,13 @@ def allow_zero_bits(augment: transforms.Compose) -> None:
     """
     for part in augment.transforms:
         for operation in _operations(part):
-            if operation.name.startswith("Posterize"):
-                operation.aug_fn = _posterize
+            mend_posterize(operation)
+
+
+def mend_posterize(operation: AugmentOp) -> None:
+    """The same for one operation; others are left alone."""
+    if operation.name.startswith("Posterize"):
+        operation.aug_fn = _posterize
 
 
 def _operations(part: Any) -> Iterable[AugmentOp]:
@@ -248,7 +320,7 @@ def _operations(part: Any) -> Iterable[AugmentOp]:
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     if bits >= 8:
         return image
-    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+    return ImageOps.posterize(image, bits) if bits > 0 else image.point([0] * 768)
 
 
 @contextlib.contextmanager

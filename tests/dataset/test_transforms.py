@@ -16,14 +16,19 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 
 from common.errors import EXIT_USAGE, Refusal
+from dataset import native
 from dataset import transforms as our_transforms
 from dataset.mixup import MixingCollate, build_mixup, group, stack
+from dataset.pixels import Pixels, Planes
 from dataset.samplers import Layout
-from dataset.transforms import ByteErasing, Normalise, RandomResizedCrop, build_transform, seeded
+from dataset.transforms import ByteErasing, Mirror, Normalise, RandomResizedCrop, build_transform, seeded
 from tests.data_sets import photo, small_config
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 NO_AUGMENTATION = {"AUG__AUTO_AUGMENT": "", "AUG__COLOR_JITTER": 0.0, "AUG__REPROB": 0.0, "AUG__HFLIP": 0.0}
+
+
+compiled = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
 
 
 def config_of(**overrides: object):
@@ -35,15 +40,18 @@ def states():
 
 
 class TestTraining:
+    @compiled
     def test_recipe_is_crop_flip_randaugment_normalise_erase(self):
         parts = build_transform(config_of(), training=True).transforms
         kinds = [type(part) for part in parts]
-        assert kinds[:3] == [RandomResizedCrop, transforms.RandomHorizontalFlip, RandAugment]
-        assert kinds[-2:] == [Normalise, RandomErasing]
-        assert list(parts[0].scale) == [0.08, 1.0] and list(parts[0].ratio) == [0.75, 4 / 3] and parts[1].p == 0.5
-        assert (parts[-1].probability, parts[-1].mode, parts[-1].max_count) == (0.25, "pixel", 1)
-        assert {operation.magnitude for operation in parts[2].ops} == {9}
+        assert kinds[1:4] == [RandomResizedCrop, Mirror, RandAugment] and kinds[4:] == [Planes, RandomErasing]
+        crop, flip, augment, *_, erasing = parts[1:]
+        assert list(crop.scale) == [0.08, 1.0] and list(crop.ratio) == [0.75, 4 / 3] and flip.p == 0.5
+        assert (erasing.probability, erasing.mode, erasing.max_count) == (0.25, "pixel", 1)
+        assert {operation.magnitude for operation in augment.ops} == {9}
+        assert torch.equal(parts[4].table[:, None], Normalise(MEAN, STD)(torch.arange(256).expand(3, 1, 256)))
 
+    @compiled
     def test_erasing_and_crop_are_those_of_the_configuration(self):
         parts = build_transform(
             config_of(
@@ -57,11 +65,12 @@ class TestTraining:
             training=True,
         ).transforms
         assert (parts[-1].probability, parts[-1].mode, parts[-1].max_count) == (0.5, "const", 3)
-        assert (list(parts[0].scale), list(parts[0].ratio), parts[1].p) == ([0.5, 0.9], [1.0, 2.0], 0.1)
+        assert (list(parts[1].scale), list(parts[1].ratio), parts[2].p) == ([0.5, 0.9], [1.0, 2.0], 0.1)
 
     @pytest.mark.parametrize("nothing", ["", "none"])
     def test_colour_jitter_takes_over_without_randaugment(self, nothing):
         parts = build_transform(config_of(AUG__AUTO_AUGMENT=nothing), training=True).transforms
+        parts = [getattr(part, "part", part) for part in parts]
         jitter = next(part for part in parts if isinstance(part, transforms.ColorJitter))
         assert jitter.brightness == (0.6, 1.4) and not any(isinstance(part, RandAugment) for part in parts)
 
@@ -79,7 +88,8 @@ class TestTraining:
         assert caught.value.code == EXIT_USAGE and policy in str(caught.value)
 
     def test_posterize_to_no_bits_is_black(self):
-        randaugment = build_transform(config_of(), training=True).transforms[2]
+        parts = build_transform(config_of(), training=True).transforms
+        randaugment = next(part for part in parts if isinstance(part, RandAugment))
         posterize = next(operation for operation in randaugment.ops if operation.name == "PosterizeIncreasing")
         assert not np.asarray(posterize.aug_fn(photo(0), 0)).any()
         assert np.array_equal(np.asarray(posterize.aug_fn(photo(0), 8)), np.asarray(photo(0)))
@@ -126,37 +136,62 @@ class TestTraining:
                 assert torch.equal(copy(photo(0)), expected)
 
 
-class TestFastResize:
-    @pytest.mark.skipif(not our_transforms.has_fast_resize(), reason="no vectorised resize of bytes here")
-    @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-    def test_crops_are_timms_and_pixels_pillows_to_two_levels(self, interpolation):
-        fast = RandomResizedCrop((48, 64), (0.08, 1.0), (0.75, 4 / 3), interpolation)
-        slow = RandomResizedCropAndInterpolation((48, 64), (0.08, 1.0), (0.75, 4 / 3), interpolation)
-        differences = []
-        for seed in range(30):
-            pictures = []
-            for crop, picture in (
-                (fast, photo(seed, (120, 90))),
-                (slow, photo(seed, (120, 90))),
-                (fast, np.array(photo(seed, (120, 90)))),
-            ):
-                with seeded(seed):
-                    pictures.append(np.asarray(crop(picture)).astype(int))
-            assert np.array_equal(pictures[0], pictures[2])
-            differences.append(np.abs(pictures[0] - pictures[1]))
-        assert np.max(differences) <= 2 and np.mean(differences) < 0.2
+def both_paths(monkeypatch, training, **overrides):
+    """The transform on `Pixels` and the one on Pillow's images."""
+    fast = build_transform(config_of(**overrides), training)
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "library", lambda: None)
+        return fast, build_transform(config_of(**overrides), training)
 
-    def test_pillow_serves_where_pytorch_is_slower(self, monkeypatch):
-        monkeypatch.setattr(our_transforms, "has_fast_resize", lambda: False)
-        crop = RandomResizedCrop((48, 64), (0.08, 1.0), (0.75, 4 / 3), "bicubic")
-        with seeded(1):
-            expected = RandomResizedCropAndInterpolation((48, 64), interpolation="bicubic")(photo(0))
-        with seeded(1):
-            assert np.array_equal(np.asarray(crop(photo(0))), np.asarray(expected))
+
+@compiled
+class TestPixels:
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {},
+            {"DATA__INPUT_DTYPE": "uint8"},
+            {"MODEL__PRECISION": "16.16"},
+            {"DATA__INTERPOLATION": "random"},
+            {"DATA__INTERPOLATION": "lanczos"},
+            {"DATA__IMG_SIZE": [32, 64]},
+            {"AUG__SHIFT": 1},
+            {"TEST__CROP": False},
+            {"AUG__AUTO_AUGMENT": "augmix-m5"},
+            {"AUG__AUTO_AUGMENT": "3a"},
+            {"AUG__AUTO_AUGMENT": "original"},
+            {"AUG__AUTO_AUGMENT": ""},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("training", [True, False])
+    def test_samples_are_those_of_pillow_bit_for_bit(self, monkeypatch, training, keys):
+        fast, slow = both_paths(monkeypatch, training, **keys)
+        for seed in range(12):
+            picture = photo(seed, (50 + 5 * seed, 60))
+            with seeded(seed):
+                expected = slow(picture)
+            with seeded(seed):
+                given = fast(np.array(picture))
+            assert given.dtype == expected.dtype and torch.equal(given, expected)
+
+    def test_nothing_is_converted_to_an_image_in_the_official_recipes(self):
+        for training in (True, False):
+            parts = build_transform(config_of(), training).transforms
+            assert not any(isinstance(part, our_transforms.OnImage) for part in parts)
 
     def test_random_interpolation_still_draws_one(self):
         crop = RandomResizedCrop((48, 64), (0.08, 1.0), (0.75, 4 / 3), "random")
-        assert crop(photo(0)).size == (64, 48)
+        pictures = {}
+        for seed in range(8):
+            with seeded(seed):
+                crop.get_params(torch.empty(3, 30, 40), crop.scale, crop.ratio)
+                pictures.setdefault(random.random() < 0.5, seed)
+        for seed in pictures.values():
+            with seeded(seed):
+                expected = RandomResizedCropAndInterpolation((48, 64), interpolation="random")(photo(0))
+            with seeded(seed):
+                assert np.array_equal(crop(Pixels(np.array(photo(0)))).array, np.asarray(expected))
 
 
 class TestBytes:
@@ -220,7 +255,7 @@ class TestShift:
 
     def test_flips_stay_if_wanted(self):
         parts = build_transform(config_of(AUG__SHIFT=1), training=True).transforms
-        assert any(isinstance(part, transforms.RandomHorizontalFlip) for part in parts)
+        assert any(isinstance(part, (Mirror, transforms.RandomHorizontalFlip)) for part in parts)
 
 
 class TestEvaluation:

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Builds and loads the C code of the input pipeline, once for each machine and version of the code."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import List, Optional
+
+import torch
+
+from common.logs import logger
+from utils import one_line
+
+SOURCE = Path(__file__).with_name("pixels.c")
+FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", "-shared", "-fPIC"]
+BUILD_SECONDS = 120
+
+
+@functools.lru_cache(maxsize=None)
+def library() -> Optional[ctypes.CDLL]:
+    """The compiled code of pixels.c, or None where it cannot be built; the log says why.
+
+    It is compiled by $CC or cc on first use, and kept in $XDG_CACHE_HOME/swin_ipu (~/.cache/swin_ipu).
+    """
+    try:
+        return ctypes.CDLL(str(_built()))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        logger.info(
+            "pixels.c cannot be compiled (%s): Pillow augments instead, with the same result at half the speed. Set CC "
+            "to a C compiler",
+            one_line(error),
+        )
+        return None
+
+
+def _built() -> Path:
+    """The shared library, compiled if this machine has none of this version."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swin_ipu"
+    command = _command()
+    version = hashlib.sha256(SOURCE.read_bytes() + "\n".join([*command, platform.platform()]).encode())
+    built = folder / f"pixels-{version.hexdigest()[:20]}.so"
+    if not built.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=str(folder)) as place:
+            made = os.path.join(place, built.name)
+            _compile([*command, "-o", made, str(SOURCE), "-lm"])
+            os.replace(made, str(built))  # atomic: other processes may be doing the same
+    status = built.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise RuntimeError(f"{built} can be written by other users")
+    return built
+
+
+def _command() -> List[str]:
+    vectors = ["-mavx2"] if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else []
+    return [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *vectors]
+
+
+def _compile(command: List[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=BUILD_SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]}: {done.stderr or done.stdout}")

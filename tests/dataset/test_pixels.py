@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Operations on arrays beside timm's and Pillow's, and how the C code is built."""
+
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from timm.data.auto_augment import LEVEL_TO_ARG, AugmentOp
+
+from dataset import native
+from dataset.pixels import Pixels, adapt, takes_pixels
+from dataset.transforms import mend_posterize, seeded
+from tests.data_sets import photo
+
+compiled = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+NO_PIXELS = {"GaussianBlur", "GaussianBlurRand"}
+NOISE = np.random.RandomState(0).randint(0, 256, (60, 70, 3), dtype=np.uint8)
+
+
+def operation(name: str, level: float, interpolation: int) -> AugmentOp:
+    made = AugmentOp(name, 1.0, level, dict(img_mean=(124, 116, 103), interpolation=interpolation, translate_const=20))
+    mend_posterize(made)
+    return made
+
+
+@compiled
+class TestOperations:
+    @pytest.mark.parametrize("interpolation", [Image.BICUBIC, Image.BILINEAR])
+    @pytest.mark.parametrize("name", sorted(set(LEVEL_TO_ARG) - NO_PIXELS))
+    def test_results_are_those_of_timm_bit_for_bit_at_every_level(self, name, interpolation):
+        for level in (0, 1, 3.7, 5, 9.2, 10):
+            for picture in (photo(3, (61, 45)), Image.fromarray(NOISE), Image.new("RGB", (9, 7), (5, 5, 200))):
+                theirs, ours = (operation(name, level, interpolation) for _ in range(2))
+                adapt(ours)
+                with seeded(int(10 * level)):
+                    expected = theirs(picture)
+                with seeded(int(10 * level)):
+                    given = ours(Pixels(np.array(picture)))
+                assert np.array_equal(given.array, np.asarray(expected)), (level, picture.size)
+
+    def test_what_cannot_take_pixels_says_so(self):
+        assert {name for name in LEVEL_TO_ARG if not takes_pixels(operation(name, 5, 0))} == NO_PIXELS
+
+    @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 20), (20, 1)])
+    def test_smallest_pictures(self, size):
+        picture = photo(1, size)
+        for name in ("Rotate", "ShearX", "Sharpness", "Equalize"):
+            theirs, ours = (operation(name, 7, Image.BICUBIC) for _ in range(2))
+            adapt(ours)
+            with seeded(0):
+                expected = theirs(picture)
+            with seeded(0):
+                assert np.array_equal(ours(Pixels(np.array(picture))).array, np.asarray(expected))
+
+    def test_operations_leave_the_picture_alone(self):
+        pixels = Pixels(NOISE.copy())
+        pixels.mirror(), pixels.point([0] * 768), pixels.saturated(0.5), pixels.sharpened(0.5)
+        pixels.transform(pixels.size, Image.AFFINE, (1, 0.1, 0, 0, 1, 0), Image.BICUBIC, (0, 0, 0))
+        assert np.array_equal(pixels.array, NOISE)
+
+
+@compiled
+class TestResize:
+    def test_any_part_of_any_crop_is_pillows_bit_for_bit(self):
+        whole, image = Pixels(NOISE), Image.fromarray(NOISE)
+        for seed in range(200):
+            draw, mode = random.Random(seed), (Image.BICUBIC, Image.BILINEAR)[seed % 2]
+            left, top, wide, high = draw.randint(0, 39), draw.randint(0, 29), draw.randint(1, 31), draw.randint(1, 31)
+            if seed < 40:  # near the proportion at which Pillow 13 changes the order of its passes
+                wide, high, size = 30, 30, (30 - seed % 10, max(30 - 2 * (seed % 10) + seed // 10 - 2, 1))
+            else:
+                size = draw.randint(1, 50), draw.randint(1, 50)
+            box = draw.randrange(size[0]), draw.randrange(size[1])
+            part = (*box, draw.randint(1, size[0] - box[0]), draw.randint(1, size[1] - box[1]))
+            expected = image.crop((left, top, left + wide, top + high)).resize(size, mode)
+            expected = expected.crop((part[0], part[1], part[0] + part[2], part[1] + part[3]))
+            given = whole.crop((left, top, wide, high)).resize(size, mode, part)
+            assert np.array_equal(given.array, np.asarray(expected)), (seed, wide, high, size)
+
+    def test_mirror_exchanges_left_and_right(self):
+        assert np.array_equal(Pixels(NOISE).mirror().array, NOISE[:, ::-1])
+
+
+def library_of(environment: dict) -> str:
+    code = "from dataset import native; print(native.library() is not None)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=True
+    )
+    return done.stdout.strip()
+
+
+class TestBuilding:
+    def test_no_compiler_means_pillow(self, tmp_path):
+        assert library_of({"CC": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path)}) == "False"
+
+    @compiled
+    def test_compiled_once_and_only_into_the_cache(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        built = native._built()
+        monkeypatch.setattr(native, "_compile", None)
+        assert native._built() == built and [path for path in tmp_path.rglob("*") if path.is_file()] == [built]
+
+    @compiled
+    def test_code_that_others_can_write_is_not_loaded(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        native._built().chmod(0o777)
+        with pytest.raises(RuntimeError, match="other users"):
+            native._built()
