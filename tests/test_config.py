@@ -13,7 +13,7 @@ from config import get_config, keys_of, named_configs
 from planning.geometry import configured_layers
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("configs", "dataset", "models", "planning", "training")
+ROOMS = ("configs", "dataset", "models", "planning", "reports", "training")
 RECIPES_1K = [
     name for name in named_configs() if "22K_PRETRAIN" not in name and name.split("_")[1] not in ("DEMO", "PHOTOS")
 ]

@@ -133,7 +133,8 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
                 break
             if config.TRAIN.CHECKPOINT_STEPS and progress.update % config.TRAIN.CHECKPOINT_STEPS < updates:
                 save(run, progress, saver, is_best=False)
-    report_wait(config, progress.epoch + 1, waits.share)
+    if run.launch.is_leader:
+        report_wait(config, progress.epoch + 1, waits.share)
     return Pace.of(whole.read(), waits.share, run.launch.global_batch(config), norms)
 
 

@@ -75,7 +75,7 @@ def test_error_in_the_report_does_not_end_the_run(digits, finished, tmp_path, mo
 
 
 def test_generated_images_have_a_report_without_pictures(tmp_path):
-    argv = [*SMALL, "--synthetic", "--epochs", "2", "--ga", "1", "--batch-size", "1"]
+    argv = [*SMALL, "--synthetic", "--epochs", "2", "--ga", "1", "--batch-size", "2"]
     train_swin.main([*argv, "--output", str(tmp_path)])
     assert "<figcaption>" not in (tmp_path / "report.html").read_text()
     assert data_of(tmp_path)["manifest"]["data"]["path"] == "generated on the host"
