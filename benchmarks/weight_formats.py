@@ -146,13 +146,12 @@ def compare(config: CfgNode, folder: Path, official: Optional[Path]) -> Tuple[Di
         path = folder / target
         with redirect_stdout(io.StringIO()):
             convert.main([str(source), str(path), "--to", target])
-        there = back = "-"
+        there = "-"
         if target in programs:
             model, own_prepare = programs[target](config, path)
             there = difference(model, ours, images)
             lines.append(f"{target:<12} {top(model(own_prepare(picture)))}")
-        if target != "onnx":
-            back = difference(of_ours(config, path)[0], ours, images)
+        back = difference(of_ours(config, path)[0], ours, images)
         cells[target] = f"{there} / {back}"
     return cells, lines + predicted(picture, folder)
 

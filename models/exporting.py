@@ -4,12 +4,10 @@
 
 import importlib.util
 import inspect
-import json
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -27,7 +25,7 @@ from .export_names import contiguous
 from .hub_folders import write_hugging_face, write_timm
 from .pretrained import Wanted, check_exists, load_pretrained, read_weights
 from .swin_transformer import SwinTransformer
-from .weight_files import BadFile, opened, weights_at
+from .weight_origin import metadata, read_origin
 
 OF_A_RUN = ("OUTPUT", "TAG", "DATA.DATA_PATH", "MODEL.PRETRAINED", "MODEL.RESUME")  # paths, which stay behind
 
@@ -54,7 +52,7 @@ def read(path: Path, cfg: Optional[str], optimizer: bool = False) -> Leaving:
         Refusal: for weights that cannot be used, and if the configuration or the optimizer's state is missing.
     """
     check_exists(path)
-    text, classes, state = _told(path)
+    text, classes, state = read_origin(path)
     if cfg is None and text is None:
         raise Refusal(f"{path} has no configuration: pass one by --cfg")
     if optimizer and state is None:
@@ -84,44 +82,6 @@ def write(leaving: Leaving, target: str, path: Path) -> None:
         raise Refusal(f"{path} cannot be written: {reason(error)}", EXIT_RESOURCE) from error
 
 
-def _told(path: Path) -> Tuple[Optional[str], List[str], Optional[Dict[str, Any]]]:
-    """Configuration text, class names and optimizer state in a file of ours."""
-    try:
-        with opened(path) as contents:
-            if contents.kind == "safetensors":
-                with safetensors.safe_open(str(weights_at(path)), "pt") as stream:
-                    metadata = dict(stream.metadata() or {})
-                return metadata.get("config"), _names(metadata.get("classes")), None
-            values = contents.values if isinstance(contents.values, Mapping) else {}
-            state = values.get("optimizer") if isinstance(values.get("config"), str) else None
-            text = values.get("config") if isinstance(values.get("config"), str) else None
-            classes = _all_text(values.get("classes")) if text is not None else []
-            return text, classes, None if state is None else _materialised(state, contents.tensor)
-    except BadFile as error:
-        raise Refusal(f"weights {path} cannot be used: {error}", EXIT_DATA) from error
-
-
-def _names(text: Optional[str]) -> List[str]:
-    """Names of classes in the metadata of a file; [] if it has none."""
-    try:
-        return _all_text(json.loads(text or "[]"))
-    except ValueError:
-        return []
-
-
-def _all_text(names: Any) -> List[str]:
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
-
-
-def _materialised(value: Any, tensor: Callable[[str, Any], Tensor], name: str = "optimizer") -> Any:
-    """Plain containers with tensors where the file has them."""
-    if type(value) is dict:
-        return {key: _materialised(item, tensor, f"{name}.{key}") for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_materialised(item, tensor, name) for item in value)
-    return value if value is None or type(value) in (bool, int, float, str) else tensor(name, value)
-
-
 def _without_run(config: CfgNode) -> CfgNode:
     """The configuration without the paths of a run."""
     config, plain = config.clone(), defaults()
@@ -149,8 +109,8 @@ def _microsoft(leaving: Leaving, path: Path) -> None:
 
 
 def _safetensors(leaving: Leaving, path: Path) -> None:
-    metadata = {"format": "pt", "config": leaving.config.dump(), "classes": json.dumps(leaving.classes)}
-    safetensors.torch.save_file(contiguous(leaving.weights), str(path), metadata=metadata)
+    stated = metadata(leaving.config.dump(), leaving.classes)
+    safetensors.torch.save_file(contiguous(leaving.weights), str(path), metadata={"format": "pt", **stated})
 
 
 def _timm(leaving: Leaving, path: Path) -> None:
@@ -162,22 +122,40 @@ def _hugging_face(leaving: Leaving, path: Path) -> None:
 
 
 def _onnx(leaving: Leaving, path: Path) -> None:
-    """A graph of float32 from normalised `images` (batch, C, H, W) to `logits` (batch, classes), for any batch."""
+    """A graph of float32 from normalised `images` (batch, C, H, W) to `logits` (batch, classes), for any batch.
+
+    Its initializers are the weights by their official names: nothing is folded into them, which runtimes do on loading.
+    """
     images = torch.zeros(2, leaving.model.patch_embed.proj.in_channels, *image_size(leaving.config))
     names: Dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
-    if "dynamic_shapes" in inspect.signature(torch.onnx.export).parameters:  # since PyTorch 2.5
-        packages: Tuple[str, ...] = ("onnx", "onnxscript")
-        shapes = {"images": {0: torch.export.Dim("batch")}}
-        names.update(opset_version=18, dynamo=True, external_data=False, verbose=False, dynamic_shapes=shapes)
-    else:
-        packages = ("onnx",)
-        names.update(opset_version=17, dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}})
+    torch_exports = "optimize" in inspect.signature(torch.onnx.export).parameters  # since PyTorch 2.6
+    packages = ("onnx", "onnxscript") if torch_exports else ("onnx",)
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise Refusal(f"--to onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    import onnx  # optional
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
-        torch.onnx.export(leaving.model, (images,), str(path), **names)
+        if torch_exports:
+            names.update(opset_version=18, dynamo=True, optimize=False, verbose=False)
+            names.update(dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+            _save_program(torch.onnx.export(leaving.model, (images,), **names), path)
+        else:
+            names.update(opset_version=17, dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}})
+            torch.onnx.export(leaving.model, (images,), str(path), do_constant_folding=False, **names)
+    graph = onnx.load(str(path))
+    onnx.helper.set_model_props(graph, metadata(leaving.config.dump(), leaving.classes))
+    onnx.save(graph, str(path))
+
+
+def _save_program(program: Any, path: Path) -> None:
+    """Saves an exported program without CastLike of constants, for which onnxruntime lacks a kernel and warns."""
+    from onnxscript import optimizer  # optional
+
+    optimizer.fold_constants(program.model, should_fold=lambda node: node.op_type == "CastLike")
+    optimizer.remove_unused_nodes(program.model)
+    program.save(str(path), external_data=False)
 
 
 WRITERS: Dict[str, Callable[[Leaving, Path], None]] = {

@@ -27,6 +27,7 @@ from planning.geometry import (
 from .export_limits import stated_window
 from .export_names import Weights, contiguous, to_hugging_face, to_timm
 from .weight_files import IN_FOLDER
+from .weight_origin import metadata
 
 RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
 TIMM_NAMES = {"swin": "swin_tiny_patch4_window7_224", "swinv2": "swinv2_tiny_window8_256"}  # where it has no better one
@@ -66,7 +67,7 @@ def write_timm(folder: Path, config: CfgNode, classes: Sequence[str], weights: W
         "model_args": arguments,
         "pretrained_cfg": preprocessing,
     }
-    _write(folder, {"config.json": contents}, to_timm(weights))
+    _write(folder, {"config.json": contents}, to_timm(weights), metadata(config.dump(), list(classes)))
 
 
 def write_hugging_face(folder: Path, config: CfgNode, classes: Sequence[str], weights: Weights) -> None:
@@ -93,7 +94,7 @@ def write_hugging_face(folder: Path, config: CfgNode, classes: Sequence[str], we
         "label2id": {name: label for label, name in reversed(list(enumerate(names)))},
     }
     files = {"config.json": contents, "preprocessor_config.json": _processor(config)}
-    _write(folder, files, to_hugging_face(weights, kind))
+    _write(folder, files, to_hugging_face(weights, kind), metadata(config.dump(), list(classes)))
 
 
 def class_names(names: Sequence[str], number: int) -> List[str]:
@@ -156,8 +157,9 @@ def _processor(config: CfgNode) -> Dict[str, Any]:
     )
 
 
-def _write(folder: Path, files: Dict[str, Any], weights: Weights) -> None:
+def _write(folder: Path, files: Dict[str, Any], weights: Weights, stated: Dict[str, str]) -> None:
+    """Writes the folder; `stated` is for `weight_origin.read_origin`, other programs leave it alone."""
     folder.mkdir()
     for name, contents in files.items():
         (folder / name).write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    safetensors.torch.save_file(contiguous(weights), str(folder / IN_FOLDER), metadata={"format": "pt"})
+    safetensors.torch.save_file(contiguous(weights), str(folder / IN_FOLDER), metadata={"format": "pt", **stated})

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Files of weights: zip and older files of torch.save, and safetensors, recognised by their contents.
+"""Files of weights: zip and older files of torch.save, safetensors and ONNX, recognised by their contents.
 
 Nothing in a file is executed, and the sizes that it states are compared with its length before they are used.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import struct
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, Iterator, NamedTuple, Tuple
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -26,6 +26,10 @@ from utils import one_line, reason
 ZIP_START, OLD_START = b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 OLD_HEADERS = 3  # pickles before that of the contents: a magic number, a version, sizes of types
 IN_FOLDER = "model.safetensors"  # the file of weights in a folder for Hugging Face or timm
+ONNX_VERSION, ONNX_NEXT = (
+    0x08,
+    b"\x12\x1a\x22\x28\x32\x3a\x42",
+)  # tags of ModelProto's fields, as they follow each other
 MAX_DIMENSIONS = 16
 ENCRYPTED = 1  # flag bit of a zip archive's member
 
@@ -42,6 +46,7 @@ class Contents(NamedTuple):
     kind: str
     values: Any
     read: ReadStorage
+    metadata: Dict[str, str] = {}  # of safetensors and ONNX
 
     def tensor(self, name: str, stored: Any) -> Tensor:
         """The tensor that is stored under a name.
@@ -76,6 +81,8 @@ def opened(path: Path) -> Iterator[Contents]:
                 yield _old(stream)
             elif _begins_safetensors(start, os.fstat(stream.fileno()).st_size):
                 yield _safetensors(path)
+            elif _begins_onnx(start):
+                yield _onnx(stream)
             else:
                 raise BadFile(_unknown(start))
     except BadPickle as error:
@@ -95,7 +102,7 @@ def _unknown(start: bytes) -> str:
         return "it is a pointer of Git LFS, not the file itself: git lfs pull fetches that"
     if start.startswith(b"\x80"):
         return "it is a pickle that torch.save did not write"
-    return "it is neither a torch.save nor a safetensors file, or it is damaged"
+    return "it is not a file of torch.save, safetensors or ONNX, or it is damaged"
 
 
 def _zipped(archive: zipfile.ZipFile, size: int) -> Contents:
@@ -177,10 +184,37 @@ def _begins_safetensors(start: bytes, size: int) -> bool:
 
 def _safetensors(path: Path) -> Contents:
     try:
-        weights = safetensors.torch.load_file(str(path))
+        with safetensors.safe_open(str(path), "pt") as stream:
+            metadata = dict(stream.metadata() or {})
+            weights = {name: stream.get_tensor(name) for name in stream.keys()}
     except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, RuntimeError, ValueError) as error:
         raise BadFile(f"its safetensors are damaged: {one_line(error)}") from error
-    return Contents("safetensors", weights, lambda storage: b"")
+    return Contents("safetensors", weights, lambda storage: b"", metadata)
+
+
+def _begins_onnx(start: bytes) -> bool:
+    """Whether a file begins with the version of ONNX's format and, after it, another field of its ModelProto."""
+    return len(start) > 2 and start[0] == ONNX_VERSION and start[1] < 128 and start[2] in ONNX_NEXT
+
+
+def _onnx(stream: BinaryIO) -> Contents:
+    """The initializers of an ONNX graph; tensors in other files are refused."""
+    if importlib.util.find_spec("onnx") is None:
+        raise BadFile("it is an ONNX file, for which onnx is needed: pip install onnx")
+    import onnx  # optional
+    from google.protobuf.message import DecodeError  # comes with it
+
+    if os.fstat(stream.fileno()).st_size > onnx.checker.MAXIMUM_PROTOBUF:
+        raise BadFile("it is larger than ONNX files can be")
+    try:
+        model = onnx.load_model_from_string(stream.read())
+        stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in stored.values()):
+            raise BadFile("its weights are in another file: save it with external_data=False")
+        weights = {name: torch.from_numpy(onnx.numpy_helper.to_array(part).copy()) for name, part in stored.items()}
+    except (DecodeError, ValueError, TypeError, KeyError) as error:
+        raise BadFile(f"its graph is damaged: {one_line(error)}") from error
+    return Contents("ONNX", weights, lambda storage: b"", {entry.key: entry.value for entry in model.metadata_props})
 
 
 def _itemsize(dtype: str) -> int:

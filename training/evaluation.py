@@ -22,6 +22,7 @@ from dataset.workers import batches
 from models.build import build_pipeline
 from models.inspection import InspectedClassifier
 from models.pretrained import Wanted, load_pretrained
+from models.weight_origin import read_converted
 from options import inference_options
 from training import arguments, checkpoint, processes
 from training.compiling import compile_program
@@ -71,10 +72,14 @@ def evaluate_images(validator: Any, loader: Any, images: int, launch: Launch) ->
 def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, Optional[Dict[str, Any]]]:
     """The configuration of the weights at `path`, and what `checkpoint.load_own` reads there; None for foreign weights.
 
+    Files of `models.convert` count as foreign with --cfg, and as checkpoints without.
+
     Raises:
         Refusal: for a damaged file, and for foreign weights without --cfg.
     """
     state = checkpoint.load_own(path)
+    if state is None and args.cfg is None:
+        state = read_converted(path)
     if state is None and args.cfg is None:
         raise Refusal(f"{path} has no configuration: pass one with --cfg")
     saved = state["config"] if state and args.cfg is None else None

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""What a file of weights states about its run: configuration, class names, optimizer state.
+
+Checkpoints have them as entries, files of `models.convert` as metadata (safetensors, folders, ONNX).
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+
+from torch import Tensor
+
+from common.errors import EXIT_DATA, Refusal
+
+from .pretrained import read_weights
+from .swin_transformer import COMPUTED
+from .weight_files import BadFile, opened
+from .weight_names import PARTS
+
+
+class Origin(NamedTuple):
+    """`config` is the text of a configuration, `classes` are names; None and [] if the file does not state them."""
+
+    config: Optional[str] = None
+    classes: List[str] = []
+    optimizer: Optional[Dict[str, Any]] = None
+
+
+def metadata(config: str, classes: List[str]) -> Dict[str, str]:
+    """The entries of a file's metadata that `read_origin` understands."""
+    return {"config": config, "classes": json.dumps(classes)}
+
+
+def read_origin(path: Path) -> Origin:
+    """What the file, or the folder of Hugging Face or timm, states about its run.
+
+    Raises:
+        Refusal: if the file cannot be read.
+    """
+    try:
+        with opened(path) as contents:
+            if contents.metadata:
+                return Origin(contents.metadata.get("config"), _names(contents.metadata.get("classes")))
+            values = contents.values if isinstance(contents.values, Mapping) else {}
+            text = values.get("config")
+            if not isinstance(text, str):
+                return Origin()
+            optimizer = values.get("optimizer")
+            optimizer = None if optimizer is None else _materialised(optimizer, contents.tensor)
+            return Origin(text, _all_text(values.get("classes")), optimizer)
+    except BadFile as error:
+        raise Refusal(f"weights {path} cannot be used: {error}", EXIT_DATA) from error
+
+
+def read_converted(path: Path) -> Optional[Dict[str, Any]]:
+    """A file of `models.convert` as the part of a checkpoint that is used without training; None for other files.
+
+    Returns:
+        Configuration text, class names (numbers if the file has none), and weights by official names.
+
+    Raises:
+        Refusal: if the file cannot be read.
+    """
+    origin = read_origin(path)
+    if origin.config is None:
+        return None
+    entries = read_weights(path).entries  # those of ONNX with computed tables and constants of the graph
+    weights = {name: value for name, value in entries.items() if name.startswith(PARTS) and not name.endswith(COMPUTED)}
+    classes = origin.classes or [str(label) for label in range(len(weights.get("head.bias", ())))]
+    return {"config": origin.config, "classes": classes, "model": weights}
+
+
+def _names(text: Optional[str]) -> List[str]:
+    """Class names in metadata; [] if there are none."""
+    try:
+        return _all_text(json.loads(text or "[]"))
+    except ValueError:
+        return []
+
+
+def _all_text(names: Any) -> List[str]:
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+
+
+def _materialised(value: Any, tensor: Callable[[str, Any], Tensor], name: str = "optimizer") -> Any:
+    """Plain containers with tensors where the file has them."""
+    if type(value) is dict:
+        return {key: _materialised(item, tensor, f"{name}.{key}") for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_materialised(item, tensor, name) for item in value)
+    return value if value is None or type(value) in (bool, int, float, str) else tensor(name, value)
