@@ -41,6 +41,9 @@ ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
     "MODEL.SWIN.QK_SCALE": (float, type(None)),
     "AUG.CUTMIX_MINMAX": (list, type(None)),
     "TRAIN.FREEZE": (list, int),
+    "TRAIN.CLASS_WEIGHTS": (str, list),
+    "TRAIN.LOSS.TARGET_THRESHOLD": (float, type(None)),
+    "TRAIN.LOSS.POSITIVE_WEIGHT": (float, type(None)),
     "IPU.LAYERS_PER_IPU": (list, str),
     "IPU.AVAILABLE_MEMORY_PROPORTION": (float, list),
 }
@@ -80,6 +83,7 @@ def _data(tree: CfgNode) -> None:
     tree.DATA.STD = [0.229, 0.224, 0.225]
     tree.DATA.BAD_IMAGES = "skip"  # skip: replace and count them; fail: stop the run
     tree.DATA.ALLOW_EMPTY_CLASSES = False  # accept classes without images
+    tree.DATA.BALANCED_SAMPLING = False  # an epoch draws every class equally often, whatever the number of its images
     tree.DATA.GENERATED = "host"  # where random images are generated: host, device
 
 
@@ -144,6 +148,12 @@ def _training(tree: CfgNode) -> None:
     tree.TRAIN.MAX_FRUITLESS_RESTARTS = 10  # starts without a new checkpoint before the run gives up; 0: any
     tree.TRAIN.LOSS_SCALING = 1.0
     tree.TRAIN.AUTO_LOSS_SCALING = False
+    tree.TRAIN.CLASS_WEIGHTS = ""  # of the loss: one number a class, or balanced: in inverse proportion to its images
+    tree.TRAIN.LOSS = CfgNode()
+    tree.TRAIN.LOSS.NAME = "cross_entropy"  # bce: binary cross-entropy, each class for itself
+    tree.TRAIN.LOSS.TARGET_THRESHOLD = None  # of bce: targets above it count as 1 and the others as 0
+    tree.TRAIN.LOSS.SUM_CLASSES = False  # of bce: the sum over classes instead of their mean
+    tree.TRAIN.LOSS.POSITIVE_WEIGHT = None  # of bce: weight of the terms of present classes
     tree.TRAIN.LR_SCHEDULER = CfgNode()
     tree.TRAIN.LR_SCHEDULER.NAME = "cosine"  # cosine, linear, step, multistep
     tree.TRAIN.LR_SCHEDULER.DECAY_EPOCHS = 30  # for step
@@ -175,6 +185,7 @@ def _augmentation(tree: CfgNode) -> None:
     tree.AUG.SCALE = [0.08, 1.0]  # range of the area of the random crop
     tree.AUG.RATIO = [0.75, 4.0 / 3.0]
     tree.AUG.HFLIP = 0.5
+    tree.AUG.REPEATS = 1  # repeated augmentation: how often a sample follows itself, differently augmented
     tree.AUG.SHIFT = 0  # maximum random shift in pixels, instead of the random crop; 0: off
 
 

@@ -24,6 +24,7 @@ CHOICES = {
     "DATA.BAD_IMAGES": ("skip", "fail"),
     "DATA.GENERATED": ("host", "device"),
     "MODEL.TYPE": ("swin", "swinv2"),
+    "TRAIN.LOSS.NAME": ("cross_entropy", "bce"),
     "TRAIN.LR_SCHEDULER.NAME": ("cosine", "linear", "step", "multistep"),
     "TRAIN.OPTIMIZER.NAME": ("adamw", "adam", "sgd", "lamb", "rmsprop"),
     "AUG.REMODE": ("pixel", "rand", "const"),
@@ -75,6 +76,9 @@ BOUNDS = {
     "TRAIN.KEEP": (0, 1 << 20),
     "TRAIN.MAX_FRUITLESS_RESTARTS": (0, 1 << 20),
     "TRAIN.LOSS_SCALING": (1e-6, 2.0**30),
+    "TRAIN.CLASS_WEIGHTS": (0.0, 1e6),
+    "TRAIN.LOSS.TARGET_THRESHOLD": (0.0, 0.9999999),
+    "TRAIN.LOSS.POSITIVE_WEIGHT": (1e-6, 1e6),
     "TRAIN.LR_SCHEDULER.DECAY_EPOCHS": (1, 1 << 24),
     "TRAIN.LR_SCHEDULER.DECAY_RATE": (1e-9, 1.0),
     "TRAIN.LR_SCHEDULER.MULTISTEPS": (0, 1 << 24),
@@ -94,6 +98,7 @@ BOUNDS = {
     "AUG.SCALE": (1e-6, 1.0),
     "AUG.RATIO": (1e-3, 1e3),
     "AUG.HFLIP": (0.0, 1.0),
+    "AUG.REPEATS": (1, 1 << 10),
     "AUG.SHIFT": (0, 1 << 10),
     "TEST.BATCH_SIZE": (0, 1 << 20),
     "TEST.INTERVAL": (1, 1 << 24),
@@ -152,6 +157,7 @@ def check(config: CfgNode) -> None:
     _check_architecture(config)
     _check_schedule(config)
     _check_training(config)
+    _check_loss(config)
     _check_pipeline(config)
     _check_ipu(config)
 
@@ -240,17 +246,31 @@ def _check_schedule(config: CfgNode) -> None:
 
 
 def _check_training(config: CfgNode) -> None:
-    """What is trained, and by which optimizer."""
+    """What is trained, on which samples, and by which optimizer."""
     train, layers = config.TRAIN, len(architecture(config).DEPTHS)
     if train.OPTIMIZER.NAME not in CLIPPING and train.CLIP_GRAD:
         raise Refusal(
             f"TRAIN.CLIP_GRAD {train.CLIP_GRAD}: PopTorch's {train.OPTIMIZER.NAME} does not clip gradients: "
             f"add --opts TRAIN.CLIP_GRAD 0, or use one of {', '.join(CLIPPING)}"
         )
+    if config.DATA.BALANCED_SAMPLING and config.AUG.REPEATS > 1:
+        raise Refusal("DATA.BALANCED_SAMPLING and AUG.REPEATS both repeat samples: use only one of them")
     if isinstance(train.FREEZE, int) and not 0 <= train.FREEZE <= layers:
         raise Refusal(f"TRAIN.FREEZE {train.FREEZE} is out of range: the model has {layers} layers")
     if isinstance(train.FREEZE, list) and not all(isinstance(pattern, str) and pattern for pattern in train.FREEZE):
         raise Refusal(f"TRAIN.FREEZE {train.FREEZE}: expected patterns of parameter names, or a number of layers")
+
+
+def _check_loss(config: CfgNode) -> None:
+    """Settings that the loss has, and class weights that are some."""
+    loss, weights = config.TRAIN.LOSS, config.TRAIN.CLASS_WEIGHTS
+    for key, neutral in (("TARGET_THRESHOLD", None), ("SUM_CLASSES", False), ("POSITIVE_WEIGHT", None)):
+        if loss.NAME != "bce" and loss[key] != neutral:
+            raise Refusal(f"TRAIN.LOSS.{key} {loss[key]} is for bce: add --opts TRAIN.LOSS.NAME bce, or leave it out")
+    if isinstance(weights, str) and weights not in ("", "balanced"):
+        raise Refusal(f"TRAIN.CLASS_WEIGHTS {weights!r}: expected balanced, or a list of one number a class")
+    if isinstance(weights, list) and not any(weights):
+        raise Refusal(f"TRAIN.CLASS_WEIGHTS {weights}: no class has a weight")
 
 
 def _check_pipeline(config: CfgNode) -> None:

@@ -19,7 +19,7 @@ from dataset.decode import fast_jpeg
 from dataset.generated import GeneratedImages
 from dataset.image_folder import check_root, open_split
 from dataset.mixup import MixingCollate, Sample, build_mixup, group, stack
-from dataset.samplers import EvaluationSampler, Layout, TrainingSampler
+from dataset.samplers import Drawing, EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import EpochView, ImageDataset, NamedImages
 from dataset.transforms import build_transform, image_dtype
 from dataset.workers import ReaderSampler, affordable_workers, begin_worker, clear_failures, stall_seconds
@@ -101,7 +101,7 @@ def build_loader(
     layout = Layout.of(options, _micro_batch(config, training))
     sampler: Union[TrainingSampler, EvaluationSampler]
     if training:
-        sampler = TrainingSampler(len(dataset), layout, config.SEED, start_epoch, start_step)
+        sampler = TrainingSampler(len(dataset), layout, config.SEED, start_epoch, start_step, drawing(config, dataset))
         collate, unit = _training_collate(config, layout, dataset)
     else:
         sampler = EvaluationSampler(len(dataset), layout)
@@ -133,6 +133,15 @@ def build_loader(
     if isinstance(sampler, EvaluationSampler):
         loader.order = sampler.order()
     return loader
+
+
+def drawing(config: CfgNode, dataset: Any) -> Drawing:
+    """How an epoch of training draws samples of a data set from `build_dataset`.
+
+    Generated images, whose labels are drawn by chance, are balanced as they are.
+    """
+    labels = getattr(dataset, "labels", None) if config.DATA.BALANCED_SAMPLING else None
+    return Drawing(config.AUG.REPEATS, None if labels is None else np.asarray(labels))
 
 
 def example_batch(config: CfgNode, options: Any, classes: int, training: bool) -> Tuple[torch.Tensor, torch.Tensor]:

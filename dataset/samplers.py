@@ -5,18 +5,22 @@
 A step of all processes together takes one block of an epoch's order, laid out as PopTorch consumes it: weight updates
 (device iterations), then gradient accumulation, then all replicas, then the micro-batch. A process takes the columns of
 its own replicas. The order thus depends neither on the number of workers or processes nor on restarts.
+
+Where an epoch draws a sample again, each draw has random numbers of its own: a position names the epoch and the draw.
 """
 
 import hashlib
 import struct
-from typing import Any, Iterator, NamedTuple, Tuple
+from typing import Any, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from common.errors import EXIT_USAGE, Refusal
+from dataset.balance import balanced_order
 
-Position = Tuple[int, int]  # (epoch, sample index)
+Position = Tuple[int, int]  # (epoch and draw, sample index); see `positions`
+NEXT_DRAW = 1 << 32  # added to the epoch for each earlier draw of the same sample
 PADDING = -1  # sample index of a row that only fills the last batch
 
 
@@ -24,6 +28,21 @@ def mix_seed(*numbers: int) -> int:
     """A 64-bit seed hashed from the numbers: similar numbers give unrelated seeds."""
     packed = struct.pack(f"<{len(numbers)}q", *numbers)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
+
+
+class Drawing(NamedTuple):
+    """How an epoch draws as many samples as the data set has: all of them once, unless a field says otherwise.
+
+    Attributes:
+        repeats: how often a sample follows itself, each time with other augmentation (AUG.REPEATS).
+        labels: of all samples (samples,), to draw every class equally often (DATA.BALANCED_SAMPLING).
+    """
+
+    repeats: int = 1
+    labels: Optional[np.ndarray] = None
+
+
+ONCE = Drawing()
 
 
 class Layout(NamedTuple):
@@ -69,6 +88,10 @@ class Layout(NamedTuple):
         first = self.process * self.local_replicas
         return blocks[:, first : first + self.local_replicas].reshape(-1)
 
+    def spread(self, order: np.ndarray) -> np.ndarray:
+        """`order` with consecutive samples in different replicas; each block of micro-batches keeps its samples."""
+        return order.reshape(-1, self.micro_batch, self.replicas).transpose(0, 2, 1).reshape(-1)
+
 
 class TrainingSampler(Sampler[Position]):
     """Yields (epoch, index) in an order shuffled anew each epoch; samples that fill no step are left out of that epoch.
@@ -78,12 +101,21 @@ class TrainingSampler(Sampler[Position]):
     Args:
         samples: size of the data set.
         start_epoch, start_step: the first iteration begins with this step of this epoch.
+        drawing: how an epoch draws samples.
 
     Raises:
         Refusal: if the data set cannot fill a single step.
     """
 
-    def __init__(self, samples: int, layout: Layout, seed: int, start_epoch: int = 0, start_step: int = 0):
+    def __init__(
+        self,
+        samples: int,
+        layout: Layout,
+        seed: int,
+        start_epoch: int = 0,
+        start_step: int = 0,
+        drawing: Drawing = ONCE,
+    ):
         self.steps = samples // layout.global_batch
         if self.steps == 0:
             raise Refusal(
@@ -95,6 +127,7 @@ class TrainingSampler(Sampler[Position]):
         self._samples = samples
         self._layout = layout
         self._seed = seed
+        self._drawing = drawing
         self._epoch = start_epoch + start_step // self.steps
         self._skip = start_step % self.steps
 
@@ -106,10 +139,10 @@ class TrainingSampler(Sampler[Position]):
         # A generator: PyTorch makes iterators that it never starts, and they must not use up an epoch.
         epoch, skip = self._epoch, self._skip
         self._epoch, self._skip = epoch + 1, 0
-        step = self._layout.global_batch
-        order = epoch_order(self._samples, self._seed, epoch)[skip * step : self.steps * step]
-        for index in self._layout.share(order):
-            yield epoch, int(index)
+        order = epoch_order(self._samples, self._seed, epoch, self._drawing)
+        draws, indices = positions(order, epoch, self._layout, slice(skip, self.steps), self._drawing)
+        for draw, index in zip(draws, indices):
+            yield int(draw), int(index)
 
 
 class EvaluationSampler(Sampler[Position]):
@@ -133,14 +166,41 @@ class EvaluationSampler(Sampler[Position]):
             yield 0, int(index)
 
 
-def step_samples(samples: int, layout: Layout, seed: int, epoch: int, step: int) -> np.ndarray:
+def step_samples(samples: int, layout: Layout, seed: int, epoch: int, step: int, drawing: Drawing = ONCE) -> np.ndarray:
     """Indices of the samples of one training step, in the order of this process's combined batch (int64)."""
-    first = step * layout.global_batch
-    return layout.share(epoch_order(samples, seed, epoch)[first : first + layout.global_batch])
+    order = epoch_order(samples, seed, epoch, drawing)
+    return positions(order, epoch, layout, slice(step, step + 1), drawing)[1]
 
 
-def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of range(samples) that is the order of an epoch (int64)."""
+def positions(
+    order: np.ndarray, epoch: int, layout: Layout, steps: slice, drawing: Drawing
+) -> Tuple[np.ndarray, np.ndarray]:
+    """The positions of some steps of an epoch in this process: (epoch and draw, sample index), two int64 arrays."""
+    part = slice(steps.start * layout.global_batch, steps.stop * layout.global_batch)
+    draws = np.full_like(order, epoch)
+    if drawing.repeats > 1 or drawing.labels is not None:
+        draws += NEXT_DRAW * earlier_draws(order)
+    draws, indices = draws[part], order[part]
+    if drawing.repeats > 1:
+        draws, indices = layout.spread(draws), layout.spread(indices)
+    return layout.share(draws), layout.share(indices)
+
+
+def epoch_order(samples: int, seed: int, epoch: int, drawing: Drawing = ONCE) -> np.ndarray:
+    """The samples of an epoch in their order (samples,) int64: a permutation, unless `drawing` repeats some."""
     # RandomState's streams are frozen: every version of numpy gives the same order.
     words = np.frombuffer(struct.pack("<Q", mix_seed(seed, epoch)), dtype=np.uint32)
-    return np.random.RandomState(words).permutation(samples)
+    generator = np.random.RandomState(words)
+    if drawing.labels is not None:
+        return balanced_order(drawing.labels, generator)
+    return np.repeat(generator.permutation(samples), drawing.repeats)[:samples]
+
+
+def earlier_draws(order: np.ndarray) -> np.ndarray:
+    """How often the sample at each position was drawn before it (int64)."""
+    by_sample = np.argsort(order, kind="stable")
+    ranks = np.arange(len(order))
+    is_first = np.diff(order[by_sample], prepend=-1) != 0
+    counts = np.empty_like(ranks)
+    counts[by_sample] = ranks - np.maximum.accumulate(np.where(is_first, ranks, 0))
+    return counts

@@ -6,7 +6,6 @@ import contextlib
 from typing import Any, ContextManager, Dict, Optional, Tuple, Union, overload
 
 import torch
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -15,6 +14,7 @@ from common.errors import Refusal
 from planning.geometry import architecture, configured_classes
 from planning.placement import pipeline_stages
 
+from .losses import ClassificationLoss
 from .pipeline import annotate
 from .swin_transformer import LayerNorm, SwinTransformer
 from .swin_transformer_v2 import SwinTransformerV2
@@ -55,9 +55,7 @@ class SwinClassifier(SwinTransformer):
             self.half()
         self._activations = torch.float16 if precision.startswith("16.") else torch.float32
         self._autocasts = precision == "mix"
-        smoothing = config.MODEL.LABEL_SMOOTHING
-        self._loss_of_classes = LabelSmoothingCrossEntropy(smoothing) if smoothing > 0 else nn.CrossEntropyLoss()
-        self._loss_of_probabilities = SoftTargetCrossEntropy()
+        self.loss = ClassificationLoss(config, num_classes)
         for name, values in (("pixel_mean", config.DATA.MEAN), ("pixel_std", config.DATA.STD)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)  # float32, even in 16.16
 
@@ -87,12 +85,6 @@ class SwinClassifier(SwinTransformer):
         if targets is None:
             return logits
         return logits, accelerator.poptorch().identity_loss(self.loss(logits, targets), "mean")
-
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of float32 logits (B, num_classes), a scalar; targets as in `forward`."""
-        if targets.is_floating_point():
-            return self._loss_of_probabilities(logits, targets.float())
-        return self._loss_of_classes(logits, targets)
 
     def normalised(self, images: Tensor) -> Tensor:
         """The images in the precision of the activations; uint8 images are normalised first."""

@@ -13,6 +13,7 @@ import accelerator
 from common.errors import Refusal
 from common.launch import Launch
 from common.logs import logger
+from dataset.balance import class_weights
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from lr_scheduler import build_scheduler
 from models.build import SwinClassifier, build_pipeline
@@ -97,6 +98,8 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     classes = config.MODEL.NUM_CLASSES or len(train_data.classes)
     model = _build_model(config, classes, state, train_data.classes)
     freeze(model, config.TRAIN.FREEZE)
+    if config.TRAIN.CLASS_WEIGHTS:
+        model.loss.weigh(class_weights(config.TRAIN.CLASS_WEIGHTS, train_data, classes))
     optimizer = build_optimizer(config, model, launch)
     schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
     if state:

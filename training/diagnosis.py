@@ -8,6 +8,7 @@ from typing import Any, Callable, List, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
+from dataset.build_ipu import drawing
 from dataset.samplers import Layout, step_samples
 from models.build import MODELS
 from training import processes
@@ -55,13 +56,14 @@ def _search(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> Op
         micro_batch,
     )
     step = progress.step // run.config.IPU.DEVICE_ITERATIONS
-    indices = step_samples(len(run.training_data), layout, run.config.SEED, progress.epoch, step)
+    data = run.training_data
+    indices = step_samples(len(data), layout, run.config.SEED, progress.epoch, step, drawing(run.config, data))
     model = _plain_model(run)
     for first in range(0, len(images), micro_batch):
         part = slice(first, first + micro_batch)
         what = first_bad(model, images[part], targets[part])
         if what:
-            return Finding(what, [run.training_data.name(int(index)) for index in indices[part]])
+            return Finding(what, [data.name(int(index)) for index in indices[part]])
     return None
 
 

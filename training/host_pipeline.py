@@ -68,5 +68,5 @@ def build_trainer(config: CfgNode, model: SwinClassifier, options: Any, optimize
         units[-1],
     )
     return pipelining.StageExecutor(
-        model, stage, dict(stage.part.named_parameters()), model.loss, options, optimizer, place
+        model, stage, dict(stage.part.named_parameters()), stage.part.loss, options, optimizer, place
     )

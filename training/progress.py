@@ -64,7 +64,15 @@ FIXED = (
     "TRAIN.FREEZE",
 )
 # These decide which samples an update sees: they may change only between two epochs.
-SAMPLE_ORDER = ("SEED", "DATA.BATCH_SIZE", "TRAIN.ACCUMULATION_STEPS", "IPU.REPLICAS", "IPU.DEVICE_ITERATIONS")
+SAMPLE_ORDER = (
+    "SEED",
+    "DATA.BATCH_SIZE",
+    "DATA.BALANCED_SAMPLING",
+    "AUG.REPEATS",
+    "TRAIN.ACCUMULATION_STEPS",
+    "IPU.REPLICAS",
+    "IPU.DEVICE_ITERATIONS",
+)
 # These affect locations and speed, not results.
 FREE = (
     "OUTPUT",

@@ -11,7 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import EXIT_USAGE, Refusal
-from dataset.samplers import PADDING, EvaluationSampler, Layout, TrainingSampler, epoch_order, mix_seed
+from dataset.samplers import (
+    NEXT_DRAW,
+    ONCE,
+    PADDING,
+    Drawing,
+    EvaluationSampler,
+    Layout,
+    TrainingSampler,
+    epoch_order,
+    mix_seed,
+    step_samples,
+)
+
+UNEVEN = np.array([0] * 40 + [1] * 7 + [2] * 13 + [4] * 2)  # labels of four classes in 62 images
+DRAWINGS = st.sampled_from([ONCE, Drawing(repeats=3), Drawing(labels=UNEVEN)])
 
 
 @st.composite
@@ -34,6 +48,11 @@ def reassemble(parts: List[list], layout: Layout) -> list:
     return np.concatenate(local, axis=1).reshape(-1).tolist()
 
 
+def fitting(drawing: Drawing, samples: int) -> Drawing:
+    """The drawing with labels for so many samples, if it has labels."""
+    return drawing if drawing.labels is None else Drawing(labels=np.resize(drawing.labels, samples))
+
+
 def indices(sampler) -> list:
     return [index for _, index in sampler]
 
@@ -53,19 +72,24 @@ class TestTraining:
             ]
             assert indices(TrainingSampler(24, layout, seed=7)) == expected
 
-    @given(layouts(), st.integers(0, 50), st.integers(0, 3))
-    def test_processes_together_read_what_one_process_reads(self, run, extra, epoch):
+    @given(layouts(), st.integers(0, 50), st.integers(0, 3), DRAWINGS)
+    def test_processes_together_read_what_one_process_reads(self, run, extra, epoch, drawing):
         samples = run[0].global_batch + extra
-        parts = [indices(TrainingSampler(samples, layout, 3, start_epoch=epoch)) for layout in run]
-        assert reassemble(parts, run[0]) == indices(TrainingSampler(samples, alone(run[0]), 3, start_epoch=epoch))
+        drawing = fitting(drawing, samples)
+        parts = [list(TrainingSampler(samples, layout, 3, epoch, drawing=drawing)) for layout in run]
+        whole = list(TrainingSampler(samples, alone(run[0]), 3, epoch, drawing=drawing))
+        for column in (0, 1):
+            together = reassemble([[position[column] for position in part] for part in parts], run[0])
+            assert together == [position[column] for position in whole]
 
-    @given(layouts(), st.integers(1, 5), st.integers(0, 20), st.integers(0, 12))
-    def test_restart_goes_on_with_the_same_samples(self, run, steps, extra, start):
+    @given(layouts(), st.integers(1, 5), st.integers(0, 20), st.integers(0, 12), DRAWINGS)
+    def test_restart_goes_on_with_the_same_samples(self, run, steps, extra, start, drawing):
         layout = run[-1]
         samples = steps * layout.global_batch + min(extra, layout.global_batch - 1)
-        unbroken = TrainingSampler(samples, layout, 0)
+        drawing = fitting(drawing, samples)
+        unbroken = TrainingSampler(samples, layout, 0, drawing=drawing)
         positions = [position for _ in range(start // steps + 2) for position in unbroken]
-        restarted = TrainingSampler(samples, layout, 0, start_epoch=0, start_step=start)
+        restarted = TrainingSampler(samples, layout, 0, start_epoch=0, start_step=start, drawing=drawing)
         again = [position for _ in range(2) for position in restarted]
         first = start * layout.combined_batch
         assert again == positions[first:]
@@ -98,6 +122,39 @@ class TestTraining:
         assert caught.value.code == EXIT_USAGE
         for number in ("1023", "1024", "micro-batch 4", "accumulation 64", "replicas 4", "iterations 1"):
             assert number in str(caught.value)
+
+
+class TestDrawing:
+    def test_repeats_follow_each_other_on_other_replicas_each_with_its_own_augmentation(self):
+        """Three repeats on three replicas of micro-batch 2: rows 0, 2 and 4 of a step are one sample."""
+        sampler = TrainingSampler(60, Layout(1, 2, 3, 1, 0, 2), 5, start_epoch=4, drawing=Drawing(repeats=3))
+        positions = list(sampler)
+        assert len(positions) == 60 and len(set(positions)) == 60
+        for first in (0, 1, 6, 7, 54, 55):
+            assert {index for _, index in positions[first : first + 6 : 2]} == {positions[first][1]}
+            assert [epoch for epoch, _ in positions[first : first + 6 : 2]] == [4, 4 + NEXT_DRAW, 4 + 2 * NEXT_DRAW]
+        assert [index for _, index in positions[::6]] == epoch_order(60, 5, 4)[:20:2].tolist()
+
+    def test_classes_are_drawn_equally_often_and_their_samples_too(self):
+        seen = set()
+        for epoch in range(20):
+            order = epoch_order(62, 0, epoch, Drawing(labels=UNEVEN))
+            per_class = [np.bincount(order, minlength=62)[UNEVEN == label] for label in (0, 1, 2, 4)]
+            assert sorted(counts.sum() for counts in per_class) == [15, 15, 16, 16]
+            assert all(counts.max() - counts.min() <= 1 for counts in per_class)
+            seen.update(order.tolist())
+        assert seen == set(range(62))  # the large class's turn comes, too
+
+    def test_draws_of_a_sample_in_an_epoch_are_told_apart(self):
+        positions = list(TrainingSampler(62, Layout(1, 1, 2, 1, 0, 1), 0, 3, drawing=Drawing(labels=UNEVEN)))
+        assert len(set(positions)) == 62 > len({index for _, index in positions})
+        assert min(positions)[0] == 3 and max(positions)[0] == 3 + 7 * NEXT_DRAW
+
+    @pytest.mark.parametrize("drawing", [ONCE, Drawing(repeats=3), Drawing(labels=UNEVEN)])
+    def test_samples_of_a_step_are_those_that_were_read_in_it(self, drawing):
+        layout = Layout(1, 2, 2, 2, 1, 3)
+        read = indices(TrainingSampler(62, layout, 0, drawing=drawing))
+        assert step_samples(62, layout, 0, 0, 1, drawing).tolist() == read[12:24]
 
 
 class TestEvaluation:
