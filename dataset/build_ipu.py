@@ -118,7 +118,7 @@ def build_loader(
     view = EpochView(dataset, len(sampler))
     others = set(multiprocessing.active_children())
     # Asynchronous loaders draw a seed when they begin: without the fork, the model built next would depend on the mode.
-    with clear_failures(lambda: []), torch.random.fork_rng(devices=[]):
+    with clear_failures(lambda: [], view.failure), torch.random.fork_rng(devices=[]):
         loader = poptorch.DataLoader(
             options,
             view,

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from common.logs import logger
 from dataset.decode import DECODER_ERRORS, BadImage, decode, most_bad, shown
+from dataset.failure_note import FailureNote
 from dataset.samplers import PADDING, Position, mix_seed
 from dataset.transforms import Transform, seeded
 from utils import one_line
@@ -153,10 +154,14 @@ class EpochView(Dataset[Tuple[torch.Tensor, int, int, int]]):
     Args:
         dataset: has `sample(epoch, index)` and `blank()`.
         samples: samples that this process reads per epoch: the length of this view.
+
+    Attributes:
+        failure: why a sample could not be read.
     """
 
     def __init__(self, dataset: Any, samples: int):
         self.dataset = dataset
+        self.failure = FailureNote()
         self._samples = samples
 
     def __len__(self) -> int:
@@ -164,5 +169,9 @@ class EpochView(Dataset[Tuple[torch.Tensor, int, int, int]]):
 
     def __getitem__(self, position: Position) -> Tuple[torch.Tensor, int, int, int]:
         epoch, index = position
-        image, label = (self.dataset.blank(), PADDED) if index == PADDING else self.dataset.sample(epoch, index)
+        try:
+            image, label = (self.dataset.blank(), PADDED) if index == PADDING else self.dataset.sample(epoch, index)
+        except DataError as error:
+            self.failure.write(f"DataError: {error}")
+            raise
         return image, label, epoch, index

@@ -20,6 +20,7 @@ from common import deadlines, system_processes
 from common.errors import EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.logs import logger
 from common.memory import SHARED_MEMORY, free_shared_memory
+from dataset.failure_note import FailureNote
 from dataset.samples import DataError
 
 BAD_DATA = re.compile(r"DataError: (?!Caught )(.*)")  # once more in the worker's traceback, where it comes from one
@@ -111,11 +112,12 @@ class ReaderSampler(Sampler[Any]):
 
 
 @contextlib.contextmanager
-def clear_failures(helpers: Callable[[], List[BaseProcess]]) -> Iterator[None]:
+def clear_failures(helpers: Callable[[], List[BaseProcess]], note: Optional[FailureNote] = None) -> Iterator[None]:
     """Turns failures of a loader inside the context into one-line errors.
 
     Args:
         helpers: returns the loader's processes, which are ended after a failure.
+        note: in which the data set says why it failed.
 
     Raises:
         Refusal: EXIT_DATA for bad data, EXIT_RESOURCE for processes that were killed or hang and for full memory.
@@ -131,7 +133,8 @@ def clear_failures(helpers: Callable[[], List[BaseProcess]]) -> Iterator[None]:
         failed = helpers()
         states = _states(failed)
         _end(failed)
-        refusal = _explain(f"{type(error).__name__}: {error}", states)
+        reason = note.read() if note is not None else ""
+        refusal = _explain(f"{type(error).__name__}: {error}\n{reason}".strip(), states)
         if refusal is None:
             raise
         raise refusal from error
@@ -143,7 +146,8 @@ def batches(loader: Any) -> Iterator[Any]:
     A worker that dies while a batch is used is reported when the next one is requested.
     """
     watch = _Watch(loader)
-    with watch, clear_failures(lambda: helpers_of(loader)):
+    view = getattr(loader, "dataset", None)
+    with watch, clear_failures(lambda: helpers_of(loader), getattr(view, "failure", None)):
         try:
             _check_alive(helpers_of(loader))
             for batch in loader:

@@ -26,7 +26,7 @@ from dataset.generated import GeneratedImages
 from dataset.samplers import PADDING, EvaluationSampler, Layout, epoch_order
 from dataset.samples import PADDED, UNREADABLE
 from dataset.workers import affordable_workers, batches, begin_worker, clear_failures
-from tests.backend import DEVICE, host_only
+from tests.backend import DEVICE
 from tests.data_sets import small_config, write_folders
 
 PLAIN = {"AUG__MIXUP": 0.0, "AUG__CUTMIX": 0.0}
@@ -281,7 +281,6 @@ class TestFailures:
             process.join(10)
         assert not any(process.is_alive() for process in processes) and time.monotonic() - start < 30
 
-    @host_only("PopTorch's process prints the reason, and its error does not tell it")
     @pytest.mark.parametrize("count", [0, 2])
     def test_bad_data_is_one_line_from_an_asynchronous_loader_too(self, tmp_path, count):
         write_folders(tmp_path, {"train": {"a": 8}})
