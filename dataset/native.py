@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shlex
 import subprocess
 import tempfile
@@ -59,7 +60,7 @@ def _built() -> Path:
 
 
 def _command() -> List[str]:
-    vectors = ["-mavx2"] if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else []
+    vectors = ["-mavx2"] if re.search(r"CPU capability usage: AVX(2|512)", torch.__config__.show()) else []
     return [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *vectors]
 
 
