@@ -84,6 +84,7 @@ def _data(tree: CfgNode) -> None:
     tree.DATA.BAD_IMAGES = "skip"  # skip: replace and count them; fail: stop the run
     tree.DATA.ALLOW_EMPTY_CLASSES = False  # accept classes without images
     tree.DATA.BALANCED_SAMPLING = False  # an epoch draws every class equally often, whatever the number of its images
+    tree.DATA.INDEX_CACHE = "auto"  # folder for lists of large folder data sets; auto: the user's cache; empty: none
     tree.DATA.GENERATED = "host"  # where random images are generated: host, device
 
 

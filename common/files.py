@@ -73,12 +73,12 @@ def read_regular(path: PathLike, limit: int) -> bytearray:
     return contents
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` to the file at `path`; readers see either the old contents or the new, never a part."""
+def write_atomically(path: Path, contents: Union[str, bytes]) -> None:
+    """Writes bytes, or text as UTF-8, to the file at `path`; readers see the old contents or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with open(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as stream:
+            stream.write(contents.encode("utf-8") if isinstance(contents, str) else contents)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

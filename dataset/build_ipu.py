@@ -18,6 +18,7 @@ from dataset.cached_image_folder import ImageMap, MappedImages, open_22k, open_z
 from dataset.decode import fast_jpeg
 from dataset.generated import GeneratedImages
 from dataset.image_folder import check_root, open_split
+from dataset.index_cache import cache_folder
 from dataset.mixup import MixingCollate, Sample, build_mixup, group, stack
 from dataset.samplers import Drawing, EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import EpochView, ImageDataset, NamedImages
@@ -169,7 +170,7 @@ def _source(config: CfgNode, training: bool) -> Any:
         return open_22k(root, training, config.MODEL.NUM_CLASSES)
     if config.DATA.ZIP_MODE:
         return open_zip(root, training, config.DATA.CACHE_MODE, *_process_share(), config.MODEL.NUM_CLASSES)
-    return open_split(root, training, config.DATA.ALLOW_EMPTY_CLASSES)
+    return open_split(root, training, config.DATA.ALLOW_EMPTY_CLASSES, cache_folder(config))
 
 
 def _process_share() -> Tuple[int, int]:

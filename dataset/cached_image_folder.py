@@ -20,7 +20,8 @@ from common.errors import EXIT_DATA, Refusal
 from common.files import read_regular
 from common.logs import logger
 from dataset.decode import read_file, shown
-from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES, PathTable
+from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES
+from dataset.path_table import PathTable
 from dataset.zipreader import ZipReader
 from planning.geometry import IMAGENET_22K_CLASSES
 from utils import reason
@@ -50,7 +51,7 @@ class MappedImages:
         self.classes = classes
         self.labels = images.labels
         self._root = str(root)
-        self._paths = PathTable(images.paths)
+        self._paths = PathTable.of(images.paths)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,7 +80,7 @@ class ZippedImages:
     def __init__(self, archive: Path, images: ImageMap, classes: List[str], cache: str, process: int, processes: int):
         self.classes = classes
         self.labels = images.labels
-        self._paths = PathTable(images.paths)
+        self._paths = PathTable.of(images.paths)
         try:
             self._reader = ZipReader(archive, images.paths)
         except KeyError as error:

@@ -4,39 +4,18 @@
 
 import os
 from pathlib import Path
-from typing import Counter, Iterable, Iterator, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 import numpy as np
 
 from common.errors import EXIT_DATA, Refusal
 from common.logs import logger
-from common.progress_bar import tracked
 from dataset.decode import EXTENSIONS, read_file, shown
+from dataset.index_cache import listed
+from dataset.listing import class_names, note_left_out, some
 
 TRAINING_NAMES = ("train",)
 VALIDATION_NAMES = ("validation", "val")
-SHOWN_ENDINGS = 6
-
-
-class PathTable:
-    """An immutable list of paths in two arrays.
-
-    Worker processes would copy a list of a million strings page by page, since reading it changes reference counts.
-    """
-
-    def __init__(self, paths: Iterable[str]):
-        encoded = [os.fsencode(path) for path in paths]
-        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start = self._ends[index - 1] if index else 0
-        return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
 
 
 class ImageFolder:
@@ -48,35 +27,39 @@ class ImageFolder:
 
     Args:
         folder: holds one folder a class, with images at any depth. Hidden ones are ignored.
-        classes: names of the classes; None: the folder's.
+        classes: sorted names of the classes, those of the folder among them; None: the folder's.
         allow_empty: whether classes may lack images, or their folder.
+        cache: where lists of large folders are kept; None: nowhere.
 
     Raises:
         Refusal: if the folder is missing, has no classes, or a class has no images.
     """
 
-    def __init__(self, folder: Path, classes: Optional[List[str]] = None, allow_empty: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        classes: Optional[List[str]] = None,
+        allow_empty: bool = False,
+        cache: Optional[Path] = None,
+    ):
         self.folder = folder
-        own = class_names(folder)
-        self.classes = own if classes is None else classes
-        counts, paths = [], []
-        left_out: Counter[str] = Counter()
-        for name in tracked(self.classes, f"indexing {shown(folder)}", " classes"):
-            found = sorted(image_files(folder, name, left_out)) if name in own else []
-            counts.append(len(found))
-            paths += found
-        note_left_out(folder, left_out)
+        listing = listed(folder, cache)
+        self.classes = list(listing.counts) if classes is None else classes
+        counts = [listing.counts.get(name, 0) for name in self.classes]
+        if sum(counts) != len(listing.paths):
+            raise Refusal(f"{shown(folder)} has other classes than {some(self.classes)}: has it changed?", EXIT_DATA)
+        note_left_out(folder, listing.left_out)
         empty = [name for name, count in zip(self.classes, counts) if count == 0]
-        if empty and (not allow_empty or not paths):
+        if empty and (not allow_empty or not any(counts)):
             raise Refusal(
-                f"{shown(folder)}: no images ({', '.join(EXTENSIONS)}) in {_some(empty)}; DATA.ALLOW_EMPTY_CLASSES "
+                f"{shown(folder)}: no images ({', '.join(EXTENSIONS)}) in {some(empty)}; DATA.ALLOW_EMPTY_CLASSES "
                 "accepts that",
                 EXIT_DATA,
             )
         if empty:
-            logger.warning("%s: no images in %s", shown(folder), _some(empty))
+            logger.warning("%s: no images in %s", shown(folder), some(empty))
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-        self._paths = PathTable(paths)
+        self._paths = listing.paths
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,11 +77,12 @@ class ImageFolder:
         return read_file(self.name(index))
 
 
-def open_split(root: Path, training: bool, allow_empty: bool = False) -> ImageFolder:
+def open_split(root: Path, training: bool, allow_empty: bool = False, cache: Optional[Path] = None) -> ImageFolder:
     """The training or validation split below `root`; its classes must equal those of the other split if there is one.
 
     Args:
         allow_empty: whether classes may be empty, or missing in validation.
+        cache: where lists of large folders are kept; None: nowhere.
 
     Raises:
         Refusal: naming the path, if the layout is wrong.
@@ -113,10 +97,10 @@ def open_split(root: Path, training: bool, allow_empty: bool = False) -> ImageFo
         )
     other = _first_existing(root, others)
     if other is None:
-        return ImageFolder(folder, allow_empty=allow_empty)
+        return ImageFolder(folder, None, allow_empty, cache)
     trained, validated = (folder, other) if training else (other, folder)
     check_same_classes(trained, validated, allow_empty)
-    return ImageFolder(folder, class_names(trained), allow_empty)
+    return ImageFolder(folder, class_names(trained), allow_empty, cache)
 
 
 def check_same_classes(trained: Path, validated: Path, allow_empty: bool) -> None:
@@ -129,23 +113,7 @@ def check_same_classes(trained: Path, validated: Path, allow_empty: bool) -> Non
         if missing and not (allow_empty and there == validated):
             remedy = "; DATA.ALLOW_EMPTY_CLASSES accepts that" if there == validated else ""
             lacking = f"{shown(there)} lacks {len(missing)} of the classes of {shown(here)}"
-            raise Refusal(f"{lacking}: {_some(sorted(missing))}{remedy}", EXIT_DATA)
-
-
-def class_names(folder: Path) -> List[str]:
-    """Sorted names of the class folders in `folder`.
-
-    Raises:
-        Refusal: if it cannot be listed or has none.
-    """
-    try:
-        with os.scandir(str(folder)) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    except OSError as error:
-        raise Refusal(f"{shown(folder)} cannot be listed: {error.strerror}", EXIT_DATA) from error
-    if not names:
-        raise Refusal(f"{shown(folder)} has no class folders: put the images of each class into a folder", EXIT_DATA)
-    return names
+            raise Refusal(f"{lacking}: {some(sorted(missing))}{remedy}", EXIT_DATA)
 
 
 def check_root(root: str) -> Path:
@@ -164,45 +132,3 @@ def check_root(root: str) -> Path:
 
 def _first_existing(root: Path, names: Sequence[str]) -> Optional[Path]:
     return next((root / name for name in names if (root / name).is_dir()), None)
-
-
-def image_files(folder: Path, name: str = "", left_out: Optional[Counter[str]] = None) -> Iterator[str]:
-    """Paths, relative to `folder`, of the image files of class `name`, or of all classes; hidden files are left out.
-
-    Links to folders are followed; each folder is read once, since links can form cycles.
-
-    Args:
-        left_out: counts the other files by the ending of their names.
-    """
-    prefix, seen = os.path.join(str(folder), ""), set()
-    for place, folders, files in os.walk(prefix + name, onerror=_refuse_unlistable, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
-            folders[:] = []
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
-        for file in files:
-            if file.startswith("."):
-                continue
-            if file.lower().endswith(EXTENSIONS):
-                yield os.path.join(place, file)[len(prefix) :]
-            elif left_out is not None:
-                left_out[os.path.splitext(file)[1].lower() or "no ending"] += 1
-
-
-def note_left_out(folder: Path, left_out: Counter[str]) -> None:
-    """Logs how many files are not read, by the ending of their names."""
-    if left_out:
-        endings = ", ".join(f"{count} of {shown(ending)}" for ending, count in left_out.most_common(SHOWN_ENDINGS))
-        more = f" and {len(left_out) - SHOWN_ENDINGS} more" if len(left_out) > SHOWN_ENDINGS else ""
-        logger.warning("%s: %d files are not read: %s%s", shown(folder), sum(left_out.values()), endings, more)
-
-
-def _refuse_unlistable(error: OSError) -> None:
-    raise Refusal(f"{shown(error.filename)} cannot be listed: {error.strerror}", EXIT_DATA) from error
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    text = ", ".join(shown(name) for name in names[:limit])
-    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"

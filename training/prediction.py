@@ -18,7 +18,7 @@ from common.launch import Launch
 from common.progress_bar import progress_bar
 from dataset.build_ipu import build_images, build_loader
 from dataset.decode import shown
-from dataset.image_folder import image_files, note_left_out
+from dataset.listing import image_files, note_left_out
 from dataset.workers import batches
 from planning.geometry import configured_classes
 from training import processes

@@ -21,7 +21,8 @@ from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
 from dataset import decode
 from dataset.build_ipu import build_dataset
 from dataset.decode import BadImage
-from dataset.image_folder import ImageFolder, PathTable, open_split
+from dataset.image_folder import ImageFolder, open_split
+from dataset.path_table import PathTable
 from dataset.samples import UNREADABLE, DataError
 from tests.data_sets import encoded, photo, small_config, write_folders
 
@@ -111,11 +112,11 @@ class TestLayout:
     @given(st.lists(st.text(st.characters(exclude_characters="\0"), min_size=1)))
     def test_path_table_gives_back_every_path(self, paths):
         encodable = [path for path in paths if not any("\ud800" <= letter <= "\udfff" for letter in path)]
-        assert list(PathTable(encodable)) == encodable
+        assert list(PathTable.of(encodable)) == encodable
 
     def test_path_table_keeps_names_that_are_not_text(self):
         name = os.fsdecode(b"\xff\xfe.jpg")
-        assert list(PathTable(["a", name])) == ["a", name]
+        assert list(PathTable.of(["a", name])) == ["a", name]
 
     def test_class_folder_may_be_a_link(self, root):
         (root / "train" / "dog").rename(root / "dogs")
@@ -371,4 +372,4 @@ class TestSamples:
 
     def test_source_is_plain_arrays_so_that_workers_share_it(self, root):
         folder = ImageFolder(root / "train")
-        assert isinstance(folder.labels, np.ndarray) and isinstance(folder._paths._bytes, np.ndarray)
+        assert isinstance(folder.labels, np.ndarray) and isinstance(folder._paths.text, np.ndarray)

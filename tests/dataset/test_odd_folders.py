@@ -15,7 +15,8 @@ from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
 from dataset.build_ipu import build_dataset, build_images
 from dataset.cached_image_folder import MAP_22K, open_22k
 from dataset.decode import BadImage, decode
-from dataset.image_folder import image_files, open_split
+from dataset.image_folder import open_split
+from dataset.listing import image_files
 from dataset.transforms import build_transform
 from tests.data_sets import encoded, photo, small_config, write_folders
 
