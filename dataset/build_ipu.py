@@ -22,6 +22,7 @@ from dataset.index_cache import cache_folder
 from dataset.mixup import MixingCollate, Sample, build_mixup, group, stack
 from dataset.samplers import Drawing, EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import EpochView, ImageDataset, NamedImages
+from dataset.shards import ShardedImages, is_sharded
 from dataset.transforms import build_transform, image_dtype
 from dataset.workers import ReaderSampler, affordable_workers, begin_worker, clear_failures, stall_seconds
 from planning.geometry import architecture, image_size
@@ -170,6 +171,8 @@ def _source(config: CfgNode, training: bool) -> Any:
         return open_22k(root, training, config.MODEL.NUM_CLASSES)
     if config.DATA.ZIP_MODE:
         return open_zip(root, training, config.DATA.CACHE_MODE, *_process_share(), config.MODEL.NUM_CLASSES)
+    if is_sharded(root):
+        return ShardedImages(root, "train" if training else "validation", config.DATA.ALLOW_EMPTY_CLASSES)
     return open_split(root, training, config.DATA.ALLOW_EMPTY_CLASSES, cache_folder(config))
 
 

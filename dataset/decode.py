@@ -14,7 +14,7 @@ import struct
 import time
 import zlib
 from types import ModuleType
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 import numpy as np
 from PIL import Image
@@ -69,21 +69,31 @@ def shown(path: Union[str, "os.PathLike[str]"]) -> str:
 def read_file(path: str) -> bytes:
     """The contents of a regular file.
 
-    Transient errors of network storage are retried a few times.
-
     Raises:
         BadImage: if it cannot be read, is not a regular file or is larger than MAX_FILE_BYTES.
     """
+    try:
+        return retried(lambda: bytes(read_regular(path, MAX_FILE_BYTES)))
+    except TooLarge as error:
+        raise BadImage(f"is larger than {MAX_FILE_BYTES >> 20} MiB ({error.size} bytes)") from error
+    except NotRegular as error:
+        raise BadImage("is not a regular file") from error
+    except OSError as error:
+        raise BadImage(f"cannot be read: {error.strerror or error}") from error
+
+
+def retried(read: Callable[[], bytes]) -> bytes:
+    """What `read` returns; transient errors of network storage are retried a few times.
+
+    Raises:
+        OSError: if it is another one, or the last attempt fails, too.
+    """
     for attempt in range(READ_ATTEMPTS):
         try:
-            return bytes(read_regular(path, MAX_FILE_BYTES))
-        except TooLarge as error:
-            raise BadImage(f"is larger than {MAX_FILE_BYTES >> 20} MiB ({error.size} bytes)") from error
-        except NotRegular as error:
-            raise BadImage("is not a regular file") from error
+            return read()
         except OSError as error:
             if error.errno not in TRANSIENT_ERRORS or attempt + 1 == READ_ATTEMPTS:
-                raise BadImage(f"cannot be read: {error.strerror or error}") from error
+                raise
             time.sleep(deadlines.RETRY * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
 

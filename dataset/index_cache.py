@@ -17,7 +17,7 @@ import struct
 import time
 import zlib
 from pathlib import Path
-from typing import Any, Counter, Dict, Optional
+from typing import Any, Counter, Dict, Optional, Tuple
 
 import numpy as np
 from yacs.config import CfgNode
@@ -73,7 +73,7 @@ def _load(file: Path, folder: Path) -> Optional[Listing]:
             return None
         ends = MappedArray(file, np.int64, header["images"], offset)
         text = MappedArray(file, np.uint8, header["bytes"], offset + 8 * header["images"])
-        if zlib.crc32(text.values, zlib.crc32(ends.values)) != header["crc"]:
+        if zlib.crc32(text.values.data, zlib.crc32(ends.values.data)) != header["crc"]:
             raise ValueError("its checksum does not match")
         return Listing(header["counts"], PathTable(ends, text), Counter(header["left_out"]), folders)
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def _load(file: Path, folder: Path) -> Optional[Listing]:
         return None
 
 
-def _read_header(file: Path) -> "tuple[Dict[str, Any], int]":
+def _read_header(file: Path) -> Tuple[Dict[str, Any], int]:
     """The header of a file, and where the arrays begin."""
     with open(open_regular(file), "rb") as stream:
         status = os.fstat(stream.fileno())
@@ -129,7 +129,7 @@ def _store(file: Path, folder: Path, listing: Listing) -> None:
         "left_out": listing.left_out,
         "images": len(arrays[0]),
         "bytes": len(arrays[1]),
-        "crc": zlib.crc32(arrays[1], zlib.crc32(arrays[0])),
+        "crc": zlib.crc32(arrays[1].data, zlib.crc32(arrays[0].data)),
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -3,7 +3,7 @@
 """Writes data sets in ImageNet layout: python -m dataset.prepare NAME --out DIR.
 
 A data set is written beside DIR and renamed when it is complete, so DIR never holds a part of one. A complete one is
-kept; anything else at DIR is not overwritten.
+kept; anything else at DIR is not overwritten. Shards that are interrupted go on where they were.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from common.logs import console_log, logger
 from common.progress_bar import tracked
 from dataset.decode import MAX_FILE_BYTES, BadImage, shown
 from dataset.image_folder import ImageFolder, open_split
+from dataset.pack import pack
 from utils import one_line, reason
 
 MARKER = ".prepared.json"
@@ -48,7 +49,7 @@ def prepare(name: str, out: Path, source: Optional[Path] = None, split: Optional
     """Writes data set `name` to the folder `out`, unless it is there already.
 
     Args:
-        source: folder of the original files, instead of a download; for 'zip' the folder data set to pack.
+        source: folder of the original files, instead of a download; for 'zip' and 'shards' the folder data set to pack.
         split: how 'folder' splits; for others None.
 
     Raises:
@@ -63,9 +64,8 @@ def prepare(name: str, out: Path, source: Optional[Path] = None, split: Optional
         logger.info("%s is prepared already in %s", name, shown(out))
         return
     try:
-        with _partial_folder(out) as partial:
+        with _partial_folder(out, marker) as partial:
             PREPARERS[name](partial, source, **arguments)
-            (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
             os.replace(str(partial), str(out))
     except OSError as error:
         raise Refusal(f"{shown(out)} cannot be written: {error}", EXIT_RESOURCE) from error
@@ -77,10 +77,10 @@ def _is_prepared(out: Path, marker: Dict[str, str]) -> bool:
     try:
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return False
-        if json.loads((out / MARKER).read_text(encoding="utf-8")) == marker:
-            return True
-    except (OSError, ValueError):
-        pass  # without a readable marker it is something else
+    except OSError:
+        pass  # what cannot be listed is something else
+    if _is_marked(out, marker):
+        return True
     origin = f" prepared from {marker['source']}" if marker["source"] else ""
     raise Refusal(
         f"{shown(out)} exists and is not data set {marker['data set']}{origin}: it is not overwritten; "
@@ -88,21 +88,34 @@ def _is_prepared(out: Path, marker: Dict[str, str]) -> bool:
     )
 
 
+def _is_marked(folder: Path, marker: Dict[str, str]) -> bool:
+    try:
+        return json.loads((folder / MARKER).read_text(encoding="utf-8")) == marker
+    except (OSError, ValueError):
+        return False
+
+
 @contextlib.contextmanager
-def _partial_folder(out: Path) -> Iterator[Path]:
-    """An empty, locked folder beside `out`; files of an interrupted preparation are removed."""
+def _partial_folder(out: Path, marker: Dict[str, str]) -> Iterator[Path]:
+    """A locked folder beside `out` with its marker, empty unless an interrupted preparation of the same can go on."""
+    goes_on = marker["data set"] in RESUMABLE
     partial = out.absolute().with_name(f"{out.absolute().name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(str(partial), os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for entry in partial.iterdir():
-            shutil.rmtree(str(entry)) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        if not (goes_on and _is_marked(partial, marker)):
+            for entry in partial.iterdir():
+                shutil.rmtree(str(entry)) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
         yield partial
     except BlockingIOError as error:
         raise Refusal(f"another process is writing {shown(partial)}: wait for it", EXIT_BUSY) from error
     except BaseException:  # also for Ctrl-C: incomplete data are removed
-        shutil.rmtree(str(partial), ignore_errors=True)
+        if goes_on:
+            logger.warning("%s keeps what is finished: the same command goes on from there", shown(partial))
+        else:
+            shutil.rmtree(str(partial), ignore_errors=True)
         raise
     finally:
         os.close(descriptor)
@@ -294,7 +307,9 @@ PREPARERS: Dict[str, Callable[..., None]] = {
     "imagenette": _imagenette,
     "folder": _folder,
     "zip": _zip,
+    "shards": pack,
 }
+RESUMABLE = ("shards",)
 
 
 def _write_images(folder: Path, images: np.ndarray, labels: Iterable[int], names: Sequence[str]) -> None:
@@ -339,7 +354,7 @@ def _arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = CommandLine(
         prog="python -m dataset.prepare",
         allow_abbrev=False,
-        description="Writes a real data set in ImageNet layout, splits one, or packs one as zip.",
+        description="Writes a real data set in ImageNet layout, splits one, or packs one as zip or shards.",
     )
     parser.add_argument("name", choices=sorted(PREPARERS))
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
@@ -347,7 +362,7 @@ def _arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
         "--source",
         type=Path,
         metavar="DIR",
-        help="folder of the original files, instead of a download; for folder and zip: the folder to split or pack",
+        help="folder of the original files, instead of a download; for folder, shards, zip: the one to split or pack",
     )
     default, own = Split(), parser.add_argument_group("folder", "splits a folder with one folder a class")
     own.add_argument(

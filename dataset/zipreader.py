@@ -19,7 +19,7 @@ from common.errors import EXIT_DATA, Refusal
 from common.files import open_regular
 from common.logs import logger
 from common.memory import available_memory
-from dataset.decode import MAX_FILE_BYTES, BadImage, shown
+from dataset.decode import MAX_FILE_BYTES, BadImage, retried, shown
 from utils import one_line
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
@@ -93,7 +93,7 @@ class ZipReader:
         if member["flags"] & ENCRYPTED:
             raise BadImage("is encrypted")
         try:
-            data = self._unpack(member)
+            data = retried(lambda: self._unpack(member))
         except (OSError, struct.error, zlib.error) as error:
             raise BadImage(f"is a damaged member: {error}") from error
         if len(data) != member["size"] or zlib.crc32(data) != member["crc"]:

@@ -4,11 +4,13 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List
 
 from yacs.config import CfgNode
 
 from common.logs import logger
+from dataset.shards import is_sharded
 
 TOLERATED = 0.1  # share of time above which the log names remedies
 
@@ -70,4 +72,6 @@ def remedies(config: CfgNode) -> List[str]:
         found.append("--opts DATA.INPUT_DTYPE uint8")
     if data.LOADER == "sync":
         found.append("--opts DATA.LOADER async")
+    if data.DATASET == "imagenet" and not data.ZIP_MODE and not is_sharded(Path(data.DATA_PATH)):
+        found.append("python -m dataset.prepare shards where storage is slow with many files")
     return found or ["a host with more cores, or faster storage"]

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Packs a folder data set into shards (see dataset/shards.py), shard by shard, so that an interrupted one goes on.
+
+A shard is read back and compared with what was read from the files before it gets its name. Beside it a note keeps
+where its files are, for the index, and which files they were, so that a shard of files that have changed is made again.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from common.errors import EXIT_DATA, EXIT_RESOURCE, Refusal
+from common.files import write_atomically
+from common.progress_bar import tracked
+from dataset.decode import BadImage, shown
+from dataset.image_folder import ImageFolder, open_split
+from dataset.shards import MANIFEST, RECORD, VERSION, shard_path
+
+SHARD_IMAGES = 8192  # 0.9 GB of ImageNet
+MOST_SHARDS = 512  # of a split: larger data sets get larger shards
+Note = Dict[str, Any]  # of a shard: 'files', a digest of its sources; lists 'offset', 'size', 'crc' by image
+
+
+def pack(out: Path, source: Optional[Path]) -> None:
+    """Writes the shards of a folder data set into the folder `out`, where some of them may be already.
+
+    Raises:
+        Refusal: if the source is no folder data set, or one of its files cannot be read.
+    """
+    if source is None:
+        raise Refusal("shards packs a folder data set: pass it as --source DIR")
+    folders = {split: open_split(source, split == "train", allow_empty=True) for split in ("train", "validation")}
+    splits = {split: _pack_split(out, split, folder) for split, folder in folders.items()}
+    manifest = {"version": VERSION, "classes": folders["train"].classes, "splits": splits}
+    wanted = {
+        shard_path(out, split, number).name
+        for split, description in splits.items()
+        for number in range(len(description["shards"]))
+    }
+    for entry in out.iterdir():  # notes, and shards of a source that had more images
+        if entry.suffix in (".note", ".tmp", ".tar") and entry.name not in wanted:
+            entry.unlink()
+    write_atomically(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _pack_split(out: Path, split: str, folder: ImageFolder) -> Dict[str, Any]:
+    """Writes the shards and the index of a split; returns its description for the manifest."""
+    step = max(SHARD_IMAGES, -(-len(folder) // MOST_SHARDS))
+    records, sizes = np.zeros(len(folder), RECORD), []
+    for number, first in enumerate(tracked(range(0, len(folder), step), f"packing {split}", " shards")):
+        part = range(first, min(first + step, len(folder)))
+        path = shard_path(out, split, number)
+        note = _finished(path, _digest(folder, part))
+        if note is None:
+            note = _write_shard(path, folder, part)
+        rows = records[first : first + len(part)]
+        for key in ("offset", "size", "crc"):
+            rows[key] = note[key]
+        rows["shard"] = number
+        sizes.append(path.stat().st_size)
+    names = [os.fsencode(folder.relative(index)) for index in range(len(folder))]
+    records["label"] = folder.labels
+    records["name_end"] = np.cumsum([len(name) for name in names], dtype=np.int64)
+    index, text = records.tobytes(), b"".join(names)
+    write_atomically(out / f"{split}.index", index)
+    write_atomically(out / f"{split}.names", text)
+    return {
+        "images": len(folder),
+        "bytes": len(text),
+        "index_crc": zlib.crc32(index),
+        "names_crc": zlib.crc32(text),
+        "shards": sizes,
+    }
+
+
+def _digest(folder: ImageFolder, part: range) -> str:
+    """Of the names, sizes and times of the files of a shard."""
+    digest = hashlib.blake2b(digest_size=16)
+    for index in part:
+        try:
+            status = os.stat(folder.name(index))
+        except OSError as error:
+            raise _unreadable(folder, index, f"cannot be read: {error.strerror}") from error
+        times = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        digest.update(os.fsencode(folder.relative(index)) + f"\0{times}\n".encode())
+    return digest.hexdigest()
+
+
+def _note_path(path: Path) -> Path:
+    return path.with_suffix(".note")
+
+
+def _finished(path: Path, digest: str) -> Optional[Note]:
+    """The note of a shard that an interrupted run finished from the same files, or None."""
+    try:
+        note = json.loads(_note_path(path).read_text(encoding="utf-8"))
+        return note if note["files"] == digest and path.stat().st_size == note["bytes"] else None
+    except (OSError, ValueError):
+        return None
+
+
+def _write_shard(path: Path, folder: ImageFolder, part: range) -> Note:
+    """Writes a shard and its note."""
+    note: Note = {"files": _digest(folder, part), "offset": [], "size": [], "crc": []}
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for index in part:
+            data = _contents(folder, index)
+            member = tarfile.TarInfo(folder.relative(index))
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+            note["offset"].append(stream.tell() - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+            note["size"].append(len(data))
+            note["crc"].append(zlib.crc32(data))
+        archive.close()  # writes the end of the archive
+        stream.flush()
+        os.fsync(stream.fileno())
+    _verify(temporary, [folder.relative(index) for index in part], note)
+    if _digest(folder, part) != note["files"]:
+        raise Refusal(
+            f"{shown(folder.folder)} changed while it was packed: start again when it is left alone", EXIT_DATA
+        )
+    note["bytes"] = temporary.stat().st_size
+    os.replace(temporary, path)
+    write_atomically(_note_path(path), json.dumps(note))
+    return note
+
+
+def _contents(folder: ImageFolder, index: int) -> bytes:
+    try:
+        return folder.read(index)
+    except BadImage as error:
+        raise _unreadable(folder, index, str(error)) from error
+
+
+def _verify(path: Path, names: List[str], note: Note) -> None:
+    """Reads a shard as a tar archive, and at the places of its note, and compares both with what was packed.
+
+    Raises:
+        Refusal: if the disk does not give back what was written.
+    """
+    expected = list(zip(names, note["offset"], note["size"], note["crc"]))
+    found = []
+    with open(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        for member in archive:
+            data = os.pread(stream.fileno(), member.size, member.offset_data)
+            found.append((member.name, member.offset_data, member.size, zlib.crc32(data)))
+    if found != expected:
+        raise Refusal(f"{shown(path)} does not hold what was written to it: check the disk", EXIT_RESOURCE)
+
+
+def _unreadable(folder: ImageFolder, index: int, text: str) -> Refusal:
+    return Refusal(f"{shown(folder.name(index))} {text}: mend or remove it, and start again", EXIT_DATA)
