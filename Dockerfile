@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 # The application on CPUs or GPUs. IPUs need the Poplar SDK, which is licensed separately: build on Graphcore's images.
 #   docker build --tag swin .                           for CPUs
-#   docker build --tag swin --build-arg TORCH=cu126 .   for GPUs; TORCH is a folder of PyTorch's wheels
+#   docker build --tag swin --build-arg TORCH=cu130 .   for GPUs; TORCH is a folder of PyTorch's wheels
 FROM python:3.11-slim-bookworm
 
 ARG TORCH=cpu

@@ -14,8 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dataset.prepare
 from tests.backend import NAME, needs_core
@@ -116,6 +118,17 @@ def test_prediction_names_the_classes_of_images(digits, on_ipu):
     images = sorted((digits / "validation" / "3").iterdir())
     said = run("predict.py", "--checkpoint", on_ipu[0] / "best.pth", "--device", "ipu", "--top", "3", *images)
     assert len(said.strip().splitlines()) == len(images) and f"{images[0]}: " in said
+
+
+def test_features_and_places_that_the_model_looks_at_are_those_of_the_host(digits, on_ipu, tmp_path):
+    images = digits / "validation" / "3"
+    for device in ("cpu", "ipu"):
+        flags = ["--features", tmp_path / f"{device}.npy", "--attention", tmp_path / device, "--device", device]
+        run("predict.py", "--checkpoint", on_ipu[0] / "best.pth", *flags, images)
+    np.testing.assert_allclose(np.load(tmp_path / "ipu.npy"), np.load(tmp_path / "cpu.npy"), atol=TOLERANCE)
+    for drawn in sorted((tmp_path / "cpu").iterdir()):
+        pictures = [np.asarray(Image.open(path)).astype(int) for path in (drawn, tmp_path / "ipu" / drawn.name)]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 2
 
 
 @pytest.mark.parametrize(
