@@ -22,7 +22,7 @@ from common.command_line import CommandLine, run_command
 from common.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_RESOURCE, Refusal
 from common.logs import console_log
 from common.progress_bar import progress_bar
-from common.results import check_free, write_table
+from common.results import check_free, standard_output, write_table
 from dataset.decode import most_bad, shown
 from dataset.findings import (
     TRUNCATED,
@@ -227,8 +227,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     root = check_root(str(args.folder))
     with console_log(is_leader=True):
         checked = check(root, args.num_workers or multiprocessing.cpu_count(), args.near_duplicates)
-        for line in summarise(checked):
-            print(line)
+        with standard_output():
+            for line in summarise(checked):
+                print(line)
         if args.output is not None:
             write_table(args.output, HEADER, _rows(root, checked))
     if checked.refusals:

@@ -3,8 +3,10 @@
 """python -m dataset.check: what it finds, that this is what training does, and how it ends."""
 
 import csv
+import os
 import random
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -159,6 +161,16 @@ def test_folder_of_classes_without_splits_is_checked_too(tmp_path, capsys):
     said = checked(capsys, tmp_path / "photos", "--output", tmp_path / "o.csv", code=EXIT_FINDINGS)
     assert "folder: 5 images of 2 classes" in said and r"line\nbreak/bad\n.jpg' (is not a JPEG" in said
     assert rows(tmp_path / "o.csv")["line\nbreak/bad\n.jpg"]["class"] == "line\nbreak"
+
+
+def test_reader_that_leaves_early_ends_the_check_as_sigpipe_would(root, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as output, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        with pytest.raises(SystemExit) as caught:
+            dataset.check.main([str(root), "--num-workers", "1"])
+    assert caught.value.code == 128 + signal.SIGPIPE
 
 
 def test_folders_that_cannot_be_checked_and_files_that_exist_are_refused(root, tmp_path):
