@@ -7,6 +7,10 @@ FROM python:3.11-slim-bookworm
 
 ARG TORCH=cpu
 
+# A compiler for dataset/pixels.c and torch.compile; Debian keeps one version of it in a release.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /opt/swin
 COPY requirements.txt constraints.txt ./
 RUN pip install --no-cache-dir --constraint constraints.txt --index-url "https://download.pytorch.org/whl/${TORCH}" \
@@ -16,6 +20,8 @@ COPY . .
 RUN python -m compileall -q . \
     && useradd --create-home --uid 10001 swin
 USER 10001
+# Any user of `docker run --user` may keep compiled code there.
+ENV XDG_CACHE_HOME=/var/tmp/swin
 
 # In exec form, so that SIGTERM of `docker stop` reaches Python, which saves the state and exits with code 75.
 ENTRYPOINT ["python"]
