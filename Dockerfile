@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 # The application on CPUs or GPUs. IPUs need the Poplar SDK, which is licensed separately: build on Graphcore's images.
-#   docker build --tag swin .                           for CPUs
-#   docker build --tag swin --build-arg TORCH=cu130 .   for GPUs; TORCH is a folder of PyTorch's wheels
+#   docker build --tag swin .
+# pip's torch has CUDA and runs on CPUs, too; --build-arg TORCH_INDEX=URL takes torch from another index of wheels.
 FROM python:3.11-slim-bookworm
 
-ARG TORCH=cpu
+ARG TORCH_INDEX=""
 
 # A compiler for dataset/pixels.c and torch.compile; Debian keeps one version of it in a release.
 # hadolint ignore=DL3008
@@ -13,7 +13,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -r
 
 WORKDIR /opt/swin
 COPY requirements.txt constraints.txt ./
-RUN pip install --no-cache-dir --constraint constraints.txt --index-url "https://download.pytorch.org/whl/${TORCH}" \
+RUN pip install --no-cache-dir --constraint constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} \
         torch torchvision \
     && pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 COPY . .

@@ -73,7 +73,7 @@ def parse_docker(words):
     if words[0] == "build":
         declared = re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
         given = [value.split("=")[0] for flag, value in zip(words, words[1:]) if flag == "--build-arg"]
-        assert given and set(given) <= set(declared)
+        assert words[-1] == "." and set(given) <= set(declared)
     else:
         assert words[0] == "run"
         parse(["python", *words[words.index("swin") + 1 :]])
