@@ -109,13 +109,15 @@ def _duration(start: float) -> str:
 
 def _head(config: CfgNode, rows: Rows, start: float) -> page.Head:
     last = rows[-1]
-    accuracies = [row["top1"] for row in rows if row.get("top1") is not None]
-    tiles = [("training loss", f"{last['loss']:.4f}"), ("samples/s", f"{last['throughput']:,.0f}")]
-    if accuracies:
-        tiles = [("best top-1", f"{max(accuracies):.2f} %"), ("last top-1", f"{accuracies[-1]:.2f} %"), *tiles]
+    tiles = []
+    for name, column in (("top-1", "top1"), ("EMA top-1", "ema_top1")):
+        accuracies = [row[column] for row in rows if row.get(column) is not None]
+        if accuracies:
+            tiles += [(f"best {name}", f"{max(accuracies):.2f} %"), (f"last {name}", f"{accuracies[-1]:.2f} %")]
+    tiles += [("training loss", f"{last['loss']:.4f}"), ("samples/s", f"{last['throughput']:,.0f}")]
     done, epochs = last["epoch"] + 1, config.TRAIN.EPOCHS
-    state = "finished" if done >= epochs else "training"
-    return page.Head(config.MODEL.NAME, f"{state}: epoch {done} of {epochs}", [*tiles, ("this run", _duration(start))])
+    state = "finished: " if done >= epochs else ""
+    return page.Head(config.MODEL.NAME, f"{state}epoch {done} of {epochs}", [*tiles, ("this run", _duration(start))])
 
 
 def _run_facts(run: Run) -> List[Tuple[str, str]]:

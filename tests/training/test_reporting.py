@@ -52,7 +52,7 @@ def test_checkpoints_are_named_with_the_digests_that_they_carry(finished):
 
 def test_resumed_run_reports_the_epochs_before_and_changes_nothing(digits, finished, tmp_path):
     train(digits, tmp_path, "--epochs", "2", "--seed", "3", "--training-steps", "7")
-    assert "training: epoch 1 of 2" in (tmp_path / "report.html").read_text()
+    assert "<title>swin_demo_patch2_window4_16: epoch 1 of 2</title>" in (tmp_path / "report.html").read_text()
     assert_same_run(train(digits, tmp_path, "--epochs", "2", "--seed", "3"), finished[1])
     assert data_of(tmp_path)["charts"][0]["x"] == [1, 2]
 
