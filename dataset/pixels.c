@@ -14,11 +14,33 @@
 
 typedef int32_t int4 __attribute__((vector_size(16)));
 typedef int32_t int8 __attribute__((vector_size(32)));
+typedef uint8_t byte16 __attribute__((vector_size(16)));
+typedef float float4 __attribute__((vector_size(16)));
 typedef double double4 __attribute__((vector_size(32)));
 
 enum { CHANNELS = 3, LEVELS = 256, PRECISION = 22 };  // PRECISION: bits after the point of a filter's coefficients
 
 static uint8_t clip(int value) { return value < 0 ? 0 : value > 255 ? 255 : (uint8_t)value; }
+
+// The lowest bytes of four values, next to each other.
+static inline uint32_t packed(int4 values) {
+#if defined(__clang__) || __GNUC__ >= 12
+    const byte16 bytes = __builtin_shufflevector((byte16)values, (byte16)values, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+#else
+    const byte16 bytes = __builtin_shuffle((byte16)values, (byte16){0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12});
+#endif
+    uint32_t result;
+    memcpy(&result, &bytes, sizeof result);
+    return result;
+}
+
+// Writes a pixel, clipped. But for the `last` of a buffer, a fourth byte is written, which the next pixel overwrites.
+static inline void store(int4 values, int last, uint8_t *out) {
+    values &= values > 0;
+    values |= values > 255;  // all bits, of which the lowest eight are kept
+    const uint32_t pixel = packed(values);
+    memcpy(out, &pixel, last ? CHANNELS : sizeof pixel);
+}
 
 // Resizing with antialiasing
 
@@ -89,10 +111,11 @@ static void resize_two_rows(const int8 *restrict in, const Filter *across, int c
         int8 sum = {0};
         for (int x = 0; x < across->used[i]; x++) sum += pixels[x] * weights[x];
         sum = (sum + (1 << (PRECISION - 1))) >> PRECISION;
-        for (int c = 0; c < CHANNELS; c++) {
-            *above++ = clip(sum[c]);
-            *below++ = clip(sum[4 + c]);
-        }
+        const int last = i == count - 1;
+        int4 both[2];
+        memcpy(both, &sum, sizeof sum);
+        store(both[0], last, above + CHANNELS * i);
+        store(both[1], last, below + CHANNELS * i);
     }
 }
 
@@ -159,30 +182,38 @@ void mirror(const uint8_t *in, int width, int height, uint8_t *out) {
 
 // Affine transforms
 
-static double4 cubic(double4 a, double4 b, double4 c, double4 d, double at) {
-    const double4 first = c - a, second = 2 * (a - b) + c - d, third = b - a + d - c;
-    return b + at * (first + at * (second + at * third));
+// The polynomial through four values, whose differences are exact.
+static inline double4 polynomial(double4 start, double4 first, double4 second, double4 third, double at) {
+    return start + at * (first + at * (second + at * third));
 }
+
+static inline double4 cubic(double4 a, double4 b, double4 c, double4 d, double at) {
+    return polynomial(b, c - a, 2 * (a - b) + c - d, b - a + d - c, at);
+}
+
+static inline double4 precise(float4 value) { return __builtin_convertvector(value, double4); }
 
 static int bounded(int value, int size) { return value < 0 ? 0 : value < size ? value : size - 1; }
 
 // The value between four pixels (bicubic) or between the middle two of them (bilinear).
-static inline double4 between(const double4 *a, const double4 *b, const double4 *c, const double4 *d, double at, int is_cubic) {
-    if (at == 0) return *b;
-    return is_cubic ? cubic(*a, *b, *c, *d, at) : *b + (*c - *b) * at;
+static inline double4 between(const float4 *a, const float4 *b, const float4 *c, const float4 *d, double at, int is_cubic) {
+    if (at == 0) return precise(*b);
+    if (!is_cubic) return precise(*b) + precise(*c - *b) * at;
+    const float4 first = *c - *a, second = 2 * (*a - *b) + *c - *d, third = *b - *a + *d - *c;
+    return polynomial(precise(*b), precise(first), precise(second), precise(third), at);
 }
 
 // The picture with a vector to each pixel, so that a pixel is loaded at once. NULL if memory is short.
-static double4 *widened(const uint8_t *in, int64_t pixels) {
-    double4 *out = aligned_alloc(sizeof(double4), sizeof(double4) * pixels);
-    for (int64_t i = 0; out && i < pixels; i++, in += CHANNELS) out[i] = (double4){in[0], in[1], in[2], 0};
+static float4 *widened(const uint8_t *in, int64_t pixels) {
+    float4 *out = aligned_alloc(sizeof(float4), sizeof(float4) * pixels);
+    for (int64_t i = 0; out && i < pixels; i++, in += CHANNELS) out[i] = (float4){in[0], in[1], in[2], 0};
     return out;
 }
 
 // out(x, y) = in(a x + b y + c, d x + e y + f) for matrix (a, b, c, d, e, f), pixel centres at halves, interpolated
 // bicubically (a = -1) or bilinearly; `fill` where that is outside. 0 if memory is short.
 int affine(const uint8_t *in, int width, int height, const double *matrix, int is_cubic, const uint8_t *fill, uint8_t *out) {
-    double4 *wide = widened(in, (int64_t)width * height);
+    float4 *wide = widened(in, (int64_t)width * height);
     if (!wide) return 0;
     for (int row = 0; row < height; row++) {
         for (int column = 0; column < width; column++, out += CHANNELS) {
@@ -198,21 +229,20 @@ int affine(const uint8_t *in, int width, int height, const double *matrix, int i
             const double across = x - left, down = y - top;
             const int a = bounded(left - 1, width), b = bounded(left, width);
             const int c = bounded(left + 1, width), d = bounded(left + 2, width);
-            const double4 *line = wide + (int64_t)width * bounded(top, height);
+            const float4 *line = wide + (int64_t)width * bounded(top, height);
             double4 value = between(line + a, line + b, line + c, line + d, across, is_cubic);
             if (down != 0) { // else the other lines have no weight
-                const double4 *next = wide + (int64_t)width * bounded(top + 1, height);
+                const float4 *next = wide + (int64_t)width * bounded(top + 1, height);
                 const double4 below = between(next + a, next + b, next + c, next + d, across, is_cubic);
                 if (is_cubic) {
-                    const double4 *before = wide + (int64_t)width * bounded(top - 1, height);
-                    const double4 *after = wide + (int64_t)width * bounded(top + 2, height);
+                    const float4 *before = wide + (int64_t)width * bounded(top - 1, height);
+                    const float4 *after = wide + (int64_t)width * bounded(top + 2, height);
                     value = cubic(between(before + a, before + b, before + c, before + d, across, 1), value, below,
                                   between(after + a, after + b, after + c, after + d, across, 1), down);
                 } else
                     value += (below - value) * down;
             }
-            const int4 levels = __builtin_convertvector(value, int4); // towards zero
-            for (int i = 0; i < CHANNELS; i++) out[i] = clip(levels[i]);
+            store(__builtin_convertvector(value, int4), column == width - 1, out); // rounded towards zero
         }
     }
     free(wide);

@@ -141,7 +141,7 @@ class Planes:
 
     def __init__(self, table: torch.Tensor):
         self.table = table.contiguous()
-        self._function = "planes_of_bytes" if table.dtype == torch.uint8 else "planes_of_floats"
+        self._function = {torch.uint8: "planes_of_bytes", torch.float32: "planes_of_floats"}[table.dtype]
 
     def __call__(self, picture: Pixels) -> torch.Tensor:
         out = torch.empty(3, picture.height, picture.width, dtype=self.table.dtype)
