@@ -4,14 +4,16 @@
 
     python -m benchmarks.input_pipeline [--images 256] [--rounds 7] [--workers 2]
 
-Both read the same JPEG files, which the benchmark makes (500x400 pixels with the statistics of photographs), by the
-same recipe: the Swin training augmentation at 224 pixels with mixup. They take turns, so that whatever else the machine
-does hits both. A ratio is the peer's time over ours in one round, above 1 ours is faster; printed are the median and
-the range of all rounds, for CPU time in one process and for wall time with workers.
+All read the same JPEG files, which the benchmark makes (500x400 pixels with the statistics of photographs), by the same
+recipe: the Swin training augmentation at 224 pixels with mixup, and the evaluation transform. With workers, timm's
+create_loader with its prefetcher takes part as well. They take turns, so that whatever else the machine does hits all.
+A ratio is the peer's time over ours in one round, above 1 ours is faster; printed are the median and the range of all
+rounds, for CPU time in one process and for wall time with workers, and the wall time from nothing to the first batch.
 """
 
 import argparse
 import io
+import itertools
 import statistics
 import tempfile
 import time
@@ -21,7 +23,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import Mixup, create_transform
+from timm.data import FastCollateMixup, Mixup, create_loader, create_transform
 from torchvision.datasets import ImageFolder
 
 import accelerator
@@ -33,6 +35,14 @@ from dataset.transforms import allow_zero_bits
 
 WIDTH, HEIGHT, CLASSES = 500, 400, 4
 BATCH, MICRO_BATCH = 32, 4  # the peer mixes a batch at a time, we a micro-batch at a time
+RECIPE = dict(
+    color_jitter=0.4,
+    auto_augment="rand-m9-mstd0.5-inc1",
+    re_prob=0.25,
+    re_mode="pixel",
+    re_count=1,
+    interpolation="bicubic",
+)
 DETAIL = {4: 60, 8: 40, 16: 30, 32: 25, 64: 18, 128: 12, 256: 8}  # amplitude by frequency: about 1/f, as in photographs
 
 
@@ -54,27 +64,24 @@ def write_photographs(root: Path, count: int) -> float:
     for number in range(count):
         buffer = io.BytesIO()
         photograph(number).save(buffer, "JPEG", quality=90)
-        folder = root / "train" / f"class{number % CLASSES}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.jpg").write_bytes(buffer.getvalue())
+        for split in ("train", "validation"):
+            folder = root / split / f"class{number % CLASSES}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.jpg").write_bytes(buffer.getvalue())
         sizes.append(len(buffer.getvalue()))
     return statistics.mean(sizes)
 
 
+def training_transform() -> Any:
+    """timm's transform for the Swin recipe."""
+    transform = create_transform(224, is_training=True, **RECIPE)
+    allow_zero_bits(transform)  # or it would crash with Pillow 13
+    return transform
+
+
 def peer(root: Path, workers: int) -> Callable[[], Iterator[Any]]:
     """torchvision's data set, timm's transforms, torch's loader, timm's mixup."""
-    transform = create_transform(
-        224,
-        is_training=True,
-        color_jitter=0.4,
-        auto_augment="rand-m9-mstd0.5-inc1",
-        re_prob=0.25,
-        re_mode="pixel",
-        re_count=1,
-        interpolation="bicubic",
-    )
-    allow_zero_bits(transform)  # or it would crash with Pillow 13
-    images = ImageFolder(str(root / "train"), transform)
+    images = ImageFolder(str(root / "train"), training_transform())
     loader = torch.utils.data.DataLoader(
         images, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
     )
@@ -82,20 +89,58 @@ def peer(root: Path, workers: int) -> Callable[[], Iterator[Any]]:
     return lambda: (mixup(images, labels) for images, labels in loader)
 
 
-def ours(root: Path, workers: int, dtype: str) -> Callable[[], Iterator[Any]]:
+def prefetching_peer(root: Path, workers: int) -> Callable[[], Iterator[Any]]:
+    """timm's loader with its prefetcher, which mixes, normalises and erases in the main process."""
+    images = ImageFolder(str(root / "train"))
+    mixing = FastCollateMixup(0.8, 1.0, label_smoothing=0.1, num_classes=CLASSES)
+    loader = create_loader(
+        images,
+        (3, 224, 224),
+        BATCH,
+        is_training=True,
+        num_workers=workers,
+        collate_fn=mixing,
+        device=torch.device("cpu"),
+        pin_memory=False,
+        **RECIPE,
+    )
+    allow_zero_bits(images.transform)
+    return loader.__iter__
+
+
+def evaluating_peer(root: Path, workers: int) -> Callable[[], Iterator[Any]]:
+    """torchvision's data set, timm's evaluation transform, torch's loader."""
+    transform = create_transform(224, is_training=False, interpolation="bicubic", crop_pct=224 / 256)
+    images = ImageFolder(str(root / "validation"), transform)
+    return torch.utils.data.DataLoader(images, BATCH, num_workers=workers, persistent_workers=workers > 0).__iter__
+
+
+def ours(root: Path, workers: int, dtype: str, training: bool = True) -> Callable[[], Iterator[Any]]:
     """Our loader in synchronous mode."""
     config = get_config(
         "SWIN_TINY",
         overrides=[
             ("DATA.DATA_PATH", str(root)),
             ("DATA.NUM_WORKERS", workers),
-            ("DATA.BATCH_SIZE", MICRO_BATCH),
+            ("DATA.BATCH_SIZE", MICRO_BATCH if training else BATCH),
             ("DATA.INPUT_DTYPE", dtype),
         ],
     )
     options = accelerator.poptorch().Options()
-    options.Training.gradientAccumulation(BATCH // MICRO_BATCH)
-    return build_loader(config, options, build_dataset(config, True), True).__iter__
+    if training:
+        options.Training.gradientAccumulation(BATCH // MICRO_BATCH)
+    return build_loader(config, options, build_dataset(config, training), training).__iter__
+
+
+def first_batch(root: Path, rounds: int) -> None:
+    """Prints the time from nothing but the files to the first training batch, without workers."""
+    makers = {"torchvision + timm": lambda: peer(root, 0), "ours, float": lambda: ours(root, 0, "float")}
+
+    def once(make: Callable[[], Callable[[], Iterator[Any]]]) -> Callable[[], Iterator[Any]]:
+        return lambda: itertools.islice(make()(), 1)
+
+    seconds = take_turns({name: once(make) for name, make in makers.items()}, rounds, time.perf_counter)
+    report("wall time from nothing to the first batch, no workers", seconds, BATCH)
 
 
 def take_turns(
@@ -128,12 +173,21 @@ def report(title: str, seconds: Dict[str, List[float]], images: int) -> None:
 
 def compare(title: str, root: Path, workers: int, arguments: argparse.Namespace, clock: Callable[[], float]) -> None:
     """Measures and prints all pipelines."""
-    pipelines = {
+    images = arguments.images // BATCH * BATCH
+    training = {
         "torchvision + timm": peer(root, workers),
         "ours, float": ours(root, workers, "float"),
         "ours, bytes": ours(root, workers, "uint8"),
     }
-    report(title, take_turns(pipelines, arguments.rounds, clock), arguments.images // BATCH * BATCH)
+    if workers:
+        training["timm, prefetcher"] = prefetching_peer(root, workers)
+    report(f"training, {title}", take_turns(training, arguments.rounds, clock), images)
+    evaluation = {
+        "torchvision + timm": evaluating_peer(root, workers),
+        "ours, float": ours(root, workers, "float", training=False),
+        "ours, bytes": ours(root, workers, "uint8", training=False),
+    }
+    report(f"evaluation, {title}", take_turns(evaluation, arguments.rounds, clock), images)
 
 
 def main() -> None:
@@ -156,6 +210,7 @@ def main() -> None:
         compare("CPU time, one process", root, 0, arguments, time.process_time)
         if arguments.workers:
             compare(f"wall time, {arguments.workers} workers", root, arguments.workers, arguments, time.perf_counter)
+        first_batch(root, arguments.rounds)
 
 
 if __name__ == "__main__":
