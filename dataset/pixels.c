@@ -15,7 +15,6 @@
 typedef int32_t int4 __attribute__((vector_size(16)));
 typedef int32_t int8 __attribute__((vector_size(32)));
 typedef uint8_t byte16 __attribute__((vector_size(16)));
-typedef float float4 __attribute__((vector_size(16)));
 typedef double double4 __attribute__((vector_size(32)));
 
 enum { CHANNELS = 3, LEVELS = 256, PRECISION = 22 };  // PRECISION: bits after the point of a filter's coefficients
@@ -182,38 +181,30 @@ void mirror(const uint8_t *in, int width, int height, uint8_t *out) {
 
 // Affine transforms
 
-// The polynomial through four values, whose differences are exact.
-static inline double4 polynomial(double4 start, double4 first, double4 second, double4 third, double at) {
-    return start + at * (first + at * (second + at * third));
-}
-
 static inline double4 cubic(double4 a, double4 b, double4 c, double4 d, double at) {
-    return polynomial(b, c - a, 2 * (a - b) + c - d, b - a + d - c, at);
+    const double4 first = c - a, second = 2 * (a - b) + c - d, third = b - a + d - c;
+    return b + at * (first + at * (second + at * third));
 }
-
-static inline double4 precise(float4 value) { return __builtin_convertvector(value, double4); }
 
 static int bounded(int value, int size) { return value < 0 ? 0 : value < size ? value : size - 1; }
 
 // The value between four pixels (bicubic) or between the middle two of them (bilinear).
-static inline double4 between(const float4 *a, const float4 *b, const float4 *c, const float4 *d, double at, int is_cubic) {
-    if (at == 0) return precise(*b);
-    if (!is_cubic) return precise(*b) + precise(*c - *b) * at;
-    const float4 first = *c - *a, second = 2 * (*a - *b) + *c - *d, third = *b - *a + *d - *c;
-    return polynomial(precise(*b), precise(first), precise(second), precise(third), at);
+static inline double4 between(const double4 *a, const double4 *b, const double4 *c, const double4 *d, double at, int is_cubic) {
+    if (at == 0) return *b;
+    return is_cubic ? cubic(*a, *b, *c, *d, at) : *b + (*c - *b) * at;
 }
 
 // The picture with a vector to each pixel, so that a pixel is loaded at once. NULL if memory is short.
-static float4 *widened(const uint8_t *in, int64_t pixels) {
-    float4 *out = aligned_alloc(sizeof(float4), sizeof(float4) * pixels);
-    for (int64_t i = 0; out && i < pixels; i++, in += CHANNELS) out[i] = (float4){in[0], in[1], in[2], 0};
+static double4 *widened(const uint8_t *in, int64_t pixels) {
+    double4 *out = aligned_alloc(sizeof(double4), sizeof(double4) * pixels);
+    for (int64_t i = 0; out && i < pixels; i++, in += CHANNELS) out[i] = (double4){in[0], in[1], in[2], 0};
     return out;
 }
 
 // out(x, y) = in(a x + b y + c, d x + e y + f) for matrix (a, b, c, d, e, f), pixel centres at halves, interpolated
 // bicubically (a = -1) or bilinearly; `fill` where that is outside. 0 if memory is short.
 int affine(const uint8_t *in, int width, int height, const double *matrix, int is_cubic, const uint8_t *fill, uint8_t *out) {
-    float4 *wide = widened(in, (int64_t)width * height);
+    double4 *wide = widened(in, (int64_t)width * height);
     if (!wide) return 0;
     for (int row = 0; row < height; row++) {
         for (int column = 0; column < width; column++, out += CHANNELS) {
@@ -229,14 +220,14 @@ int affine(const uint8_t *in, int width, int height, const double *matrix, int i
             const double across = x - left, down = y - top;
             const int a = bounded(left - 1, width), b = bounded(left, width);
             const int c = bounded(left + 1, width), d = bounded(left + 2, width);
-            const float4 *line = wide + (int64_t)width * bounded(top, height);
+            const double4 *line = wide + (int64_t)width * bounded(top, height);
             double4 value = between(line + a, line + b, line + c, line + d, across, is_cubic);
             if (down != 0) { // else the other lines have no weight
-                const float4 *next = wide + (int64_t)width * bounded(top + 1, height);
+                const double4 *next = wide + (int64_t)width * bounded(top + 1, height);
                 const double4 below = between(next + a, next + b, next + c, next + d, across, is_cubic);
                 if (is_cubic) {
-                    const float4 *before = wide + (int64_t)width * bounded(top - 1, height);
-                    const float4 *after = wide + (int64_t)width * bounded(top + 2, height);
+                    const double4 *before = wide + (int64_t)width * bounded(top - 1, height);
+                    const double4 *after = wide + (int64_t)width * bounded(top + 2, height);
                     value = cubic(between(before + a, before + b, before + c, before + d, across, 1), value, below,
                                   between(after + a, after + b, after + c, after + d, across, 1), down);
                 } else
