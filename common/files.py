@@ -7,11 +7,16 @@ import errno
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Callable, Iterator, TypeVar, Union
 
+from common import deadlines
+
+Read = TypeVar("Read")
 PathLike = Union[str, "os.PathLike[str]"]
 TRANSIENT_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)  # of network storage
+READ_ATTEMPTS = 3
 
 
 class NotRegular(OSError):
@@ -53,12 +58,34 @@ def open_regular(path: PathLike, flags: int = os.O_RDONLY) -> int:
 
 
 def read_regular(path: PathLike, limit: int) -> bytearray:
-    """The contents of the regular file at `path`, read once.
+    """The contents of the regular file at `path`, read as a whole.
+
+    Transient errors of network storage are retried a few times.
 
     Raises:
         NotRegular, TooLarge: see there; nothing was read.
         OSError: if it cannot be read.
     """
+    return retried(lambda: _read_once(path, limit))
+
+
+def retried(read: Callable[[], Read]) -> Read:
+    """What `read` returns; transient errors of network storage are retried a few times.
+
+    Raises:
+        OSError: if it is another one, or the last attempt fails, too.
+    """
+    for attempt in range(READ_ATTEMPTS - 1):
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in TRANSIENT_ERRORS:
+                raise
+            time.sleep(deadlines.RETRY * 2**attempt)
+    return read()
+
+
+def _read_once(path: PathLike, limit: int) -> bytearray:
     with open(open_regular(path), "rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > limit:

@@ -11,23 +11,20 @@ import importlib
 import io
 import os
 import struct
-import time
 import zlib
 from types import ModuleType
-from typing import Callable, Optional, Union
+from typing import Optional, Union
 
 import numpy as np
 from PIL import Image
 
-from common import deadlines
-from common.files import TRANSIENT_ERRORS, NotRegular, TooLarge, read_regular
+from common.files import NotRegular, TooLarge, read_regular
 from utils import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # Pillow's other decoders are never started
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 MAX_PIXELS = 89_478_485  # above this, Pillow warns of decompression bombs: 256 MiB of RGB
 MAX_FILE_BYTES = 64 << 20
-READ_ATTEMPTS = 3
 BAD_SHARE = 0.05  # of a data set that may be bad before the run stops
 BAD_FEWEST = 3  # this many are always tolerated
 
@@ -73,29 +70,13 @@ def read_file(path: str) -> bytes:
         BadImage: if it cannot be read, is not a regular file or is larger than MAX_FILE_BYTES.
     """
     try:
-        return retried(lambda: bytes(read_regular(path, MAX_FILE_BYTES)))
+        return bytes(read_regular(path, MAX_FILE_BYTES))
     except TooLarge as error:
         raise BadImage(f"is larger than {MAX_FILE_BYTES >> 20} MiB ({error.size} bytes)") from error
     except NotRegular as error:
         raise BadImage("is not a regular file") from error
     except OSError as error:
         raise BadImage(f"cannot be read: {error.strerror or error}") from error
-
-
-def retried(read: Callable[[], bytes]) -> bytes:
-    """What `read` returns; transient errors of network storage are retried a few times.
-
-    Raises:
-        OSError: if it is another one, or the last attempt fails, too.
-    """
-    for attempt in range(READ_ATTEMPTS):
-        try:
-            return read()
-        except OSError as error:
-            if error.errno not in TRANSIENT_ERRORS or attempt + 1 == READ_ATTEMPTS:
-                raise
-            time.sleep(deadlines.RETRY * 2**attempt)
-    raise AssertionError("the last attempt returns or raises")
 
 
 def decode(data: bytes) -> Picture:

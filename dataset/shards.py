@@ -26,9 +26,9 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 
 from common.errors import EXIT_DATA, Refusal
-from common.files import open_regular, read_regular
+from common.files import open_regular, read_regular, retried
 from common.logs import logger
-from dataset.decode import MAX_FILE_BYTES, BadImage, retried, shown
+from dataset.decode import MAX_FILE_BYTES, BadImage, shown
 from dataset.listing import some
 from dataset.path_table import MappedArray, PathTable
 from utils import one_line

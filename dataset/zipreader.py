@@ -16,10 +16,10 @@ from typing import Any, Dict, Iterator, Sequence
 import numpy as np
 
 from common.errors import EXIT_DATA, Refusal
-from common.files import open_regular
+from common.files import open_regular, retried
 from common.logs import logger
 from common.memory import available_memory
-from dataset.decode import MAX_FILE_BYTES, BadImage, retried, shown
+from dataset.decode import MAX_FILE_BYTES, BadImage, shown
 from utils import one_line
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
