@@ -6,34 +6,24 @@ A file is read once. The same bytes are checked and used: tensors are views of t
 its size and no more, whatever sizes it states.
 """
 
+import io
+import math
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
 
 from common import seal
 from common.files import read_regular
 from common.memory import available_memory
-from common.plain_pickle import BadPickle, Constructor, Machine, Plain
+from common.pickles import BadPickle, StoredTensor, described, read_pickle
 from common.zip_members import BadArchive, stored_members
 from utils import reason
 
 MAX_BYTES = 64 << 30  # a Swin-L with its optimizer takes 2.4 GB
-MAX_PICKLE_BYTES = 16 << 20
 MAX_DEPTH = 16
+MAX_DIMENSIONS = 16
 MAX_VALUES = 1_000_000
-STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
 
 
 class DamagedFile(Exception):
@@ -91,86 +81,69 @@ class _Contents:
             raise BadArchive("it is not a file of torch.save, which has one data.pkl")
         self._members, self._root = members, roots[0]
         self._room = 2 * size  # bytes for all tensors; tied weights count each time
+        self._left = MAX_VALUES
         if bytes(members.get(f"{self._root}/byteorder", b"little")) != b"little":
             raise BadArchive("it is not little-endian")
 
     def read(self) -> Any:
-        """The object."""
-        pickled = self._members[f"{self._root}/data.pkl"]
-        if len(pickled) > MAX_PICKLE_BYTES:
-            raise BadPickle(f"its pickle has {len(pickled)} bytes, more than {MAX_PICKLE_BYTES}")
-        names: Dict[str, Any] = {f"torch {name}": dtype for name, dtype in STORAGES.items()}
-        names["collections OrderedDict"] = Constructor(Plain)
-        names["torch._utils _rebuild_tensor_v2"] = Constructor(self._tensor)
-        names["torch._utils _rebuild_parameter"] = Constructor(lambda data, requires_grad, hooks: data)
-        return plain(Machine(bytes(pickled), names, self._storage).run())
+        """The object: plain containers, numbers, texts and dense tensors.
 
-    def _storage(self, identity: Any) -> torch.Tensor:
-        """The values of a storage as a 1-D tensor, from ("storage", type, name, device, how many)."""
-        if type(identity) is not tuple or len(identity) != 5 or identity[0] != "storage":
-            raise BadPickle("it refers to an object that is not a storage")
-        _, dtype, name, _, count = identity
-        contents = self._members.get(f"{self._root}/data/{name}")
-        if not isinstance(dtype, torch.dtype) or type(name) is not str or type(count) is not int or contents is None:
-            raise BadPickle("it refers to a storage that it does not hold")
-        if count * _bytes_of(dtype) != len(contents):
-            raise BadPickle(f"its storage {name} has {len(contents)} bytes, not those of {count} numbers")
-        return torch.frombuffer(contents, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+        Raises:
+            BadPickle: for anything else, and for too much or too deeply nested of it.
+        """
+        return self._plain(read_pickle(io.BytesIO(self._members[f"{self._root}/data.pkl"])), 0)
 
-    def _tensor(
-        self, storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, *_: Any
-    ) -> torch.Tensor:
-        numbers = [offset, *size, *stride] if type(size) is type(stride) is tuple else [None]
-        if not isinstance(storage, torch.Tensor) or storage.dim() != 1:
-            raise BadPickle("it has a tensor without a storage")
-        if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
-            raise BadPickle("it has a tensor with an invalid shape")
-        if len(size) != len(stride) or len(size) > MAX_DEPTH:
-            raise BadPickle("it has a tensor with an invalid shape")
-        count = 1
-        for length in size:
-            count *= length
-        last = offset + sum((length - 1) * step for length, step in zip(size, stride)) if count else -1
-        if count > len(storage) - offset or last >= len(storage):
-            raise BadPickle(f"it has a tensor of shape {size}, which is more than the file holds")
-        self._room -= count * storage.element_size()
-        if self._room < 0:
-            raise BadPickle("its tensors together are more than the file holds")
-        return storage.as_strided(size, stride, offset)
-
-
-def plain(value: Any) -> Any:
-    """A copy of nested containers as plain dicts, lists and tuples.
-
-    Raises:
-        BadPickle: for anything but plain values, and for too many or too deeply nested ones.
-    """
-    return _Copier().copy(value, 0)
-
-
-class _Copier:
-    """Counts what it copies: a shared container counts each time, and one that contains itself exceeds the limit."""
-
-    def __init__(self) -> None:
-        self._left = MAX_VALUES
-
-    def copy(self, value: Any, depth: int) -> Any:
-        """A copy of `value`, which is nested `depth` levels deep."""
+    def _plain(self, value: Any, depth: int) -> Any:
+        """A copy of a value that is nested `depth` levels deep; a shared container counts each time it occurs."""
         self._left -= 1
         if self._left < 0 or depth > MAX_DEPTH:
             raise BadPickle(f"it holds more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}")
         kind = type(value)
-        if kind in (dict, Plain):
-            return {key: self.copy(item, depth + 1) for key, item in value.items()}
+        if kind is StoredTensor:
+            return self._tensor(value)
+        if kind is dict:
+            return {key: self._plain(item, depth + 1) for key, item in value.items()}
         if kind in (list, tuple):
-            return kind([self.copy(item, depth + 1) for item in value])
-        if value is None or kind in (str, int, float, bool, torch.Tensor):
+            return kind([self._plain(item, depth + 1) for item in value])
+        if value is None or kind in (str, int, float, bool):
             return value
-        raise BadPickle(f"it holds {kind.__name__}: only plain data are read")
+        raise BadPickle(f"it holds {described(value)}: only plain data are read")
+
+    def _tensor(self, stored: StoredTensor) -> torch.Tensor:
+        contents = self._members.get(f"{self._root}/data/{stored.storage.key}")
+        if contents is None:
+            raise BadPickle("it refers to a storage that it does not hold")
+        try:
+            tensor = dense_tensor(stored, contents)
+        except BadPickle as error:
+            raise BadPickle(f"one of its tensors {error}") from error
+        self._room -= tensor.numel() * tensor.element_size()
+        if self._room < 0:
+            raise BadPickle("its tensors together are more than the file holds")
+        return tensor
 
 
-def _bytes_of(dtype: torch.dtype) -> int:
-    return torch.empty(0, dtype=dtype).element_size()
+def dense_tensor(stored: StoredTensor, contents: Union[memoryview, bytearray]) -> torch.Tensor:
+    """The tensor that a pickle describes, as a view of the bytes of its storage.
+
+    Raises:
+        BadPickle: if it reaches beyond them, or has more values than they are.
+    """
+    storage, offset, size, stride = stored
+    sound = type(size) is type(stride) is tuple and len(size) == len(stride) <= MAX_DIMENSIONS
+    numbers = (offset, storage.first, *size, *stride) if sound else (None,)
+    if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
+        raise BadPickle("has a size, stride or offset that none can have")
+    dtype = getattr(torch, storage.dtype)
+    values, count = len(contents) // torch.empty(0, dtype=dtype).element_size(), math.prod(size)
+    if not count:
+        return torch.empty(0, dtype=dtype).as_strided(size, stride)
+    offset += storage.first
+    last = offset + sum((side - 1) * step for side, step in zip(size, stride))
+    if count > values or last >= values:
+        shape = "x".join(map(str, size)) or "a number"
+        raise BadPickle(f"claims to be {shape}, which is more than the file holds")
+    return torch.frombuffer(contents, dtype=dtype, count=values).as_strided(size, stride, offset)
 
 
 def first_non_finite(tensors: Mapping[str, Any]) -> Optional[str]:

@@ -16,8 +16,8 @@ from yacs.config import CfgNode
 
 from common.archive import first_non_finite
 from common.errors import EXIT_DATA, Refusal
-from common.foreign_pickle import described
 from common.logs import logger
+from common.pickles import described
 from planning.geometry import IMAGENET_22K_CLASSES, IMAGENET_CLASSES, Pair, pair
 
 from .pretrained_sizes import Sizes, sizes_in, table_grid

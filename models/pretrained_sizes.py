@@ -10,7 +10,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from common.errors import Refusal
-from common.foreign_pickle import Inert
+from common.pickles import Inert
 from config import get_config
 from planning.geometry import Pair, Size, architecture, fit_window, pair
 

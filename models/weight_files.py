@@ -13,14 +13,15 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, Iterator, NamedTuple, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, NamedTuple
 
 import safetensors
 import torch
 from torch import Tensor
 
+from common.archive import dense_tensor
 from common.files import open_regular
-from common.foreign_pickle import MAX_PICKLE_BYTES, BadPickle, Storage, StoredTensor, read_pickle
+from common.pickles import MAX_PICKLE_BYTES, BadPickle, Storage, read_pickle
 from utils import one_line, reason
 
 ZIP_START, OLD_START = b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -30,7 +31,6 @@ ONNX_VERSION, ONNX_NEXT = (
     0x08,
     b"\x12\x1a\x22\x28\x32\x3a\x42",
 )  # tags of ModelProto's fields, as they follow each other
-MAX_DIMENSIONS = 16
 ENCRYPTED = 1  # flag bit of a zip archive's member
 
 ReadStorage = Callable[[Storage], bytes]
@@ -54,7 +54,12 @@ class Contents(NamedTuple):
         Raises:
             BadFile: if it is larger than the file, or its bytes are damaged.
         """
-        return stored if isinstance(stored, Tensor) else _materialised(name, stored, self.read)
+        if isinstance(stored, Tensor):
+            return stored
+        try:
+            return dense_tensor(stored, bytearray(self.read(stored.storage)))
+        except BadPickle as error:
+            raise BadFile(f"its tensor {name} {error}") from error
 
 
 def weights_at(path: Path) -> Path:
@@ -219,29 +224,3 @@ def _onnx(stream: BinaryIO) -> Contents:
 
 def _itemsize(dtype: str) -> int:
     return torch.empty((), dtype=getattr(torch, dtype)).element_size()
-
-
-def _materialised(name: str, stored: StoredTensor, read: ReadStorage) -> Tensor:
-    """The tensor over the bytes of its storage; refuses one that reaches, or claims to hold, more than there is."""
-    storage, offset, size, stride = stored
-    numbers = (offset, storage.first, *_sides(size), *_sides(stride))
-    if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers) or len(size) != len(stride):
-        raise BadFile(f"its tensor {name} has a size, stride or offset that none can have")
-    dtype, count = getattr(torch, storage.dtype), 1
-    for side in size:
-        count *= side
-    data = read(storage)
-    values = len(data) // _itemsize(storage.dtype)
-    offset += storage.first
-    last = offset + sum((side - 1) * step for side, step in zip(size, stride))
-    if count > values or (count and last >= values):
-        shape = "x".join(map(str, size)) or "a number"
-        raise BadFile(f"its tensor {name} claims to be {shape}, which is more than the file holds")
-    if not count:
-        return torch.empty(0, dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=dtype, count=values).as_strided(size, stride, offset)
-
-
-def _sides(sizes: Any) -> Tuple[Any, ...]:
-    """The sizes of dimensions, or what is refused as none."""
-    return sizes if isinstance(sizes, tuple) and len(sizes) <= MAX_DIMENSIONS else (-1,)

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tup
 import torch
 from torch import Tensor
 
-from common.foreign_pickle import StoredTensor, described
+from common.pickles import StoredTensor, described
 
 # Patterns and their replacements, applied in order.
 Renaming = Sequence[Tuple[str, Union[str, Callable[["re.Match[str]"], str]]]]

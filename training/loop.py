@@ -95,12 +95,15 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Tracker, reporte
 
 
 def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> None:
-    """Raises Preempted when a stop was requested and there is something left to do, with the checkpoint in place."""
-    if not stop.name or is_finished(run.config, progress):
+    """Raises Preempted in all processes when one was asked to stop and there is something left to do, after the save."""
+    if is_finished(run.config, progress):
         return
+    asked = processes.sum_over_processes(torch.tensor([float(bool(stop.name))]), run.launch)
+    if not asked.item():
+        return
+    stop.name = stop.name or "a signal to another process"
     saver.finish()
-    if stop.agreed:  # otherwise only this process knows, and the others learn it when it ends
-        processes.share(None, run.launch)  # waits: one that left would have torchrun end the leader's save
+    processes.share(None, run.launch)  # waits: one that left would have torchrun end the leader's save
     stop.check()
 
 

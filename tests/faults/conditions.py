@@ -67,7 +67,7 @@ def clock(place: Place, chance: random.Random) -> None:
     rate = place.folder / "clock"
     rate.write_text("+0\n")
     faked = dict(
-        ENVIRONMENT, FAKETIME_TIMESTAMP_FILE=str(rate), FAKETIME_NO_CACHE="1", FAKETIME_DONT_FAKE_MONOTONIC="1"
+        ENVIRONMENT, FAKETIME_TIMESTAMP_FILE=str(rate), FAKETIME_CACHE_DURATION="1", FAKETIME_DONT_FAKE_MONOTONIC="1"
     )
     library = next(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"), None)
     if library is None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Pickles of other programs, read as data: no class of theirs is looked up, imported or called.
+"""Pickles, read as data: no class that they name is looked up, imported or called.
 
 The instructions of a pickle are carried out here, on lists, dicts and records of this module only. Whatever else a
 pickle names becomes an `Inert` object that keeps the name and the data it was to be made of. What torch.save writes of
@@ -11,6 +11,7 @@ import pickletools
 from typing import IO, Any, Callable, Dict, Hashable, List, NamedTuple, Tuple, cast
 
 MAX_PICKLE_BYTES = 64 << 20  # the pickle of a checkpoint with 2,000 tensors and their moments has less than one MiB
+MAX_LINE_BYTES = 1024  # of a name, or a number in digits, whose conversion takes quadratic time
 MAX_INSTRUCTIONS = 400_000  # such a pickle has a tenth of them
 KEYS = (str, int, float, bytes, type(None))  # of dicts; tuples could be nested until hashing them ends the process
 
@@ -112,7 +113,7 @@ class _Bounded:
 
     def readline(self) -> bytes:
         """As of a file."""
-        return self._counted(self._stream.readline(self._left + 1))
+        return self._counted(self._stream.readline(min(MAX_LINE_BYTES, self._left + 1)))
 
     def _counted(self, data: bytes) -> bytes:
         self._left -= len(data)
