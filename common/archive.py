@@ -24,6 +24,7 @@ MAX_BYTES = 64 << 30  # a Swin-L with its optimizer takes 2.4 GB
 MAX_DEPTH = 16
 MAX_DIMENSIONS = 16
 MAX_VALUES = 1_000_000
+PART = 1 << 18  # values of a tensor that are looked at together
 
 
 class DamagedFile(Exception):
@@ -149,7 +150,8 @@ def dense_tensor(stored: StoredTensor, contents: Union[memoryview, bytearray]) -
 def first_non_finite(tensors: Mapping[str, Any]) -> Optional[str]:
     """The name of the first tensor in nested containers with a NaN or infinite value, or None."""
     for name, tensor in tensors_of(tensors):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        parts = tensor.reshape(-1).split(PART) if tensor.is_floating_point() else ()  # isfinite copies its argument
+        if not all(torch.isfinite(part).all() for part in parts):
             return name
     return None
 

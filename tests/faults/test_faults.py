@@ -9,11 +9,17 @@ from tests.faults.__main__ import parse
 from tests.faults.files import YAML_BOMBS, require_refused
 from tests.faults.table import FAULTS, inject
 
+pytest_plugins = ["tests.digits"]
+
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if not fault.whole_runs])
 def test_fault_is_survived_each_time(name, tmp_path):
     result = inject(FAULTS[name], 5, 1, tmp_path, tmp_path)
     assert result.survived == result.runs == 5
+
+
+def test_worker_killed_during_a_save_is_told_as_that_and_the_run_goes_on(digits, tmp_path):
+    assert inject(FAULTS["kill-worker"], 1, 1, tmp_path, digits).survived == 1
 
 
 @pytest.mark.parametrize("index", range(len(YAML_BOMBS)))

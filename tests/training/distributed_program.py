@@ -5,10 +5,10 @@
     python -m torch.distributed.run --nproc_per_node 2 -m tests.training.distributed_program JOBS.json
 
 JOBS.json: a list of {"name", "program": "train_swin" | "validate", "argv", "port", "pipeline": value of HOST_PIPELINE,
-"signal": [process that gets SIGTERM, after this step]}. All processes of a job must end it alike: one that leaves early
-keeps its connections while this program runs. Process r writes NAME.r.json beside it: exit code, standard output and
-error, a digest of each micro-batch it trained on, the shapes of the tensors it sent for that, and, of a pipeline's
-stage, the names of the weights it trained.
+"signal": [process that gets SIGTERM, after this step], "signal_in_save": [the same, as the state after it is saved]}.
+All processes of a job must end it alike: one that leaves early keeps its connections while this program runs. Process r
+writes NAME.r.json beside it: exit code, standard output and error, a digest of each micro-batch it trained on, the
+shapes of the tensors it sent for that, and, of a pipeline's stage, the names of the weights it trained.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def run_job(job):
     """Runs a command in this process and returns what is noted of it."""
     output, errors = io.StringIO(), io.StringIO()
     noted = {"batches": [], "sent": [], "summed": [], "weights": []}
-    step = loop.train_step
+    step, save = loop.train_step, loop.save
 
     def noting_step(run, progress, images, targets, stop):
         with noting_traffic(noted):
@@ -46,12 +46,17 @@ def run_job(job):
         noted["weights"] = list(run.trainer.parameters) if run.launch.stages > 1 else []
         return loss
 
-    loop.train_step = noting_step
+    def signalled_save(run, progress, saver, is_best):
+        if [run.launch.process, progress.update] == job.get("signal_in_save"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(run, progress, saver, is_best)
+
+    loop.train_step, loop.save = noting_step, signalled_save
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             code = run_command(lambda: PROGRAMS[job["program"]](job["argv"]))
     finally:
-        loop.train_step = step
+        loop.train_step, loop.save = step, save
     return {"code": code, "output": output.getvalue(), "errors": errors.getvalue(), **noted}
 
 

@@ -17,6 +17,7 @@ import timm
 import torch
 
 from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal
+from tests.peak_memory import peak_of
 from training import checkpoint
 from training.progress import Progress
 
@@ -51,6 +52,12 @@ def equal(left, right) -> bool:
 def test_saved_state_loads_equal(tmp_path):
     checkpoint.save(tmp_path, state(3), is_best=False)
     assert equal(checkpoint.load(tmp_path / "last.pth"), state(3))
+
+
+def test_checkpoint_is_loaded_and_verified_in_less_memory_than_twice_its_size(tmp_path):
+    checkpoint.save(tmp_path, state(1, model={"head.weight": torch.ones(8 << 20)}), is_best=False)
+    peak, _ = peak_of(lambda: checkpoint.load(tmp_path / "last.pth"))
+    assert peak < 2 * (tmp_path / "last.pth").stat().st_size
 
 
 def test_saving_keeps_last_previous_and_best(tmp_path):

@@ -142,6 +142,7 @@ def noted(data, folder):
             "argv": ["--checkpoint", str(folder / "plain" / "last.pth"), "--data-path", str(data), "--device", "cpu"],
         },
         {**training("late", data, folder), "signal": [1, 1]},
+        {**training("between", data, folder), "signal_in_save": [0, 4]},
         training("unshared", data, folder, "--replicas", "3"),
         training("missing", data / "none", folder),
         training("checkpoint", data, folder, "--resume", str(folder / "none.pth")),
@@ -319,6 +320,11 @@ def test_signal_after_the_processes_have_agreed_to_go_on_stops_both_after_the_ne
     assert [process["code"] for process in noted["late"]] == [EXIT_PREEMPTED] * 2
     assert state_of(folder, "late")["progress"]["update"] == 3
     assert [len(process["batches"]) for process in noted["late"]] == [3 * 2] * 2
+
+
+def test_signal_to_one_process_between_two_updates_stops_both_with_the_same_code(noted, folder):
+    assert [process["code"] for process in noted["between"]] == [EXIT_PREEMPTED] * 2
+    assert state_of(folder, "between")["progress"]["update"] == 4
 
 
 def start_both(argv, **more):
