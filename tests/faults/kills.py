@@ -18,6 +18,7 @@ from tests.runs import ROOT
 from tests.training.test_distributed import ENVIRONMENT, torchrun, workers_of
 from training import checkpoint
 
+KEEP = "2"
 ATTEMPTS = 5  # to hit a run that ended before its moment came
 ALL_GONE = 20.0  # seconds after which no process of a run may be left whose launcher was killed
 GROUP_TIMEOUT = "4"  # POPTORCH_HOST_TIMEOUT in seconds
@@ -28,7 +29,8 @@ INSIDE_SAVES = {
     "common.seal:SealingStream.write": 200,
     "os:fsync": 40,
     "os:replace": 40,
-    "os:link": 4,
+    "os:link": 16,
+    "pathlib:Path.unlink": 16,
     "training.checkpoint:_put_in_place": 16,
     "training.checkpoint:_sync_folder": 16,
     "training.output_folder:write_metrics": 3,
@@ -71,7 +73,7 @@ def _kill_and_resume(place: Place, chance: random.Random, processes: int) -> Non
         if where:
             calls = max(INSIDE_SAVES[where] // processes, 1)
             hooks[rank] = Hook(where, chance.randint(1, calls), functools.partial(send, signal.SIGKILL))
-        with Run(place, processes=processes, hooks=hooks) as run:
+        with Run(place, "TRAIN.KEEP", KEEP, processes=processes, hooks=hooks) as run:
             if not where:
                 run.wait_for(place.output / checkpoint.LAST)
                 time.sleep(chance.random() * place.unbroken(processes).seconds)
@@ -90,6 +92,9 @@ def _kill_and_resume(place: Place, chance: random.Random, processes: int) -> Non
     require(told["state"] in (*right, "done"), f"status.json says {told['state']}")
     if told["state"] == "done":
         require(told["exit_code"] == 0, "status.json says done with another exit code than 0")
+    for name in checkpoint.kept(place.output):
+        checkpoint.load(place.output / name)
+    require(len(checkpoint.kept(place.output)) <= int(KEEP) + 1, "checkpoints beyond TRAIN.KEEP are left")
     require_ends_as_unbroken(place, processes)
 
 
