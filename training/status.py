@@ -11,7 +11,6 @@ import datetime
 import hashlib
 import json
 import os
-import signal
 import socket
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
@@ -31,7 +30,7 @@ from common.errors import (
 from common.files import read_regular, write_atomically
 from common.launch import Launch
 from common.logs import logger
-from common.signals import STOP_SIGNALS, StopRequest
+from common.signals import StopRequest
 from training import checkpoint
 from training.progress import Progress
 from utils import reason
@@ -123,13 +122,15 @@ class Status:
 def recorded(folder: Optional[Path], config: CfgNode, launch: Launch, stop: StopRequest) -> Iterator[Status]:
     """Keeps the status of a run inside the context, and writes how it ended.
 
-    Stop signals are ignored from then on, so that they cannot change the recorded result.
+    Stop signals are ignored from then on, so that they cannot change the recorded result. Blocking them in this thread
+    would not do: the system hands them to another one.
     """
     status = Status(folder if launch.is_leader else None, config)
     code, cause = EXIT_OK, ""
     try:
         status.open()
         yield status
+        stop.close()
     except Refusal as refusal:
         code, cause = refusal.code, str(refusal)
         raise
@@ -140,12 +141,8 @@ def recorded(folder: Optional[Path], config: CfgNode, launch: Launch, stop: Stop
         code, cause = 1, f"{type(error).__name__}: {error}"
         raise
     finally:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            status.end(code, cause)
-            stop.close()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        stop.close()
+        status.end(code, cause)
 
 
 def note(path: Path, text: str) -> None:

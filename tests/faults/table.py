@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The faults by name, and what injects one so many times."""
 
+import contextlib
 import random
 import resource
 import sys
@@ -62,7 +63,7 @@ class Result(NamedTuple):
 
 
 def inject(fault: Fault, runs: int, seed: int, folder: Path, data: Path) -> Result:
-    """Injects a fault so many times, at moments and places that the seed decides."""
+    """Injects a fault so many times, or until Ctrl-C, at moments and places that the seed decides."""
     known: Dict[int, Unbroken] = {}
 
     def unbroken(processes: int = 1) -> Unbroken:
@@ -70,19 +71,22 @@ def inject(fault: Fault, runs: int, seed: int, folder: Path, data: Path) -> Resu
             known[processes] = _unbroken(Place(folder / f"unbroken-{processes}", data, unbroken), processes)
         return known[processes]
 
-    survived, worst = 0, 0.0
-    for number in range(runs):
-        place = Place(folder / str(number), data, unbroken)
-        place.folder.mkdir(parents=True)
-        begin = time.monotonic()
-        try:
-            fault.inject(place, random.Random(seed * 1_000_003 + number))
-            survived += 1
-        except Lost as error:
-            print(f"injection {number} with seed {seed}: {error}", file=sys.stderr, flush=True)
-        worst = max(worst, time.monotonic() - begin)
+    done = survived = 0
+    worst = 0.0
+    with contextlib.suppress(KeyboardInterrupt):
+        for number in range(runs):
+            place = Place(folder / str(number), data, unbroken)
+            place.folder.mkdir(parents=True)
+            begin = time.monotonic()
+            try:
+                fault.inject(place, random.Random(seed * 1_000_003 + number))
+                survived += 1
+            except Lost as error:
+                print(f"injection {number} with seed {seed}: {error}", file=sys.stderr, flush=True)
+            worst = max(worst, time.monotonic() - begin)
+            done += 1
     peaks = [int(path.read_text()) for path in folder.glob("**/peak.*")]
-    return Result(runs, survived, worst, max([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, *peaks]) / 1024)
+    return Result(done, survived, worst, max([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, *peaks]) / 1024)
 
 
 def _unbroken(place: Place, processes: int) -> Unbroken:
