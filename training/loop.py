@@ -95,7 +95,7 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Tracker, reporte
 
 
 def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> None:
-    """Raises Preempted in all processes when one was asked to stop and there is something left to do, after the save."""
+    """Raises Preempted in all processes, after the save, when one was asked to stop and something is left to do."""
     if is_finished(run.config, progress):
         return
     asked = processes.sum_over_processes(torch.tensor([float(bool(stop.name))]), run.launch)
