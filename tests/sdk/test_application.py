@@ -191,8 +191,8 @@ def test_replicas_that_share_optimizer_state_have_the_losses_of_one(digits, on_i
 @pytest.mark.parametrize(
     "epochs",
     [
-        pytest.param(1, id="with_the_same_weights"),
-        pytest.param(2, id="after_updates", marks=needs_core("it sums the gradients of the instances")),
+        pytest.param(1, id="first_epoch"),  # of a small learning rate
+        pytest.param(2, id="both_epochs", marks=needs_core("it sums the gradients of the instances")),
     ],
 )
 @pytest.mark.skipif(shutil.which("poprun") is None, reason="needs poprun, which comes with the Poplar SDK")
