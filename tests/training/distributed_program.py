@@ -4,7 +4,7 @@
 
     python -m torch.distributed.run --nproc_per_node 2 -m tests.training.distributed_program JOBS.json
 
-JOBS.json: a list of {"name", "program": "train_swin" | "validate", "argv", "port", "pipeline": value of HOST_PIPELINE,
+JOBS.json: a list of {"name", "program": a key of PROGRAMS, "argv", "port", "pipeline": value of HOST_PIPELINE,
 "signal": [process that gets SIGTERM, after this step], "signal_in_save": [the same, as the state after it is saved]}.
 All processes of a job must end it alike: one that leaves early keeps its connections while this program runs. Process r
 writes NAME.r.json beside it: exit code, standard output and error, a digest of each micro-batch it trained on, the
@@ -22,12 +22,13 @@ from pathlib import Path
 
 import torch
 
+import predict
 import train_swin
 import validate
 from common.command_line import run_command
 from training import loop
 
-PROGRAMS = {"train_swin": train_swin.main, "validate": validate.main}
+PROGRAMS = {"train_swin": train_swin.main, "validate": validate.main, "predict": predict.main}
 
 
 def run_job(job):

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Several processes under torchrun compute what one process computes, write once, and end together."""
 
+import csv
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,6 +120,12 @@ def training(name, data, folder, *more, opts=(), **job):
     return {"name": name, "program": "train_swin", "argv": argv, **job}
 
 
+def prediction(name, data, folder):
+    argv = ["--checkpoint", str(folder / "plain" / "last.pth"), "--device", "cpu", str(data / "validation")]
+    files = ["--output", str(folder / f"{name}.jsonl"), "--features", str(folder / f"{name}.npy")]
+    return {"name": name, "program": "predict", "argv": [*files, *argv]}
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_uneven(tmp_path_factory.mktemp("data"))
@@ -139,8 +147,12 @@ def noted(data, folder):
         {
             "name": "validated",
             "program": "validate",
-            "argv": ["--checkpoint", str(folder / "plain" / "last.pth"), "--data-path", str(data), "--device", "cpu"],
+            "argv": [
+                *("--checkpoint", str(folder / "plain" / "last.pth"), "--data-path", str(data), "--device", "cpu"),
+                *("--predictions", str(folder / "validated.csv")),
+            ],
         },
+        prediction("predicted", data, folder),
         {**training("late", data, folder), "signal": [1, 1]},
         {**training("between", data, folder), "signal_in_save": [0, 4]},
         training("unshared", data, folder, "--replicas", "3"),
@@ -200,6 +212,22 @@ def test_evaluation_counts_every_image_once(noted, alone):
 def test_validation_command_in_two_processes_gives_the_numbers_of_training(noted, alone):
     assert [process["code"] for process in noted["validated"]] == [0, 0]
     assert accuracy_of(noted["validated"][0]["output"]) == accuracy_of(alone["output"])
+
+
+def test_two_processes_predict_what_one_does_in_its_order(noted, data, folder):
+    assert [process["code"] for process in noted["predicted"]] == [0, 0]
+    assert run_job(prediction("one", data, folder))["code"] == 0
+    two, one = (
+        [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("predicted", "one")
+    )
+    assert [line["path"] for line in two] == [line["path"] for line in one] and len(one) == VALIDATION_IMAGES
+    for left, right in zip(two, one):
+        shares = [{guess["class"]: guess["probability"] for guess in line["predictions"]} for line in (left, right)]
+        assert shares[0] == pytest.approx(shares[1], abs=1e-5)
+    np.testing.assert_allclose(np.load(folder / "predicted.npy"), np.load(folder / "one.npy"), atol=1e-5)
+    with open(folder / "validated.csv", newline="") as stream:
+        assert [row["path"] for row in csv.DictReader(stream)] == [line["path"] for line in one]
 
 
 def test_resumed_run_of_two_processes_ends_as_the_unbroken_one(noted, folder):
