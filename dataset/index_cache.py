@@ -40,7 +40,7 @@ def cache_folder(config: CfgNode) -> Optional[Path]:
     name = config.DATA.INDEX_CACHE
     if name == "auto":
         base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-        return base / "swin_ipu_trainer" if base.is_absolute() else None
+        return base / "swin_ipu" if base.is_absolute() else None
     return Path(name) if name else None
 
 

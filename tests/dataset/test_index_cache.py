@@ -243,7 +243,7 @@ def test_classes_that_lack_a_folder_read_are_refused(root):
     assert caught.value.code == EXIT_DATA
 
 
-@pytest.mark.parametrize("value, place", [("auto", "home/swin_ipu_trainer"), ("here", "here"), ("", None)])
+@pytest.mark.parametrize("value, place", [("auto", "home/swin_ipu"), ("here", "here"), ("", None)])
 def test_configuration_names_the_place(tmp_path, monkeypatch, value, place):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     found = index_cache.cache_folder(small_config(tmp_path, DATA__INDEX_CACHE=value))
