@@ -51,8 +51,14 @@ class Pixels:
         return Pixels(self.array[top : top + height, left : left + width])
 
     def resize(self, size: Tuple[int, int], resample: int, box: Optional[Box] = None) -> "Pixels":
-        """The part `box` of the picture resized to `size` (width, height), with antialiasing; no other part is made."""
+        """The picture resized to `size` (width, height), with antialiasing; of that, only the part `box` is computed.
+
+        Raises:
+            ValueError: if `box` is not inside `size`.
+        """
         left, top, width, height = box or (0, 0, *size)
+        if min(left, top) < 0 or min(width, height) < 1 or left + width > size[0] or top + height > size[1]:
+            raise ValueError(f"the part {box} reaches out of {size[0]}x{size[1]} pixels")
         out = _empty(width, height)
         stride = ctypes.c_int64(self.array.strides[0])
         part = (*self.size, *size, left, top, width, height, CUBIC[resample], _columns_first(self.size, size))

@@ -46,6 +46,11 @@ class TestOperations:
     def test_what_cannot_take_pixels_says_so(self):
         assert {name for name in LEVEL_TO_ARG if not takes_pixels(operation(name, 5, 0))} == NO_PIXELS
 
+    @pytest.mark.parametrize("box", [(-1, 0, 2, 2), (0, 0, 9, 2), (3, 7, 2, 2), (0, 0, 0, 2)])
+    def test_part_outside_of_the_resized_picture_is_refused(self, box):
+        with pytest.raises(ValueError, match="reaches out of 8x8"):
+            Pixels(NOISE).resize((8, 8), Image.BICUBIC, box)
+
     @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 20), (20, 1)])
     def test_smallest_pictures(self, size):
         picture = photo(1, size)
