@@ -153,7 +153,7 @@ def long_run(place: Place, chance: random.Random) -> None:
             shutil.copy(image, few / split / label / f"{number}.png")
     here = place._replace(data=few)
     seen: List[Dict[str, int]] = []
-    with Run(here, "TRAIN.EPOCHS", str(LONG_EPOCHS), "TEST.INTERVAL", "100", "TRAIN.KEEP", "3") as run:
+    with Run(here, "TEST.INTERVAL", "100", "TRAIN.KEEP", "3", "--epochs", str(LONG_EPOCHS)) as run:
         pid = run.processes[0].pid
         end = time.monotonic() + LONG_SECONDS
         while run.processes[0].is_alive() and time.monotonic() < end:
