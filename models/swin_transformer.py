@@ -177,10 +177,14 @@ class ShiftedWindowAttention(nn.Module):
 
     def _bias(self) -> Tensor:
         """Position bias, plus the mask of shifted windows: (1 or windows, heads, tokens, tokens)."""
+        bias = self.relative_bias().unsqueeze(0)
+        return bias if self.attn_mask is None else bias + self.attn_mask.unsqueeze(1)
+
+    def relative_bias(self) -> Tensor:
+        """The position bias of each pair of tokens: (heads, tokens, tokens)."""
         tokens = self.window[0] * self.window[1]
         bias = self.position_bias().index_select(0, self.relative_position_index.flatten())
-        bias = bias.view(tokens, tokens, self.heads).permute(2, 0, 1).contiguous().unsqueeze(0)
-        return bias if self.attn_mask is None else bias + self.attn_mask.unsqueeze(1)
+        return bias.view(tokens, tokens, self.heads).permute(2, 0, 1).contiguous()
 
 
 class WindowAttention(ShiftedWindowAttention):

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The blocks of Swin V1 as a CPU runs them fastest: same numbers, parameters and names, other order of operations.
+
+Each residual branch is one differentiable function with a backward pass written by hand:
+
+- It runs for a few samples at a time, so that all that lies between two products stays in the caches.
+- It runs for the samples only that stochastic depth keeps.
+- Rolling and cutting into windows is one gather of rows, before the projection, and one after it.
+- The backward pass computes norms, GELU and, with `recompute`, all but the last product again instead of keeping them.
+
+Whoever watches the operations or the parts of a block (PopTorch's compiler, exports, hooks) sees the ordinary block.
+"""
+
+import functools
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch.nn import functional
+
+from planning.geometry import Pair
+
+from .swin_transformer import BasicLayer, SwinTransformerBlock
+
+CHUNK_BYTES = 5 << 18  # of the samples that a branch runs for at a time; what is made of them is some times larger
+DTYPES = (torch.float32, torch.bfloat16)
+
+Tensors = Tuple[Optional[Tensor], ...]
+
+
+@functools.lru_cache(maxsize=None)
+def window_order(grid: Pair, window: Pair, shift: Pair) -> Tuple[Tensor, Tensor]:
+    """The token at each place of the windows of a shifted map, window by window, and the inverse: (tokens,), int64."""
+    tokens = torch.arange(grid[0] * grid[1]).view(grid).roll((-shift[0], -shift[1]), (0, 1))
+    parts = tokens.view(grid[0] // window[0], window[0], grid[1] // window[1], window[1])
+    order = parts.transpose(1, 2).reshape(-1)
+    return order, order.argsort()
+
+
+class Sums:
+    """The gradients of weights, summed in float32 over the parts of a batch; None where a weight is missing."""
+
+    def __init__(self, weights: Sequence[Optional[Tensor]]):
+        self.values = [None if weight is None else torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+
+    def product(self, index: int, gradient: Tensor, inputs: Tensor) -> None:
+        """Adds to a matrix: gradient of the outputs (rows, out), inputs (rows, in) -> (out, in)."""
+        total = self.values[index]
+        if gradient.dtype == torch.float32:
+            total.addmm_(gradient.t(), inputs)
+        else:
+            total.add_(gradient.t() @ inputs)
+
+    def rows(self, index: int, gradient: Tensor) -> None:
+        """Adds to a vector: (rows, out) -> (out,)."""
+        if self.values[index] is not None:
+            self.values[index].add_(gradient.sum(0))  # which itself sums in float32
+
+    def add(self, index: int, gradient: Tensor) -> None:
+        """Adds a gradient of the weight's own shape."""
+        self.values[index].add_(gradient)
+
+
+class Norm(NamedTuple):
+    """A layer norm of rows, which is computed again in the backward pass."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def forward(self, rows: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """(rows, C) -> the same, and mean and inverse deviation of each row."""
+        return torch.native_layer_norm(rows, rows.shape[1:], self.weight, self.bias, self.eps)
+
+    def backward(self, gradient: Tensor, rows: Tensor, mean: Tensor, inverse: Tensor, sums: Sums) -> Tensor:
+        """The gradient of the rows; those of weight and bias are added to the first two sums."""
+        found = torch.ops.aten.native_layer_norm_backward(
+            gradient, rows, rows.shape[1:], mean, inverse, self.weight, self.bias, [True, True, True]
+        )
+        sums.add(0, found[1])
+        sums.add(1, found[2])
+        return found[0]
+
+
+class MlpBranch(NamedTuple):
+    """Norm and MLP. Weights: those of the norm, of `fc1` and of `fc2`."""
+
+    eps: float
+
+    def run(self, x: Tensor, weights: Tensors, outputs: bool = True) -> Tuple[Tensor, Tensors]:
+        """Samples (B, H, W, C) -> their branch, and what the backward pass needs; without `outputs` the latter only."""
+        rows = x.view(-1, x.shape[-1])
+        normed, mean, inverse = Norm(weights[0], weights[1], self.eps).forward(rows)
+        hidden = functional.linear(normed, weights[2], weights[3])
+        if outputs:
+            x = functional.linear(functional.gelu(hidden), weights[4], weights[5]).view(x.shape)
+        return x, (mean, inverse, hidden)
+
+    def back(self, gradient: Tensor, x: Tensor, kept: Tensors, weights: Tensors, sums: Sums) -> Tensor:
+        """The gradient of the samples, given that of their branch."""
+        rows, outer = x.view(-1, x.shape[-1]), gradient.view(-1, x.shape[-1])
+        mean, inverse, hidden = kept
+        norm = Norm(weights[0], weights[1], self.eps)
+        sums.product(4, outer, functional.gelu(hidden))
+        sums.rows(5, outer)
+        inner = torch.ops.aten.gelu_backward(outer @ weights[4], hidden)
+        sums.product(2, inner, norm.forward(rows)[0])
+        sums.rows(3, inner)
+        return norm.backward(inner @ weights[2], rows, mean, inverse, sums).view(x.shape)
+
+
+class AttentionBranch(NamedTuple):
+    """Norm and window attention.
+
+    Weights: those of the norm, of `qkv` and of `proj`, the position bias (heads, tokens, tokens), and the mask.
+    """
+
+    eps: float
+    window: Pair
+    shift: Pair
+    heads: int
+    scale: float
+
+    def run(self, x: Tensor, weights: Tensors, outputs: bool = True) -> Tuple[Tensor, Tensors]:
+        """As of MlpBranch."""
+        order, inverse_order = self._rows(x)
+        rows = x.view(-1, x.shape[-1]).index_select(0, order)
+        normed, mean, inverse = Norm(weights[0], weights[1], self.eps).forward(rows)
+        tokens, size = self.window[0] * self.window[1], x.shape[-1] // self.heads
+        parts = functional.linear(normed, weights[2], weights[3]).view(-1, tokens, 3, self.heads, size)
+        parts = parts.permute(2, 0, 3, 1, 4).reshape(3, -1, tokens, size)
+        attention = self._attention(parts, weights[6], weights[7])
+        joined = (attention @ parts[2]).view(-1, self.heads, tokens, size).transpose(1, 2).reshape(rows.shape)
+        if outputs:
+            x = functional.linear(joined, weights[4], weights[5]).index_select(0, inverse_order).view(x.shape)
+        return x, (mean, inverse, parts, attention, joined)
+
+    def _attention(self, parts: Tensor, bias: Tensor, mask: Optional[Tensor]) -> Tensor:
+        """Queries, keys and values (3, windows x heads, tokens, C / heads) -> (windows x heads, tokens, tokens)."""
+        scores = torch.bmm(parts[0], parts[1].transpose(1, 2))
+        if mask is not None:
+            bias = bias + mask.unsqueeze(1)
+        shape = (-1, *bias.shape)
+        scores = torch.add(bias, scores.view(shape), alpha=self.scale).view(scores.shape)
+        return torch.softmax(scores, -1).to(parts.dtype)
+
+    def back(self, gradient: Tensor, x: Tensor, kept: Tensors, weights: Tensors, sums: Sums) -> Tensor:
+        """As of MlpBranch."""
+        order, inverse_order = self._rows(x)
+        mean, inverse, parts, attention, joined = kept
+        norm = Norm(weights[0], weights[1], self.eps)
+        rows = x.view(-1, x.shape[-1]).index_select(0, order)
+        outer = gradient.view(rows.shape).index_select(0, order)
+        sums.product(4, outer, joined)
+        sums.rows(5, outer)
+        tokens, size = parts.shape[2:]
+        inner = (outer @ weights[4]).view(-1, tokens, self.heads, size).transpose(1, 2).reshape(-1, tokens, size)
+        found = torch.empty_like(parts)
+        torch.bmm(attention.transpose(1, 2), inner, out=found[2])
+        scores = torch.bmm(inner, parts[2].transpose(1, 2))
+        scores = torch.ops.aten._softmax_backward_data(scores, attention, -1, scores.dtype)
+        sums.add(6, scores.view(-1, *weights[6].shape).sum(0, dtype=torch.float32))
+        scores.mul_(self.scale)
+        torch.bmm(scores, parts[1], out=found[0])
+        torch.bmm(scores.transpose(1, 2), parts[0], out=found[1])
+        found = found.view(3, -1, self.heads, tokens, size).permute(1, 3, 0, 2, 4).reshape(len(rows), -1)
+        sums.product(2, found, norm.forward(rows)[0])
+        sums.rows(3, found)
+        inner = norm.backward(found @ weights[2], rows, mean, inverse, sums)
+        return inner.index_select(0, inverse_order).view(x.shape)
+
+    def _rows(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """The rows of some samples in the order of their windows, and the inverse."""
+        order, inverse = window_order((x.shape[1], x.shape[2]), self.window, self.shift)
+        first = torch.arange(len(x)).mul_(len(order)).unsqueeze(1)
+        return (first + order).flatten(), (first + inverse).flatten()
+
+
+class Residual(torch.autograd.Function):
+    """x + scale * branch(x) for the samples that are kept, x for the others."""
+
+    @staticmethod
+    def forward(ctx: Any, branch: Any, plan: Tuple[float, bool, bool], kept: Tensor, x: Tensor, *weights: Any) -> Tensor:
+        """See `residual`."""
+        scale, differentiable, recompute = plan
+        narrow = [weight.to(x.dtype) if is_cast(index, weight) else weight for index, weight in enumerate(weights)]
+        out, saved = x.clone(), []
+        for samples in chunks(x, kept):
+            y, needed = branch.run(x.index_select(0, samples), narrow)
+            out.index_add_(0, samples, y, alpha=scale)
+            saved += needed if differentiable and not recompute else ()
+        if differentiable:
+            ctx.branch, ctx.scale, ctx.count = branch, scale, len(weights)
+            ctx.save_for_backward(kept, x, *narrow, *saved)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """The gradients of `x` and the weights."""
+        kept, x, *rest = ctx.saved_tensors
+        weights, saved = rest[: ctx.count], rest[ctx.count :]
+        sums, out = Sums(weights), gradient.clone(memory_format=torch.contiguous_format)
+        parts = list(chunks(x, kept))
+        each = len(saved) // max(len(parts), 1)
+        for number, samples in enumerate(parts):
+            part = x.index_select(0, samples)
+            needed = saved[number * each : (number + 1) * each] or ctx.branch.run(part, weights, outputs=False)[1]
+            outer = gradient.index_select(0, samples).mul_(ctx.scale)
+            out.index_add_(0, samples, ctx.branch.back(outer, part, needed, weights, sums))
+        return (None, None, None, out, *sums.values)
+
+
+class Folded(torch.autograd.Function):
+    """Residual for several micro-batches at once, under torch.func.vmap."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        """Not called: the rule below replaces it."""
+        raise NotImplementedError
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Required of functions that vmap transforms."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, branch: Any, plan: Any, kept: Tensor, x: Tensor, *weights: Any) -> Any:
+        """Runs the micro-batches as one batch; samples do not interact."""
+        kept = kept.movedim(in_dims[2], 0) if in_dims[2] is not None else kept.expand(info.batch_size, *kept.shape)
+        x = x.movedim(in_dims[3], 0)
+        return Residual.apply(branch, plan, kept.flatten(), x.flatten(0, 1), *weights).view(x.shape), 0
+
+
+def is_cast(index: int, weight: Optional[Tensor]) -> bool:
+    """Whether a weight is cast to the dtype of the samples: matrices and their biases, not norms and position bias."""
+    return weight is not None and 2 <= index <= 5
+
+
+def chunks(x: Tensor, kept: Tensor) -> Iterator[Tensor]:
+    """The indices of the samples to run together."""
+    size = max(CHUNK_BYTES * len(x) // (x.numel() * x.element_size()), 1)
+    return iter(kept.nonzero().flatten().split(size)) if len(x) else iter(())
+
+
+def residual(branch: Any, rate: float, recompute: bool, x: Tensor, weights: Sequence[Optional[Tensor]]) -> Tensor:
+    """Adds a residual branch, which is dropped for random samples.
+
+    Args:
+        branch: what to add, a function of each sample.
+        rate: the probability to drop the branch of a sample; the others are scaled by 1 / (1 - rate).
+        recompute: whether the backward pass runs the branch again instead of keeping what it needs.
+        x: (B, H, W, C).
+        weights: of the branch.
+    """
+    kept = x.new_empty((x.shape[0], 1, 1, 1))
+    kept = (kept.bernoulli_(1 - rate) if rate else kept.fill_(1)).flatten()
+    apply = Folded.apply if _are_functorch_transforms_active() else Residual.apply
+    return apply(branch, (1 / (1 - rate), torch.is_grad_enabled(), recompute), kept, x.contiguous(), *weights)
+
+
+class HostBlock(SwinTransformerBlock):
+    """A block of Swin V1 that runs fast on a CPU; args as of the base class."""
+
+    recompute = False
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The attention half: (B, H, W, C) -> (B, H, W, C)."""
+        if not self._runs_whole(x):
+            return super().attend(x)
+        attention = self.attn
+        branch = AttentionBranch(
+            self.norm1.eps, attention.window, attention.shift, attention.heads, attention.scale
+        )
+        weights = (*affine(self.norm1), *affine(attention.qkv), *affine(attention.proj))
+        weights = (*weights, attention.relative_bias(), attention.attn_mask)
+        return residual(branch, self._rate(), self.recompute, x, weights)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The MLP half: (B, H, W, C) -> (B, H, W, C)."""
+        if not self._runs_whole(x):
+            return super().transform(x)
+        weights = (*affine(self.norm2), *affine(self.mlp.fc1), *affine(self.mlp.fc2))
+        return residual(MlpBranch(self.norm2.eps), self._rate(), self.recompute, x, weights)
+
+    def _rate(self) -> float:
+        return self.drop_path.rate if self.training else 0.0
+
+    def _runs_whole(self, x: Tensor) -> bool:
+        """Whether nobody needs to see the parts of the block, and all of them are of the ordinary kind."""
+        return (
+            x.device.type == "cpu"
+            and x.dtype in DTYPES
+            and not _len_torch_dispatch_stack()
+            and not torch.jit.is_tracing()
+            and not any(is_observed(part) or isinstance(part, nn.Dropout) for part in self.modules() if part is not self)
+        )
+
+
+def affine(module: nn.Module) -> Tuple[Tensor, Optional[Tensor]]:
+    """Weight and bias of a module."""
+    return module.weight, module.bias
+
+
+def is_observed(module: nn.Module) -> bool:
+    """Whether a module has hooks."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+class HostLayer(BasicLayer):
+    """The blocks of one resolution; args as of the base class."""
+
+    block_type = HostBlock
