@@ -33,7 +33,6 @@ NO_MEANING = (
     "TEST.SEQUENTIAL",
     "TEST.SHUFFLE",
     "TRAIN.MOE.*",
-    "TRAIN.USE_CHECKPOINT",
 )
 # Keys that change the result, unless they have the value at which they do nothing.
 CHANGES_RESULT = {
@@ -86,8 +85,10 @@ FLAGS: Dict[str, str] = {
     "fp16": "--precision 16.16",
     "freeze": "TRAIN.FREEZE",
     "grad-accum-steps": "--ga",
+    "grad-checkpointing": "--use-checkpoint",
     "gradient-accumulation": "--ga",
     "gradient-accumulation-steps": "--ga",
+    "gradient-checkpointing": "--use-checkpoint",
     "half": "--precision 16.16",
     "hflip": "AUG.HFLIP",
     "image-size": "DATA.IMG_SIZE",
@@ -140,7 +141,6 @@ FLAGS: Dict[str, str] = {
     "sched": "TRAIN.LR_SCHEDULER.NAME",
     "smoothing": "MODEL.LABEL_SMOOTHING",
     "train-crop-size": "DATA.IMG_SIZE",
-    "use-checkpoint": "IPU.RECOMPUTATION",
     "validation-batch-size": "TEST.BATCH_SIZE",
     "warmup-epochs": "TRAIN.WARMUP_EPOCHS",
     "warmup-lr": "TRAIN.WARMUP_LR",

@@ -3,7 +3,7 @@
 """Configuration -> the model that PopTorch compiles, with its stages, precision and loss."""
 
 import contextlib
-from typing import Any, ContextManager, Dict, Optional, Tuple, Union, overload
+from typing import Any, ContextManager, Dict, Optional, Tuple, Type, Union, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,11 @@ from yacs.config import CfgNode
 
 import accelerator
 from common.errors import Refusal
+from common.logs import logger
 from planning.geometry import architecture, configured_classes
 from planning.placement import pipeline_stages
 
+from .host_blocks import HostLayer
 from .losses import ClassificationLoss
 from .pipeline import annotate
 from .swin_transformer import LayerNorm, SwinTransformer
@@ -49,6 +51,7 @@ class SwinClassifier(SwinTransformer):
             norm_layer=LayerNorm if precision == "16.32" else nn.LayerNorm,
             ape=swin.APE,
             patch_norm=swin.PATCH_NORM,
+            use_checkpoint=config.TRAIN.USE_CHECKPOINT and not accelerator.is_ipu(),
             **self.own_arguments(swin),
         )
         if precision == "16.16":
@@ -109,7 +112,24 @@ class SwinV2Classifier(SwinClassifier, SwinTransformerV2):
         return {"pretrained_window_sizes": swin.PRETRAINED_WINDOW_SIZES}
 
 
+class HostSwinClassifier(SwinClassifier):
+    """The same for Swin V1 on a CPU, where it runs faster; see host_blocks.py."""
+
+    layer_type = HostLayer
+
+
 MODELS = {"swin": SwinClassifier, "swinv2": SwinV2Classifier}  # by MODEL.TYPE
+
+
+def fastest(config: CfgNode) -> Type[SwinClassifier]:
+    """The class of the configured model that is fastest here; but for rounding, all give the same results."""
+    swin, device = config.MODEL, accelerator.selected().device
+    plain = swin.TYPE == "swin" and swin.PRECISION in ("32.32", "mix") and not (swin.DROP_RATE or swin.ATTN_DROP_RATE)
+    if plain and device == "cpu":
+        logger.info("blocks: for CPUs, a few samples at a time, without those that stochastic depth drops")
+        return HostSwinClassifier
+    logger.info("blocks: ordinary operations of PyTorch")
+    return MODELS[swin.TYPE]
 
 
 def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training: bool = True) -> SwinClassifier:
@@ -127,6 +147,8 @@ def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training:
     if config.MODEL.PRECISION == "mix" and accelerator.is_ipu():
         raise Refusal("MODEL.PRECISION mix is torch.autocast, which IPUs do not support: use 16.16, 16.32 or 32.32")
     classes = configured_classes(config) if num_classes is None else num_classes
-    model = MODELS[config.MODEL.TYPE](config, classes)
+    if config.TRAIN.USE_CHECKPOINT and accelerator.is_ipu():
+        logger.warning("TRAIN.USE_CHECKPOINT has no effect on IPUs, where IPU.RECOMPUTATION decides")
+    model = fastest(config)(config, classes)
     annotate(model, pipeline_stages(config), recompute=training and config.IPU.RECOMPUTATION)
     return model

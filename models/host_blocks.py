@@ -7,27 +7,28 @@ Each residual branch is one differentiable function with a backward pass written
 - It runs for a few samples at a time, so that all that lies between two products stays in the caches.
 - It runs for the samples only that stochastic depth keeps.
 - Rolling and cutting into windows is one gather of rows, before the projection, and one after it.
-- The backward pass computes norms, GELU and, with `recompute`, all but the last product again instead of keeping them.
+- The backward pass computes norms and GELU again; with `recompute` all that it needs, but not the last product.
 
 Whoever watches the operations or the parts of a block (PopTorch's compiler, exports, hooks) sees the ordinary block.
 """
 
 import functools
-from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from planning.geometry import Pair
+from planning.geometry import LayerShape, Pair
 
-from .swin_transformer import BasicLayer, SwinTransformerBlock
+from .swin_transformer import BasicLayer, BlockStyle, SwinTransformerBlock
 
 CHUNK_BYTES = 5 << 18  # of the samples that a branch runs for at a time; what is made of them is some times larger
 DTYPES = (torch.float32, torch.bfloat16)
 
-Tensors = Tuple[Optional[Tensor], ...]
+Weights = Sequence[Any]  # tensors; None for a bias that a layer does not have
 
 
 @functools.lru_cache(maxsize=None)
@@ -40,14 +41,18 @@ def window_order(grid: Pair, window: Pair, shift: Pair) -> Tuple[Tensor, Tensor]
 
 
 class Sums:
-    """The gradients of weights, summed in float32 over the parts of a batch; None where a weight is missing."""
+    """The gradients of weights, summed in float32 over the parts of a batch; None for those that are not wanted."""
 
-    def __init__(self, weights: Sequence[Optional[Tensor]]):
-        self.values = [None if weight is None else torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+    def __init__(self, weights: Weights, wanted: Sequence[bool]):
+        self.values: List[Optional[Tensor]] = [
+            torch.zeros_like(weight, dtype=torch.float32) if wants else None for weight, wants in zip(weights, wanted)
+        ]
 
     def product(self, index: int, gradient: Tensor, inputs: Tensor) -> None:
         """Adds to a matrix: gradient of the outputs (rows, out), inputs (rows, in) -> (out, in)."""
         total = self.values[index]
+        if total is None:
+            return
         if gradient.dtype == torch.float32:
             total.addmm_(gradient.t(), inputs)
         else:
@@ -55,12 +60,15 @@ class Sums:
 
     def rows(self, index: int, gradient: Tensor) -> None:
         """Adds to a vector: (rows, out) -> (out,)."""
-        if self.values[index] is not None:
-            self.values[index].add_(gradient.sum(0))  # which itself sums in float32
+        total = self.values[index]
+        if total is not None:
+            total.add_(gradient.sum(0))
 
     def add(self, index: int, gradient: Tensor) -> None:
         """Adds a gradient of the weight's own shape."""
-        self.values[index].add_(gradient)
+        total = self.values[index]
+        if total is not None:
+            total.add_(gradient)
 
 
 class Norm(NamedTuple):
@@ -89,7 +97,7 @@ class MlpBranch(NamedTuple):
 
     eps: float
 
-    def run(self, x: Tensor, weights: Tensors, outputs: bool = True) -> Tuple[Tensor, Tensors]:
+    def run(self, x: Tensor, weights: Weights, outputs: bool = True) -> Tuple[Tensor, Tuple[Tensor, ...]]:
         """Samples (B, H, W, C) -> their branch, and what the backward pass needs; without `outputs` the latter only."""
         rows = x.view(-1, x.shape[-1])
         normed, mean, inverse = Norm(weights[0], weights[1], self.eps).forward(rows)
@@ -98,7 +106,7 @@ class MlpBranch(NamedTuple):
             x = functional.linear(functional.gelu(hidden), weights[4], weights[5]).view(x.shape)
         return x, (mean, inverse, hidden)
 
-    def back(self, gradient: Tensor, x: Tensor, kept: Tensors, weights: Tensors, sums: Sums) -> Tensor:
+    def back(self, gradient: Tensor, x: Tensor, kept: Sequence[Tensor], weights: Weights, sums: Sums) -> Tensor:
         """The gradient of the samples, given that of their branch."""
         rows, outer = x.view(-1, x.shape[-1]), gradient.view(-1, x.shape[-1])
         mean, inverse, hidden = kept
@@ -123,7 +131,7 @@ class AttentionBranch(NamedTuple):
     heads: int
     scale: float
 
-    def run(self, x: Tensor, weights: Tensors, outputs: bool = True) -> Tuple[Tensor, Tensors]:
+    def run(self, x: Tensor, weights: Weights, outputs: bool = True) -> Tuple[Tensor, Tuple[Tensor, ...]]:
         """As of MlpBranch."""
         order, inverse_order = self._rows(x)
         rows = x.view(-1, x.shape[-1]).index_select(0, order)
@@ -146,7 +154,7 @@ class AttentionBranch(NamedTuple):
         scores = torch.add(bias, scores.view(shape), alpha=self.scale).view(scores.shape)
         return torch.softmax(scores, -1).to(parts.dtype)
 
-    def back(self, gradient: Tensor, x: Tensor, kept: Tensors, weights: Tensors, sums: Sums) -> Tensor:
+    def back(self, gradient: Tensor, x: Tensor, kept: Sequence[Tensor], weights: Weights, sums: Sums) -> Tensor:
         """As of MlpBranch."""
         order, inverse_order = self._rows(x)
         mean, inverse, parts, attention, joined = kept
@@ -182,10 +190,14 @@ class Residual(torch.autograd.Function):
     """x + scale * branch(x) for the samples that are kept, x for the others."""
 
     @staticmethod
-    def forward(ctx: Any, branch: Any, plan: Tuple[float, bool, bool], kept: Tensor, x: Tensor, *weights: Any) -> Tensor:
+    def forward(ctx: Any, branch: Any, plan: "Plan", kept: Tensor, x: Tensor, *weights: Any) -> Tensor:
         """See `residual`."""
         scale, differentiable, recompute = plan
-        narrow = [weight.to(x.dtype) if is_cast(index, weight) else weight for index, weight in enumerate(weights)]
+        narrow = [
+            *weights[:2],
+            *(None if weight is None else weight.to(x.dtype) for weight in weights[2:6]),
+            *weights[6:],
+        ]
         out, saved = x.clone(), []
         for samples in chunks(x, kept):
             y, needed = branch.run(x.index_select(0, samples), narrow)
@@ -197,12 +209,13 @@ class Residual(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         """The gradients of `x` and the weights."""
         kept, x, *rest = ctx.saved_tensors
         weights, saved = rest[: ctx.count], rest[ctx.count :]
-        sums, out = Sums(weights), gradient.clone(memory_format=torch.contiguous_format)
-        parts = list(chunks(x, kept))
+        sums = Sums(weights, ctx.needs_input_grad[4:])
+        out, parts = gradient.clone(memory_format=torch.contiguous_format), chunks(x, kept)
         each = len(saved) // max(len(parts), 1)
         for number, samples in enumerate(parts):
             part = x.index_select(0, samples)
@@ -232,18 +245,22 @@ class Folded(torch.autograd.Function):
         return Residual.apply(branch, plan, kept.flatten(), x.flatten(0, 1), *weights).view(x.shape), 0
 
 
-def is_cast(index: int, weight: Optional[Tensor]) -> bool:
-    """Whether a weight is cast to the dtype of the samples: matrices and their biases, not norms and position bias."""
-    return weight is not None and 2 <= index <= 5
+class Plan(NamedTuple):
+    """How a branch is run: its scale, whether it will be differentiated, and then computed again; see `residual`."""
+
+    scale: float
+    differentiable: bool
+    recompute: bool
 
 
-def chunks(x: Tensor, kept: Tensor) -> Iterator[Tensor]:
-    """The indices of the samples to run together."""
-    size = max(CHUNK_BYTES * len(x) // (x.numel() * x.element_size()), 1)
-    return iter(kept.nonzero().flatten().split(size)) if len(x) else iter(())
+def chunks(x: Tensor, kept: Tensor) -> List[Tensor]:
+    """The indices of the kept samples, those together that run together."""
+    indices = kept.nonzero().flatten()
+    size = max(CHUNK_BYTES * len(x) // max(x.numel() * x.element_size(), 1), 1)
+    return list(indices.split(size)) if len(indices) else []
 
 
-def residual(branch: Any, rate: float, recompute: bool, x: Tensor, weights: Sequence[Optional[Tensor]]) -> Tensor:
+def residual(branch: Any, rate: float, recompute: bool, x: Tensor, weights: Weights) -> Tensor:
     """Adds a residual branch, which is dropped for random samples.
 
     Args:
@@ -251,27 +268,36 @@ def residual(branch: Any, rate: float, recompute: bool, x: Tensor, weights: Sequ
         rate: the probability to drop the branch of a sample; the others are scaled by 1 / (1 - rate).
         recompute: whether the backward pass runs the branch again instead of keeping what it needs.
         x: (B, H, W, C).
-        weights: of the branch.
+        weights: of the branch: of its norm, of two linear layers, and others. Those of the linear layers
+            are cast to the dtype of `x`.
     """
     kept = x.new_empty((x.shape[0], 1, 1, 1))
     kept = (kept.bernoulli_(1 - rate) if rate else kept.fill_(1)).flatten()
+    plan = Plan(1 / (1 - rate), torch.is_grad_enabled(), recompute)
     apply = Folded.apply if _are_functorch_transforms_active() else Residual.apply
-    return apply(branch, (1 / (1 - rate), torch.is_grad_enabled(), recompute), kept, x.contiguous(), *weights)
+    return apply(branch, plan, kept, x.contiguous(), *weights)
 
 
 class HostBlock(SwinTransformerBlock):
-    """A block of Swin V1 that runs fast on a CPU; args as of the base class."""
+    """A block of Swin V1 that runs fast on a CPU; args as of the base class, without dropout.
+
+    Attributes:
+        recompute: whether the backward pass runs the branches again instead of keeping what it needs of them.
+    """
 
     recompute = False
+
+    def __init__(self, layer: LayerShape, shifted: bool, drop_path: float, style: BlockStyle):
+        if style.drop or style.attn_drop:
+            raise ValueError(f"dropout {style.drop}, of attention {style.attn_drop}: use SwinTransformerBlock")
+        super().__init__(layer, shifted, drop_path, style)
 
     def attend(self, x: Tensor) -> Tensor:
         """The attention half: (B, H, W, C) -> (B, H, W, C)."""
         if not self._runs_whole(x):
             return super().attend(x)
         attention = self.attn
-        branch = AttentionBranch(
-            self.norm1.eps, attention.window, attention.shift, attention.heads, attention.scale
-        )
+        branch = AttentionBranch(self.norm1.eps, attention.window, attention.shift, attention.heads, attention.scale)
         weights = (*affine(self.norm1), *affine(attention.qkv), *affine(attention.proj))
         weights = (*weights, attention.relative_bias(), attention.attn_mask)
         return residual(branch, self._rate(), self.recompute, x, weights)
@@ -287,13 +313,13 @@ class HostBlock(SwinTransformerBlock):
         return self.drop_path.rate if self.training else 0.0
 
     def _runs_whole(self, x: Tensor) -> bool:
-        """Whether nobody needs to see the parts of the block, and all of them are of the ordinary kind."""
+        """Whether nobody watches the parts of the block, and its numbers are those of a CPU."""
         return (
             x.device.type == "cpu"
             and x.dtype in DTYPES
             and not _len_torch_dispatch_stack()
             and not torch.jit.is_tracing()
-            and not any(is_observed(part) or isinstance(part, nn.Dropout) for part in self.modules() if part is not self)
+            and not any(is_observed(part) for part in self.modules() if part is not self)
         )
 
 
@@ -311,3 +337,10 @@ class HostLayer(BasicLayer):
     """The blocks of one resolution; args as of the base class."""
 
     block_type = HostBlock
+
+    def __init__(
+        self, layer: LayerShape, drop_path: Sequence[float], merge: bool, style: BlockStyle, use_checkpoint: bool
+    ):
+        super().__init__(layer, drop_path, merge, style, use_checkpoint=False)
+        for block in self.blocks:
+            block.recompute = use_checkpoint

@@ -75,6 +75,13 @@ KEY_FLAGS = (
         ANY,
     ),
     KeyFlag(("--rts",), "IPU.REPLICATED_TENSOR_SHARDING", bool, "", "shard optimizer state over replicas"),
+    KeyFlag(
+        ("--use-checkpoint",),
+        "TRAIN.USE_CHECKPOINT",
+        bool,
+        "",
+        "compute blocks again in the backward pass, to save memory (hosts only)",
+    ),
     KeyFlag(("--epochs",), "TRAIN.EPOCHS", int, "N", "epochs to train"),
     KeyFlag(("--training-steps",), "TRAIN.TRAINING_STEPS", int, "N", "maximum number of weight updates"),
     KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "", "read train.zip and validation.zip instead of folders", EVALUATION),
