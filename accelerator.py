@@ -7,6 +7,7 @@ With the Poplar SDK installed, PopTorch and popdist are the SDK's and the device
 """
 
 import contextlib
+import ctypes
 import importlib
 import importlib.metadata
 import math
@@ -22,6 +23,8 @@ from common.launch import DEVICES
 from common.logs import logger
 from common.memory import peak_memory as host_peak_memory
 from utils import one_line
+
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # parameters of mallopt in glibc
 
 
 class Accelerator(NamedTuple):
@@ -202,6 +205,7 @@ def _host(device: str) -> Accelerator:
     else:
         host.configure(device="cpu")
         _use_fast_matmul()
+        _keep_freed_memory()
         kind = "cpu"
     return Accelerator(kind, importlib.import_module("poptorch_host"), importlib.import_module("poptorch_host.popdist"))
 
@@ -224,3 +228,15 @@ def _use_fast_matmul() -> None:
     if worst_error("medium") > 4 * reference:
         torch.set_float32_matmul_precision("highest")
     logger.debug("float32 products: %s", torch.get_float32_matmul_precision())
+
+
+def _keep_freed_memory() -> None:
+    """Has the C library keep the memory that a step frees for the next one, where it is glibc.
+
+    It would return most of it to the system, which clears every page again that the next step touches. Blocks of more
+    than 32 MiB, the most that glibc takes, are still returned.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, 32 << 20)
+        mallopt(TRIM_THRESHOLD, -1)

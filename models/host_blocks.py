@@ -41,34 +41,43 @@ def window_order(grid: Pair, window: Pair, shift: Pair) -> Tuple[Tensor, Tensor]
 
 
 class Sums:
-    """The gradients of weights, summed in float32 over the parts of a batch; None for those that are not wanted."""
+    """The gradients of weights, summed in float32 over the parts of a batch.
 
-    def __init__(self, weights: Weights, wanted: Sequence[bool]):
-        self.values: List[Optional[Tensor]] = [
-            torch.zeros_like(weight, dtype=torch.float32) if wants else None for weight, wants in zip(weights, wanted)
-        ]
+    Args:
+        wanted: whether the gradient of each weight is needed.
+    """
+
+    def __init__(self, wanted: Sequence[bool]):
+        self._wanted = wanted
+        self._totals: List[Optional[Tensor]] = [None] * len(wanted)
 
     def product(self, index: int, gradient: Tensor, inputs: Tensor) -> None:
         """Adds to a matrix: gradient of the outputs (rows, out), inputs (rows, in) -> (out, in)."""
-        total = self.values[index]
-        if total is None:
-            return
-        if gradient.dtype == torch.float32:
+        total = self._totals[index]
+        if total is not None and gradient.dtype == total.dtype:
             total.addmm_(gradient.t(), inputs)
-        else:
-            total.add_(gradient.t() @ inputs)
+        elif self._wanted[index]:
+            self.add(index, gradient.t() @ inputs)
 
     def rows(self, index: int, gradient: Tensor) -> None:
         """Adds to a vector: (rows, out) -> (out,)."""
-        total = self.values[index]
-        if total is not None:
-            total.add_(gradient.sum(0))
+        if self._wanted[index]:
+            self.add(index, gradient.sum(0))
 
     def add(self, index: int, gradient: Tensor) -> None:
         """Adds a gradient of the weight's own shape."""
-        total = self.values[index]
+        total = self._totals[index]
         if total is not None:
             total.add_(gradient)
+        elif self._wanted[index]:
+            self._totals[index] = gradient.float()
+
+    def results(self, weights: Weights) -> List[Optional[Tensor]]:
+        """The gradients of the weights; zero if no sample was kept, None where they are not needed."""
+        return [
+            torch.zeros_like(weight, dtype=torch.float32) if wants and total is None else total
+            for weight, wants, total in zip(weights, self._wanted, self._totals)
+        ]
 
 
 class Norm(NamedTuple):
@@ -214,7 +223,7 @@ class Residual(torch.autograd.Function):
         """The gradients of `x` and the weights."""
         kept, x, *rest = ctx.saved_tensors
         weights, saved = rest[: ctx.count], rest[ctx.count :]
-        sums = Sums(weights, ctx.needs_input_grad[4:])
+        sums = Sums(ctx.needs_input_grad[4:])
         out, parts = gradient.clone(memory_format=torch.contiguous_format), chunks(x, kept)
         each = len(saved) // max(len(parts), 1)
         for number, samples in enumerate(parts):
@@ -222,7 +231,7 @@ class Residual(torch.autograd.Function):
             needed = saved[number * each : (number + 1) * each] or ctx.branch.run(part, weights, outputs=False)[1]
             outer = gradient.index_select(0, samples).mul_(ctx.scale)
             out.index_add_(0, samples, ctx.branch.back(outer, part, needed, weights, sums))
-        return (None, None, None, out, *sums.values)
+        return (None, None, None, out, *sums.results(weights))
 
 
 class Folded(torch.autograd.Function):
