@@ -66,7 +66,6 @@ def our_training(config: Any, images: Tensor, labels: Tensor) -> Step:
     trainer = accelerator.poptorch().trainingModel(model, training_options(config, launch), optimizer)
 
     def step() -> None:
-        torch.set_float32_matmul_precision("medium")
         trainer.setOptimizer(optimizer)
         trainer(images, labels)
 
@@ -77,12 +76,7 @@ def our_evaluation(config: Any, images: Tensor) -> Step:
     """A call as validate.py makes it."""
     model = build_pipeline(config, training=False).eval()
     validator = accelerator.poptorch().inferenceModel(model, inference_options(config, Launch(0, 1, 1, 1)))
-
-    def step() -> None:
-        torch.set_float32_matmul_precision("medium")
-        validator(images)
-
-    return step
+    return lambda: validator(images)
 
 
 def peer_training(model: nn.Module, images: Tensor, labels: Tensor, dtype: str, tuned: bool) -> Step:
@@ -91,8 +85,7 @@ def peer_training(model: nn.Module, images: Tensor, labels: Tensor, dtype: str, 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=tuned or None)
 
     def step() -> None:
-        torch.set_float32_matmul_precision("medium" if tuned else "highest")
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
             loss = nn.functional.cross_entropy(logits_of(model(images)).float(), labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -102,16 +95,25 @@ def peer_training(model: nn.Module, images: Tensor, labels: Tensor, dtype: str, 
     return step
 
 
-def peer_evaluation(model: nn.Module, images: Tensor, dtype: str, tuned: bool) -> Step:
+def peer_evaluation(model: nn.Module, images: Tensor, dtype: str) -> Step:
     """The forward pass."""
     model.eval()
 
     def step() -> None:
-        torch.set_float32_matmul_precision("medium" if tuned else "highest")
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
             model(images)
 
     return step
+
+
+def at(precision: str, step: Step) -> Step:
+    """The step with PyTorch's precision of float32 products."""
+
+    def run() -> None:
+        torch.set_float32_matmul_precision(precision)
+        step()
+
+    return run
 
 
 def logits_of(output: Any) -> Tensor:
@@ -148,7 +150,6 @@ def products_alone(cfg: str, images: Tensor, labels: Tensor, dtype: str, trainin
         calls.append((func, arguments, func(*arguments), count))
 
     def step() -> None:
-        torch.set_float32_matmul_precision("medium")
         for func, arguments, result, count in calls:
             for _ in range(count):
                 torch.ops.aten.__getattr__(func.overloadpacket.__name__).out(*arguments, out=result)
@@ -177,17 +178,19 @@ def spread(values: Sequence[float]) -> str:
 def contenders(args: argparse.Namespace, dtype: str, training: bool, images: Tensor, labels: Tensor) -> Dict[str, Step]:
     """The steps to compare, ours and the bound first."""
     config = configured(args.cfg, dtype, args.batch)
+    ours = our_training(config, images, labels) if training else our_evaluation(config, images)
     steps = {
-        "ours": our_training(config, images, labels) if training else our_evaluation(config, images),
-        "bound": products_alone(args.cfg, images, labels, dtype, training),
+        "ours": at("medium", ours),
+        "bound": at("medium", products_alone(args.cfg, images, labels, dtype, training)),
     }
     for name, model in peers(args.cfg, args.official).items():
         for tuned in (False, True) if name == "timm" else (True,):
-            label = f"{name}, {'tuned' if tuned else 'default'}"
             if training:
-                steps[label] = peer_training(model, images, labels, dtype, tuned)
+                step = peer_training(model, images, labels, dtype, tuned)
             else:
-                steps[label] = peer_evaluation(model, images, dtype, tuned)
+                step = peer_evaluation(model, images, dtype)
+            label = "tuned" if tuned else "default"
+            steps[f"{name}, {label}"] = at("medium" if tuned else "highest", step)
     return steps
 
 

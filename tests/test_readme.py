@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import benchmarks.gpu
+import benchmarks.train_step
 import benchmarks.weight_formats
 import dataset.check
 import dataset.prepare
@@ -91,6 +93,8 @@ def check_tests(arguments):
 
 
 MODULES = {  # what parses the arguments of python -m
+    "benchmarks.gpu": benchmarks.gpu.parse,
+    "benchmarks.train_step": benchmarks.train_step.parse,
     "benchmarks.weight_formats": benchmarks.weight_formats.parse,
     "dataset.check": dataset.check.parse,
     "dataset.prepare": dataset.prepare._arguments,

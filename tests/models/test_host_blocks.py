@@ -51,9 +51,9 @@ def gradients(model: nn.Module, batch: torch.Tensor) -> Dict[str, torch.Tensor]:
         {},
         dict(img_size=(24, 48), patch_size=(2, 4), window_size=(3, 6), depths=(3, 1), qkv_bias=False),
         dict(img_size=(16, 64), window_size=(8, 4)),  # shifted sideways only
-        dict(embed_dim=96, num_heads=(3, 6)),
-        dict(embed_dim=128, num_heads=(4, 8)),
-        dict(embed_dim=192, num_heads=(6, 12), ape=True),
+        dict(img_size=16, embed_dim=96, num_heads=(3, 6)),
+        dict(img_size=16, embed_dim=128, num_heads=(4, 8)),
+        dict(img_size=16, embed_dim=192, num_heads=(6, 12), ape=True),
     ],
     ids=["small", "rectangular", "sideways", "tiny", "base", "large"],
 )
