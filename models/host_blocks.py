@@ -13,7 +13,7 @@ Whoever watches the operations or the parts of a block (PopTorch's compiler, exp
 """
 
 import functools
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ CHUNK_BYTES = 5 << 18  # of the samples that a branch runs for at a time; what i
 DTYPES = (torch.float32, torch.bfloat16)
 
 Weights = Sequence[Any]  # tensors; None for a bias that a layer does not have
+Samples = Union[slice, Tensor]  # of a batch: a range, or indices
 
 
 @functools.lru_cache(maxsize=None)
@@ -178,7 +179,7 @@ class AttentionBranch(NamedTuple):
         torch.bmm(attention.transpose(1, 2), inner, out=found[2])
         scores = torch.bmm(inner, parts[2].transpose(1, 2))
         scores = torch.ops.aten._softmax_backward_data(scores, attention, -1, scores.dtype)
-        sums.add(6, scores.view(-1, *weights[6].shape).sum(0, dtype=torch.float32))
+        sums.add(6, scores.view(-1, *weights[6].shape).sum(0))
         scores.mul_(self.scale)
         torch.bmm(scores, parts[1], out=found[0])
         torch.bmm(scores.transpose(1, 2), parts[0], out=found[1])
@@ -209,8 +210,8 @@ class Residual(torch.autograd.Function):
         ]
         out, saved = x.clone(), []
         for samples in chunks(x, kept):
-            y, needed = branch.run(x.index_select(0, samples), narrow)
-            out.index_add_(0, samples, y, alpha=scale)
+            y, needed = branch.run(taken(x, samples), narrow)
+            add(out, samples, y, scale)
             saved += needed if differentiable and not recompute else ()
         if differentiable:
             ctx.branch, ctx.scale, ctx.count = branch, scale, len(weights)
@@ -223,14 +224,15 @@ class Residual(torch.autograd.Function):
         """The gradients of `x` and the weights."""
         kept, x, *rest = ctx.saved_tensors
         weights, saved = rest[: ctx.count], rest[ctx.count :]
-        sums = Sums(ctx.needs_input_grad[4:])
-        out, parts = gradient.clone(memory_format=torch.contiguous_format), chunks(x, kept)
+        sums, gradient = Sums(ctx.needs_input_grad[4:]), gradient.contiguous()
+        out, parts = gradient.clone(), chunks(x, kept)
         each = len(saved) // max(len(parts), 1)
         for number, samples in enumerate(parts):
-            part = x.index_select(0, samples)
+            part = taken(x, samples)
             needed = saved[number * each : (number + 1) * each] or ctx.branch.run(part, weights, outputs=False)[1]
-            outer = gradient.index_select(0, samples).mul_(ctx.scale)
-            out.index_add_(0, samples, ctx.branch.back(outer, part, needed, weights, sums))
+            outer = taken(gradient, samples)
+            outer = outer if ctx.scale == 1 else outer * ctx.scale
+            add(out, samples, ctx.branch.back(outer, part, needed, weights, sums))
         return (None, None, None, out, *sums.results(weights))
 
 
@@ -262,11 +264,26 @@ class Plan(NamedTuple):
     recompute: bool
 
 
-def chunks(x: Tensor, kept: Tensor) -> List[Tensor]:
-    """The indices of the kept samples, those together that run together."""
-    indices = kept.nonzero().flatten()
+def chunks(x: Tensor, kept: Tensor) -> List[Samples]:
+    """The kept samples, those together that run together."""
     size = max(CHUNK_BYTES * len(x) // max(x.numel() * x.element_size(), 1), 1)
+    if kept.all():
+        return [slice(first, first + size) for first in range(0, len(x), size)]
+    indices = kept.nonzero().flatten()
     return list(indices.split(size)) if len(indices) else []
+
+
+def taken(x: Tensor, samples: Samples) -> Tensor:
+    """Some samples of a batch."""
+    return x[samples] if isinstance(samples, slice) else x.index_select(0, samples)
+
+
+def add(total: Tensor, samples: Samples, values: Tensor, scale: float = 1.0) -> None:
+    """Adds scale * values to some samples of a batch."""
+    if isinstance(samples, slice):
+        total[samples].add_(values, alpha=scale)
+    else:
+        total.index_add_(0, samples, values, alpha=scale)
 
 
 def residual(branch: Any, rate: float, recompute: bool, x: Tensor, weights: Weights) -> Tensor:
