@@ -13,7 +13,7 @@ Whoever watches the operations or the parts of a block (PopTorch's compiler, exp
 """
 
 import functools
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union, cast
 
 import torch
 from torch import Tensor, nn
@@ -208,7 +208,8 @@ class Residual(torch.autograd.Function):
             *(None if weight is None else weight.to(x.dtype) for weight in weights[2:6]),
             *weights[6:],
         ]
-        out, saved = x.clone(), []
+        out = x.clone()
+        saved: List[Tensor] = []
         for samples in chunks(x, kept):
             y, needed = branch.run(taken(x, samples), narrow)
             add(out, samples, y, scale)
@@ -323,9 +324,15 @@ class HostBlock(SwinTransformerBlock):
         if not self._runs_whole(x):
             return super().attend(x)
         attention = self.attn
-        branch = AttentionBranch(self.norm1.eps, attention.window, attention.shift, attention.heads, attention.scale)
-        weights = (*affine(self.norm1), *affine(attention.qkv), *affine(attention.proj))
-        weights = (*weights, attention.relative_bias(), attention.attn_mask)
+        branch = AttentionBranch(
+            cast(float, self.norm1.eps),
+            attention.window,
+            attention.shift,
+            attention.heads,
+            cast(float, attention.scale),
+        )
+        linear = (*affine(attention.qkv), *affine(attention.proj))
+        weights = (*affine(self.norm1), *linear, attention.relative_bias(), attention.attn_mask)
         return residual(branch, self._rate(), self.recompute, x, weights)
 
     def transform(self, x: Tensor) -> Tensor:
@@ -333,7 +340,7 @@ class HostBlock(SwinTransformerBlock):
         if not self._runs_whole(x):
             return super().transform(x)
         weights = (*affine(self.norm2), *affine(self.mlp.fc1), *affine(self.mlp.fc2))
-        return residual(MlpBranch(self.norm2.eps), self._rate(), self.recompute, x, weights)
+        return residual(MlpBranch(cast(float, self.norm2.eps)), self._rate(), self.recompute, x, weights)
 
     def _rate(self) -> float:
         return self.drop_path.rate if self.training else 0.0
@@ -344,12 +351,12 @@ class HostBlock(SwinTransformerBlock):
             x.device.type == "cpu"
             and x.dtype in DTYPES
             and not _len_torch_dispatch_stack()
-            and not torch.jit.is_tracing()
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined]
             and not any(is_observed(part) for part in self.modules() if part is not self)
         )
 
 
-def affine(module: nn.Module) -> Tuple[Tensor, Optional[Tensor]]:
+def affine(module: Any) -> Tuple[Tensor, Optional[Tensor]]:
     """Weight and bias of a module."""
     return module.weight, module.bias
 
@@ -369,4 +376,4 @@ class HostLayer(BasicLayer):
     ):
         super().__init__(layer, drop_path, merge, style, use_checkpoint=False)
         for block in self.blocks:
-            block.recompute = use_checkpoint
+            cast(HostBlock, block).recompute = use_checkpoint
