@@ -148,6 +148,9 @@ def _training(tree: CfgNode) -> None:
     tree.TRAIN.SKIP_NONFINITE = 0  # consecutive updates that may be skipped as not finite; hosts only
     tree.TRAIN.KEEP = 0  # checkpoints to keep in addition to last, previous and best
     tree.TRAIN.MAX_FRUITLESS_RESTARTS = 10  # starts without a new checkpoint before the run gives up; 0: any
+    tree.TRAIN.EARLY_STOPPING = 0  # epochs without a better top-1 accuracy after which the run ends; 0: it goes on
+    tree.TRAIN.EMA_DECAY = 0.0  # what is left of the averaged weights (EMA) after an update, such as 0.9999; 0: none
+    tree.TRAIN.EMA_WARMUP = False  # their decay grows from 0 with the updates, as 1 - update ** (-2 / 3)
     tree.TRAIN.LOSS_SCALING = 1.0
     tree.TRAIN.AUTO_LOSS_SCALING = False
     tree.TRAIN.CLASS_WEIGHTS = ""  # of the loss: one number a class, or balanced: in inverse proportion to its images
@@ -194,6 +197,7 @@ def _augmentation(tree: CfgNode) -> None:
 def _validation(tree: CfgNode) -> None:
     tree.TEST = CfgNode()
     tree.TEST.CROP = True  # resize to a larger size and crop the centre
+    tree.TEST.FLIP = False  # the mean of the logits of an image and of its mirror image, at twice the cost
     tree.TEST.BATCH_SIZE = 0  # micro-batch size for validation; 0: DATA.BATCH_SIZE
     tree.TEST.INTERVAL = 1  # epochs between validations
 

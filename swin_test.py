@@ -21,7 +21,7 @@ from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_NONFINITE, EXIT_PREEM
 from config import get_config
 from tests.backend import DEVICE, poptorch
 from tests.runs import ROOT, SMALL, assert_same_run, refused, run, train
-from training import checkpoint, loop
+from training import checkpoint, validation
 
 pytest_plugins = ["tests.digits"]
 
@@ -176,7 +176,7 @@ def test_epochs_are_validated_at_intervals_and_the_last_one_always(digits, tmp_p
 
 
 def test_best_checkpoint_is_of_the_first_epoch_with_the_best_accuracy(digits, tmp_path, monkeypatch):
-    evaluate, right = loop.evaluate_images, iter([5, 9, 7, 9])
+    evaluate, right = validation.evaluate_images, iter([5, 9, 7, 9])
 
     def planned(*args):
         outcomes, correct = evaluate(*args), next(right)
@@ -184,7 +184,7 @@ def test_best_checkpoint_is_of_the_first_epoch_with_the_best_accuracy(digits, tm
         predicted[:correct] = outcomes.labels[:correct, None]
         return outcomes._replace(predicted=predicted)
 
-    monkeypatch.setattr(loop, "evaluate_images", planned)
+    monkeypatch.setattr(validation, "evaluate_images", planned)
     last = train(digits, tmp_path)["progress"]
     best = checkpoint.load(tmp_path / "best.pth")["progress"]
     assert (best["epoch"], last["epoch"]) == (2, 4)
@@ -314,7 +314,7 @@ def test_data_set_that_grew_inside_an_epoch_is_refused_and_between_two_it_is_not
 
 
 def test_stop_during_validation_loses_no_update(digits, unbroken, tmp_path, monkeypatch):
-    evaluate, calls = loop.evaluate_images, []
+    evaluate, calls = validation.evaluate_images, []
 
     def interrupted(*args):
         calls.append(args)
@@ -322,7 +322,7 @@ def test_stop_during_validation_loses_no_update(digits, unbroken, tmp_path, monk
             raise Preempted("stopped")
         return evaluate(*args)
 
-    monkeypatch.setattr(loop, "evaluate_images", interrupted)
+    monkeypatch.setattr(validation, "evaluate_images", interrupted)
     with pytest.raises(Preempted):
         train(digits, tmp_path)
     assert checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == 10

@@ -75,6 +75,8 @@ BOUNDS = {
     "TRAIN.SKIP_NONFINITE": (0, 1 << 20),
     "TRAIN.KEEP": (0, 1 << 20),
     "TRAIN.MAX_FRUITLESS_RESTARTS": (0, 1 << 20),
+    "TRAIN.EARLY_STOPPING": (0, 1 << 24),
+    "TRAIN.EMA_DECAY": (0.0, 0.9999999999),
     "TRAIN.LOSS_SCALING": (1e-6, 2.0**30),
     "TRAIN.CLASS_WEIGHTS": (0.0, 1e6),
     "TRAIN.LOSS.TARGET_THRESHOLD": (0.0, 0.9999999),
@@ -253,6 +255,8 @@ def _check_training(config: CfgNode) -> None:
             f"TRAIN.CLIP_GRAD {train.CLIP_GRAD}: PopTorch's {train.OPTIMIZER.NAME} does not clip gradients: "
             f"add --opts TRAIN.CLIP_GRAD 0, or use one of {', '.join(CLIPPING)}"
         )
+    if train.EMA_WARMUP and not train.EMA_DECAY:
+        raise Refusal("TRAIN.EMA_WARMUP needs averaged weights: add --opts TRAIN.EMA_DECAY 0.9999, or leave it out")
     if config.DATA.BALANCED_SAMPLING and config.AUG.REPEATS > 1:
         raise Refusal("DATA.BALANCED_SAMPLING and AUG.REPEATS both repeat samples: use only one of them")
     if isinstance(train.FREEZE, int) and not 0 <= train.FREEZE <= layers:

@@ -58,6 +58,7 @@ class SwinClassifier(SwinTransformer):
             self.half()
         self._activations = torch.float16 if precision.startswith("16.") else torch.float32
         self._autocasts = precision == "mix"
+        self._flips = config.TEST.FLIP
         self.loss = ClassificationLoss(config, num_classes)
         for name, values in (("pixel_mean", config.DATA.MEAN), ("pixel_std", config.DATA.STD)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)  # float32, even in 16.16
@@ -82,11 +83,15 @@ class SwinClassifier(SwinTransformer):
 
         Returns:
             Logits (B, num_classes) in float32; with targets also the mean loss, marked for PopTorch to differentiate.
+            Without targets and with TEST.FLIP, the mean of the logits of the images and of their mirror images.
         """
+        images = self.normalised(images)
+        if targets is None and self._flips:
+            images = torch.cat([images, images.flip(-1)])  # the stages of a pipeline run once
         with self.autocast(images.device.type):
-            logits = super().forward(self.normalised(images)).float()
+            logits = super().forward(images).float()
         if targets is None:
-            return logits
+            return logits.view(2, -1, logits.shape[1]).mean(0) if self._flips else logits
         return logits, accelerator.poptorch().identity_loss(self.loss(logits, targets), "mean")
 
     def normalised(self, images: Tensor) -> Tensor:

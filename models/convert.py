@@ -33,6 +33,7 @@ def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         "--optimizer", action="store_true", help="with the optimizer's state as PopTorch has it (--to microsoft)"
     )
+    parser.add_argument("--use-ema", action="store_true", help="take the averaged weights (EMA) of IN")
     args = parser.parse(argv)
     if args.optimizer and args.to != "microsoft":
         raise Refusal(f"--optimizer: the format {args.to} has no place for its state: leave it out")
@@ -51,7 +52,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     from models import exporting
 
     with console_log(is_leader=True):
-        leaving = exporting.read(source, args.cfg, args.optimizer)
+        leaving = exporting.read(source, args.cfg, args.optimizer, args.use_ema)
         exporting.write(leaving, args.to, target)
     print(f"{target}: {len(leaving.weights)} tensors for {args.to}")
 

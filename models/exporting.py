@@ -40,13 +40,14 @@ class Leaving(NamedTuple):
     optimizer: Optional[Dict[str, Any]]
 
 
-def read(path: Path, cfg: Optional[str], optimizer: bool = False) -> Leaving:
+def read(path: Path, cfg: Optional[str], optimizer: bool = False, averaged: bool = False) -> Leaving:
     """The model of a file.
 
     Args:
         path: anything that `models.pretrained` reads.
         cfg: its configuration; None: the one in the file.
         optimizer: whether to export the optimizer's state, too.
+        averaged: whether to take the averaged weights (EMA).
 
     Raises:
         Refusal: for weights that cannot be used, and if the configuration or the optimizer's state is missing.
@@ -58,13 +59,15 @@ def read(path: Path, cfg: Optional[str], optimizer: bool = False) -> Leaving:
     if optimizer and state is None:
         raise Refusal(f"--optimizer: {path} has no state of an optimizer that is known here: leave it out", EXIT_DATA)
     config = _without_run(get_config(cfg, saved=text if cfg is None else None))
-    entries = read_weights(path, Wanted.of(config)).entries
+    wanted = Wanted.of(config)._replace(averaged=averaged)
+    entries = read_weights(path, wanted).entries
     head = entries.get("head.weight")
     full = config.clone()
     full.defrost()
     full.MODEL.PRECISION = "32.32"  # exact for weights in half precision, too
+    full.TEST.FLIP = False  # other programs get the model for one image
     model = MODELS[config.MODEL.TYPE](full, len(head) if isinstance(head, Tensor) else 0).eval()
-    load_pretrained(model, path, new_head=False, wanted=Wanted.of(config))
+    load_pretrained(model, path, new_head=False, wanted=wanted)
     return Leaving(config, classes, model, _in_precision(model, entries), state if optimizer else None)
 
 

@@ -59,7 +59,7 @@ def _flat(state):
         else:
             yield path, value
 
-    parts = {key: state[key] for key in ("model", "optimizer", "rng_states", "progress")}
+    parts = {key: state[key] for key in ("model", "optimizer", "rng_states", "progress", "ema") if key in state}
     return {path: value for path, value in walk(parts, "") if not path.endswith(MEASURED)}
 
 

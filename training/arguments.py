@@ -92,6 +92,9 @@ KEY_FLAGS = (
 )
 
 
+OF_THE_RUN = (("OUTPUT", ""), ("TAG", ""), ("MODEL.PRETRAINED_EMA", False))  # what a checkpoint's weights began with
+
+
 def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line of train_swin.py."""
     parser = _common_parser("train", "Trains or fine-tunes a Swin Transformer.")
@@ -220,10 +223,10 @@ def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:
 def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes: int = 0) -> CfgNode:
     """The frozen configuration that a command line asks for, on top of a checkpoint's if `saved` holds one.
 
-    The output folder of the run that saved a checkpoint does not come with it. Generated images stand for those of the
+    What only concerned the run that saved a checkpoint does not come with it. Generated images stand for those of the
     configured data set, so they have as many classes: `classes` where the checkpoint knows how many those are.
     """
-    given = overrides(args) if saved is None else [("OUTPUT", ""), ("TAG", ""), *overrides(args)]
+    given = overrides(args) if saved is None else [*OF_THE_RUN, *overrides(args)]
     config = configuration.get_config(args.cfg, args.opts, given, saved)
     if getattr(args, "DATA.CACHE_MODE", None) is not None and not config.DATA.ZIP_MODE:
         raise Refusal("--cache-mode applies to zip files only: add --zip, or leave it out")

@@ -23,6 +23,7 @@ from optimizer import build_optimizer
 from options import inference_options, training_options
 from planning.placement import ipus_of, pipeline_stages
 from training import checkpoint, host_pipeline, processes
+from training.averaging import WeightAverage, start_average
 from training.compiling import compile_program
 from training.progress import Progress, check_same_data, check_same_run
 
@@ -35,6 +36,7 @@ class Run(NamedTuple):
     folder: Optional[Path]  # None: nothing is written
     classes: List[str]
     model: SwinClassifier
+    average: Optional[WeightAverage]  # of the model's weights
     trainer: Any  # poptorch.trainingModel of the model, or what trains a stage of it: see host_pipeline
     validator: Any  # poptorch.inferenceModel of the same model
     optimizer: Any
@@ -100,6 +102,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     freeze(model, config.TRAIN.FREEZE)
     if config.TRAIN.CLASS_WEIGHTS:
         model.loss.weigh(class_weights(config.TRAIN.CLASS_WEIGHTS, train_data, classes))
+    average = start_average(config, model, state)
     optimizer = build_optimizer(config, model, launch)
     schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
     if state:
@@ -124,6 +127,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
         folder,
         train_data.classes,
         model,
+        average,
         trainer,
         validator,
         optimizer,

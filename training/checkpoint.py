@@ -158,6 +158,20 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink(missing_ok=True)  # another run that is starting may delete its probe
 
 
+def weights_of(state: Mapping[str, Any], averaged: bool, path: Path) -> Mapping[str, torch.Tensor]:
+    """The weights of a checkpoint, or their average over the training.
+
+    Raises:
+        Refusal: if there is no average.
+    """
+    if averaged and "ema" not in state:
+        raise Refusal(
+            f"checkpoint {path} has no averaged weights (EMA): leave MODEL.PRETRAINED_EMA and --use-ema out",
+            EXIT_CHECKPOINT,
+        )
+    return state["ema" if averaged else "model"]
+
+
 def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """Loads a checkpoint's weights into a model of the same architecture.
 

@@ -104,7 +104,7 @@ def build_validator(
     """
     model = build_pipeline(config, classes, training=False)
     if state:
-        checkpoint.load_weights(model, state["model"], path)
+        checkpoint.load_weights(model, checkpoint.weights_of(state, config.MODEL.PRETRAINED_EMA, path), path)
     else:
         load_pretrained(model, path, new_head=False, wanted=Wanted.of(config))
     model.eval()

@@ -5,7 +5,7 @@
 import dataclasses
 import datetime
 import math
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping
 
 import torch
 from yacs.config import CfgNode
@@ -19,19 +19,19 @@ from dataset.workers import batches, deaths_unannounced
 from lr_scheduler import learning_rate
 from options import device_generates_data
 from training import output_folder, processes
+from training.averaging import is_due
 from training.building import Run, build_run, find_state, random_device
 from training.compiling import errors_refused
 from training.diagnosis import explain
-from training.evaluation import compile_validator, evaluate_images
 from training.loader_wait import LoaderWait, report_wait
-from training.outcomes import Outcomes
 from training.pace import Pace, epoch_bar
 from training.processes import ending_together
-from training.progress import Progress
+from training.progress import AVERAGED, Progress
 from training.reporting import Reporter
 from training.saving import Saver
 from training.status import recorded
 from training.trackers import Tracker, open_tracker
+from training.validation import accuracy_columns, validate_epoch
 from utils import Throughput
 
 
@@ -57,6 +57,7 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest, origins: Mapping[s
                 kept_in = folder if launch.is_leader else None
                 with Saver(kept_in, status, config.TRAIN.KEEP, reporter.write).running() as saver:
                     fit(run, progress, stop, track, reporter, saver)
+                status.cause = progress.stopped_early(config.TRAIN.EARLY_STOPPING)
 
 
 def fit(run: Run, progress: Progress, stop: StopRequest, track: Tracker, reporter: Reporter, saver: Saver) -> None:
@@ -75,23 +76,26 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Tracker, reporte
             "loss": progress.mean_loss(),
             "throughput": round(pace.throughput, 1),
         }
-        outcomes = validate_epoch(run, progress)
-        accuracy = None if outcomes is None else outcomes.accuracy()
-        row.update(top1=accuracy and round(accuracy.top1, 4))
-        row.update(top5=None if accuracy is None or accuracy.top5 is None else round(accuracy.top5, 4))
+        results = validate_epoch(run, progress)
+        row.update(accuracy_columns(run, results))
         row.update(pace.columns())
         with stop.deferred():
-            best = progress.best_top1 if accuracy is None else max(accuracy.top1, progress.best_top1)
+            decisive = results.get(AVERAGED, results.get(""))
+            best = progress.best_top1 if decisive is None else max(decisive.accuracy().top1, progress.best_top1)
             is_best = best > progress.best_top1
             progress.end_epoch(row, best)
-            reporter.note(run, progress.epoch, outcomes)
+            reporter.note(run, progress.epoch, results.get(""))
             save(run, progress, saver, is_best)
-        track(run, row, outcomes)
+        track(run, row, results.get(""))
         stop_if_asked(run, progress, stop, saver)
     saver.finish()
     processes.share(None, run.launch)
+    early = progress.stopped_early(run.config.TRAIN.EARLY_STOPPING)
+    if early:
+        logger.info("%s", early)
     if progress.step == 0:
-        logger.info("best top-1: %.2f %%", progress.best_top1)
+        whose = "" if run.average is None else " of averaged weights"
+        logger.info("best top-1%s: %.2f %%", whose, progress.best_top1)
 
 
 def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> None:
@@ -126,6 +130,7 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
             loss = train_step(run, progress, images, targets, stop)
             norms.append(accelerator.gradient_norm(run.trainer))
             progress.advance(updates, loss)
+            average_weights(run, progress)
             interval.add(samples)
             whole.add(samples)
             bar.set_postfix(loss=f"{loss:.4f}", lr=f"{learning_rate(run.optimizer):.3g}", refresh=False)
@@ -216,19 +221,12 @@ def report(run: Run, progress: Progress, loss: float, rate: float, wait: float) 
     )
 
 
-def validate_epoch(run: Run, progress: Progress) -> Optional[Outcomes]:
-    """Validates every TEST.INTERVAL epochs and after the last one; the two programs take turns on the device."""
-    epoch = progress.epoch + 1
-    if epoch % run.config.TEST.INTERVAL and epoch < run.config.TRAIN.EPOCHS:
-        return None
-    run.trainer.detachFromDevice()
-    run.model.eval()
-    compile_validator(run.config, run.validator, run.model.num_classes)
-    outcomes = evaluate_images(run.validator, run.validation_loader, run.validation_images, run.launch)
-    run.validator.detachFromDevice()
-    run.trainer.attachToDevice()
-    logger.info("epoch: %d/%d validation: %s", epoch, run.config.TRAIN.EPOCHS, outcomes.accuracy())
-    return outcomes
+def average_weights(run: Run, progress: Progress) -> None:
+    """Adds the new weights to the run's average, if it has one and they are due."""
+    if run.average is not None and is_due(run.config, progress, run.updates_per_epoch):
+        with deaths_unannounced():
+            run.trainer.copyWeightsToHost()
+        run.average.add(run.model, progress.update)
 
 
 def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
@@ -242,8 +240,10 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
         rng_states = processes.gather(run.trainer.rng_state, run.launch)
         if run.folder is None or not run.launch.is_leader:
             return
+        average = run.average
         saver.start(
             {
+                **({} if average is None else {"ema": average.weights, "ema_update": average.update}),
                 "model": dict(run.model.state_dict()),
                 "optimizer": run.optimizer.state_dict(),
                 "rng_states": rng_states,
@@ -258,6 +258,7 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
 
 
 def is_finished(config: CfgNode, progress: Progress) -> bool:
-    """Whether all epochs, or TRAIN.TRAINING_STEPS updates, are done."""
+    """Whether all epochs, or TRAIN.TRAINING_STEPS updates, are done, or the accuracy does not rise any more."""
     steps = config.TRAIN.TRAINING_STEPS
-    return progress.epoch >= config.TRAIN.EPOCHS or 0 < steps <= progress.update
+    at_end = progress.epoch >= config.TRAIN.EPOCHS or 0 < steps <= progress.update
+    return at_end or bool(progress.stopped_early(config.TRAIN.EARLY_STOPPING))

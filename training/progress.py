@@ -12,6 +12,8 @@ from common.errors import EXIT_CHECKPOINT, Refusal
 from common.logs import logger
 from config import defaults, parse
 
+AVERAGED = "ema_"  # prefix of the columns of averaged weights
+
 
 @dataclasses.dataclass
 class Progress:
@@ -42,6 +44,23 @@ class Progress:
     def mean_loss(self) -> float:
         """Over the updates of the current epoch that were not left out."""
         return self.loss_sum / max(self.step - self.skipped_in_epoch, 1)
+
+    def stopped_early(self, patience: int) -> str:
+        """Why the run ends after an epoch without a better accuracy than `patience` epochs before; '' if it goes on.
+
+        That is the top-1 accuracy, of the averaged weights where there are some. The last epoch has been validated.
+
+        Args:
+            patience: TRAIN.EARLY_STOPPING; 0: any number of epochs.
+        """
+        scores = [row.get(f"{AVERAGED}top1", row.get("top1")) for row in self.epochs]
+        if not patience or not scores or scores[-1] is None:
+            return ""
+        best = max(score for score in scores if score is not None)
+        waited = len(scores) - 1 - scores.index(best)
+        if waited < patience:
+            return ""
+        return f"stopped early: no better top-1 than {best:.2f} % for {waited} epochs (TRAIN.EARLY_STOPPING {patience})"
 
     def end_epoch(self, row: Dict[str, Any], best_top1: float) -> None:
         """Ends the current epoch with its row of metrics and the best accuracy so far."""
@@ -90,6 +109,7 @@ FREE = (
     "MODEL.RESUME",
     "MODEL.PRETRAINED",
     "TRAIN.TRAINING_STEPS",
+    "TRAIN.EARLY_STOPPING",
     "TRAIN.CHECKPOINT_STEPS",
     "TRAIN.AUTO_RESUME",
     "TRAIN.KEEP",

@@ -13,6 +13,7 @@ from common.archive import first_non_finite
 from common.errors import EXIT_NONFINITE, Refusal
 from common.logs import logger
 from training import checkpoint, output_folder
+from training.schema import FINITE
 from training.status import Status
 
 
@@ -86,7 +87,7 @@ class Saver:
 
     def _save(self, folder: Path, state: Dict[str, Any], is_best: bool) -> None:
         update, epochs = state["progress"]["update"], state["progress"]["epochs"]
-        broken = first_non_finite({name: state[name] for name in ("model", "optimizer")})
+        broken = first_non_finite({name: state[name] for name in FINITE if name in state})
         if broken is not None:
             raise Refusal(
                 f"{broken} is not finite after update {update}; the checkpoints are unchanged", EXIT_NONFINITE

@@ -16,7 +16,9 @@ from common.archive import DamagedFile, first_non_finite
 from common.errors import Refusal
 from config import parse
 
-FORMAT = 2  # 1: without a digest, counts of updates left out and the device of random states
+FORMAT = 3  # 1: without a digest, counts of updates left out and the device of random states; 2: averaged weights
+NEVER = FORMAT + 1  # of a field that may be missing
+FINITE = ("model", "optimizer", "ema")  # fields whose numbers are all finite
 MAX_TEXT = 1 << 20
 MAX_COUNT = 1 << 40  # of updates, images and the like
 MAX_PROCESSES = 1 << 16
@@ -59,10 +61,11 @@ def verified(state: Any, sealed: bool) -> Dict[str, Any]:
         raise DamagedFile("its digest is missing: it was changed or cut off after it was written")
     try:
         _check_fields(state, FIELDS, version)
+        _check_average(state)
         _check_progress(state["progress"], version)
     except Wrong as error:
         raise DamagedFile(f"its field {error}") from error
-    broken = first_non_finite({name: state[name] for name in ("model", "optimizer")})
+    broken = first_non_finite({name: state[name] for name in FINITE if name in state})
     if broken is not None:
         raise DamagedFile(f"its {broken} is not finite")
     return state
@@ -189,6 +192,13 @@ def _fields(value: Any) -> None:
     _require(type(value) is dict, f"holds {_shown(value)}, not fields with names")
 
 
+def _check_average(state: Dict[str, Any]) -> None:
+    """The averages are those of the weights."""
+    _require(("ema" in state) == ("ema_update" in state), "ema goes with ema_update")
+    shapes = [{name: tensor.shape for name, tensor in state[key].items()} for key in ("ema", "model") if key in state]
+    _require(shapes[0] == shapes[-1], "ema has other names or shapes than model")
+
+
 def _check_progress(value: Dict[str, Any], version: int) -> None:
     try:
         _check_fields(value, PROGRESS, version)
@@ -216,6 +226,8 @@ FIELDS = {
     "format": Field(_whole(1, FORMAT)),
     "model": Field(_tensors),
     "optimizer": Field(_optimizer),
+    "ema": Field(_tensors, since=3, needed=NEVER),  # the averaged weights, and up to which update
+    "ema_update": Field(_whole(0, MAX_COUNT), since=3, needed=NEVER),
     "rng_states": Field(_list_of(_random_state, 1, MAX_PROCESSES)),
     "rng_device": Field(_text, since=2, needed=2),
     "progress": Field(_fields),

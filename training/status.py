@@ -46,12 +46,14 @@ class Status:
 
     Attributes:
         progress: of the run.
+        cause: why a run ended before its last epoch, without being stopped.
     """
 
     def __init__(self, folder: Optional[Path], config: CfgNode) -> None:
         self._folder = folder
         self._before = _read(folder / NAME) if folder else {}
         self.progress = Progress(update=self._before.get("last_update", 0))
+        self.cause = ""
         self._limit = config.TRAIN.MAX_FRUITLESS_RESTARTS
         self._begun = False
         self._fields: Dict[str, Any] = {
@@ -114,7 +116,7 @@ class Status:
         """The run ended; one that had nothing left to do keeps the existing file."""
         if code == EXIT_OK and not self._begun and self._before.get("state") == "done":
             return
-        self._fields.update(state="done" if code == EXIT_OK else "stopped", exit_code=code, cause=cause)
+        self._fields.update(state="done" if code == EXIT_OK else "stopped", exit_code=code, cause=cause or self.cause)
         self.write()
 
 

@@ -134,6 +134,15 @@ def test_without_targets_logits_come_alone():
     assert model(images()).shape == (2, 5)
 
 
+def test_flipped_images_count_as_much_as_the_images_without_targets():
+    model = built("TEST.FLIP", True)
+    with Recorder() as recorder:
+        logits = model(images())
+    alone = [model(part, torch.tensor([0, 1]))[0] for part in (images(), images().flip(-1))]
+    torch.testing.assert_close(logits, (alone[0] + alone[1]) / 2)
+    assert not torch.allclose(logits, alone[0]) and not recorder.refused
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_of_class_indices_is_cross_entropy_with_label_smoothing(smoothing):
     labels = torch.tensor([3, 1])

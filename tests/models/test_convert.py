@@ -63,6 +63,16 @@ def small(kind: str) -> Dict[str, Any]:
     return dict(DEPTHS=[2], NUM_HEADS=[2], **({"PRETRAINED_WINDOW_SIZES": [0]} if kind == "swinv2" else {}))
 
 
+def test_averaged_weights_are_converted_on_request(tmp_path):
+    path = made(tmp_path, "swin")
+    contents = torch.load(path, weights_only=True)
+    contents["ema"] = {name: torch.zeros_like(tensor) for name, tensor in contents["model"].items()}
+    torch.save(contents, path)
+    convert.main([str(path), str(tmp_path / "out.pth"), "--to", "microsoft", "--use-ema"])
+    assert not torch.load(tmp_path / "out.pth", weights_only=True)["model"]["head.bias"].any()
+    assert exporting.read(path, None).weights["head.bias"].any()
+
+
 def images(*size: int) -> torch.Tensor:
     torch.manual_seed(1)
     return torch.randn(3, 3, *(size or (32, 32)))

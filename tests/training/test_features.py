@@ -4,11 +4,9 @@
 
 import pytest
 
-from tests.data_sets import write_folders
-from tests.generated_runs import train
+from tests.generated_runs import pictures, train
 from tests.runs import assert_same_run
 
-PICTURES = ["DATA.DATASET", "imagenet", "MODEL.NUM_CLASSES", "0", "AUG.MIXUP", "0.2", "DATA.DATA_PATH"]
 FEATURES = {
     "adam": ["TRAIN.OPTIMIZER.NAME", "adam"],
     "lamb": ["TRAIN.OPTIMIZER.NAME", "lamb", "TRAIN.CLIP_GRAD", "0"],
@@ -27,8 +25,7 @@ def test_resumed_run_is_the_unbroken_one_to_the_bit(opts, tmp_path):
 
 @pytest.mark.parametrize("opts", [["DATA.BALANCED_SAMPLING", "True"], ["AUG.REPEATS", "3"]])
 def test_run_that_draws_samples_again_is_exact_on_resume(opts, tmp_path):
-    data = write_folders(tmp_path / "data", {"train": {"a": 20, "b": 4}, "validation": {"a": 2, "b": 2}}, (16, 16))
-    opts = [*PICTURES, str(data), *opts]
+    opts = [*pictures(tmp_path / "data", a=20, b=4), *opts]
     unbroken, plain = train(tmp_path / "unbroken", 4, *opts), train(tmp_path / "plain", 4, *opts[:-2])
     train(tmp_path / "resumed", 2, *opts)
     assert_same_run(unbroken, train(tmp_path / "resumed", 4, *opts))

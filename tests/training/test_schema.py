@@ -10,6 +10,7 @@ from tests.training.test_checkpoint import state
 from training import checkpoint, schema
 
 GOOD = dict(state(4), format=schema.FORMAT)
+AVERAGED = {"ema": GOOD["model"], "ema_update": 4}
 
 
 def changed(field, **values):
@@ -17,8 +18,9 @@ def changed(field, **values):
 
 
 def test_every_field_that_is_saved_is_described():
-    assert set(GOOD) == set(schema.FIELDS)
+    assert set(GOOD) | set(AVERAGED) == set(schema.FIELDS)
     assert schema.verified(GOOD, sealed=True) is GOOD
+    schema.verified({**GOOD, **AVERAGED}, sealed=True)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_every_field_that_is_saved_is_described():
         (changed("progress", step=5), "counts 5 updates of 4"),
         (changed("progress", best_top1=float("nan")), "best_top1 is nan"),
         (changed("progress", epochs=[{"loss": "x"}]), "a line without numbers"),
-        (changed("progress", color="red"), "progress 'color' is unknown to format 2"),
+        (changed("progress", color="red"), "progress 'color' is unknown to format 3"),
         ({"config": ""}, "config does not hold a configuration"),
         ({"config": "SEED: !!python/name:os.system"}, "config does not hold a configuration"),
         ({"config": "A: &a [1]\nB: [*a, *a]"}, "aliases are not supported"),
@@ -49,9 +51,13 @@ def test_every_field_that_is_saved_is_described():
         ({"classes": [1]}, "classes is 1, not a text"),
         ({"rng_device": 1}, "rng_device is 1, not a text"),
         ({"training_images": 0}, "training_images is 0"),
-        ({"later": 1}, "'later' is unknown to format 2"),
-        ({"later": 1, "format": 3}, "its format is 3, this program reads 1 to 2 and does not know its fields 'later'"),
+        ({"later": 1}, "'later' is unknown to format 3"),
+        ({"later": 1, "format": 4}, "its format is 4, this program reads 1 to 3 and does not know its fields 'later'"),
         ({"format": "two"}, "its format is 'two'"),
+        ({"ema": {"a": torch.zeros(1)}, "ema_update": 1}, "ema has other names or shapes than model"),
+        ({"ema": GOOD["model"]}, "ema goes with ema_update"),
+        ({**AVERAGED, "format": 2}, "'ema' is unknown to format 2"),
+        ({**AVERAGED, "ema": {k: v / 0 for k, v in GOOD["model"].items()}}, "ema.head.weight is not finite"),
         ({"model": {"a": torch.tensor([float("inf")])}}, "model.a is not finite"),
     ],
 )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Exponential moving average of the weights (EMA), kept on the host: TRAIN.EMA_DECAY.
+
+Hosts average after every call of the training program. An IPU would have to send its weights back each time: there
+they are averaged when they come anyway, at the end of epochs and every TRAIN.CHECKPOINT_STEPS updates, as if they had
+had that value since the last time.
+"""
+
+import contextlib
+from typing import Any, Dict, Iterator, Mapping, Optional
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+import accelerator
+from common.logs import logger
+from training.progress import Progress
+
+WARMUP_POWER = 2 / 3  # of timm's ModelEmaV3, for runs of a million updates or more
+
+
+class WeightAverage:
+    """The average of a model's weights, by the rule of timm's ModelEmaV3.
+
+    Args:
+        model: its weights are where the average begins, in float32 whatever their type.
+        decay: what is left of the average after an update.
+        warmup: whether the decay grows from 0 with the updates.
+
+    Attributes:
+        weights: the averages by name, and the other entries of the model's state dict as they are.
+        update: the number of updates that are averaged.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, warmup: bool) -> None:
+        self._decay, self._warmup = decay, warmup
+        self.weights = {name: _single(value).clone() for name, value in model.state_dict().items()}
+        self.update = 0
+
+    def restore(self, weights: Mapping[str, Tensor], update: int) -> None:
+        """Goes on from the attributes of an earlier run."""
+        for name, value in self.weights.items():
+            value.copy_(weights[name])
+        self.update = update
+
+    def decay_of(self, update: int) -> float:
+        """What is left of the average at an update, from 1: nothing at the first one."""
+        if update <= 1:
+            return 0.0
+        return min(1 - update**-WARMUP_POWER, self._decay) if self._warmup else self._decay
+
+    def add(self, model: nn.Module, update: int) -> None:
+        """Averages the weights of the model after an update, which stand for those since the last call."""
+        left = 1.0
+        for number in range(self.update + 1, update + 1):
+            left *= self.decay_of(number)
+        self.update = update
+        with torch.no_grad():
+            for name, value in model.state_dict().items():
+                if value.is_floating_point():
+                    self.weights[name].lerp_(_single(value), 1 - left)
+
+    @contextlib.contextmanager
+    def installed(self, model: nn.Module) -> Iterator[None]:
+        """The model has the averaged weights inside the context, and its own again after it."""
+        own = {name: value.clone() for name, value in model.state_dict().items()}
+        _copy(self.weights, model)
+        try:
+            yield
+        finally:
+            _copy(own, model)
+
+
+def start_average(config: CfgNode, model: nn.Module, state: Optional[Dict[str, Any]]) -> Optional[WeightAverage]:
+    """The average of a run, from its checkpoint if that has one; None without TRAIN.EMA_DECAY."""
+    train = config.TRAIN
+    if not train.EMA_DECAY:
+        return None
+    average = WeightAverage(model, train.EMA_DECAY, train.EMA_WARMUP)
+    if state and "ema" in state:
+        average.restore(state["ema"], state["ema_update"])
+    elif state:
+        average.update = state["progress"]["update"]
+        logger.warning("the checkpoint has no averaged weights (EMA): they begin with its weights")
+    often = "every update" if train.CHECKPOINT_STEPS == 1 else f"every {train.CHECKPOINT_STEPS} updates and epoch"
+    when = f"{often if train.CHECKPOINT_STEPS else 'every epoch'}, when an IPU copies its weights"
+    logger.info(
+        "weights are averaged (EMA) on the host after %s; the best checkpoint is that of the best averaged weights",
+        when if accelerator.is_ipu() else "every update",
+    )
+    return average
+
+
+def is_due(config: CfgNode, progress: Progress, updates_per_epoch: int) -> bool:
+    """Whether the weights after the updates so far are averaged."""
+    if not accelerator.is_ipu():
+        return True
+    steps = config.TRAIN.CHECKPOINT_STEPS
+    return progress.step == updates_per_epoch or (steps > 0 and progress.update % steps < config.IPU.DEVICE_ITERATIONS)
+
+
+@torch.no_grad()
+def _copy(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    for name, value in model.state_dict().items():
+        value.copy_(weights[name])
+
+
+def _single(value: Tensor) -> Tensor:
+    """A tensor in float32 if it is floating-point."""
+    return value.detach().float() if value.is_floating_point() else value.detach()

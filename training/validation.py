@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Validation between the epochs of a training run, of its weights and of their average."""
+
+from typing import Dict, Optional
+
+from common.logs import logger
+from training.building import Run
+from training.evaluation import compile_validator, evaluate_images
+from training.outcomes import Outcomes
+from training.progress import AVERAGED, Progress
+
+
+def validate_epoch(run: Run, progress: Progress) -> Dict[str, Outcomes]:
+    """Validates every TEST.INTERVAL epochs and after the last one; the two programs take turns on the device.
+
+    Returns:
+        The outcomes of the weights by "", and those of the averaged weights, where there are some, by AVERAGED; nothing
+        in an epoch without validation.
+    """
+    epoch, epochs = progress.epoch + 1, run.config.TRAIN.EPOCHS
+    if epoch % run.config.TEST.INTERVAL and epoch < epochs:
+        return {}
+    run.trainer.detachFromDevice()
+    run.model.eval()
+    compile_validator(run.config, run.validator, run.model.num_classes)
+    results = {"": _evaluate(run)}
+    if run.average is not None:
+        with run.average.installed(run.model):
+            run.validator.copyWeightsToDevice()
+            results[AVERAGED] = _evaluate(run)
+    run.validator.detachFromDevice()
+    run.trainer.attachToDevice()
+    for prefix, outcomes in results.items():
+        whose = " of averaged weights" if prefix else ""
+        logger.info("epoch: %d/%d validation%s: %s", epoch, epochs, whose, outcomes.accuracy())
+    return results
+
+
+def accuracy_columns(run: Run, results: Dict[str, Outcomes]) -> Dict[str, Optional[float]]:
+    """The columns of metrics.csv for the results of `validate_epoch`; empty ones in an epoch without validation."""
+    columns: Dict[str, Optional[float]] = {}
+    for prefix in [""] if run.average is None else ["", AVERAGED]:
+        accuracy = results[prefix].accuracy() if prefix in results else None
+        top1, top5 = (None, None) if accuracy is None else (accuracy.top1, accuracy.top5)
+        columns[f"{prefix}top1"] = None if top1 is None else round(top1, 4)
+        columns[f"{prefix}top5"] = None if top5 is None else round(top5, 4)
+    return columns
+
+
+def _evaluate(run: Run) -> Outcomes:
+    """The outcomes of the weights that the validation program has."""
+    return evaluate_images(run.validator, run.validation_loader, run.validation_images, run.launch)
