@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from common import files
 from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
 from dataset import decode
 from dataset.build_ipu import build_dataset
@@ -271,7 +272,7 @@ class TestReading:
             decode.read_file(str(tmp_path / "pipe.jpg"))
 
     def test_vanished_file_is_bad_at_once(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(decode.time, "sleep", lambda _: pytest.fail("a missing file is not tried again"))
+        monkeypatch.setattr(files.time, "sleep", lambda _: pytest.fail("a missing file is not tried again"))
         with pytest.raises(BadImage, match="No such file"):
             decode.read_file(str(tmp_path / "gone.jpg"))
 
@@ -292,8 +293,8 @@ class TestReading:
                 raise OSError(errno.EIO, "Input/output error")
             return b"data"
 
-        monkeypatch.setattr(decode, "read_regular", flaky)
-        monkeypatch.setattr(decode.time, "sleep", waits.append)
+        monkeypatch.setattr(files, "_read_once", flaky)
+        monkeypatch.setattr(files.time, "sleep", waits.append)
         if readable:
             assert decode.read_file("x") == b"data"
         else:

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 import accelerator
+from common import files
 from common.errors import EXIT_DATA, EXIT_RESOURCE, EXIT_USAGE, Refusal
-from dataset import decode, pack
+from dataset import pack
 from dataset.build_ipu import build_dataset
 from dataset.decode import BadImage
 from dataset.image_folder import open_split
@@ -377,7 +378,7 @@ class TestDamage:
             return pread(*arguments)
 
         monkeypatch.setattr(os, "pread", flaky)
-        monkeypatch.setattr(decode.time, "sleep", lambda _: None)
+        monkeypatch.setattr(files.time, "sleep", lambda _: None)
         assert images.read(0) == expected
         failures += [5, 5, 5]
         with pytest.raises(BadImage, match="Input/output"):
