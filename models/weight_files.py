@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -27,6 +28,7 @@ from utils import one_line, reason
 ZIP_START, OLD_START = b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 OLD_HEADERS = 3  # pickles before that of the contents: a magic number, a version, sizes of types
 IN_FOLDER = "model.safetensors"  # the file of weights in a folder for Hugging Face or timm
+NUMBERED = re.compile(r"_\d+$")  # a constant of an ONNX exporter
 ONNX_VERSION, ONNX_NEXT = (
     0x08,
     b"\x12\x1a\x22\x28\x32\x3a\x42",
@@ -203,7 +205,10 @@ def _begins_onnx(start: bytes) -> bool:
 
 
 def _onnx(stream: BinaryIO) -> Contents:
-    """The initializers of an ONNX graph; tensors in other files are refused."""
+    """The named initializers of an ONNX graph, without the constants that its exporter numbers.
+
+    Tensors in other files are refused.
+    """
     if importlib.util.find_spec("onnx") is None:
         raise BadFile("it is an ONNX file, for which onnx is needed: pip install onnx")
     import onnx  # optional
@@ -213,7 +218,11 @@ def _onnx(stream: BinaryIO) -> Contents:
         raise BadFile("it is larger than ONNX files can be")
     try:
         model = onnx.load_model_from_string(stream.read())
-        stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        stored = {
+            tensor.name: tensor
+            for tensor in model.graph.initializer
+            if "." in tensor.name or not NUMBERED.search(tensor.name)
+        }
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in stored.values()):
             raise BadFile("its weights are in another file: save it with external_data=False")
         weights = {name: torch.from_numpy(onnx.numpy_helper.to_array(part).copy()) for name, part in stored.items()}

@@ -248,10 +248,13 @@ def test_damaged_onnx_is_refused(tmp_path):
         assert not (tmp_path / "back").exists()
 
 
-@pytest.mark.parametrize("target", ["microsoft", "timm", "huggingface", "safetensors"])
+@pytest.mark.parametrize("target", ["microsoft", "timm", "huggingface", "safetensors", "onnx"])
 @pytest.mark.parametrize("kind", TYPES)
 def test_predict_and_pretrained_take_every_format_whatever_its_name(kind, target, tmp_path, capsys):
-    source, there, cfg = made(tmp_path, kind), tmp_path / "x.tmp", tmp_path / "tiny.yaml"
+    if target == "onnx":
+        foreign("onnx"), foreign("onnxscript")
+    changes = small(kind) if target == "onnx" else {}
+    source, there, cfg = made(tmp_path, kind, **changes), tmp_path / "x.tmp", tmp_path / "tiny.yaml"
     convert.main([str(source), str(there), "--to", target])
     model = MODELS[kind](get_config(str(cfg)), 7)
     report = load_pretrained(model, there)
