@@ -113,14 +113,6 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     else:
         trainer = host_pipeline.build_trainer(config, model, options, optimizer, launch)
     validator = poptorch.inferenceModel(model, validation_options)
-    _log_device_and_model(config, launch, model, classes)
-    logger.info(
-        "data: %d training images, %d validation images; global batch %d, %d updates an epoch",
-        len(train_data),
-        len(validation_data),
-        launch.global_batch(config),
-        updates_per_epoch,
-    )
     run = Run(
         config,
         launch,
@@ -139,22 +131,30 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
         updates_per_epoch,
         validation_data,
     )
+    _log_run(run, classes)
     compile_program(trainer, "training", example_batch(config, options, classes, training=True))
     if state:
         _restore_randomness(run, state)
     return run
 
 
-def _log_device_and_model(config: CfgNode, launch: Launch, model: SwinClassifier, classes: int) -> None:
-    """Logs what the run computes and where."""
-    parameters, macs = sum(unit.parameters for unit in model.units), sum(unit.macs for unit in model.units)
-    logger.info("device: %s; processes: %d", accelerator.description(), launch.processes)
+def _log_run(run: Run, classes: int) -> None:
+    """Logs what the run computes, where, and on which data."""
+    units = run.model.units
+    logger.info("device: %s; processes: %d", accelerator.description(), run.launch.processes)
     logger.info(
         "model: %s, %.1f million parameters, %.2f GMACs an image, %d classes",
-        config.MODEL.NAME,
-        parameters / 1e6,
-        macs / 1e9,
+        run.config.MODEL.NAME,
+        sum(unit.parameters for unit in units) / 1e6,
+        sum(unit.macs for unit in units) / 1e9,
         classes,
+    )
+    logger.info(
+        "data: %d training images, %d validation images; global batch %d, %d updates an epoch",
+        len(run.training_data),
+        run.validation_images,
+        run.launch.global_batch(run.config),
+        run.updates_per_epoch,
     )
 
 
