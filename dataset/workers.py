@@ -131,6 +131,7 @@ def clear_failures(helpers: Callable[[], List[BaseProcess]], note: Optional[Fail
             raise
     except (DataError, RuntimeError, OSError, EOFError, AssertionError, accelerator.poptorch().Error) as error:
         failed = helpers()
+        _check_alive(failed)  # a loader that waits for a batch says that a worker is gone, but not by which signal
         states = _states(failed)
         _end(failed)
         reason = note.read() if note is not None else ""
@@ -240,12 +241,8 @@ def _explain(text: str, states: str) -> Optional[Refusal]:
     bad, killed, gone = BAD_DATA.findall(text), KILLED.search(text), GONE.search(text)
     if bad:
         return Refusal(bad[-1], EXIT_DATA)
-    if "No space left on device" in text or (killed and "Bus error" in killed.group(2)):
-        return Refusal(
-            f"{SHARED_MEMORY} is full: batches of data workers pass through it; enlarge it (docker run "
-            "--shm-size), or use fewer --num-workers",
-            EXIT_RESOURCE,
-        )
+    if "No space left on device" in text:
+        return _full()
     if STALLED in text:
         return _stalled(states)
     if killed:
@@ -278,7 +275,17 @@ def _check_alive(processes: List[BaseProcess]) -> None:
             raise killed
 
 
+def _full() -> Refusal:
+    return Refusal(
+        f"{SHARED_MEMORY} is full: batches of data workers pass through it; enlarge it (docker run "
+        "--shm-size), or use fewer --num-workers",
+        EXIT_RESOURCE,
+    )
+
+
 def _killed(pid: Any, name: str) -> Refusal:
+    if name in ("SIGBUS", "Bus error"):  # on writing to a page that shared memory has no room for
+        return _full()
     return Refusal(
         f"data worker {pid} was killed by signal {name}: most likely memory ran out; use fewer "
         "--num-workers or smaller batches; the same command resumes",

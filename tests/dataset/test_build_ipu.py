@@ -267,6 +267,15 @@ class TestFailures:
             raise ConnectionResetError("Connection reset by peer")
         iterator.close()
 
+    def test_worker_that_pytorch_calls_gone_is_told_with_its_signal(self, root):
+        iterator, processes = self.loader_with_workers(root)
+        processes[1].kill()
+        processes[1].join()
+        with pytest.raises(Refusal, match="by signal SIGKILL") as caught, clear_failures(lambda: processes):
+            raise RuntimeError(f"DataLoader worker (pid(s) {processes[1].pid}) exited unexpectedly")
+        assert str(processes[1].pid) in str(caught.value)
+        iterator.close()
+
     def test_hung_worker_is_named_and_ended_within_the_deadline(self, root, monkeypatch):
         monkeypatch.setattr(deadlines, "BATCH", 1)
         monkeypatch.setattr(deadlines, "HAND_OVER", 1)
