@@ -159,13 +159,11 @@ def compare(config: CfgNode, folder: Path, official: Optional[Path]) -> Tuple[Di
 def predicted(picture: Image.Image, folder: Path) -> List[str]:
     """Returns the predictions of predict.py with the Hugging Face folder."""
     picture.save(folder / "photograph.png")
+    said = folder / "predictions.txt"
     flags = ["--cfg", str(folder / "model.yaml"), "--device", "cpu", "--num-workers", "0", "--top", "3"]
-    output = io.StringIO()
-    with redirect_stdout(output):
-        predict.main([*flags, "--checkpoint", str(folder / "huggingface"), str(folder / "photograph.png")])
-    return [
-        f"{'predict.py':<12} {line.partition(': ')[2]}" for line in output.getvalue().splitlines() if ".png" in line
-    ]
+    flags += ["--checkpoint", str(folder / "huggingface"), "--output", str(said)]
+    predict.main([*flags, str(folder / "photograph.png")])
+    return [f"{'predict.py':<12} {line.partition(': ')[2]}" for line in said.read_text().splitlines()]
 
 
 def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
