@@ -44,7 +44,7 @@ def _need(name: str) -> str:
 def other_processes(place: Place, chance: random.Random) -> None:
     """A run that goes on with another number of processes: no sample is lost or repeated, weights agree to 1e-4."""
     order = chance.choice([(1, 2), (2, 1)])
-    stopping = Hook("training.loop:train_step", chance.randint(2, 12), functools.partial(send, signal.SIGTERM))
+    stopping = Hook("training.loop:train_step", chance.randint(2, 6), functools.partial(send, signal.SIGTERM))
     states = []
     for folder, counts in (("unbroken", order[:1]), ("changed", order)):
         here = place._replace(folder=place.folder / folder)

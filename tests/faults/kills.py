@@ -46,7 +46,7 @@ PHASES = {
     "a step": Hook("training.loop:train_step", 4, send),
     "between two steps": Hook("training.progress:Progress.advance", 3, send),
     "save": Hook("training.loop:save", 2, send),
-    "validate": Hook("training.loop:evaluate", 1, send),
+    "validate": Hook("training.validation:evaluate_images", 1, send),
     "end of an epoch": Hook("training.progress:Progress.end_epoch", 1, send),
     "end of the last epoch": Hook("training.progress:Progress.end_epoch", 4, send),
     "last save": Hook("training.saving:Saver.finish", 12, send),

@@ -2,9 +2,13 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The faults that take a moment each are part of the suite; those that train belong to `python -m tests.faults`."""
 
+import importlib
+import operator
+
 import pytest
 
 from config import get_config
+from tests.faults import kills
 from tests.faults.__main__ import parse
 from tests.faults.files import YAML_BOMBS, require_refused
 from tests.faults.table import FAULTS, inject
@@ -33,3 +37,9 @@ def test_unknown_fault_is_refused(capsys):
     with pytest.raises(SystemExit):
         parse(["flop"])
     assert "flop is no fault: kill" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("phase", sorted(kills.PHASES))
+def test_every_phase_has_a_function_in_the_program(phase):
+    module, _, name = kills.PHASES[phase].where.partition(":")
+    assert callable(operator.attrgetter(name)(importlib.import_module(module)))
