@@ -87,11 +87,12 @@ def _kill_and_resume(place: Place, chance: random.Random, processes: int) -> Non
     others = {code for other, code in enumerate(codes) if other != rank}
     require(codes[rank] == -signal.SIGKILL, f"no run of {ATTEMPTS} was hit")
     require(others <= {EXIT_RESOURCE, 0}, f"the other process ended with {others}")
-    told = place.status()
-    right = ("running", "stopped") if rank else ("running",)
-    require(told["state"] in (*right, "done"), f"status.json says {told['state']}")
-    if told["state"] == "done":
-        require(told["exit_code"] == 0, "status.json says done with another exit code than 0")
+    if (place.output / "status.json").exists():  # or the kill came before it was written
+        told = place.status()
+        right = ("running", "stopped") if rank else ("running",)
+        require(told["state"] in (*right, "done"), f"status.json says {told['state']}")
+        if told["state"] == "done":
+            require(told["exit_code"] == 0, "status.json says done with another exit code than 0")
     for name in checkpoint.kept(place.output):
         checkpoint.load(place.output / name)
     require(len(checkpoint.kept(place.output)) <= int(KEEP) + 1, "checkpoints beyond TRAIN.KEEP are left")
