@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from common.files import NotRegular, TooLarge, read_regular
+from dataset.jpeg_tiles import Box, TiledJpeg, tiled
 from utils import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # Pillow's other decoders are never started
@@ -45,11 +46,32 @@ DECODER_ERRORS = (
 )
 
 
-Picture = Union[Image.Image, np.ndarray]
-
-
 class BadImage(Exception):
     """A file that cannot be decoded; the message is the reason, without the path."""
+
+
+class TiledPicture:
+    """A JPEG in tiles of which no more is decoded than is asked for. Damage in other tiles goes unnoticed."""
+
+    def __init__(self, jpeg: TiledJpeg):
+        self._jpeg = jpeg
+        self.size = jpeg.width, jpeg.height
+
+    def part(self, box: Box) -> np.ndarray:
+        """The pixels of `box`, bit for bit those of the whole picture; raises as `decode`, and ValueError outside."""
+        left, top, width, height = box
+        jpeg, x, y = self._jpeg.part(box)
+        pixels = _decode_plain_jpeg(jpeg)
+        if pixels is None:
+            pixels, x, y = self.whole(), 0, 0
+        return pixels[top - y : top - y + height, left - x : left - x + width]
+
+    def whole(self) -> np.ndarray:
+        """All pixels; raises as `decode`."""
+        return np.asarray(decode(self._jpeg.data))
+
+
+Picture = Union[Image.Image, np.ndarray, TiledPicture]
 
 
 def most_bad(images: int) -> int:
@@ -79,7 +101,13 @@ def read_file(path: str) -> bytes:
         raise BadImage(f"cannot be read: {error.strerror or error}") from error
 
 
-def decode(data: bytes) -> Picture:
+def open_picture(data: bytes) -> Picture:
+    """As `decode`, but a JPEG that restart markers divide into tiles is decoded where it is used, as far as it is."""
+    jpeg = tiled(data) if fast_jpeg() else None
+    return decode(data) if jpeg is None or jpeg.width * jpeg.height > MAX_PIXELS else TiledPicture(jpeg)
+
+
+def decode(data: bytes) -> Union[Image.Image, np.ndarray]:
     """The picture in `data` as RGB, 8 bits a channel; orientation tags are ignored, as ImageNet's recipes do.
 
     Returns:
@@ -109,7 +137,7 @@ def fast_jpeg() -> Optional[ModuleType]:
         return None
 
 
-def _decode_plain_jpeg(data: bytes) -> Optional[np.ndarray]:
+def _decode_plain_jpeg(data: Union[bytes, bytearray]) -> Optional[np.ndarray]:
     """The pixels of an intact colour or grey JPEG; None for anything else, which Pillow then decodes or rejects.
 
     Truncated data are rejected here, since Pillow may fill the rest with grey without an error.

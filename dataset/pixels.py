@@ -3,6 +3,7 @@
 """Pictures as arrays, with operations that give Pillow's result bit for bit in a fraction of its time (pixels.c)."""
 
 import ctypes
+import math
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 from timm.data.auto_augment import AugmentOp
 
 from dataset import native
+from dataset.decode import TiledPicture
+from dataset.jpeg_tiles import Box
 
 LEVELS = 256
 CUBIC: Dict[int, int] = {
@@ -19,7 +22,6 @@ CUBIC: Dict[int, int] = {
     Image.Resampling.BILINEAR: 0,
 }  # the interpolations that pixels.c has
 PILLOW = int(PIL.__version__.split(".")[0])
-Box = Tuple[int, int, int, int]  # left, top, width, height
 Address = Union[np.ndarray, torch.Tensor, Any]
 
 
@@ -33,8 +35,13 @@ class Pixels:
     mode = "RGB"
 
     def __init__(self, array: np.ndarray):
-        self.array = array
+        self._array = array
         self.height, self.width = array.shape[:2]
+
+    @property
+    def array(self) -> np.ndarray:
+        """The bytes (height, width, 3)."""
+        return self._array
 
     @property
     def size(self) -> Tuple[int, int]:
@@ -138,6 +145,37 @@ class Pixels:
         return Pixels(out)
 
 
+class TiledPixels(Pixels):
+    """A picture that is decoded where it is cropped or resized, and as a whole for anything else."""
+
+    def __init__(self, picture: TiledPicture):
+        self._picture = picture
+        self.width, self.height = picture.size
+        self._whole: Optional[np.ndarray] = None
+
+    @property
+    def array(self) -> np.ndarray:
+        """The bytes (height, width, 3)."""
+        if self._whole is None:
+            self._whole = self._picture.whole()
+        return self._whole
+
+    def crop(self, box: Box) -> Pixels:
+        """A part of the picture."""
+        return Pixels(self._picture.part(box))
+
+    def resize(self, size: Tuple[int, int], resample: int, box: Optional[Box] = None) -> Pixels:
+        """As that of `Pixels`: of the picture, only what `box` is made of is decoded."""
+        if box is None:
+            return super().resize(size, resample)
+        reach = 2 if CUBIC[resample] else 1
+        left, width = _made_of(self.width, size[0], box[0], box[2], reach)
+        top, height = _made_of(self.height, size[1], box[1], box[3], reach)
+        frame = _empty(self.width, self.height)
+        frame[top : top + height, left : left + width] = self._picture.part((left, top, width, height))
+        return Pixels(frame).resize(size, resample, box)
+
+
 class Planes:
     """`Pixels` -> a tensor (3, height, width) with each value replaced by a table's.
 
@@ -153,6 +191,14 @@ class Planes:
         out = torch.empty(3, picture.height, picture.width, dtype=self.table.dtype)
         _run(self._function, _at(picture.array), picture._count(), _at(self.table), _at(out))
         return out
+
+
+def _made_of(old: int, new: int, start: int, count: int, reach: int) -> Tuple[int, int]:
+    """The first pixel of `old` that pixels start..start+count of `new` are made of, and how many follow at the most."""
+    scale = old / new
+    first = max(math.floor(start * scale - reach * max(scale, 1)), 0)
+    end = min(math.ceil((start + count) * scale + reach * max(scale, 1)), old)
+    return first, end - first
 
 
 def _columns_first(size: Tuple[int, int], new: Tuple[int, int]) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common.logs import logger
-from dataset.decode import DECODER_ERRORS, BadImage, decode, most_bad, shown
+from dataset.decode import DECODER_ERRORS, BadImage, most_bad, open_picture, shown
 from dataset.failure_note import FailureNote
 from dataset.samplers import PADDING, Position, mix_seed
 from dataset.transforms import Transform, seeded
@@ -105,7 +105,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
     def _image(self, epoch: int, index: int) -> Optional[torch.Tensor]:
         """The finished image, or None for a bad one that is to be skipped."""
         try:
-            picture = decode(self._source.read(index))
+            picture = open_picture(self._source.read(index))
             with seeded(mix_seed(self._seed, epoch, index)):
                 return self._transform(picture)
         except BadImage as error:

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Parts of JPEGs with restart markers."""
+
+import io
+import random
+import struct
+from typing import Any, List, Optional, Tuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset import native
+from dataset.decode import BadImage, TiledPicture, decode, fast_jpeg, open_picture
+from dataset.jpeg_tiles import tiled
+from dataset.pixels import Pixels, TiledPixels
+
+needs_decoder = pytest.mark.skipif(fast_jpeg() is None, reason="simplejpeg is not installed")
+SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "grey": None}
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Noise with edges: each pixel and each colour differs from its neighbours."""
+    return Image.fromarray(np.random.RandomState(width * 1000 + height).randint(0, 256, (height, width, 3), np.uint8))
+
+
+def encoded(width: int, height: int, subsampling: str = "4:2:0", blocks: int = 1, **options: Any) -> bytes:
+    """A JPEG with a restart marker after every `blocks` MCUs."""
+    image, buffer = picture(width, height), io.BytesIO()
+    if SUBSAMPLINGS[subsampling] is None:
+        image = image.convert("L")
+    else:
+        options["subsampling"] = SUBSAMPLINGS[subsampling]
+    image.save(buffer, "JPEG", quality=80, restart_marker_blocks=blocks, **options)
+    return buffer.getvalue()
+
+
+def boxes(width: int, height: int, count: int) -> List[Tuple[int, int, int, int]]:
+    """Random parts of a picture, many of them at its borders."""
+    draw, found = random.Random(width * 1000 + height), []
+    for _ in range(count):
+        wide, high = draw.randint(1, width), draw.randint(1, height)
+        left = draw.choice((0, width - wide, draw.randint(0, width - wide)))
+        found.append((left, draw.choice((0, height - high, draw.randint(0, height - high))), wide, high))
+    return found
+
+
+@needs_decoder
+@pytest.mark.parametrize("subsampling", sorted(SUBSAMPLINGS))
+@pytest.mark.parametrize("width, height", [(500, 77), (97, 130), (33, 17), (17, 49), (8, 64), (9, 8)])
+def test_parts_are_the_pixels_of_the_whole_picture(subsampling: str, width: int, height: int) -> None:
+    data = encoded(width, height, subsampling)
+    whole, parts = np.asarray(decode(data)), open_picture(data)
+    assert isinstance(parts, TiledPicture) and parts.size == (width, height)
+    for left, top, wide, high in boxes(width, height, 60):
+        expected = whole[top : top + high, left : left + wide]
+        assert np.array_equal(parts.part((left, top, wide, high)), expected), (left, top, wide, high)
+    assert np.array_equal(parts.whole(), whole)
+
+
+@needs_decoder
+@pytest.mark.parametrize("blocks", [2, 4, 8])
+def test_tiles_of_several_blocks_serve_as_well(blocks: int) -> None:
+    data = encoded(128, 50, blocks=blocks)
+    whole, parts = np.asarray(decode(data)), open_picture(data)
+    assert isinstance(parts, TiledPicture)
+    for left, top, wide, high in boxes(128, 50, 60):
+        assert np.array_equal(parts.part((left, top, wide, high)), whole[top : top + high, left : left + wide])
+
+
+def test_a_part_leaves_the_data_of_other_tiles_out() -> None:
+    data = encoded(480, 480)
+    jpeg = tiled(data)
+    assert jpeg is not None
+    part, left, top = jpeg.part((100, 200, 60, 50))
+    assert (left, top) == (96, 192)
+    assert len(part) < len(data) * (5 * 5) / (30 * 30) + 1000
+
+
+def with_size(data: bytes, width: int, height: int) -> bytes:
+    """Another size in the frame header."""
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def test_files_that_do_not_fit_exactly_have_no_tiles() -> None:
+    data = encoded(64, 64)
+    marks = [at for at in range(len(data)) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7]
+    scan = data.index(b"\xff\xda")
+    odd = {
+        "no markers": encoded(64, 64, blocks=0),
+        "markers that do not divide rows": encoded(64, 64, blocks=3),
+        "progressive": encoded(64, 64, progressive=True),
+        "wider": with_size(data, 80, 64),
+        "lower": with_size(data, 64, 48),
+        "of no height": with_size(data, 64, 0),
+        "truncated": data[:-40],
+        "without its end": data[:-2],
+        "with more at its end": data + b"\0",
+        "a marker less": data[: marks[3]] + data[marks[3] + 2 :],
+        "a marker of another number": data[: marks[3] + 1] + b"\xd0" + data[marks[3] + 2 :],
+        "another marker": data[: marks[3] + 1] + b"\xfe" + data[marks[3] + 2 :],
+        "two frames": data[:scan] + data[data.index(b"\xff\xc0") : scan] + data[scan:],
+        "headers alone": data[:scan],
+        "nothing": b"",
+        "no JPEG": b"\x89PNG",
+    }
+    assert tiled(data) is not None
+    assert [name for name, bad in odd.items() if tiled(bad) is not None] == []
+
+
+@needs_decoder
+def test_damaged_files_give_pixels_or_a_reason_and_nothing_else() -> None:
+    draw, data = random.Random(3), encoded(70, 70, "4:2:2")
+    opened = 0
+    for _ in range(400):
+        bad = bytearray(data)
+        for _ in range(draw.randint(1, 3)):
+            bad[draw.randrange(len(bad))] = draw.randrange(256)
+        try:
+            found = open_picture(bytes(bad))
+            if isinstance(found, TiledPicture):
+                opened += 1
+                width, height = found.size
+                box = boxes(width, height, 1)[0]
+                assert found.part(box).shape == (box[3], box[2], 3)
+        except BadImage:
+            pass
+    assert opened > 100
+
+
+@needs_decoder
+def test_truncated_files_are_rejected_as_a_whole() -> None:
+    with pytest.raises(BadImage):
+        open_picture(encoded(64, 64)[:-300])
+
+
+def test_a_part_outside_of_the_picture_is_refused() -> None:
+    jpeg = tiled(encoded(64, 48))
+    assert jpeg is not None
+    for box in ((-1, 0, 5, 5), (0, 44, 5, 5), (60, 0, 5, 5), (0, 0, 0, 5)):
+        with pytest.raises(ValueError, match="64x48"):
+            jpeg.part(box)
+
+
+@needs_decoder
+@pytest.mark.skipif(native.library() is None, reason="pixels.c is not compiled")
+@pytest.mark.parametrize("box", [None, (3, 2, 40, 30), (0, 0, 1, 1), (10, 0, 47, 37)])
+@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
+def test_tiles_are_resized_to_the_pixels_of_the_whole_picture(
+    box: Optional[Tuple[int, int, int, int]], resample: Image.Resampling
+) -> None:
+    data = encoded(130, 110)
+    parts = open_picture(data)
+    assert isinstance(parts, TiledPicture)
+    for size in ((57, 37), (400, 300)):
+        expected = Pixels(np.asarray(decode(data))).resize(size, resample, box)
+        assert np.array_equal(TiledPixels(parts).resize(size, resample, box).array, expected.array)
