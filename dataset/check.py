@@ -2,21 +2,21 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Checks a data set before it is trained on: python -m dataset.check DIR.
 
-DIR is in ImageNet layout, or a folder with one folder a class. Every file is read and decoded on all cores, exactly as
-training does. The exit code is 0 if there is at most something to note, 8 if training goes on with something that
-deserves a look, and 3 if training would refuse the data set.
+DIR is in a layout that training reads (folders, shards, zip archives with --zip, ImageNet-22k), or a folder with one
+folder a class. Every file is read and decoded on all cores, exactly as training does. The exit code is 0 if there is at
+most something to note, 8 if training goes on with something that deserves a look, and 3 if training would refuse the
+data set.
 """
 
 import argparse
 import collections
-import functools
 import multiprocessing
 import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Counter, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Counter, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from common.command_line import CommandLine, run_command
 from common.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_RESOURCE, Refusal
@@ -30,18 +30,20 @@ from dataset.findings import (
     Facts,
     Finding,
     Kind,
-    Place,
     Severity,
     image_hashes,
     inspect,
     note_duplicates,
     note_near_duplicates,
 )
-from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES, ImageFolder, check_root, open_split
+from dataset.image_folder import check_root
+from dataset.inventory import Inventory, Place, take_inventory
 
 SHOWN = 5  # files of each kind, and classes
 HEADER = "path split class bytes format width height mode sha256 severity findings training".split()
 CHUNK = 16  # files that a process takes at once
+
+_task: Optional[Tuple[Inventory, bool]] = None
 
 
 class Checked(NamedTuple):
@@ -52,25 +54,25 @@ class Checked(NamedTuple):
     refusals: List[str]
 
 
-def check(root: Path, processes: int, near_duplicates: bool) -> Checked:
+def check(root: Path, processes: int, near_duplicates: bool, zipped: bool = False) -> Checked:
     """Reads all files of the data set at `root`.
 
     Args:
         processes: how many read in parallel.
         near_duplicates: whether to compare perceptual hashes.
+        zipped: whether to read archives, as --zip of training.
 
     Raises:
-        Refusal: if the folder has no classes or cannot be listed, or if a process is killed.
+        Refusal: if the data set has no classes or cannot be listed, or if a process is killed.
     """
-    splits = find_splits(root)
-    places = [place for split, folder in splits.items() for place in _files(split, folder)]
-    read = functools.partial(inspect, perceptual=near_duplicates)
-    facts: List[Facts] = []
+    inventory = take_inventory(root, zipped)
+    positions, places, facts = inventory.positions(), inventory.places(), []
     try:
-        with ProcessPoolExecutor(processes) as pool, progress_bar("checking", len(places), " files") as bar:
-            for fact in pool.map(read, places, chunksize=CHUNK):
-                facts.append(fact)
-                bar.update()
+        with ProcessPoolExecutor(processes, initializer=_begin, initargs=(inventory, near_duplicates)) as pool:
+            with progress_bar("checking", len(positions), " files") as bar:
+                for fact in pool.map(_inspect, positions, chunksize=CHUNK):
+                    facts.append(fact)
+                    bar.update()
     except BrokenProcessPool as error:
         raise Refusal(
             "a process that reads images was killed: is memory full? try --num-workers 1", EXIT_RESOURCE
@@ -78,47 +80,24 @@ def check(root: Path, processes: int, near_duplicates: bool) -> Checked:
     note_duplicates(places, facts)
     if near_duplicates:
         note_near_duplicates(places, facts)
-    return Checked(places, facts, [*_layout_refusals(root, splits), *_bad_refusals(splits, places, facts)])
+    return Checked(places, facts, [*inventory.refusals, *_bad_refusals(inventory.splits, places, facts)])
 
 
-def find_splits(root: Path) -> Dict[str, Path]:
-    """The folders of the splits by name; a folder of classes without splits is its own split, with an empty name."""
-    names = (*TRAINING_NAMES, *VALIDATION_NAMES)
-    found = {name: root / name for name in names if (root / name).is_dir()}
-    return found or {"": root}
+def _begin(inventory: Inventory, near_duplicates: bool) -> None:
+    """In a process of the pool: keeps what `_inspect` needs, which is too large to come with every file."""
+    global _task
+    _task = inventory, near_duplicates
 
 
-def _files(split: str, folder: Path) -> Iterator[Place]:
-    """All files of a split but hidden ones, sorted; links to folders are followed, each folder is read once."""
-    seen = set()
-    for here, folders, files in os.walk(str(folder), onerror=_refuse_unlistable, followlinks=True):
-        status = os.stat(here)
-        if (status.st_dev, status.st_ino) in seen:
-            folders[:] = []
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        parts = Path(here).relative_to(folder).parts
-        for name in sorted(name for name in files if not name.startswith(".")):
-            yield Place(os.path.join(here, name), split, parts[0] if parts else None)
+def _inspect(position: Tuple[str, int]) -> Facts:
+    assert _task is not None
+    inventory, near_duplicates = _task
+    split, index = position
+    files = inventory.splits[split]
+    return inspect(files.places[index], lambda: files.read(index), near_duplicates)
 
 
-def _refuse_unlistable(error: OSError) -> None:
-    raise Refusal(f"{shown(error.filename)} cannot be listed: {error.strerror}", EXIT_DATA) from error
-
-
-def _layout_refusals(root: Path, splits: Dict[str, Path]) -> List[str]:
-    """What training says of folders and classes, once."""
-    refusals = []
-    for split, folder in splits.items():
-        try:
-            ImageFolder(folder) if split == "" else open_split(root, split in TRAINING_NAMES)
-        except Refusal as refusal:
-            refusals.append(str(refusal))
-    return sorted(set(refusals), key=refusals.index)
-
-
-def _bad_refusals(splits: Dict[str, Path], places: Sequence[Place], facts: Sequence[Facts]) -> Iterator[str]:
+def _bad_refusals(splits: Iterable[str], places: Sequence[Place], facts: Sequence[Facts]) -> Iterator[str]:
     """For each split that has more damaged images than training skips."""
     for split in splits:
         kinds = [
@@ -197,7 +176,8 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
         allow_abbrev=False,
         description="Reads every file of a data set as training does, and tells what training would do with it.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="in ImageNet layout, or with one folder a class")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a data set, or a folder with one folder a class")
+    parser.add_argument("--zip", action="store_true", help="read train.zip and validation.zip instead of folders")
     parser.add_argument("--output", type=Path, metavar="FILE.csv", help="write a row a file to a new file")
     parser.add_argument(
         "--near-duplicates",
@@ -226,7 +206,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         image_hashes()
     root = check_root(str(args.folder))
     with console_log(is_leader=True):
-        checked = check(root, args.num_workers or multiprocessing.cpu_count(), args.near_duplicates)
+        checked = check(root, args.num_workers or multiprocessing.cpu_count(), args.near_duplicates, args.zip)
         with standard_output():
             for line in summarise(checked):
                 print(line)

@@ -10,13 +10,14 @@ import io
 import os
 import warnings
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 
 from common.errors import Refusal
-from dataset.decode import DECODER_ERRORS, EXTENSIONS, FORMATS, BadImage, decode, read_file
+from dataset.decode import DECODER_ERRORS, EXTENSIONS, FORMATS, BadImage, decode
+from dataset.inventory import Place
 
 ENDINGS = {  # of EXTENSIONS, those that say which format
     "JPEG": (".jpg", ".jpeg"),
@@ -75,14 +76,6 @@ class Finding(NamedTuple):
     detail: str  # may be empty
 
 
-class Place(NamedTuple):
-    """A file of a data set; `label` is the name of its class, None outside of the classes."""
-
-    path: str
-    split: str
-    label: Optional[str]
-
-
 @dataclasses.dataclass
 class Facts:
     """What reading a file told."""
@@ -98,13 +91,17 @@ class Facts:
     findings: List[Finding] = dataclasses.field(default_factory=list)
 
 
-def inspect(place: Place, perceptual: bool) -> Facts:
-    """Reads and decodes a file as training does."""
+def inspect(place: Place, read: Callable[[], bytes], perceptual: bool) -> Facts:
+    """Reads and decodes a file as training does.
+
+    Args:
+        read: gives its bytes; raises BadImage.
+    """
     facts = Facts()
     ending = os.path.splitext(place.path)[1].lower()
-    is_listed = place.path.lower().endswith(EXTENSIONS)
+    is_listed = place.is_listed or place.path.lower().endswith(EXTENSIONS)
     try:
-        data = read_file(place.path)
+        data = read()
         facts.size, facts.digest = len(data), hashlib.sha256(data).hexdigest()
         _read_header(data, facts)
         picture = decode(data)

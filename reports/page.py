@@ -15,13 +15,30 @@ from reports.manifest import Manifest
 from reports.results import Results
 
 TEMPLATE = "page.html"
-CHARTS = (  # title, unit, columns of metrics.csv with their names
-    ("Loss", "", (("loss", "training"),)),
-    ("Accuracy", "%", (("top1", "top-1"), ("top5", "top-5"), ("ema_top1", "EMA top-1"), ("ema_top5", "EMA top-5"))),
-    ("Learning rate", "", (("lr", "learning rate"),)),
-    ("Throughput", "samples/s", (("throughput", "samples a second"),)),
-    ("Gradient norm", "", (("grad_norm", "before clipping"),)),
-    ("Waiting for data", "share of time", (("loader_wait", "share of time"),)),
+
+
+class Chart(NamedTuple):
+    """A chart of the page."""
+
+    title: str
+    columns: Tuple[Tuple[str, str], ...]  # of metrics.csv, with the names of their lines
+    unit: str = ""
+    from_zero: bool = True  # whether its axis begins there
+    ticks: str = ""  # format of the axis, as D3 has it
+
+
+CHARTS = (
+    Chart("Loss", (("loss", "training"),), from_zero=False),
+    Chart(
+        "Accuracy",
+        (("top1", "top-1"), ("top5", "top-5"), ("ema_top1", "EMA top-1"), ("ema_top5", "EMA top-5")),
+        "%",
+        from_zero=False,
+    ),
+    Chart("Learning rate", (("lr", "learning rate"),)),
+    Chart("Throughput", (("throughput", "samples a second"),), "samples/s"),
+    Chart("Gradient norm", (("grad_norm", "before clipping"),)),
+    Chart("Waiting for data", (("loader_wait", "share of time"),), "share of time", ticks=".0%"),
 )
 
 
@@ -73,11 +90,12 @@ def _charts(rows: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
     """The charts for which there are numbers; epochs are counted from 1."""
     epochs = [row["epoch"] + 1 for row in rows]
     charts = []
-    for title, unit, columns in CHARTS:
-        lines = [(name, [_finite(row.get(column)) for row in rows]) for column, name in columns]
+    for chart in CHARTS:
+        lines = [(name, [_finite(row.get(column)) for row in rows]) for column, name in chart.columns]
         shown = [{"name": name, "y": numbers} for name, numbers in lines if any(y is not None for y in numbers)]
         if shown:
-            charts.append({"title": title, "unit": unit, "x": epochs, "lines": shown})
+            axis = {"unit": chart.unit, "from_zero": chart.from_zero, "ticks": chart.ticks}
+            charts.append({"title": chart.title, "x": epochs, "lines": shown, **axis})
     return charts
 
 

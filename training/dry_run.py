@@ -25,6 +25,7 @@ from training import checkpoint
 from training.building import Run, build_run
 from training.loop import train_step
 from training.progress import Progress
+from training.validation import validating
 
 WIDTH = 100  # columns
 SHOWN_CLASSES = 100
@@ -174,36 +175,50 @@ def _data(run: Run) -> List[str]:
 
 
 def _cost(run: Run, stop: StopRequest) -> List[str]:
-    """Trains two steps, and says what an epoch takes at the pace of the second."""
-    progress, updates = Progress(), run.config.IPU.DEVICE_ITERATIONS
+    """Trains two steps, validates two batches, and says what an epoch takes at the pace of the second ones."""
+    progress, updates, epochs = Progress(), run.config.IPU.DEVICE_ITERATIONS, run.config.TRAIN.EPOCHS
     run.model.train()
     marks, losses = [time.monotonic()], []
-    for images, targets in _two(run):
+    for images, targets in _two(run.loader):
         losses.append(train_step(run, progress, images, targets, stop))
         progress.advance(updates, losses[-1])
         marks.append(time.monotonic())
         stop.check()
     first, last = marks[1] - marks[0], marks[-1] - marks[-2]
-    epoch = last * run.updates_per_epoch / updates
-    whole = datetime.timedelta(seconds=round(epoch * run.config.TRAIN.EPOCHS))
     batch = run.launch.global_batch(run.config)
+    training, validation = last * run.updates_per_epoch / updates, _validation_seconds(run)
+    validations = -(-epochs // run.config.TEST.INTERVAL)  # the last epoch is always validated
+    whole = datetime.timedelta(seconds=round(training * epochs + validation * validations))
     place = "GPU" if accelerator.selected().device == "gpu" else "host"
     workers = run.config.DATA.NUM_WORKERS
     beside = f", beside its {workers} data workers" if workers else ""
+    weights = " of both weights" if run.average is not None else ""
     return [
         f"measured: {first:.2f} s for the first step, {last:.2f} s for the last, losses "
         + ", ".join(f"{loss:.4f}" for loss in losses),
-        f"an epoch: about {epoch:,.0f} s of training in {run.updates_per_epoch:,} updates of {batch:,} samples, "
+        f"an epoch: about {training:,.0f} s of training in {run.updates_per_epoch:,} updates of {batch:,} samples, "
         f"{batch * updates / last:,.1f} samples/s",
-        f"{run.config.TRAIN.EPOCHS} epochs: about {whole}, without validation",
+        f"a validation{weights}: about {validation:,.0f} s, {run.validation_images:,} images",
+        f"{epochs} epochs with {validations} validations: about {whole}",
         f"memory: {accelerator.peak_memory() / 1e6:,.0f} MB of the {place} at most{beside}; "
         "--plan estimates that of IPUs",
     ]
 
 
-def _two(run: Run) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-    """The first two batches of the loader, or the only one."""
-    for number, batch in enumerate(batches(run.loader), 1):
+def _validation_seconds(run: Run) -> float:
+    """What a validation takes at the pace of its second batch; with averaged weights (EMA), it validates twice."""
+    with validating(run):
+        marks = [time.monotonic()]
+        for images, _ in _two(run.validation_loader):
+            run.validator(images)
+            marks.append(time.monotonic())
+    rounds = 1 if run.average is None else 2
+    return rounds * (marks[-1] - marks[-2]) * len(run.validation_loader)
+
+
+def _two(loader: Any) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+    """The first two batches of a loader, or the only one."""
+    for number, batch in enumerate(batches(loader), 1):
         yield batch
         if number == 2:
             return

@@ -5,14 +5,14 @@
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 import torch
 import yaml
 from yacs.config import CfgNode
 
-from common.errors import Refusal
+from common.errors import EXIT_RESOURCE, Refusal
 from common.launch import Launch
 from common.logs import logger
 from training.building import Run
@@ -37,7 +37,7 @@ def open_tracker(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Tra
     """
     trackers: Dict[str, Tracker] = {}
     if launch.is_leader and config.WANDB:
-        trackers["--wandb"] = _open_wandb(config)
+        trackers["--wandb"] = _open_wandb(config, folder)
     if launch.is_leader and config.TENSORBOARD:
         trackers["--tensorboard"] = _open_tensorboard(folder)
 
@@ -52,11 +52,22 @@ def open_tracker(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Tra
     return track
 
 
-def _open_wandb(config: CfgNode) -> Tracker:
+def _open_wandb(config: CfgNode, folder: Optional[Path]) -> Tracker:
     """Weights & Biases; WANDB_ variables apply: WANDB_MODE=offline keeps everything in the output folder."""
     wandb = _required("wandb", "--wandb", "wandb")
-    wandb.init(project="swin", dir=config.OUTPUT or None, config=yaml.safe_load(config.dump()), resume="allow")
-    return lambda run, row, outcomes: wandb.log(row, step=row["update"])
+    where = None if folder is None else str(folder)
+    try:
+        wandb.init(project="swin", dir=where, config=yaml.safe_load(config.dump()), resume="allow")
+    except Exception as error:  # wandb.errors.UsageError without an API key, CommError without a network, and others
+        raise Refusal(
+            f"--wandb cannot begin: {one_line(error)}; log in (wandb login), or set WANDB_MODE=offline", EXIT_RESOURCE
+        ) from error
+
+    def log(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> None:
+        shown = {name: [wandb.Image(one) for one in images] for name, images in pictures(run, row, outcomes)}
+        wandb.log({**row, **shown}, step=row["update"])
+
+    return log
 
 
 def _open_tensorboard(folder: Optional[Path]) -> Tracker:
@@ -70,23 +81,29 @@ def _open_tensorboard(folder: Optional[Path]) -> Tracker:
         for name, value in row.items():
             if value is not None and name not in ("epoch", "update"):
                 writer.add_scalar(name, value, update)
-        if row["epoch"] == 0:
-            writer.add_images("training images", sample_images(run), update)
-        if outcomes is not None and outcomes.num_classes <= DRAWN_CLASSES:
-            writer.add_image("confusion", matrix_image(outcomes), update, dataformats="HW")
+        for name, images in pictures(run, row, outcomes):
+            writer.add_images(name, images, update, dataformats="NHWC")
         writer.flush()
 
     return log
 
 
-def sample_images(run: Run) -> torch.Tensor:
-    """The first training images as augmented in the first epoch, (N, C, H, W) uint8."""
+def pictures(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> Iterator[Tuple[str, np.ndarray]]:
+    """Names and pictures of an epoch, (N, H, W, C) uint8: training images (of the first one) and confusion matrix."""
+    if row["epoch"] == 0:
+        yield "training images", sample_images(run)
+    if outcomes is not None and outcomes.num_classes <= DRAWN_CLASSES:
+        yield "confusion", matrix_image(outcomes)[None, :, :, None]
+
+
+def sample_images(run: Run) -> np.ndarray:
+    """The first training images as augmented in the first epoch, (N, H, W, C) uint8."""
     data, count = run.training_data, min(SAMPLES, len(run.training_data))
     images = torch.stack([data[index][0] for index in range(count)])
-    if images.dtype == torch.uint8:
-        return images
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (run.config.DATA.MEAN, run.config.DATA.STD))
-    return (255 * (images.float() * std + mean)).round().clamp(0, 255).to(torch.uint8)
+    if images.dtype != torch.uint8:
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (run.config.DATA.MEAN, run.config.DATA.STD))
+        images = (255 * (images.float() * std + mean)).round().clamp(0, 255).to(torch.uint8)
+    return images.permute(0, 2, 3, 1).numpy()
 
 
 def matrix_image(outcomes: Outcomes) -> np.ndarray:

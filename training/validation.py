@@ -2,7 +2,8 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Validation between the epochs of a training run, of its weights and of their average."""
 
-from typing import Dict, Optional
+import contextlib
+from typing import Dict, Iterator, Optional
 
 from common.logs import logger
 from training.building import Run
@@ -21,20 +22,27 @@ def validate_epoch(run: Run, progress: Progress) -> Dict[str, Outcomes]:
     epoch, epochs = progress.epoch + 1, run.config.TRAIN.EPOCHS
     if epoch % run.config.TEST.INTERVAL and epoch < epochs:
         return {}
-    run.trainer.detachFromDevice()
-    run.model.eval()
-    compile_validator(run.config, run.validator, run.model.num_classes)
-    results = {"": _evaluate(run)}
-    if run.average is not None:
-        with run.average.installed(run.model):
-            run.validator.copyWeightsToDevice()
-            results[AVERAGED] = _evaluate(run)
-    run.validator.detachFromDevice()
-    run.trainer.attachToDevice()
+    with validating(run):
+        results = {"": _evaluate(run)}
+        if run.average is not None:
+            with run.average.installed(run.model):
+                run.validator.copyWeightsToDevice()
+                results[AVERAGED] = _evaluate(run)
     for prefix, outcomes in results.items():
         whose = " of averaged weights" if prefix else ""
         logger.info("epoch: %d/%d validation%s: %s", epoch, epochs, whose, outcomes.accuracy())
     return results
+
+
+@contextlib.contextmanager
+def validating(run: Run) -> Iterator[None]:
+    """The validation program has the device inside the context, with the model's weights, and the training after it."""
+    run.trainer.detachFromDevice()
+    run.model.eval()
+    compile_validator(run.config, run.validator, run.model.num_classes)
+    yield
+    run.validator.detachFromDevice()
+    run.trainer.attachToDevice()
 
 
 def accuracy_columns(run: Run, results: Dict[str, Outcomes]) -> Dict[str, Optional[float]]:

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import dataset.check
+import dataset.prepare
 from common.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_USAGE, Refusal
 from dataset.build_ipu import build_dataset
 from dataset.findings import NEAR, near_pairs
@@ -153,6 +154,44 @@ def test_more_damaged_images_than_training_skips_are_an_error(root, capsys):
         (root / "train" / "a" / f"00{number}.jpg").write_bytes(b"no picture")
         said = checked(capsys, root, code=EXIT_FINDINGS if number < 3 else EXIT_DATA)
     assert "ERROR train: 4 bad images of 8: more than 3 are not skipped" in said
+
+
+@pytest.mark.parametrize("layout, flags", [("shards", []), ("zip", ["--zip"])])
+def test_packed_data_sets_have_the_findings_of_their_folders(layout, flags, root, tmp_path, capsys):
+    (root / "train" / "a" / "cut.jpg").write_bytes(encoded(photo(70))[:-300])
+    shutil.copy(root / "train" / "a" / "000.jpg", root / "validation" / "b" / "leak.jpg")
+    packed = tmp_path / "packed"
+    dataset.prepare.main([layout, "--source", str(root), "--out", str(packed)])
+    capsys.readouterr()
+    said, found = [], []
+    for number, command in enumerate(([root], [packed, *flags])):
+        table = tmp_path / f"{number}.csv"
+        said.append(checked(capsys, *command, "--output", table, code=EXIT_FINDINGS).split("WARNING")[0])
+        facts = ("split", "class", "bytes", "width", "mode", "sha256", "severity", "training")
+        found.append(sorted([row[name] for name in facts] for row in rows(table).values()))
+    assert said[1] == said[0] and found[1] == found[0] and len(found[0]) == 14
+
+
+def test_damage_in_a_shard_and_a_split_that_training_refuses_are_found(root, tmp_path, capsys):
+    packed = tmp_path / "packed"
+    dataset.prepare.main(["shards", "--source", str(root), "--out", str(packed)])
+    capsys.readouterr()
+    image, shard = (root / "train" / "b" / "002.jpg").read_bytes(), packed / "train-00000.tar"
+    data = shard.read_bytes()
+    shard.write_bytes(data.replace(image, image[:-20] + bytes(20)))
+    said = checked(capsys, packed, code=EXIT_FINDINGS)
+    assert "unreadable: 1; " in said and "b/002.jpg (is damaged: its checksum does not match)" in said
+    (packed / "validation.index").write_bytes(b"")
+    said = checked(capsys, packed, code=EXIT_DATA)
+    with pytest.raises(Refusal) as caught:
+        build_dataset(small_config(packed), training=False)
+    assert f"ERROR {caught.value}" in said.splitlines() and "train: 7 images of 2 classes" in said
+
+
+def test_archives_without_the_flag_are_refused_as_in_training(tmp_path):
+    (tmp_path / "train.zip").write_bytes(b"not read")
+    with pytest.raises(Refusal, match="add --zip"):
+        dataset.check.main([str(tmp_path)])
 
 
 def test_folder_of_classes_without_splits_is_checked_too(tmp_path, capsys):

@@ -2,16 +2,19 @@
 # Copyright 2026 the Swin IPU trainer authors
 """--dry-run: what it tells of a run, and that it leaves nothing behind."""
 
+import contextlib
 import re
 import sys
+import types
 
 import pytest
+import torch
 
 import train_swin
 from common.errors import Refusal
 from config import get_config
 from tests.runs import SMALL
-from training import arguments
+from training import arguments, dry_run
 
 pytest_plugins = ["tests.digits"]
 
@@ -52,6 +55,26 @@ def test_model_schedule_data_and_cost_are_told(told):
     cost = "\n".join(section(text, "Cost"))
     assert re.search(r"losses \d\.\d{4}, \d\.\d{4}\n", cost) and "in 5 updates of 32 samples" in cost
     assert re.search(r"memory: \d[\d,]* MB of the host", cost)
+    assert re.search(r"a validation: about \d+ s, 37 images", cost)
+
+
+def test_time_of_a_run_has_that_of_its_validations(digits, monkeypatch, capsys):
+    """Of five epochs with an interval of two, the second, fourth and last are validated, each by both weights."""
+    monkeypatch.setattr(dry_run, "_validation_seconds", lambda run: 1e6)
+    train_swin.main([*SMALL, "--dry-run", "--data-path", str(digits), "--epochs", "5", "--opts", "TEST.INTERVAL", "2"])
+    days = re.search(r"5 epochs with 3 validations: about (\d+) days", capsys.readouterr().out)
+    assert int(days[1]) == 3e6 // (24 * 3600)
+
+
+def test_validation_is_measured_by_its_second_batch_and_counts_twice_with_averaged_weights(monkeypatch):
+    clock = iter([0.0, 100.0, 103.0] * 2)
+    monkeypatch.setattr(dry_run.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(dry_run, "validating", lambda run: contextlib.nullcontext())
+    monkeypatch.setattr(dry_run, "batches", iter)
+    loader = [(torch.zeros(1), torch.zeros(1))] * 7
+    for average, seconds in ((None, 21), ("some", 42)):
+        run = types.SimpleNamespace(validation_loader=loader, validator=lambda images: None, average=average)
+        assert dry_run._validation_seconds(run) == seconds
 
 
 def test_nothing_is_written_but_the_picture_that_was_asked_for(told):

@@ -8,11 +8,12 @@ import types
 import numpy as np
 import pytest
 
-from common.errors import Refusal
+import train_swin
+from common.errors import EXIT_RESOURCE, Refusal
 from common.launch import Launch
 from config import get_config
-from tests.runs import train
-from training import trackers
+from tests.runs import SMALL, train
+from training import checkpoint, trackers
 from training.outcomes import Outcomes
 
 pytest_plugins = ["tests.digits"]
@@ -46,17 +47,40 @@ def test_confusion_is_drawn_with_true_classes_as_rows():
     assert image[[0, 0, side, side], [0, side, 0, side]].tolist() == [128, 128, 0, 255]
 
 
-def test_wandb_gets_every_row(monkeypatch, tmp_path):
+def fake_wandb(**functions):
+    """What the trainer calls of wandb; pictures are what they were made of."""
+    return types.SimpleNamespace(**{"init": lambda **_: None, "Image": lambda picture: picture, **functions})
+
+
+def test_wandb_gets_every_row_and_the_pictures(digits, tmp_path, monkeypatch):
     logged, started = [], []
-    fake = types.SimpleNamespace(
+    fake = fake_wandb(
         init=lambda **keywords: started.append(keywords), log=lambda row, step: logged.append((row, step))
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    track = tracker(tmp_path, WANDB=True, OUTPUT=str(tmp_path))
-    row = {"epoch": 0, "update": 5, "lr": 0.1, "grad_norm": 2.0}
-    track(None, row, None)
-    assert logged == [(row, 5)] and started[0]["dir"] == str(tmp_path)
+    argv = ["--epochs", "2", "--wandb", "--data-path", str(digits), "--output", str(tmp_path), "--tag", "one"]
+    train_swin.main([*SMALL, *argv])
+    state = checkpoint.load(tmp_path / "one" / "last.pth")
+    assert started[0]["dir"] == str(tmp_path / "one")
     assert started[0]["config"]["MODEL"]["NAME"] == "swin_demo_patch2_window4_16"
+    rows = state["progress"]["epochs"]
+    assert [step for _, step in logged] == [row["update"] for row in rows]
+    assert [{name: told[name] for name in row} for row, (told, _) in zip(rows, logged)] == rows
+    shapes = [{name: [one.shape for one in told[name]] for name in told if name not in rows[0]} for told, _ in logged]
+    assert shapes == [
+        {"training images": [(16, 16, 3)] * 8, "confusion": [(300, 300, 1)]},
+        {"confusion": [(300, 300, 1)]},
+    ]
+
+
+def test_wandb_that_cannot_begin_is_one_clear_line(monkeypatch, tmp_path):
+    def no_key(**_):
+        raise RuntimeError("api_key not configured (no-tty)\ncall wandb.login")
+
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(init=no_key))
+    with pytest.raises(Refusal, match="--wandb cannot begin: api_key not configured.*WANDB_MODE=offline") as caught:
+        tracker(tmp_path, WANDB=True)
+    assert caught.value.code == EXIT_RESOURCE and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key, module", [("WANDB", "wandb"), ("TENSORBOARD", "torch.utils.tensorboard")])
@@ -75,10 +99,10 @@ def test_tracker_that_fails_is_told_once_and_left(monkeypatch, tmp_path, caplog)
     def fail(row, step):
         raise ConnectionError("gone")
 
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: None, log=fail))
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(log=fail))
     track = tracker(tmp_path, WANDB=True)
-    track(None, {"update": 1}, None)
-    track(None, {"update": 2}, None)
+    track(None, {"epoch": 1, "update": 1}, None)
+    track(None, {"epoch": 2, "update": 2}, None)
     assert [record.getMessage() for record in caplog.records] == [
         "--wandb: nothing more is logged: ConnectionError: gone"
     ]
