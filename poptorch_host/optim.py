@@ -360,12 +360,12 @@ class LAMB(Optimizer, torch.optim.Optimizer):
         torch._foreach_mul_(seconds, beta2)
         torch._foreach_addcmul_(seconds, gradients, gradients, value=1 - beta2)
 
-        corrections = [self._corrections(float(state["step"]), beta1, beta2) for state in states]
+        first, second = self._corrections([state["step"] for state in states], group["betas"])
         denominators = torch._foreach_sqrt(seconds)
-        torch._foreach_div_(denominators, [math.sqrt(second) for _, second in corrections])
+        torch._foreach_div_(denominators, second.sqrt().tolist())
         torch._foreach_add_(denominators, group["eps"])
         updates = torch._foreach_div(firsts, denominators)
-        torch._foreach_div_(updates, [first for first, _ in corrections])
+        torch._foreach_div_(updates, first.tolist())
         if group["weight_decay"]:
             torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
         torch._foreach_mul_(updates, self._trust_ratios(parameters, updates, group["max_weight_norm"]))
@@ -379,8 +379,11 @@ class LAMB(Optimizer, torch.optim.Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         return state
 
-    def _corrections(self, step: float, beta1: float, beta2: float) -> Tuple[float, float]:
-        return (1 - beta1**step, 1 - beta2**step) if self.bias_correction else (1.0, 1.0)
+    def _corrections(
+        self, steps: Sequence[torch.Tensor], betas: Tuple[float, float]
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        first, second = bias_corrections(steps, betas)
+        return (first, second) if self.bias_correction else (torch.ones_like(first), torch.ones_like(second))
 
     @staticmethod
     def _trust_ratios(
@@ -390,3 +393,10 @@ class LAMB(Optimizer, torch.optim.Optimizer):
         update_norms = torch.stack(torch._foreach_norm(list(updates)))
         ratios = torch.where((weight_norms > 0) & (update_norms > 0), weight_norms / update_norms, 1.0)
         return list(ratios.tolist())
+
+
+def bias_corrections(steps: Sequence[torch.Tensor], betas: Tuple[float, float]) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Returns 1 - beta**step in float64 for both moments: NaN where a power of a negative beta is not real."""
+    counts = torch.stack(list(steps)).double()
+    first, second = (1 - torch.full_like(counts, beta).pow(counts) for beta in betas)
+    return first, second

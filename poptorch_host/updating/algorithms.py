@@ -76,15 +76,58 @@ class FusedAdam(torch.optim.Optimizer):
             )
 
 
-class TensorFlowRMSprop(torch.optim.Optimizer):
-    """TensorFlow's variant of RMSprop: `eps` is inside the square root, and momentum includes the learning rate.
+class Adam(torch.optim.Optimizer):
+    """Adam or AdamW where torch has no fused kernel. In contrast to torch's, hyper-parameters may be any numbers.
 
-    The caller creates the states: `square_avg`, initialised to ones, `grad_avg` if centred, and `momentum_buffer` with
-    momentum.
+    The caller creates the states `step`, `exp_avg` and `exp_avg_sq`.
     """
 
-    def __init__(self, groups: List[Dict[str, Any]]) -> None:
+    def __init__(self, groups: List[Dict[str, Any]], decoupled: bool) -> None:
         super().__init__(groups, {})
+        self._decoupled = decoupled
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]  # the engine has no closure
+        """Updates all parameters that have a gradient."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._step_group(group, parameters)
+
+    def _step_group(self, group: Dict[str, Any], parameters: List[torch.Tensor]) -> None:
+        rate, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
+        gradients: Sequence[torch.Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if decay and self._decoupled:
+            torch._foreach_mul_(parameters, 1 - rate * decay)
+        elif decay:
+            gradients = torch._foreach_add(list(gradients), parameters, alpha=decay)
+        states = [self.state[parameter] for parameter in parameters]
+        steps, firsts, seconds = ([state[key] for state in states] for key in ("step", "exp_avg", "exp_avg_sq"))
+        torch._foreach_add_(steps, 1)
+        torch._foreach_mul_(firsts, beta1)
+        torch._foreach_add_(firsts, gradients, alpha=1 - beta1)
+        torch._foreach_mul_(seconds, beta2)
+        torch._foreach_addcmul_(seconds, gradients, gradients, value=1 - beta2)
+        first, second = optim.bias_corrections(steps, group["betas"])
+        denominators = torch._foreach_sqrt(seconds)
+        torch._foreach_div_(denominators, second.sqrt().tolist())
+        torch._foreach_add_(denominators, group["eps"])
+        torch._foreach_addcdiv_(parameters, firsts, denominators, (-rate / first).tolist())
+
+
+class RMSprop(torch.optim.Optimizer):
+    """RMSprop as on a device: with momentum of any value wherever there is a buffer for it.
+
+    The caller creates the states: `square_avg`, `grad_avg` if centred, and `momentum_buffer` with momentum.
+
+    Args:
+        groups: the parameter groups.
+        inside_root: TensorFlow's variant: `eps` is inside the square root, and momentum includes the learning rate.
+    """
+
+    def __init__(self, groups: List[Dict[str, Any]], inside_root: bool) -> None:
+        super().__init__(groups, {})
+        self._inside_root = inside_root
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]  # the engine has no closure
@@ -109,15 +152,18 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
             torch._foreach_mul_(means, alpha)
             torch._foreach_add_(means, gradients, alpha=1 - alpha)
             variances = torch._foreach_addcmul(squares, means, means, value=-1.0)
-        deviations = torch._foreach_add(list(variances), group["eps"])
-        torch._foreach_sqrt_(deviations)
-        if group["momentum"] > 0:
-            buffers = [state["momentum_buffer"] for state in states]
-            torch._foreach_mul_(buffers, group["momentum"])
-            torch._foreach_addcdiv_(buffers, gradients, deviations, value=group["lr"])
-            torch._foreach_sub_(parameters, buffers)
+        if self._inside_root:
+            deviations = torch._foreach_sqrt(torch._foreach_add(list(variances), group["eps"]))
         else:
+            deviations = torch._foreach_add(torch._foreach_sqrt(list(variances)), group["eps"])
+        if "momentum_buffer" not in states[0]:
             torch._foreach_addcdiv_(parameters, gradients, deviations, value=-group["lr"])
+            return
+        in_buffer, of_buffer = (group["lr"], 1.0) if self._inside_root else (1.0, group["lr"])
+        buffers = [state["momentum_buffer"] for state in states]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_addcdiv_(buffers, gradients, deviations, value=in_buffer)
+        torch._foreach_add_(parameters, buffers, alpha=-of_buffer)
 
 
 def state_tensors(latched: Latched) -> List[StateTensor]:
@@ -146,25 +192,24 @@ def counts_steps(latched: Latched) -> bool:
     return latched.algorithm in ("Adam", "AdamW", "LAMB")
 
 
-def build(latched: Latched, groups: Sequence[List[torch.Tensor]], device: torch.device) -> torch.optim.Optimizer:
-    """Creates the rule as a torch optimizer of `groups` of float32 tensors on `device`."""
-    settings = [{"params": parameters, **values} for parameters, values in zip(groups, _group_settings(latched))]
+def build(latched: Latched, groups: List[Dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    """Creates the rule as a torch optimizer of parameter groups of float32 tensors on `device`."""
+    settings = _settings(latched, groups)
     if latched.algorithm == "LAMB":
         return optim.LAMB(settings, bias_correction=latched.structure["bias_correction"])
-    if latched.algorithm == "RMSprop" and latched.structure["use_tf_variant"]:
-        return TensorFlowRMSprop(settings)
+    if latched.algorithm == "RMSprop":
+        return RMSprop(settings, inside_root=latched.structure["use_tf_variant"])
     rule: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, latched.algorithm)
     has_fused = _has_fused(rule, device)
-    if has_fused and latched.algorithm in ("Adam", "AdamW"):
-        return FusedAdam(settings, decoupled=latched.algorithm == "AdamW")
+    if latched.algorithm in ("Adam", "AdamW"):
+        return (FusedAdam if has_fused else Adam)(settings, decoupled=latched.algorithm == "AdamW")
     # torch needs a default learning rate, although every group has one.
     return rule(settings, lr=0.0, **({"fused": True} if has_fused else {}))
 
 
-def set_values(rule: torch.optim.Optimizer, latched: Latched) -> None:
-    """Sets the hyper-parameters of a rule to the values of a latched optimizer."""
-    for group, values in zip(rule.param_groups, _group_settings(latched)):
-        group.update(values)
+def set_values(rule: torch.optim.Optimizer, latched: Latched, groups: List[Dict[str, Any]]) -> None:
+    """Sets the parameter groups of a rule, with all of its parameters."""
+    rule.param_groups = [{**rule.defaults, **group} for group in _settings(latched, groups)]
 
 
 def new_step_count(rule: torch.optim.Optimizer, device: torch.device) -> torch.Tensor:
@@ -172,14 +217,15 @@ def new_step_count(rule: torch.optim.Optimizer, device: torch.device) -> torch.T
     return torch.zeros((), device=device if rule.defaults.get("fused") else "cpu")
 
 
-def _group_settings(latched: Latched) -> List[Dict[str, Any]]:
-    settings = latched.group_values()
-    if latched.algorithm == "SGD":
-        for values in settings:
-            values.pop("velocity_scaling", None)
-            # A device applies dampening also without momentum; torch applies it only with momentum.
-            if values["momentum"] == 0:
-                values["lr"] *= 1 - values["dampening"]
+def _settings(latched: Latched, groups: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Returns the groups with the values that the rule has to be given."""
+    if latched.algorithm != "SGD":
+        return groups
+    settings = [{name: value for name, value in group.items() if name != "velocity_scaling"} for group in groups]
+    for values in settings:
+        # A device applies dampening also without momentum; torch applies it only with momentum.
+        if values["momentum"] == 0:
+            values["lr"] *= 1 - values["dampening"]
     return settings
 
 

@@ -113,20 +113,9 @@ class Latched:
         """Returns the hyper-parameters of each group by name."""
         return [{name: attribute.value for name, attribute in group.items()} for group in self.groups]
 
-    def with_values(self, shared: Dict[str, Any], groups: List[Dict[str, Any]]) -> "Latched":
-        """Returns a copy with new values of variable attributes. Constant ones keep their values."""
-        return replace(
-            self,
-            shared=_changed(self.shared, shared),
-            groups=tuple(_changed(old, new) for old, new in zip(self.groups, groups)),
-        )
-
-
-def _changed(attributes: Dict[str, Attribute], values: Dict[str, Any]) -> Dict[str, Attribute]:
-    return {
-        name: attribute if attribute.constant or name not in values else Attribute(values[name], False)
-        for name, attribute in attributes.items()
-    }
+    def with_loss_scaling(self, value: float) -> "Latched":
+        """Returns a copy with another factor of the loss gradient."""
+        return replace(self, shared={**self.shared, "loss_scaling": replace(self.shared["loss_scaling"], value=value)})
 
 
 class OptimizerLatch:

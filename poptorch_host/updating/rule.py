@@ -4,7 +4,7 @@
 
 import inspect
 import math
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -27,9 +27,8 @@ class UpdateRule:
     """
 
     def __init__(self, latched: Latched, slots: Sequence[Slot], device: torch.device) -> None:
-        groups = [[slot.master for slot in slots if slot.group == index] for index in range(len(latched.groups))]
         self._slots = slots
-        self._optimizer = algorithms.build(latched, groups, device)
+        self._optimizer = algorithms.build(latched, self._groups(latched, {}), device)
         # Without torch's wrapper of step() for profiling and hooks, which takes a tenth of an update of a small model.
         self._plain_step = inspect.unwrap(type(self._optimizer).step)
         self._tensors = algorithms.state_tensors(latched)
@@ -49,15 +48,25 @@ class UpdateRule:
                     slot.weight, tensor.initial, dtype=_kept_type(tensor, slot), requires_grad=False
                 )
 
-    def set_values(self, latched: Latched) -> None:
-        """Sets new hyper-parameters."""
-        algorithms.set_values(self._optimizer, latched)
+    def set_values(self, latched: Latched, own: Mapping[str, Dict[str, Any]]) -> None:
+        """Sets new hyper-parameters: those of the groups, and for the weights named in `own` their own."""
+        algorithms.set_values(self._optimizer, latched, self._groups(latched, own))
         scalings = _velocity_scalings(latched)
         for slot in self._slots:
             ratio = scalings[slot.group] / self._velocity_scalings[slot.group]
             if ratio != 1.0 and self._in_half[slot.name]:
                 self._optimizer.state[slot.master]["momentum_buffer"].mul_(ratio)
         self._velocity_scalings = scalings
+
+    def _groups(self, latched: Latched, own: Mapping[str, Dict[str, Any]]) -> List[Dict[str, Any]]:
+        """Returns the parameter groups: those of the optimizer, and one for each weight of `own`."""
+        groups = [{"params": [], **values} for values in latched.group_values()]
+        for slot in self._slots:
+            if slot.name in own:
+                groups.append({"params": [slot.master], **own[slot.name]})
+            else:
+                groups[slot.group]["params"].append(slot.master)
+        return groups
 
     def step(
         self,

@@ -2,79 +2,196 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The hyper-parameters of a device by name, as in `ipu_param` of an optimizer's state dict.
 
-Every weight has entries "<attribute>___specific___<weight>", each a float32 scalar. For SGD, these include two products
-of attributes that its update uses.
+Every weight has a float32 scalar "<scalar>___specific___<weight>" for each variable hyper-parameter; constant ones are
+part of the program. SGD has the factors of its update instead, as PopART defines them, for one micro-batch and replica:
+
+    without momentum:  w <- weightDecayScaleFactor0 * w - scaledLearningRate0 * g
+    with momentum:     v <- scaledMomentum2 * v + dampeningScaleFactor2 * g + (1 - dampening) * sgdWeightDecay * w
+                       w <- w - scaledLearningRate2 * v
+
+With use_combined_accum they end in 1 and include the velocity scaling. Weights of a group may be given different
+values here, and any, such as negative decay rates.
 """
 
-from typing import Any, Dict, Mapping, Sequence
+from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
 import torch
 
-from .latch import Latched
+from .algorithms import state_tensors
+from .latch import Attribute, Latched
 
 LOSS_SCALING = "lossScaling_FLOAT"
 _SPECIFIC = "___specific___"
-_NAMES = {
+_ADAM_NAMES = {
     "lr": "learningRate",
     "weight_decay": "weightDecay",
-    "momentum": "momentum",
-    "dampening": "dampening",
-    "velocity_scaling": "velocityScaling",
-    "eps": "eps",
-    "alpha": "alpha",
-    "beta1": "beta1",
-    "beta2": "beta2",
+    "beta1": "adamBeta1",
+    "beta2": "adamBeta2",
+    "eps": "adamEps",
     "max_weight_norm": "maxWeightNorm",
 }
+_RMSPROP_NAMES = {
+    "lr": "learningRate",
+    "weight_decay": "weightDecay",
+    "momentum": "adaptiveMomentum",
+    "alpha": "adaptiveAlpha",
+    "eps": "adaptiveEps",
+}
+
+Values = Dict[str, Any]  # of the hyper-parameters of a weight, named as in parameter groups
+Scalars = Dict[str, float]  # on the device, by the first part of their names
 
 
-def parameter_tensors(latched: Latched, weights: Sequence[Sequence[str]]) -> Dict[str, torch.Tensor]:
-    """Returns `ipu_param` for the names of the weights in each group."""
-    entries = {LOSS_SCALING: latched.loss_scaling}
-    for values, names in zip(latched.group_values(), weights):
-        scalars = _scalars(latched, values)
-        entries.update({attribute + _SPECIFIC + name: value for name in names for attribute, value in scalars.items()})
+def parameter_tensors(
+    latched: Latched, weights: Sequence[Sequence[str]], own: Mapping[str, Values]
+) -> Dict[str, torch.Tensor]:
+    """Returns `ipu_param`.
+
+    Args:
+        latched: the latched optimizer.
+        weights: the names of the weights of each group.
+        own: the values of weights that do not have those of their group.
+    """
+    entries = {} if latched.shared["loss_scaling"].constant else {LOSS_SCALING: latched.loss_scaling}
+    for group, names in zip(latched.groups, weights):
+        for name in names:
+            scalars = _variable_scalars(latched, group, own.get(name, _values(group)))
+            entries.update({scalar + _SPECIFIC + name: value for scalar, value in scalars.items()})
     return {name: torch.tensor(value, dtype=torch.float32) for name, value in entries.items()}
 
 
-def with_parameter_tensors(
-    latched: Latched, weights: Sequence[Sequence[str]], tensors: Mapping[str, torch.Tensor]
-) -> Latched:
-    """Returns a copy of `latched` with the variable values of `ipu_param`, for a group those of its first weight.
+def loaded_values(
+    latched: Latched, weights: Sequence[Sequence[str]], own: Mapping[str, Values], tensors: Mapping[str, torch.Tensor]
+) -> Tuple[Latched, Dict[str, Values]]:
+    """Returns `latched` with the loss scaling of `ipu_param`, and the values of weights that have their own.
 
-    A value that equals the current one in float32 precision is not changed.
+    A scalar that is missing, or equals the present one in float32 precision, keeps its value.
     """
-    groups = []
-    for values, names in zip(latched.group_values(), weights):
-        scalars = _plain_scalars(latched, values)
-        stored: Dict[str, Any] = {
-            attribute: _stored(tensors, title + _SPECIFIC + names[0], scalars[attribute])
-            for attribute, title in _NAMES.items()
-            if names and attribute in scalars
-        }
-        if "beta1" in stored:
-            stored["betas"] = (stored.pop("beta1"), stored.pop("beta2"))
-        groups.append(stored)
-    shared: Dict[str, Any] = {"loss_scaling": _stored(tensors, LOSS_SCALING, latched.loss_scaling)}
-    return latched.with_values(shared, groups)
+    shared = latched.shared["loss_scaling"]
+    scaling = latched.loss_scaling
+    if not shared.constant:
+        scaling = _stored(tensors, LOSS_SCALING, scaling)
+    loaded: Dict[str, Values] = {}
+    for group, names in zip(latched.groups, weights):
+        for name in names:
+            present = own.get(name, _values(group))
+            scalars = _variable_scalars(latched, group, present)
+            stored = {scalar: _stored(tensors, scalar + _SPECIFIC + name, value) for scalar, value in scalars.items()}
+            if stored != scalars or scaling != latched.loss_scaling:
+                present = _with_scalars(latched, present, stored, scaling)
+            if present != _values(group):
+                loaded[name] = present
+    return latched.with_loss_scaling(scaling), loaded
 
 
-def _scalars(latched: Latched, values: Dict[str, Any]) -> Dict[str, float]:
-    plain = _plain_scalars(latched, values)
-    scalars = {_NAMES[attribute]: value for attribute, value in plain.items()}
+def _values(group: Mapping[str, Attribute]) -> Values:
+    return {name: attribute.value for name, attribute in group.items()}
+
+
+def _variable_scalars(latched: Latched, group: Mapping[str, Attribute], values: Values) -> Scalars:
     if latched.algorithm == "SGD":
-        rate = plain["lr"] * (1 - plain["dampening"])
-        scalars["scaledLearningRate0"] = rate / latched.loss_scaling
-        scalars["weightDecayScaleFactor0"] = 1 - rate * plain["weight_decay"]
-    return scalars
+        return _sgd_scalars(latched, group, values)
+    variable = {name for name, attribute in group.items() if not attribute.constant}
+    plain = dict(values)
+    if "betas" in plain:
+        plain["beta1"], plain["beta2"] = plain["betas"]
+        variable |= {"beta1", "beta2"} if "betas" in variable else set()
+    return {scalar: plain[name] for name, scalar in _names(latched).items() if name in plain and name in variable}
 
 
-def _plain_scalars(latched: Latched, values: Dict[str, Any]) -> Dict[str, float]:
-    """Returns the scalar hyper-parameters of a group."""
-    scalars = {name: value for name, value in values.items() if name in _NAMES}
-    if "betas" in values:
-        scalars["beta1"], scalars["beta2"] = values["betas"]
-    return scalars
+def _with_scalars(latched: Latched, values: Values, scalars: Scalars, loss_scaling: float) -> Values:
+    """Returns the values of a weight that give the scalars."""
+    if latched.algorithm == "SGD":
+        return {**values, **_SGD_VALUES[_sgd_kind(latched)](scalars, values, loss_scaling)}
+    names = _names(latched)
+    plain = {name: scalars[scalar] for name, scalar in names.items() if scalar in scalars}
+    if "beta1" in plain:
+        plain["betas"] = (plain.pop("beta1"), plain.pop("beta2"))
+    return {**values, **plain}
+
+
+def _names(latched: Latched) -> Dict[str, str]:
+    return _RMSPROP_NAMES if latched.algorithm == "RMSprop" else _ADAM_NAMES
+
+
+# SGD
+
+
+def _sgd_kind(latched: Latched) -> int:
+    """Returns the number at the end of the names: 0 without momentum, 1 with combined accumulators, otherwise 2."""
+    if not state_tensors(latched):
+        return 0
+    return 1 if latched.structure["use_combined_accum"] else 2
+
+
+def _sgd_scalars(latched: Latched, group: Mapping[str, Attribute], values: Values) -> Scalars:
+    rate, decay, fresh = values["lr"], values["weight_decay"], 1 - values["dampening"]
+    velocity, scaling = values.get("velocity_scaling", 1.0), latched.loss_scaling
+    kind = _sgd_kind(latched)
+    decay_scalar = (
+        ("weightDecayScaleFactor0", 1 - rate * fresh * decay, ("lr", "dampening", "weight_decay")),
+        ("scaledWeightDecay1", fresh * decay * velocity, ("dampening", "weight_decay", "velocity_scaling")),
+        ("sgdWeightDecay", decay, ("weight_decay",)),
+    )[kind]
+    scalars: Sequence[Tuple[str, float, Sequence[str]]]
+    if kind == 0:
+        scalars = [decay_scalar, ("scaledLearningRate0", rate * fresh / scaling, ("lr", "dampening", "loss_scaling"))]
+    else:
+        gradient = ("dampening", "velocity_scaling", "loss_scaling")
+        scalars = [
+            decay_scalar,
+            (f"scaledMomentum{kind}", values["momentum"], ("momentum",)),
+            (f"dampeningScaleFactor{kind}", fresh * velocity / scaling, gradient),
+            (f"scaledLearningRate{kind}", rate / velocity, ("lr", "velocity_scaling")),
+        ]
+    attributes = {**group, **latched.shared}
+    return {
+        name: value
+        for name, value, parts in scalars
+        if any(part in attributes and not attributes[part].constant for part in parts)
+    }
+
+
+def _plain_values(scalars: Scalars, values: Values, loss_scaling: float) -> Values:
+    fresh = 1 - values["dampening"]
+    rate = values["lr"] * fresh
+    if "scaledLearningRate0" in scalars:
+        rate = scalars["scaledLearningRate0"] * loss_scaling
+    decay = values["weight_decay"]
+    if "weightDecayScaleFactor0" in scalars and rate:
+        decay = (1 - scalars["weightDecayScaleFactor0"]) / rate
+    return {"lr": rate, "dampening": 0.0, "weight_decay": decay}
+
+
+def _combined_values(scalars: Scalars, values: Values, loss_scaling: float) -> Values:
+    found = _momentum_values(1, scalars, values, loss_scaling)
+    fresh = (1 - found["dampening"]) * values["velocity_scaling"]
+    if "scaledWeightDecay1" in scalars and fresh:
+        found["weight_decay"] = scalars["scaledWeightDecay1"] / fresh
+    return found
+
+
+def _separate_values(scalars: Scalars, values: Values, loss_scaling: float) -> Values:
+    found = _momentum_values(2, scalars, values, loss_scaling)
+    return {**found, "weight_decay": scalars.get("sgdWeightDecay", values["weight_decay"])}
+
+
+def _momentum_values(kind: int, scalars: Scalars, values: Values, loss_scaling: float) -> Values:
+    velocity = values.get("velocity_scaling", 1.0)
+    found = {"lr": values["lr"], "momentum": scalars.get(f"scaledMomentum{kind}", values["momentum"])}
+    found["dampening"] = values["dampening"]
+    if f"dampeningScaleFactor{kind}" in scalars:
+        found["dampening"] = 1 - scalars[f"dampeningScaleFactor{kind}"] * loss_scaling / velocity
+    if f"scaledLearningRate{kind}" in scalars:
+        found["lr"] = scalars[f"scaledLearningRate{kind}"] * velocity
+    return found
+
+
+_SGD_VALUES: Tuple[Callable[[Scalars, Values, float], Values], ...] = (
+    _plain_values,
+    _combined_values,
+    _separate_values,
+)
 
 
 def _stored(tensors: Mapping[str, torch.Tensor], name: str, present: float) -> float:

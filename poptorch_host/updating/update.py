@@ -89,6 +89,7 @@ class WeightUpdate:
         self._names = [
             [slot.name for slot in self._slots if slot.group == index] for index in range(len(latched.groups))
         ]
+        self._own_values: Dict[str, Dict[str, Any]] = {}  # of weights that were loaded with others than their group's
         self._rule = UpdateRule(latched, self._slots, device)
         self._typed = [slot for slot in self._slots if slot.accumulator_type is not None]
         self._loss_scale = LossScale(bool(popart.get("automaticLossScalingSettings.enabled", False)), device, group)
@@ -199,8 +200,9 @@ class WeightUpdate:
         loaded into the new optimizer. Raises the exceptions of `OptimizerLatch.set`.
         """
         before = self._latch.optimizer
-        if self._latch.set(optimizer, compiled=True):
-            self._rule.set_values(self._latch.latched)
+        if self._latch.set(optimizer, compiled=True) or self._own_values:
+            self._own_values = {}
+            self._rule.set_values(self._latch.latched, self._own_values)
             self._mark_newer(optimizer)
         if before is not optimizer:
             self._detach(before)
@@ -240,7 +242,7 @@ class WeightUpdate:
                 state[STEP_PREFIX + name] = state[STEP_PREFIX + name].expand(groups).clone()
         if self._loss_scale.automatic:
             state[STATE_NAME] = torch.tensor(self._loss_scale.factor)
-        return state, state_names.parameter_tensors(self._latch.latched, self._names)
+        return state, state_names.parameter_tensors(self._latch.latched, self._names, self._own_values)
 
     def write_state(
         self, ipu_state: Optional[Mapping[str, torch.Tensor]], ipu_param: Optional[Mapping[str, torch.Tensor]]
@@ -251,8 +253,10 @@ class WeightUpdate:
             Error: if the shape of a state differs from that of the weight.
         """
         latch = self._latch
-        latch.latched = state_names.with_parameter_tensors(latch.latched, self._names, ipu_param or {})
-        self._rule.set_values(latch.latched)
+        latch.latched, self._own_values = state_names.loaded_values(
+            latch.latched, self._names, self._own_values, ipu_param or {}
+        )
+        self._rule.set_values(latch.latched, self._own_values)
         state = dict(ipu_state or {})
         for name in self._replica_groups:
             if STEP_PREFIX + name in state:

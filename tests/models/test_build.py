@@ -21,7 +21,7 @@ from models.build import build_pipeline
 from models.swin_transformer import LayerNorm, SwinTransformer
 from optimizer import build_optimizer
 from options import inference_options, training_options
-from tests.backend import DEVICE
+from tests.backend import DEVICE, host_only
 from tests.operations import Recorder
 
 SMALL = [
@@ -189,9 +189,16 @@ def train(model: build.SwinClassifier, config: CfgNode, inputs: List[torch.Tenso
     return losses
 
 
+NO_AUTOCAST = host_only("IPUs have no torch.autocast, and MODEL.PRECISION mix is refused there")
+
+
+def autocast(*values):
+    return pytest.param("mix", *values, marks=NO_AUTOCAST)
+
+
 @pytest.mark.parametrize(
     "precision, dtype",
-    [("16.16", torch.float16), ("16.32", torch.float32), ("32.32", torch.float32), ("mix", torch.float32)],
+    [("16.16", torch.float16), ("16.32", torch.float32), ("32.32", torch.float32), autocast(torch.float32)],
 )
 def test_every_precision_trains_and_keeps_its_weights_type(precision, dtype):
     opts = ["MODEL.PRECISION", precision, "TRAIN.BASE_LR", 1.0]
@@ -205,14 +212,14 @@ def test_every_precision_trains_and_keeps_its_weights_type(precision, dtype):
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
 
 
-@pytest.mark.parametrize("precision, casts", [("16.32", True), ("16.16", False), ("32.32", False), ("mix", False)])
+@pytest.mark.parametrize("precision, casts", [("16.32", True), ("16.16", False), ("32.32", False), autocast(False)])
 def test_norms_cast_their_weights_where_those_are_wider_than_activations(precision, casts):
     norms = [module for module in built("MODEL.PRECISION", precision).modules() if isinstance(module, nn.LayerNorm)]
     assert len(norms) == 1 + 2 * 4 + 1 + 1
     assert {isinstance(norm, LayerNorm) for norm in norms} == {casts}
 
 
-@pytest.mark.parametrize("precision", ["16.16", "16.32", "mix"])
+@pytest.mark.parametrize("precision", ["16.16", "16.32", autocast()])
 def test_evaluation_in_every_precision_is_close_to_float32(precision):
     config = configured("MODEL.PRECISION", precision)
     expected = built().eval()(images())
@@ -239,6 +246,7 @@ def test_marks_for_recomputation_are_the_configurations():
         assert sum(len(block._forward_hooks) for layer in model.layers for block in layer.blocks) == hooks
 
 
+@NO_AUTOCAST
 @pytest.mark.parametrize("supported, dtype", [(True, torch.bfloat16), (False, torch.float16)])
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 def test_autocast_uses_bfloat16_but_on_gpus_that_lack_it(monkeypatch, supported, dtype):

@@ -99,7 +99,7 @@ def test_adamw_parameters_are_by_weight():
     assert values["weightDecay___specific___0.bias"] == 0.5 and values["weightDecay___specific___2.bias"] == 0.75
     assert all(
         values[f"{name}___specific___2.bias"] == value
-        for name, value in (("beta1", 0.5), ("beta2", 0.25), ("eps", 2.0**-10))
+        for name, value in (("adamBeta1", 0.5), ("adamBeta2", 0.25), ("adamEps", 2.0**-10))
     )
 
 
@@ -109,6 +109,34 @@ def test_sgd_parameters_hold_the_products_of_its_update():
     for name in NAMES:
         assert values[f"scaledLearningRate0___specific___{name}"] == 0.5 * 0.75 / 4
         assert values[f"weightDecayScaleFactor0___specific___{name}"] == 1 - 0.5 * 0.75 * 0.125
+
+
+SGD_SCALARS = [
+    (dict(momentum=0.5), {"sgdWeightDecay": 0.125, "scaledMomentum2": 0.5, "dampeningScaleFactor2": 0.75 / 4}),
+    (
+        dict(momentum=0.5, use_combined_accum=True, velocity_scaling=8.0),
+        {"scaledWeightDecay1": 0.75 * 0.125 * 8, "scaledMomentum1": 0.5, "dampeningScaleFactor1": 0.75 * 8 / 4},
+    ),
+]
+
+
+@pytest.mark.parametrize("settings, factors", SGD_SCALARS, ids=["separate", "combined"])
+def test_sgd_with_momentum_has_the_factors_of_its_velocity(settings, factors):
+    def make(parameters):
+        return optim.SGD(parameters, lr=0.5, dampening=0.25, weight_decay=0.125, loss_scaling=4.0, **settings)
+
+    kind = "1" if "use_combined_accum" in settings else "2"
+    expected = {**factors, f"scaledLearningRate{kind}": 0.5 / settings.get("velocity_scaling", 1.0)}
+    values = Device(make_net(), make).optimizer.state_dict()["ipu_param"]
+    assert values == {
+        LOSS_SCALING: 4.0,
+        **{f"{key}___specific___{n}": expected[key] for key in expected for n in NAMES},
+    }
+
+
+def test_constant_hyper_parameters_are_part_of_the_program_and_not_of_the_state():
+    values = Device(make_net(), OPTIMIZERS["adam"]).optimizer.state_dict()["ipu_param"]
+    assert set(values) == {f"learningRate___specific___{name}" for name in NAMES}
 
 
 @every_optimizer
@@ -223,7 +251,64 @@ def test_loading_brings_the_learning_rate_to_groups_and_device():
     second = Device(make_net(), lambda p: optim.SGD(p, lr=0.5))
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     second.update.upload()
-    assert second.optimizer.param_groups[0]["lr"] == second.latch.latched.groups[0]["lr"].value == 0.75
+    on_device = second.optimizer.state_dict()["ipu_param"]["scaledLearningRate0___specific___0.weight"]
+    assert second.optimizer.param_groups[0]["lr"] == on_device == 0.75
+
+
+VARIABLE = {  # nothing is constant, so that everything can be loaded
+    "sgd": lambda p, k: optim.SGD(p, lr=0.1 * k, weight_decay=0.1 * k, dampening=0.2 * k, loss_scaling=2.0),
+    "sgd momentum": lambda p, k: optim.SGD(
+        p, lr=0.1 * k, weight_decay=0.1 * k, dampening=0.2 * k, momentum=0.3 * k, loss_scaling=2.0
+    ),
+    "sgd combined": lambda p, k: optim.SGD(
+        p,
+        lr=0.1 * k,
+        weight_decay=0.1 * k,
+        dampening=0.2 * k,
+        momentum=0.3 * k,
+        use_combined_accum=True,
+        velocity_scaling=4.0,
+        loss_scaling=2.0,
+    ),
+    "adam": lambda p, k: optim.Adam(p, lr=0.1 * k, betas=(0.3 * k, 0.4 * k), eps=1e-3 * k, weight_decay=0.1 * k),
+    "adamw": lambda p, k: optim.AdamW(p, lr=0.1 * k, betas=(0.3 * k, 0.4 * k), eps=1e-3 * k, weight_decay=0.1 * k),
+    "rmsprop": lambda p, k: optim.RMSprop(p, lr=0.1 * k, alpha=0.4 * k, eps=1e-3 * k, momentum=0.4 * k),
+    "lamb": lambda p, k: optim.LAMB(p, lr=0.1 * k, betas=(0.3 * k, 0.4 * k), eps=1e-3 * k, max_weight_norm=0.5 * k),
+}
+
+
+@pytest.mark.parametrize("make", VARIABLE.values(), ids=VARIABLE)
+def test_a_weight_is_updated_with_the_hyper_parameters_that_were_loaded_for_it(make):
+    first, second, mixed = (Device(make_net(), lambda p, k=k: make(p, k)) for k in (1, 2, 1))
+    state = mixed.optimizer.state_dict()
+    other = second.optimizer.state_dict()["ipu_param"]
+    state["ipu_param"].update({name: value for name, value in other.items() if name.endswith("0.bias")})
+    mixed.optimizer.load_state_dict(state)
+    mixed.update.upload()
+    for device in (first, second, mixed):  # gradients are the same in the first step only
+        train(device, 1)
+    for name in NAMES:
+        assert_close(mixed.parameters[name], (second if name == "0.bias" else first).parameters[name])
+    after = mixed.optimizer.state_dict()["ipu_param"]
+    assert all(torch.equal(after[name], value) for name, value in state["ipu_param"].items())
+    mixed.update.latch(mixed.optimizer)
+    again, plain = (device.optimizer.state_dict()["ipu_param"] for device in (mixed, first))
+    assert all(torch.equal(again[name], value) for name, value in plain.items())
+
+
+@pytest.mark.parametrize("make", VARIABLE.values(), ids=VARIABLE)
+def test_any_numbers_can_be_loaded_and_states_move_on_with_them(make):
+    device = Device(make_net(), lambda p: make(p, 1))
+    state, generator = device.optimizer.state_dict(), torch.Generator().manual_seed(1)
+    for part in ("ipu_state", "ipu_param"):
+        for name, tensor in state[part].items():
+            state[part][name] = torch.randn(tensor.shape, generator=generator)
+    device.optimizer.load_state_dict(state)
+    device.update.upload()
+    train(device, 1)
+    after = device.optimizer.state_dict()
+    assert all(torch.equal(after["ipu_param"][name], value) for name, value in state["ipu_param"].items())
+    assert not any(torch.equal(after["ipu_state"][name], value) for name, value in state["ipu_state"].items())
 
 
 def test_learning_rate_set_after_loading_counts_more_than_the_loaded_one():

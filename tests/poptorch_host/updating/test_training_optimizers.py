@@ -75,6 +75,13 @@ def test_trained_weights_equal_torchs(cls, arguments, accumulation, replicas, it
     assert_close(weights_of(trainer), list(theirs.parameters()))
 
 
+@host_only("which kernels it has")
+@pytest.mark.parametrize("name", ["adam", "torch adam", "adamw", "torch adamw"])
+def test_adam_without_torchs_fused_kernel_equals_torchs(name, monkeypatch):
+    monkeypatch.setattr("poptorch_host.updating.algorithms._has_fused", lambda rule, device: False)
+    test_trained_weights_equal_torchs(*OPTIMIZERS[name], accumulation=1, replicas=1, iterations=1)
+
+
 def test_default_optimizer_is_sgd_with_a_hundredth():
     model, other = WithLoss(), WithLoss()
     trainer = train(poptorch.trainingModel(model))
