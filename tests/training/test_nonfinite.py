@@ -24,7 +24,8 @@ def test_step_that_is_not_finite_is_told_with_its_rate_module_and_samples(digits
         lambda self, epoch, index: (sample(self, epoch, index)[0] * (math.inf if index == 7 else 1), 1),
     )
     with pytest.raises(Refusal) as caught:
-        train(digits, tmp_path, "--opts", "AUG.MIXUP", "0.0", "AUG.CUTMIX", "0.0")
+        own_process = ["DATA.LOADER", "sync", "DATA.NUM_WORKERS", "0"]  # others would not have the patch above
+        train(digits, tmp_path, "--opts", "AUG.MIXUP", "0.0", "AUG.CUTMIX", "0.0", *own_process)
     assert caught.value.code == EXIT_NONFINITE
     assert re.search(
         r"not finite at update \d+ \(epoch 0, step \d+, learning rate [\d.e-]+\): "
