@@ -96,11 +96,11 @@ class Adam(torch.optim.Optimizer):
 
     def _step_group(self, group: Dict[str, Any], parameters: List[torch.Tensor]) -> None:
         rate, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
-        gradients: Sequence[torch.Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if decay and self._decoupled:
             torch._foreach_mul_(parameters, 1 - rate * decay)
         elif decay:
-            gradients = torch._foreach_add(list(gradients), parameters, alpha=decay)
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
         states = [self.state[parameter] for parameter in parameters]
         steps, firsts, seconds = ([state[key] for state in states] for key in ("step", "exp_avg", "exp_avg_sq"))
         torch._foreach_add_(steps, 1)

@@ -104,7 +104,7 @@ def _with_scalars(latched: Latched, values: Values, scalars: Scalars, loss_scali
     if latched.algorithm == "SGD":
         return {**values, **_SGD_VALUES[_sgd_kind(latched)](scalars, values, loss_scaling)}
     names = _names(latched)
-    plain = {name: scalars[scalar] for name, scalar in names.items() if scalar in scalars}
+    plain: Values = {name: scalars[scalar] for name, scalar in names.items() if scalar in scalars}
     if "beta1" in plain:
         plain["betas"] = (plain.pop("beta1"), plain.pop("beta2"))
     return {**values, **plain}
