@@ -12,33 +12,50 @@ import json
 import os
 import tarfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from common.errors import EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.files import write_atomically
+from common.logs import logger
 from common.progress_bar import tracked
 from dataset.decode import BadImage, shown
 from dataset.image_folder import ImageFolder, open_split
+from dataset.restart_markers import find_tool, with_restart_markers
 from dataset.shards import MANIFEST, RECORD, VERSION, shard_path
 
 SHARD_IMAGES = 8192  # 0.9 GB of ImageNet
 MOST_SHARDS = 512  # of a split: larger data sets get larger shards
-Note = Dict[str, Any]  # of a shard: 'files', a digest of its sources; lists 'offset', 'size', 'crc' by image
+AT_ONCE = 64  # files that are rewritten at the same time: memory for as many
+# Of a shard: 'files', a digest of its sources; 'bytes'; 'rewritten', how many; lists 'offset', 'size', 'crc' by image
+Note = Dict[str, Any]
 
 
-def pack(out: Path, source: Optional[Path]) -> None:
+class Packing(NamedTuple):
+    """How 'shards' packs a data set.
+
+    Attributes:
+        restart_markers: whether JPEGs are losslessly rewritten for faster decoding (dataset/restart_markers.py).
+    """
+
+    restart_markers: bool = False
+
+
+def pack(out: Path, source: Optional[Path], options: Packing = Packing()) -> None:  # noqa: B008 (immutable)
     """Writes the shards of a folder data set into the folder `out`, where some of them may be already.
 
     Raises:
-        Refusal: if the source is no folder data set, or one of its files cannot be read.
+        Refusal: if the source is no folder data set, one of its files cannot be read, or a tool is missing.
     """
     if source is None:
         raise Refusal("shards packs a folder data set: pass it as --source DIR")
+    if options.restart_markers:
+        find_tool()
     folders = {split: open_split(source, split == "train", allow_empty=True) for split in ("train", "validation")}
-    splits = {split: _pack_split(out, split, folder) for split, folder in folders.items()}
+    splits = {split: _pack_split(out, split, folder, options) for split, folder in folders.items()}
     manifest = {"version": VERSION, "classes": folders["train"].classes, "splits": splits}
     wanted = {
         shard_path(out, split, number).name
@@ -51,21 +68,24 @@ def pack(out: Path, source: Optional[Path]) -> None:
     write_atomically(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def _pack_split(out: Path, split: str, folder: ImageFolder) -> Dict[str, Any]:
+def _pack_split(out: Path, split: str, folder: ImageFolder, options: Packing) -> Dict[str, Any]:
     """Writes the shards and the index of a split; returns its description for the manifest."""
     step = max(SHARD_IMAGES, -(-len(folder) // MOST_SHARDS))
-    records, sizes = np.zeros(len(folder), RECORD), []
+    records, sizes, rewritten = np.zeros(len(folder), RECORD), [], 0
     for number, first in enumerate(tracked(range(0, len(folder), step), f"packing {split}", " shards")):
         part = range(first, min(first + step, len(folder)))
         path = shard_path(out, split, number)
         note = _finished(path, _digest(folder, part))
         if note is None:
-            note = _write_shard(path, folder, part)
+            note = _write_shard(path, folder, part, options)
         rows = records[first : first + len(part)]
         for key in ("offset", "size", "crc"):
             rows[key] = note[key]
         rows["shard"] = number
         sizes.append(path.stat().st_size)
+        rewritten += note["rewritten"]
+    if options.restart_markers:
+        logger.info("%s: restart markers in %d of %d files; the others are as they were", split, rewritten, len(folder))
     names = [os.fsencode(folder.relative(index)) for index in range(len(folder))]
     records["label"] = folder.labels
     records["name_end"] = np.cumsum([len(name) for name in names], dtype=np.int64)
@@ -102,24 +122,25 @@ def _finished(path: Path, digest: str) -> Optional[Note]:
     """The note of a shard that an interrupted run finished from the same files, or None."""
     try:
         note = json.loads(_note_path(path).read_text(encoding="utf-8"))
-        return note if note["files"] == digest and path.stat().st_size == note["bytes"] else None
-    except (OSError, ValueError):
+        is_same = note["files"] == digest and path.stat().st_size == note["bytes"] and "rewritten" in note
+        return note if is_same else None
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
-def _write_shard(path: Path, folder: ImageFolder, part: range) -> Note:
+def _write_shard(path: Path, folder: ImageFolder, part: range, options: Packing) -> Note:
     """Writes a shard and its note."""
-    note: Note = {"files": _digest(folder, part), "offset": [], "size": [], "crc": []}
+    note: Note = {"files": _digest(folder, part), "rewritten": 0, "offset": [], "size": [], "crc": []}
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for index in part:
-            data = _contents(folder, index)
+        for index, (data, is_rewritten) in zip(part, _contents(folder, part, options)):
             member = tarfile.TarInfo(folder.relative(index))
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
             note["offset"].append(stream.tell() - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
             note["size"].append(len(data))
             note["crc"].append(zlib.crc32(data))
+            note["rewritten"] += is_rewritten
         archive.close()  # writes the end of the archive
         stream.flush()
         os.fsync(stream.fileno())
@@ -134,7 +155,24 @@ def _write_shard(path: Path, folder: ImageFolder, part: range) -> Note:
     return note
 
 
-def _contents(folder: ImageFolder, index: int) -> bytes:
+def _contents(folder: ImageFolder, part: range, options: Packing) -> Iterator[Tuple[bytes, bool]]:
+    """What is packed of each file, and whether it was rewritten."""
+    if not options.restart_markers:
+        yield from ((_read(folder, index), False) for index in part)
+        return
+    tool = find_tool()
+
+    def rewrite(index: int) -> Tuple[bytes, bool]:
+        data = _read(folder, index)
+        rewritten = with_restart_markers(data, tool)
+        return (data, False) if rewritten is None else (rewritten, True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(part), AT_ONCE):
+            yield from pool.map(rewrite, part[start : start + AT_ONCE])
+
+
+def _read(folder: ImageFolder, index: int) -> bytes:
     try:
         return folder.read(index)
     except BadImage as error:

@@ -33,10 +33,11 @@ from common.logs import console_log, logger
 from common.progress_bar import tracked
 from dataset.decode import MAX_FILE_BYTES, BadImage, shown
 from dataset.image_folder import ImageFolder, open_split
-from dataset.pack import pack
+from dataset.pack import Packing, pack
 from utils import one_line, reason
 
 MARKER = ".prepared.json"
+PLAIN = Packing()
 HELD_OUT = 0.2  # share of each class that is for validation
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
@@ -45,12 +46,15 @@ IMAGENETTE_MEMBER = re.compile(r"[^/]+/(train|val)/(n\d{8})/(\w[\w.-]*\.JPEG)")
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same for all members: equal folders give equal archives
 
 
-def prepare(name: str, out: Path, source: Optional[Path] = None, split: Optional["Split"] = None) -> None:
+def prepare(
+    name: str, out: Path, source: Optional[Path] = None, split: Optional["Split"] = None, packing: Packing = PLAIN
+) -> None:
     """Writes data set `name` to the folder `out`, unless it is there already.
 
     Args:
         source: folder of the original files, instead of a download; for 'zip' and 'shards' the folder data set to pack.
         split: how 'folder' splits; for others None.
+        packing: how 'shards' packs.
 
     Raises:
         Refusal: if `out` holds something else, another process writes it, or the original cannot be downloaded or read.
@@ -60,6 +64,9 @@ def prepare(name: str, out: Path, source: Optional[Path] = None, split: Optional
     if split is not None:
         arguments["split"] = split
         marker.update({key: str(value) for key, value in split._asdict().items()})
+    if packing != PLAIN:
+        arguments["options"] = packing
+        marker.update({key: str(value) for key, value in packing._asdict().items()})
     if _is_prepared(out, marker):
         logger.info("%s is prepared already in %s", name, shown(out))
         return
@@ -375,7 +382,14 @@ def _arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     own.add_argument(
         "--link-mode", choices=sorted(PLACERS), help=f"how files get to their places (default: {default.link_mode})"
     )
+    parser.add_argument_group("shards", "packs a folder data set").add_argument(
+        "--restart-markers",
+        action="store_true",
+        help="have jpegtran put restart markers into JPEGs, without loss, so that a crop decodes faster",
+    )
     args = parser.parse(argv)
+    if args.restart_markers and args.name != "shards":
+        raise Refusal(f"--restart-markers has no effect for {args.name}: leave it out")
     given = {key: getattr(args, key) for key in Split._fields if getattr(args, key) is not None}
     if given and args.name != "folder":
         flag = f"--{next(iter(given)).replace('_', '-')}"
@@ -390,7 +404,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Command line; `argv` None: that of the process."""
     args = _arguments(argv)
     with console_log(is_leader=True):
-        prepare(args.name, args.out, args.source, args.split)
+        prepare(args.name, args.out, args.source, args.split, Packing(args.restart_markers))
 
 
 if __name__ == "__main__":

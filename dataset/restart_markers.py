@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""JPEGs losslessly rewritten with restart markers by libjpeg-turbo's `jpegtran`, for dataset/jpeg_tiles.py."""
+
+import shutil
+import subprocess
+from typing import Optional
+
+import numpy as np
+
+from common.errors import EXIT_DATA, Refusal
+from dataset.decode import MAX_FILE_BYTES, BadImage, decode
+from dataset.jpeg_tiles import tiled
+
+TOOL = "jpegtran"
+# A marker after every MCU, because the tiles of longer intervals must divide a row. Tables made for the picture save
+# more bytes than the markers take, except in small pictures.
+ARGUMENTS = ("-copy", "all", "-optimize", "-restart", "1B")
+SECONDS = 120  # for a picture; a megapixel takes some hundredths
+
+
+def find_tool() -> str:
+    """The path of jpegtran; raises Refusal if it is not installed."""
+    path = shutil.which(TOOL)
+    if path is None:
+        raise Refusal(
+            f"--restart-markers needs {TOOL}: install libjpeg-turbo-progs (apt), libjpeg-turbo-utils (dnf) or "
+            "jpeg-turbo (brew), or leave the flag out",
+            EXIT_DATA,
+        )
+    return path
+
+
+def with_restart_markers(data: bytes, tool: str) -> Optional[bytes]:
+    """A JPEG with restart markers that decodes to the same pixels; None for what cannot be rewritten so.
+
+    Args:
+        tool: from `find_tool`.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        pixels = np.asarray(decode(data))
+        done = subprocess.run([tool, *ARGUMENTS], input=data, capture_output=True, timeout=SECONDS)
+        if done.returncode or not 0 < len(done.stdout) <= MAX_FILE_BYTES or tiled(done.stdout) is None:
+            return None
+        return done.stdout if np.array_equal(np.asarray(decode(done.stdout)), pixels) else None
+    except (BadImage, subprocess.TimeoutExpired):
+        return None
