@@ -5,8 +5,10 @@
     python -m benchmarks.input_pipeline [--images 256] [--rounds 7] [--workers 2]
 
 All read the same JPEG files, which the benchmark makes (500x400 pixels with the statistics of photographs), by the same
-recipe: the Swin training augmentation at 224 pixels with mixup, and the evaluation transform. With workers, timm's
-create_loader with its prefetcher takes part as well. They take turns, so that whatever else the machine does hits all.
+recipe: the Swin training augmentation at 224 pixels with mixup, and the evaluation transform. Ours also reads them from
+shards, without and, where jpegtran is installed, with restart markers. NVIDIA DALI takes part where it is installed,
+and with workers timm's create_loader with its prefetcher. They take turns, so that whatever else the machine does hits
+all.
 A ratio is the peer's time over ours in one round, above 1 ours is faster; printed are the median and the range of all
 rounds, for CPU time in one process and for wall time with workers, and the wall time from nothing to the first batch.
 """
@@ -14,6 +16,7 @@ rounds, for CPU time in one process and for wall time with workers, and the wall
 import argparse
 import io
 import itertools
+import shutil
 import statistics
 import tempfile
 import time
@@ -27,10 +30,13 @@ from timm.data import FastCollateMixup, Mixup, create_loader, create_transform
 from torchvision.datasets import ImageFolder
 
 import accelerator
+from benchmarks.dali import dali, is_installed
 from config import get_config
 from dataset import native
 from dataset.build_ipu import build_dataset, build_loader
 from dataset.decode import fast_jpeg
+from dataset.prepare import Packing, prepare
+from dataset.restart_markers import TOOL
 from dataset.transforms import allow_zero_bits
 
 WIDTH, HEIGHT, CLASSES = 500, 400, 4
@@ -162,32 +168,43 @@ def report(title: str, seconds: Dict[str, List[float]], images: int) -> None:
     """Prints milliseconds an image and the ratios to the peer."""
     print(title)
     reference, *others = seconds
-    print(f"  {reference:24s} {1000 * statistics.median(seconds[reference]) / images:6.2f} ms an image")
+    print(f"  {reference:28s} {1000 * statistics.median(seconds[reference]) / images:6.2f} ms an image")
     for name in others:
         ratios = [peers / own for peers, own in zip(seconds[reference], seconds[name])]
         print(
-            f"  {name:24s} {1000 * statistics.median(seconds[name]) / images:6.2f} ms an image, ratio "
+            f"  {name:28s} {1000 * statistics.median(seconds[name]) / images:6.2f} ms an image, ratio "
             f"{statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]"
         )
 
 
-def compare(title: str, root: Path, workers: int, arguments: argparse.Namespace, clock: Callable[[], float]) -> None:
+def prepared(root: Path) -> Dict[str, Path]:
+    """The data sets that ours reads by what they are called in the table: the folder, and shards made of it."""
+    places = {"": root, ", shards": root / "shards"}
+    prepare("shards", places[", shards"], root)
+    if shutil.which(TOOL):
+        places[", shards with markers"] = root / "markers"
+        prepare("shards", root / "markers", root, packing=Packing(restart_markers=True))
+    return places
+
+
+def compare(
+    title: str, places: Dict[str, Path], workers: int, arguments: argparse.Namespace, clock: Callable[[], float]
+) -> None:
     """Measures and prints all pipelines."""
-    images = arguments.images // BATCH * BATCH
-    training = {
-        "torchvision + timm": peer(root, workers),
-        "ours, float": ours(root, workers, "float"),
-        "ours, bytes": ours(root, workers, "uint8"),
-    }
-    if workers:
-        training["timm, prefetcher"] = prefetching_peer(root, workers)
-    report(f"training, {title}", take_turns(training, arguments.rounds, clock), images)
-    evaluation = {
-        "torchvision + timm": evaluating_peer(root, workers),
-        "ours, float": ours(root, workers, "float", training=False),
-        "ours, bytes": ours(root, workers, "uint8", training=False),
-    }
-    report(f"evaluation, {title}", take_turns(evaluation, arguments.rounds, clock), images)
+    root, images = places[""], arguments.images // BATCH * BATCH
+    kinds = {"float": "float", "bytes": "uint8"}
+    for training, peers in ((True, peer), (False, evaluating_peer)):
+        pipelines = {"torchvision + timm": peers(root, workers)}
+        for place, path in places.items():
+            for kind, dtype in kinds.items():
+                pipelines[f"ours, {kind}{place}"] = ours(path, workers, dtype, training)
+        if training and workers:
+            pipelines["timm, prefetcher"] = prefetching_peer(root, workers)
+        if is_installed():
+            split = root / ("train" if training else "validation")
+            pipelines["DALI, float"] = dali(split, BATCH, images // BATCH, workers, training)
+        seconds = take_turns(pipelines, arguments.rounds, clock)
+        report(f"{'training' if training else 'evaluation'}, {title}", seconds, images)
 
 
 def main() -> None:
@@ -207,9 +224,10 @@ def main() -> None:
             f"torch {torch.__version__}, decoded by {'simplejpeg' if fast_jpeg() else 'Pillow'}, "
             f"augmented by {'pixels.c' if native.library() else 'Pillow'}"
         )
-        compare("CPU time, one process", root, 0, arguments, time.process_time)
+        places = prepared(root)
+        compare("CPU time, one process", places, 0, arguments, time.process_time)
         if arguments.workers:
-            compare(f"wall time, {arguments.workers} workers", root, arguments.workers, arguments, time.perf_counter)
+            compare(f"wall time, {arguments.workers} workers", places, arguments.workers, arguments, time.perf_counter)
         first_batch(root, arguments.rounds)
 
 

@@ -5,7 +5,7 @@
 import math
 import multiprocessing
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from dataset.decode import fast_jpeg
 from dataset.generated import GeneratedImages
 from dataset.image_folder import check_root, open_split
 from dataset.index_cache import cache_folder
-from dataset.mixup import MixingCollate, Sample, build_mixup, group, stack
+from dataset.mixup import MixingCollate, build_mixup, group, unmixed
 from dataset.samplers import Drawing, EvaluationSampler, Layout, TrainingSampler
-from dataset.samples import EpochView, ImageDataset, NamedImages
+from dataset.samples import Batch, EpochView, ImageDataset, NamedImages
 from dataset.shards import ShardedImages, is_sharded
 from dataset.transforms import build_transform, image_dtype
 from dataset.workers import ReaderSampler, affordable_workers, begin_worker, clear_failures, stall_seconds
@@ -30,7 +30,7 @@ from planning.geometry import architecture, image_size
 GENERATED_STEPS = 100  # steps in an epoch of generated images
 GENERATED_EVALUATION = 512  # generated images in an evaluation
 GENERATED_CLASSES = 1000
-Collate = Callable[[List[Sample]], Tuple[torch.Tensor, torch.Tensor]]
+Collate = Callable[[Batch], Tuple[torch.Tensor, torch.Tensor]]
 REBATCHED_SAMPLES = 64  # approximate size of the parts that workers of a rebatching loader pass on
 
 
@@ -107,7 +107,7 @@ def build_loader(
         collate, unit = _training_collate(config, layout, dataset)
     else:
         sampler = EvaluationSampler(len(dataset), layout)
-        collate, unit = stack, 1
+        collate, unit = unmixed, 1
     mode = _mode(config, layout, poptorch)
     if mode == poptorch.DataLoaderMode.Sync:
         arguments: Dict[str, Any] = {"generator": torch.Generator()}  # otherwise iterating draws from the global one
@@ -201,7 +201,7 @@ def _training_collate(config: CfgNode, layout: Layout, dataset: Any) -> Tuple[Co
     """The collate function, and the number of consecutive samples that it takes at least."""
     mixup = build_mixup(config, config.MODEL.NUM_CLASSES or len(dataset.classes))
     if mixup is None:
-        return stack, 1
+        return unmixed, 1
     groups = group(layout)
     return MixingCollate(mixup, groups, config.SEED), groups.unit
 

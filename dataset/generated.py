@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Random images, to measure training without reading files."""
 
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -52,14 +52,16 @@ class GeneratedImages(Dataset[Tuple[torch.Tensor, int]]):
     def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
         return self.sample(0, index)
 
-    def sample(self, epoch: int, index: int) -> Tuple[torch.Tensor, int]:
-        """Image and label; the same in every epoch, since nothing is augmented."""
+    def sample(self, epoch: int, index: int, into: Optional[torch.Tensor] = None) -> Tuple[torch.Tensor, int]:
+        """Image and label; the same in every epoch, since nothing is augmented. `into`: as in ImageDataset."""
         if not 0 <= index < self._samples:
             raise IndexError(index)
         generator = np.random.default_rng(mix_seed(self._seed, index))
         label = int(generator.integers(len(self.classes)))
         image = torch.from_numpy(generator.integers(256, size=self._shape, dtype=np.uint8))
-        return (image if self._dtype == torch.uint8 else self._normalise(image).to(self._dtype)), label
+        if self._dtype != torch.uint8:
+            image = self._normalise(image).to(self._dtype)
+        return image if into is None else into.copy_(image), label
 
     def blank(self) -> torch.Tensor:
         """An image of zeros."""

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Samples -> batches: stacking, and timm's mixup or cutmix within groups that depend on no worker count."""
+"""Batches as the device takes them: timm's mixup or cutmix within groups that depend on no worker count."""
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
 from timm.data import Mixup
-from torch.utils.data import default_collate
+from timm.data.mixup import cutmix_bbox_and_lam
 from yacs.config import CfgNode
 
 from common.errors import EXIT_USAGE, Refusal
+from dataset.pixels import mix
 from dataset.samplers import Layout, mix_seed
-from dataset.transforms import seeded
+from dataset.samples import Batch
+from dataset.transforms import generators_kept, seeded
 
-Sample = Tuple[torch.Tensor, int, int, int]  # image, label, epoch, index
 MIXUP_STREAM = 1  # keeps mixup's random numbers apart from those of the group's first image
 
 
@@ -57,7 +58,7 @@ def build_mixup(config: CfgNode, classes: int) -> Optional[Mixup]:
     aug = config.AUG
     if not (aug.MIXUP > 0 or aug.CUTMIX > 0 or aug.CUTMIX_MINMAX is not None):
         return None
-    return Mixup(
+    return InPlaceMixup(
         mixup_alpha=aug.MIXUP,
         cutmix_alpha=aug.CUTMIX,
         cutmix_minmax=aug.CUTMIX_MINMAX,
@@ -69,15 +70,16 @@ def build_mixup(config: CfgNode, classes: int) -> Optional[Mixup]:
     )
 
 
-def stack(samples: List[Sample]) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Samples -> images (N, C, H, W) and class indices (N,) int64."""
-    return default_collate([image for image, *_ in samples]), torch.tensor([label for _, label, *_ in samples])
+def unmixed(batch: Batch) -> Tuple[torch.Tensor, torch.Tensor]:
+    """A batch -> images (N, C, H, W) and class indices (N,) int64."""
+    return batch.images, batch.labels
 
 
 class MixingCollate:
-    """Samples -> mixed images (N, C, H, W) and soft targets (N, classes) float32; N is a multiple of the groups' unit.
+    """A batch -> mixed images (N, C, H, W), in place, and soft targets (N, classes) float32.
 
-    The random numbers of a group depend on the seed, the epoch and the group's first sample alone.
+    N is a multiple of the groups' unit. The random numbers of a group depend on the seed, the epoch and the group's
+    first sample alone.
     """
 
     def __init__(self, mixup: Mixup, groups: Groups, seed: int):
@@ -85,28 +87,72 @@ class MixingCollate:
         self._groups = groups
         self._seed = seed
 
-    def __call__(self, samples: List[Sample]) -> Tuple[torch.Tensor, torch.Tensor]:
-        order = self._order(len(samples))
-        images, labels = stack([samples[row] for row in order])
-        targets = []
-        for start in range(0, len(order), self._groups.size):
-            rows = slice(start, start + self._groups.size)
-            _, _, epoch, index = samples[order[start]]
-            part = images[rows]
-            with seeded(mix_seed(self._seed, epoch, index, MIXUP_STREAM)):
-                mixed, soft = self._mixup(part.float(), labels[rows])  # works in place
-            if part.dtype != mixed.dtype:
-                part.copy_(mixed if part.is_floating_point() else mixed.round_())
-            targets.append(soft)
-        return _restore(images, order), _restore(torch.cat(targets), order)
-
-    def _order(self, count: int) -> np.ndarray:
-        starts = np.arange(0, count, self._groups.unit)
-        return (starts[:, None] + self._groups.order).reshape(-1)
+    def __call__(self, batch: Batch) -> Tuple[torch.Tensor, torch.Tensor]:
+        targets = torch.empty(len(batch.labels), self._mixup.num_classes)
+        with generators_kept():
+            for first in range(0, len(batch.labels), self._groups.unit):
+                for rows in first + self._groups.order.reshape(-1, self._groups.size):
+                    epoch, index = batch.positions[rows[0]]
+                    with seeded(mix_seed(self._seed, epoch, index, MIXUP_STREAM)):
+                        _, targets[rows] = self._mixup(Rows(batch.images, rows), batch.labels[rows])
+        return batch.images, targets
 
 
-def _restore(rows: torch.Tensor, order: np.ndarray) -> torch.Tensor:
-    """Rows in their original order, given rows taken in `order`."""
-    if (order[1:] > order[:-1]).all():
-        return rows
-    return rows[torch.from_numpy(np.argsort(order))]
+class Rows:
+    """Some images of a batch, (group, C, H, W), for `InPlaceMixup`."""
+
+    def __init__(self, images: torch.Tensor, rows: np.ndarray):
+        self._images, self._rows = images, rows.tolist()
+        self.shape = (len(self._rows), *images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def pairs(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+        """The first image and the last, the second and the last but one, and so on."""
+        for one, other in zip(self._rows[: len(self) // 2], reversed(self._rows)):
+            yield self._images[one], self._images[other]
+
+    def floats(self) -> torch.Tensor:
+        """A copy as float32."""
+        return self._images[self._rows].float()
+
+    def put(self, images: torch.Tensor) -> None:
+        """Replaces the images; bytes are rounded to nearest."""
+        self._images[self._rows] = (images if self._images.is_floating_point() else images.round()).to(
+            self._images.dtype
+        )
+
+
+class InPlaceMixup(Mixup):
+    """timm's mixup of `Rows` with its random numbers and results, and without its copies where all have one share."""
+
+    def _mix_batch(self, x: Rows) -> float:
+        share, is_cutmix = self._params_per_batch()
+        if share == 1.0:
+            return 1.0
+        if is_cutmix:
+            (top, bottom, left, right), share = cutmix_bbox_and_lam(
+                x.shape, share, ratio_minmax=self.cutmix_minmax, correct_lam=self.correct_lam
+            )
+        for one, other in x.pairs():
+            if is_cutmix:
+                ours, theirs = (image[:, top:bottom, left:right] for image in (one, other))
+                kept = ours.clone()
+                ours.copy_(theirs)
+                theirs.copy_(kept)
+            else:
+                mix(one, other, share)
+        return float(share)
+
+    def _mix_pair(self, x: Rows) -> torch.Tensor:
+        return self._mix_copy(super()._mix_pair, x)
+
+    def _mix_elem(self, x: Rows) -> torch.Tensor:
+        return self._mix_copy(super()._mix_elem, x)
+
+    def _mix_copy(self, function: Callable[[torch.Tensor], torch.Tensor], x: Rows) -> torch.Tensor:
+        images = x.floats()
+        shares = function(images)
+        x.put(images)
+        return shares

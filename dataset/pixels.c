@@ -305,3 +305,22 @@ void sharpen(const uint8_t *in, int width, int height, float share, uint8_t *res
 
 PLANES(planes_of_bytes, uint8_t)
 PLANES(planes_of_floats, float)
+
+// Two pictures mixed in place: each becomes `share` of itself and `rest` of the other. Bytes are rounded to nearest, halves to
+// even, by adding 2^23, above which floats have no fraction.
+
+static inline float as_it_is(float value) { return value; }
+
+static inline float to_level(float value) { return value + 8388608.0f - 8388608.0f; }
+
+#define MIX(name, type, rounded)                                                                       \
+    void name(type *restrict one, type *restrict other, int64_t count, float share, float rest) {         \
+        for (int64_t i = 0; i < count; i++) {                                                              \
+            const float a = one[i], b = other[i];                                                          \
+            one[i] = (type)rounded(a * share + b * rest);                                                  \
+            other[i] = (type)rounded(b * share + a * rest);                                                \
+        }                                                                                                  \
+    }
+
+MIX(mix_bytes, uint8_t, to_level)
+MIX(mix_floats, float, as_it_is)

@@ -17,6 +17,7 @@ from dataset.decode import TiledPicture
 from dataset.jpeg_tiles import Box
 
 LEVELS = 256
+CHANNELS = 3
 CUBIC: Dict[int, int] = {
     Image.Resampling.BICUBIC: 1,
     Image.Resampling.BILINEAR: 0,
@@ -187,8 +188,11 @@ class Planes:
         self.table = table.contiguous()
         self._function = {torch.uint8: "planes_of_bytes", torch.float32: "planes_of_floats"}[table.dtype]
 
-    def __call__(self, picture: Pixels) -> torch.Tensor:
-        out = torch.empty(3, picture.height, picture.width, dtype=self.table.dtype)
+    def __call__(self, picture: Pixels, into: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """The tensor: `into` if it fits, else a new one."""
+        shape = (CHANNELS, picture.height, picture.width)
+        fits = into is not None and into.shape == shape and into.dtype == self.table.dtype and into.is_contiguous()
+        out = into if into is not None and fits else torch.empty(shape, dtype=self.table.dtype)
         _run(self._function, _at(picture.array), picture._count(), _at(self.table), _at(out))
         return out
 
@@ -199,6 +203,24 @@ def _made_of(old: int, new: int, start: int, count: int, reach: int) -> Tuple[in
     first = max(math.floor(start * scale - reach * max(scale, 1)), 0)
     end = min(math.ceil((start + count) * scale + reach * max(scale, 1)), old)
     return first, end - first
+
+
+def mix(one: torch.Tensor, other: torch.Tensor, share: float) -> None:
+    """Makes each of two images `share` of itself and the rest of the other, in place; bytes are rounded to nearest.
+
+    The products and the sum are of float32, whatever the images' dtype is.
+    """
+    function = {torch.uint8: "mix_bytes", torch.float32: "mix_floats"}.get(one.dtype)
+    if function and native.library() and one.is_contiguous() and other.is_contiguous():
+        shares = ctypes.c_float(share), ctypes.c_float(1.0 - share)
+        _run(function, _at(one), _at(other), ctypes.c_int64(min(one.numel(), other.numel())), *shares)
+        return
+    first, second = one.float(), other.float()
+    for image, mixed in (
+        (one, first.mul(share).add_(second.mul(1.0 - share))),
+        (other, second.mul(share).add_(first.mul(1.0 - share))),
+    ):
+        image.copy_(mixed if image.is_floating_point() else mixed.round_())
 
 
 def _columns_first(size: Tuple[int, int], new: Tuple[int, int]) -> bool:

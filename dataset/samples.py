@@ -2,20 +2,34 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Encoded images -> samples: decoding, augmentation seeded per sample, and a policy for bad files."""
 
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from common.logs import logger
 from dataset.decode import DECODER_ERRORS, BadImage, most_bad, open_picture, shown
 from dataset.failure_note import FailureNote
 from dataset.samplers import PADDING, Position, mix_seed
-from dataset.transforms import Transform, seeded
+from dataset.transforms import Transform, generators_kept, seeded
 from utils import one_line
 
 PADDED = -1  # label of a row that only fills the last evaluation batch
 UNREADABLE = -2  # label of an evaluation image that does not decode: it counts as an image, and never as correct
+
+
+class Batch(NamedTuple):
+    """Samples in the memory that is handed over.
+
+    Attributes:
+        images: (N, C, H, W).
+        labels: (N,) int64.
+        positions: of each sample, (epoch, index).
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    positions: Sequence[Position]
 
 
 class DataError(Exception):
@@ -86,28 +100,28 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         """Image and label as in epoch 0."""
         return self.sample(0, index)
 
-    def sample(self, epoch: int, index: int) -> Tuple[torch.Tensor, int]:
-        """Image (C, H, W) and label of a sample as augmented in an epoch.
+    def sample(self, epoch: int, index: int, into: Optional[torch.Tensor] = None) -> Tuple[torch.Tensor, int]:
+        """Image (C, H, W), written `into` a tensor if one is given, and label of a sample as augmented in an epoch.
 
         Raises:
             DataError: for a bad image if `stop_at_bad`, or for too many of them.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        image = self._image(epoch, index)
+        image = self._image(epoch, index, into)
         while image is None:
             if not self._training:
-                return self.blank(), UNREADABLE
+                return self.blank() if into is None else into.zero_(), UNREADABLE
             index = (index + 1) % len(self)
-            image = self._image(epoch, index)
+            image = self._image(epoch, index, into)
         return image, int(self._source.labels[index])
 
-    def _image(self, epoch: int, index: int) -> Optional[torch.Tensor]:
+    def _image(self, epoch: int, index: int, into: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
         """The finished image, or None for a bad one that is to be skipped."""
         try:
             picture = open_picture(self._source.read(index))
             with seeded(mix_seed(self._seed, epoch, index)):
-                return self._transform(picture)
+                return self._transform(picture, into)
         except BadImage as error:
             self._note_bad(index, error)
         except (*DECODER_ERRORS, RuntimeError) as error:  # raised by libraries for unexpected pictures
@@ -148,11 +162,11 @@ class NamedImages(ImageDataset):
         logger.warning("%s %s", shown(self._source.name(index)), error)
 
 
-class EpochView(Dataset[Tuple[torch.Tensor, int, int, int]]):
-    """A data set indexed by the positions of a sampler: (epoch, index) -> (image, label, epoch, index).
+class EpochView(Dataset[Batch]):
+    """A data set indexed by the positions of a sampler, a batch at a time.
 
     Args:
-        dataset: has `sample(epoch, index)` and `blank()`.
+        dataset: has `sample(epoch, index, into)` and `blank()`.
         samples: samples that this process reads per epoch: the length of this view.
 
     Attributes:
@@ -167,11 +181,32 @@ class EpochView(Dataset[Tuple[torch.Tensor, int, int, int]]):
     def __len__(self) -> int:
         return self._samples
 
-    def __getitem__(self, position: Position) -> Tuple[torch.Tensor, int, int, int]:
-        epoch, index = position
+    def __getitems__(self, positions: Sequence[Position]) -> Batch:
+        """The samples of some positions; PyTorch's loader prefers this to indexing."""
+        images = _rows(len(positions), self.dataset.blank())
+        labels = torch.empty(len(positions), dtype=torch.int64)
         try:
-            image, label = (self.dataset.blank(), PADDED) if index == PADDING else self.dataset.sample(epoch, index)
+            with generators_kept():
+                for row, (epoch, index) in enumerate(positions):
+                    labels[row] = self._read(epoch, index, images[row])
         except DataError as error:
             self.failure.write(f"DataError: {error}")
             raise
-        return image, label, epoch, index
+        return Batch(images, labels, positions)
+
+    def _read(self, epoch: int, index: int, into: torch.Tensor) -> int:
+        """Writes an image, and returns its label."""
+        if index == PADDING:
+            into.zero_()
+            return PADDED
+        label: int = self.dataset.sample(epoch, index, into)[1]
+        return label
+
+
+def _rows(count: int, image: torch.Tensor) -> torch.Tensor:
+    """Memory for `count` images, which a worker shares with the process that it works for."""
+    shape = (count, *image.shape)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=image.dtype)
+    storage = torch.UntypedStorage._new_shared(count * image.numel() * image.element_size())
+    return torch.empty(0, dtype=image.dtype).set_(storage).view(shape)  # as torch's default_collate does

@@ -24,12 +24,24 @@ from dataset.pixels import Pixels, Planes, TiledPixels, adapt, takes_pixels
 from planning.geometry import CENTRE_SHARE, crop_share, evaluation_interpolation, image_size
 from utils import one_line
 
-Transform = Callable[[Picture], torch.Tensor]
 Part = Callable[[Any], Any]  # a part of a transform: takes the result of the part before it
 BICUBIC, BILINEAR = transforms.InterpolationMode.BICUBIC, transforms.InterpolationMode.BILINEAR
 PIXEL_MODES = {BICUBIC: Image.Resampling.BICUBIC, BILINEAR: Image.Resampling.BILINEAR}  # what `Pixels` are resized with
 WITHIN_A_PICTURE = {"lanczos": "bicubic", "hamming": "bilinear"}  # rotations and shears in Pillow have no other
 NO_POLICY = ("", "none")  # the second is the official configurations' word
+
+
+class Transform:
+    """Parts one after the other: a picture -> (3, H, W), written into a tensor where one is given."""
+
+    def __init__(self, parts: List[Part]):
+        self.transforms = parts
+
+    def __call__(self, picture: Picture, into: Optional[torch.Tensor] = None) -> torch.Tensor:
+        image: Any = picture
+        for part in self.transforms:
+            image = part(image, into) if isinstance(part, Planes) else part(image)
+        return image if into is None or image is into else into.copy_(image)
 
 
 def build_transform(config: CfgNode, training: bool) -> Transform:
@@ -46,7 +58,7 @@ def build_transform(config: CfgNode, training: bool) -> Transform:
         parts.append(_erasing(config) if normalise else ByteErasing(_erasing(config), *_statistics(config)))
     if image_dtype(config) == torch.float16:
         parts.append(transforms.ConvertImageDtype(torch.float16))
-    return transforms.Compose(parts)
+    return Transform(parts)
 
 
 def for_images(parts: Iterable[Part], normalise: Optional["Normalise"]) -> List[Part]:
@@ -327,18 +339,32 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds the global generators of random, numpy and torch (CPU) inside the context, and restores them afterwards.
+    """Seeds the global generators of random, numpy and torch (CPU) inside the context, and restores them afterwards."""
+    with generators_kept():
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Restores the global generators afterwards, but within another such context, which does so itself.
 
     Loader workers do not restore them, to save time: they have no other use for them.
     """
-    states = None if get_worker_info() else (random.getstate(), np.random.get_state(), torch.get_rng_state())
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(seed)
+    if _kept or get_worker_info():
+        yield
+        return
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    _kept.append(True)
     try:
         yield
     finally:
-        if states:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
+        _kept.clear()
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+_kept: List[bool] = []  # not empty inside `generators_kept`

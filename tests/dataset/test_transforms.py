@@ -18,9 +18,10 @@ from torchvision import transforms
 from common.errors import EXIT_USAGE, Refusal
 from dataset import native
 from dataset import transforms as our_transforms
-from dataset.mixup import MixingCollate, build_mixup, group, stack
+from dataset.mixup import MixingCollate, build_mixup, group, unmixed
 from dataset.pixels import Pixels, Planes
 from dataset.samplers import Layout
+from dataset.samples import Batch
 from dataset.transforms import ByteErasing, Mirror, Normalise, RandomResizedCrop, build_transform, seeded
 from tests.data_sets import photo, small_config
 
@@ -309,7 +310,13 @@ class TestSeeding:
 
 def samples(count: int, dtype: torch.dtype = torch.float32, epoch: int = 0):
     """Samples whose image is constant: its index."""
-    return [(torch.full((3, 8, 8), index, dtype=dtype), index % 5, epoch, index) for index in range(count)]
+    return batch(range(count), dtype, epoch)
+
+
+def batch(indices, dtype: torch.dtype = torch.float32, epoch: int = 0) -> Batch:
+    images = torch.tensor(list(indices), dtype=dtype).view(-1, 1, 1, 1).repeat(1, 3, 8, 8)
+    labels = torch.tensor([index % 5 for index in indices])
+    return Batch(images, labels, [(epoch, index) for index in indices])
 
 
 def collate_of(layout: Layout, seed: int = 0, **overrides: object) -> MixingCollate:
@@ -320,7 +327,7 @@ def collate_of(layout: Layout, seed: int = 0, **overrides: object) -> MixingColl
 class TestMixup:
     def test_no_mixup_gives_class_indices(self):
         assert build_mixup(config_of(AUG__MIXUP=0.0, AUG__CUTMIX=0.0), 5) is None
-        images, labels = stack(samples(4))
+        images, labels = unmixed(samples(4))
         assert images.shape == (4, 3, 8, 8) and labels.dtype == torch.int64 and labels.tolist() == [0, 1, 2, 3]
 
     def test_targets_are_the_smoothed_mixture_of_the_labels(self):
@@ -340,7 +347,7 @@ class TestMixup:
     def test_group_depends_on_seed_epoch_and_first_index_alone(self):
         collate = collate_of(Layout(1, 3, 1, 1, 0, 4))
         together, targets = collate(samples(12))
-        alone, alone_targets = collate(samples(12)[4:8])
+        alone, alone_targets = collate(batch(range(4, 8)))
         assert torch.equal(together[4:8], alone) and torch.equal(targets[4:8], alone_targets)
         assert not torch.allclose(together[4:8] - 4, together[:4])  # groups draw shares of their own
         assert not torch.equal(collate(samples(4))[0], collate(samples(4, epoch=1))[0])
@@ -363,7 +370,7 @@ class TestMixup:
         half = whole._replace(local_replicas=1, processes=2)
         together, _ = collate_of(whole)(samples(4))
         for process in range(2):
-            mine = [samples(4)[process], samples(4)[process + 2]]
+            mine = batch([process, process + 2])
             assert torch.equal(collate_of(half)(mine)[0], together[process::2])
 
     def test_rows_return_to_their_places_for_any_number_of_replicas(self):
