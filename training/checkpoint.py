@@ -14,6 +14,7 @@ the whole file in the archive's comment. A run keeps these in its output folder:
 import errno
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple, cast
@@ -30,7 +31,7 @@ from training import schema
 from utils import reason
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
-KEPT = "update-*.pth"
+KEPT = re.compile(r"update-(\d{8,})\.pth")
 ATTEMPTS = 2  # to save, for transient errors of the storage
 CHUNK = 1 << 20  # bytes read at once for a digest
 
@@ -76,6 +77,9 @@ def load_own(path: Path) -> Optional[Dict[str, Any]]:
 def find(folder: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
     """The newest valid checkpoint of an output folder with its path; None if there is no checkpoint.
 
+    That is the last one or the one before. The others are asked only where both are lost, since some may be of a run
+    that had come further before this one was begun again from an older state.
+
     Damaged ones are renamed once a valid one is found, so that no save replaces it by them.
 
     Raises:
@@ -95,7 +99,7 @@ def find(folder: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
             continue
         if found is None or state["progress"]["update"] > found[1]["progress"]["update"]:
             found = path, state
-        if name == LAST:
+        if name in (LAST, PREVIOUS):
             break
     if damaged and found is None:
         raise Refusal(f"no checkpoint in {folder} can be used: move them away to start anew", EXIT_CHECKPOINT)
@@ -105,8 +109,8 @@ def find(folder: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
 
 
 def kept(folder: Path) -> List[str]:
-    """Names of the checkpoints kept by TRAIN.KEEP, the oldest first."""
-    return sorted(path.name for path in folder.glob(KEPT))
+    """Names of the checkpoints kept by TRAIN.KEEP, in the order of their updates."""
+    return sorted((path.name for path in folder.iterdir() if KEPT.fullmatch(path.name)), key=_update_of)
 
 
 def save(folder: Path, state: Mapping[str, Any], is_best: bool, keep: int = 0) -> None:
@@ -185,6 +189,11 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], pa
         f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
         for key in own
         if key in weights and weights[key].shape != own[key].shape
+    ]
+    problems += [
+        f"{key} is of {weights[key].dtype}, not {own[key].dtype}"
+        for key in own
+        if key in weights and weights[key].is_floating_point() != own[key].is_floating_point()
     ]
     if problems:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
@@ -269,10 +278,21 @@ def _put_in_place(temporary: Path, folder: Path, update: int, is_best: bool, kee
     if is_best:
         _link(path, folder / BEST)
     if keep:
-        _link(path, folder / KEPT.replace("*", f"{update:08d}"))
-        for name in kept(folder)[:-keep]:
-            (folder / name).unlink()
+        _link(path, folder / f"update-{update:08d}.pth")
+        _prune(folder, update, keep)
     _sync_folder(folder)
+
+
+def _prune(folder: Path, update: int, keep: int) -> None:
+    """Deletes kept checkpoints but the last ones; those after `update`, of a run that was left, are the oldest."""
+    oldest_first = sorted(kept(folder), key=lambda name: (_update_of(name) <= update, _update_of(name)))
+    for name in oldest_first[:-keep]:
+        (folder / name).unlink()
+
+
+def _update_of(name: str) -> int:
+    """The update in the name of a kept checkpoint."""
+    return int(KEPT.sub(r"\1", name))
 
 
 def _megabytes(state: Mapping[str, Any]) -> str:

@@ -199,6 +199,30 @@ def test_last_checkpoints_are_kept_under_their_own_names_and_older_ones_deleted(
     assert (path.name, found["progress"]["update"]) == ("update-00000003.pth", 3)
 
 
+def test_run_begun_again_from_an_older_state_keeps_its_own_checkpoints_and_goes_on_from_them(tmp_path):
+    for update in (7, 8, 9, 2, 3):
+        checkpoint.save(tmp_path, state(update), is_best=False, keep=3)
+    assert checkpoint.kept(tmp_path) == ["update-00000002.pth", "update-00000003.pth", "update-00000009.pth"]
+    checkpoint.save(tmp_path, state(4), is_best=False, keep=3)
+    assert checkpoint.kept(tmp_path) == [f"update-0000000{update}.pth" for update in (2, 3, 4)]
+
+
+def test_damaged_last_checkpoint_gives_way_to_that_of_the_same_run(tmp_path):
+    for update in (8, 9, 2, 3):
+        checkpoint.save(tmp_path, state(update), is_best=False, keep=3)
+    (tmp_path / "last.pth").unlink()
+    (tmp_path / "last.pth").write_bytes(b"damaged")
+    assert checkpoint.find(tmp_path)[1]["progress"]["update"] == 2
+
+
+def test_file_whose_name_only_resembles_that_of_a_kept_checkpoint_is_left_alone(tmp_path):
+    (tmp_path / "update-before-the-change.pth").write_bytes(b"mine")
+    for update in (1, 2):
+        checkpoint.save(tmp_path, state(update), is_best=False, keep=1)
+    assert checkpoint.kept(tmp_path) == ["update-00000002.pth"]
+    assert (tmp_path / "update-before-the-change.pth").read_bytes() == b"mine"
+
+
 def test_nothing_is_deleted_before_the_new_file_was_read_back(tmp_path, monkeypatch):
     for update in (1, 2):
         checkpoint.save(tmp_path, state(update), is_best=False, keep=1)
