@@ -10,7 +10,7 @@ from timm.scheduler.scheduler import Scheduler
 from yacs.config import CfgNode
 
 import accelerator
-from common.errors import Refusal
+from common.errors import EXIT_CHECKPOINT, Refusal
 from common.launch import Launch
 from common.logs import logger
 from dataset.balance import class_weights
@@ -25,7 +25,8 @@ from planning.placement import ipus_of, pipeline_stages
 from training import checkpoint, host_pipeline, processes
 from training.averaging import WeightAverage, start_average
 from training.compiling import compile_program
-from training.progress import Progress, check_same_data, check_same_run
+from training.progress import Progress, check_position, check_same_data, check_same_run
+from utils import one_line
 
 
 class Run(NamedTuple):
@@ -47,6 +48,7 @@ class Run(NamedTuple):
     validation_images: int
     updates_per_epoch: int
     validation_data: Any  # from build_dataset
+    saved_config: str  # the configuration as checkpoints hold it
 
 
 def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optional[Dict[str, Any]]:
@@ -97,6 +99,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     loader = build_loader(config, options, train_data, training=True, start_epoch=start_epoch, start_step=start_step)
     validation_loader = build_loader(config, validation_options, validation_data, training=False)
     updates_per_epoch = len(loader) * config.IPU.DEVICE_ITERATIONS
+    check_position(progress, updates_per_epoch)
     classes = config.MODEL.NUM_CLASSES or len(train_data.classes)
     model = _build_model(config, classes, state, train_data.classes)
     freeze(model, config.TRAIN.FREEZE)
@@ -130,6 +133,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
         len(validation_data),
         updates_per_epoch,
         validation_data,
+        config.dump(),
     )
     _log_run(run, classes)
     compile_program(trainer, "training", example_batch(config, options, classes, training=True))
@@ -177,7 +181,11 @@ def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
     configured = [
         {key: value for key, value in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups
     ]
-    optimizer.load_state_dict(saved)
+    try:
+        optimizer.load_state_dict(saved)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        said = f"the checkpoint's optimizer does not fit this run: {one_line(error)}"
+        raise Refusal(said, EXIT_CHECKPOINT) from error
     for group, settings in zip(optimizer.param_groups, configured):
         group.update(settings)
 
@@ -201,6 +209,9 @@ def _restore_randomness(run: Run, state: Dict[str, Any]) -> None:
     elif there != here:
         origin = f"another device, {there} and not {here}"
     else:
-        run.trainer.rng_state = states[run.launch.process]
+        try:
+            run.trainer.rng_state = states[run.launch.process]
+        except accelerator.poptorch().Error as error:
+            raise Refusal(f"the checkpoint's random state fits no device here: {error}", EXIT_CHECKPOINT) from error
         return
     logger.warning("the checkpoint was saved by %s: random numbers differ from an unbroken run's", origin)

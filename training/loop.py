@@ -2,7 +2,6 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The training loop: epochs, weight updates, validation and checkpoints."""
 
-import dataclasses
 import datetime
 import math
 from typing import Any, Dict, Mapping
@@ -139,8 +138,9 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
                 report(run, progress, loss, interval.read(), waits.read())
             if stop.agreed or is_finished(config, progress):
                 break
-            if config.TRAIN.CHECKPOINT_STEPS and progress.update % config.TRAIN.CHECKPOINT_STEPS < updates:
-                save(run, progress, saver, is_best=False)
+            often = config.TRAIN.CHECKPOINT_STEPS
+            if often and progress.update % often < updates and progress.step < run.updates_per_epoch:
+                save(run, progress, saver, is_best=False)  # the end of the epoch is saved after this loop
     if run.launch.is_leader:
         report_wait(config, progress.epoch + 1, waits.share)
     return Pace.of(whole.read(), waits.share, run.launch.global_batch(config), norms)
@@ -248,8 +248,8 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
                 "optimizer": run.optimizer.state_dict(),
                 "rng_states": rng_states,
                 "rng_device": random_device(run.config, run.launch),
-                "progress": dataclasses.asdict(progress),
-                "config": run.config.dump(),
+                "progress": vars(progress),
+                "config": run.saved_config,
                 "classes": list(run.classes),
                 "training_images": len(run.training_data),
             },

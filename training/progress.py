@@ -154,6 +154,14 @@ def check_same_data(progress: Progress, before: int, now: int) -> None:
         )
 
 
+def check_position(progress: Progress, updates: int) -> None:
+    """Raises `Refusal` if training stands behind the end of an epoch, which has so many updates."""
+    if progress.step > updates:
+        raise Refusal(
+            f"the checkpoint is of update {progress.step} of an epoch, which has {updates} here", EXIT_CHECKPOINT
+        )
+
+
 def _within(key: str, sections: Tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 

@@ -159,16 +159,17 @@ def _optimizer(value: Any) -> None:
     for group in groups:
         _require(type(group) is dict and type(group.get("params")) is list, "has a group without params")
         known += len(group["params"])
-        for name in ("lr", "weight_decay"):
-            rate = group.get(name, 0.0)
+        for name, default in (("lr", None), ("weight_decay", 0.0)):
+            rate = group.get(name, default)
             rate = rate.item() if isinstance(rate, torch.Tensor) and rate.numel() == 1 else rate
             good = type(rate) in (int, float) and 0 <= rate < math.inf
             _require(good, f"has a group with {name} {_shown(rate)}")
     for index in state:
         _require(type(index) is int and 0 <= index < known, f"has a state for {_shown(index)}, which no group has")
     for name in ("ipu_state", "ipu_param"):
-        part = value.get(name, {})
+        part = value.get(name)
         _require(type(part) is dict and all(type(key) is str for key in part), f"has no {name} by name")
+        _require(all(isinstance(item, torch.Tensor) for item in part.values()), f"has an {name} without tensors")
 
 
 def _random_state(value: Any) -> None:

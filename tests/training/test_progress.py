@@ -5,10 +5,12 @@
 import logging
 
 import pytest
+import torch
 
 from common.errors import EXIT_CHECKPOINT, Refusal
 from config import get_config
-from training.progress import Progress, check_same_run
+from training.building import _restore_optimizer
+from training.progress import Progress, check_position, check_same_run
 
 SAVED = get_config("SWIN_DEMO").dump()
 
@@ -70,3 +72,20 @@ def test_progress_counts_updates_and_closes_epochs():
     assert (progress.step, progress.update, progress.loss_sum) == (3, 3, 12.0)
     progress.end_epoch({"epoch": 0}, 40.0)
     assert progress == Progress(epoch=1, update=3, best_top1=40.0, epochs=[{"epoch": 0}])
+
+
+@pytest.mark.parametrize(
+    "change", [{"param_groups": []}, {"param_groups": [{"params": [0, 1]}]}, {"param_groups": [{}]}]
+)
+def test_optimizer_of_another_model_is_refused(change):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(Refusal, match="optimizer does not fit this run") as caught:
+        _restore_optimizer(optimizer, {**optimizer.state_dict(), **change})
+    assert caught.value.code == EXIT_CHECKPOINT
+
+
+def test_position_behind_the_end_of_an_epoch_is_refused():
+    check_position(Progress(step=5, update=5), 5)
+    with pytest.raises(Refusal, match="update 6 of an epoch, which has 5") as caught:
+        check_position(Progress(step=6, update=6), 5)
+    assert caught.value.code == EXIT_CHECKPOINT
