@@ -115,6 +115,20 @@ def _leave_word(refusal: Refusal, launch: Launch) -> None:
         logger.debug("the other processes cannot be notified of the refusal: %s", error)
 
 
+def heed(launch: Launch) -> None:
+    """Raises the refusal of a process that has left, if there is one: for work in which the others do not answer.
+
+    A process that meets them only after LAST_WORD would find neither them nor their word.
+    """
+    if launch.processes == 1 or not torch.distributed.is_initialized():
+        return
+    left = 0
+    with contextlib.suppress(RuntimeError):  # the store is gone: the next exchange with the others tells that
+        left = distributed_c10d._get_default_store().add(_REFUSALS, 0)
+    if left:
+        raise _find_word(launch)
+
+
 def _find_word(launch: Launch) -> Refusal:
     store = distributed_c10d._get_default_store()
     try:

@@ -22,8 +22,8 @@ import torch
 import accelerator
 import train_swin
 from common import system_processes
-from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_PREEMPTED, EXIT_RESOURCE, EXIT_USAGE, Refusal
-from common.launch import REFERENCE_BATCH
+from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_PREEMPTED, EXIT_RESOURCE, EXIT_USAGE, Preempted, Refusal
+from common.launch import REFERENCE_BATCH, Launch
 from common.signals import StopRequest
 from config import get_config
 from dataset.samplers import epoch_order
@@ -429,6 +429,20 @@ def test_request_to_stop_ends_a_process_that_waits_for_the_others(monkeypatch):
     with StopRequest().installed() as stop, processes.joined(get_config("SWIN_DEMO")):
         assert seen == [signal.SIG_DFL] * 3
         assert [signal.getsignal(number) for number in numbers] == [stop._handle] * 3
+
+
+def test_process_that_works_alone_learns_of_a_refusal_before_it_meets_the_others():
+    leader, other = (Launch(rank, 2, 2, 1) for rank in range(2))
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        processes.heed(other)
+        with pytest.raises(Preempted), processes.ending_together(leader):
+            raise Preempted("stopped by SIGTERM")
+        with pytest.raises(Refusal, match="stopped by SIGTERM") as caught:
+            processes.heed(other)
+        assert caught.value.code == EXIT_PREEMPTED
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_refusal_before_training_ends_the_processes_that_wait(data, tmp_path):
