@@ -2,12 +2,17 @@
 # Copyright 2026 the Swin IPU trainer authors
 """How much memory the machine has to spare, and how much this process has used."""
 
+import errno
 import os
 import resource
 import sys
 from typing import Optional
 
 SHARED_MEMORY = "/dev/shm"
+SHORTAGES = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # of memory, processes, descriptors
+# PyTorch's allocator and Python's threads have no exceptions of their own for them.
+SHORTAGE_MESSAGES = ("DefaultCPUAllocator", "can't start new thread")
+ROOM = 16 << 20  # bytes: less than this is too little to work with
 
 
 def free_shared_memory() -> int:
@@ -34,3 +39,21 @@ def peak_memory() -> int:
     """The most bytes that this process has had resident so far, without its workers."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def is_shortage(error: Optional[BaseException]) -> bool:
+    """Whether an error, or what caused it, was a lack of memory, threads, processes or descriptors."""
+    while error is not None:
+        said = isinstance(error, RuntimeError) and any(part in str(error) for part in SHORTAGE_MESSAGES)
+        if said or isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORTAGES):
+            return True
+        error = error.__cause__
+    return False
+
+
+def has_room() -> bool:
+    """Whether this process still gets memory to work with; decoders do not always say that they got none."""
+    try:
+        return len(bytearray(ROOM)) == ROOM
+    except MemoryError:
+        return False

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from common.logs import logger
+from common.memory import has_room, is_shortage
 from dataset.decode import DECODER_ERRORS, BadImage, most_bad, open_picture, shown
 from dataset.failure_note import FailureNote
 from dataset.samplers import PADDING, Position, mix_seed
@@ -34,6 +35,10 @@ class Batch(NamedTuple):
 
 class DataError(Exception):
     """Unusable data, in one line. It is pickled between processes, so its only argument is the message."""
+
+
+class ShortageError(RuntimeError):
+    """The machine lacks something to read a sample with, in one line, as of DataError: no image is to blame."""
 
 
 class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
@@ -105,6 +110,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
 
         Raises:
             DataError: for a bad image if `stop_at_bad`, or for too many of them.
+            ShortageError: without memory or descriptors.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -122,10 +128,14 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
             picture = open_picture(self._source.read(index))
             with seeded(mix_seed(self._seed, epoch, index)):
                 return self._transform(picture, into)
-        except BadImage as error:
-            self._note_bad(index, error)
-        except (*DECODER_ERRORS, RuntimeError) as error:  # raised by libraries for unexpected pictures
-            self._note_bad(index, BadImage(f"gives no sample: {one_line(error) or type(error).__name__}"))
+        except (BadImage, *DECODER_ERRORS, RuntimeError) as error:  # libraries raise any for unexpected pictures
+            if is_shortage(error) or not has_room():
+                raise ShortageError(
+                    f"no memory or descriptors are left to read {self.name(index)}: use fewer --num-workers, a lower "
+                    "--batch-size, or raise the limits of this process (ulimit -a)"
+                ) from error
+            said = f"gives no sample: {one_line(error) or type(error).__name__}"
+            self._note_bad(index, error if isinstance(error, BadImage) else BadImage(said))
         return None
 
     def blank(self) -> torch.Tensor:
@@ -189,8 +199,8 @@ class EpochView(Dataset[Batch]):
             with generators_kept():
                 for row, (epoch, index) in enumerate(positions):
                     labels[row] = self._read(epoch, index, images[row])
-        except DataError as error:
-            self.failure.write(f"DataError: {error}")
+        except (DataError, ShortageError) as error:
+            self.failure.write(f"{type(error).__name__}: {error}")
             raise
         return Batch(images, labels, positions)
 

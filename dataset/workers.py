@@ -24,6 +24,7 @@ from dataset.failure_note import FailureNote
 from dataset.samples import DataError
 
 BAD_DATA = re.compile(r"DataError: (?!Caught )(.*)")  # once more in the worker's traceback, where it comes from one
+SHORTAGE = re.compile(r"ShortageError: (?!Caught )(.*)")
 KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: (.*?)\. ")
 GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
 STALLED = "DataLoader timed out"
@@ -238,9 +239,12 @@ def deaths_unannounced() -> Iterator[None]:
 
 def _explain(text: str, states: str) -> Optional[Refusal]:
     """A one-line error for the message of a loader's failure, or None for other messages."""
-    bad, killed, gone = BAD_DATA.findall(text), KILLED.search(text), GONE.search(text)
+    bad, short = BAD_DATA.findall(text), SHORTAGE.findall(text)
+    killed, gone = KILLED.search(text), GONE.search(text)
     if bad:
         return Refusal(bad[-1], EXIT_DATA)
+    if short:
+        return Refusal(short[-1], EXIT_RESOURCE)
     if "No space left on device" in text:
         return _full()
     if STALLED in text:

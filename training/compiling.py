@@ -11,6 +11,7 @@ import torch
 import accelerator
 from common.errors import EXIT_RESOURCE, EXIT_USAGE, Refusal
 from common.logs import logger
+from common.memory import is_shortage
 from common.progress_bar import elapsed_time
 from utils import one_line
 
@@ -19,11 +20,11 @@ LONGEST_MESSAGE = 600  # characters of an error of the compiler, which may list 
 
 @contextlib.contextmanager
 def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
-    """Converts errors of PopTorch and out-of-memory errors inside the context to `Refusal`.
+    """Converts errors of PopTorch and shortages of the host inside the context to `Refusal`.
 
     Args:
         what: the beginning of the line, such as "the training program does not compile".
-        code: the exit code; out-of-memory errors and device faults always have EXIT_RESOURCE.
+        code: the exit code; shortages and device faults always have EXIT_RESOURCE.
     """
     try:
         yield
@@ -31,11 +32,13 @@ def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
         raise Refusal(
             f"{what}: {_shortened(_message(error))}", EXIT_RESOURCE if _is_resource(error) else code
         ) from error
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not (is_shortage(error) or isinstance(error, torch.cuda.OutOfMemoryError)):
             raise
         raise Refusal(
-            f"{what}: {_shortened(str(error) or 'out of memory')}; lower --batch-size and raise --ga", EXIT_RESOURCE
+            f"{what}: no memory, threads or descriptors are left ({_shortened(str(error) or 'out of memory')}): "
+            "lower --batch-size and raise --ga, or use fewer --num-workers",
+            EXIT_RESOURCE,
         ) from error
 
 
@@ -68,11 +71,6 @@ def _message(error: Exception) -> str:
 def _shortened(message: str) -> str:
     line = one_line(message)
     return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + " ..."
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, a GPU or PyTorch's CPU allocator, which has no specific exception, ran out of memory."""
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _is_resource(error: Exception) -> bool:

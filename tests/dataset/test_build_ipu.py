@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Combined batches: their order, independence of workers, processes, modes and restarts, and what a failure says."""
 
+import errno
 import multiprocessing
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import unittest.mock
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple
 
@@ -20,7 +22,7 @@ import torch
 import accelerator
 from common import deadlines, memory
 from common.errors import EXIT_DATA, EXIT_RESOURCE, EXIT_USAGE, Refusal
-from dataset import workers
+from dataset import samples, workers
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from dataset.generated import GeneratedImages
 from dataset.samplers import PADDING, EvaluationSampler, Layout, epoch_order
@@ -237,6 +239,18 @@ class TestFailures:
             read(config, options_of())
         assert caught.value.code == EXIT_DATA and str(caught.value).startswith(str(path))
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("count", [0, 2])
+    @pytest.mark.parametrize(
+        "error",
+        [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RuntimeError("DefaultCPUAllocator: no memory")],
+    )
+    def test_machine_without_memory_or_descriptors_makes_no_image_a_bad_one(self, root, monkeypatch, count, error):
+        monkeypatch.setattr(samples, "decode", unittest.mock.Mock(side_effect=error))
+        config = small_config(root, DATA__NUM_WORKERS=count, DATA__LOADER="sync")
+        with pytest.raises(Refusal, match="no memory or descriptors are left to read .*jpg") as caught:
+            read(config, options_of())
+        assert caught.value.code == EXIT_RESOURCE and "\n" not in str(caught.value)
 
     def loader_with_workers(self, root):
         config = small_config(root, DATA__NUM_WORKERS=2, DATA__LOADER="sync", **PLAIN)
