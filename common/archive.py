@@ -9,7 +9,7 @@ its size and no more, whatever sizes it states.
 import io
 import math
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -82,7 +82,6 @@ class _Contents:
             raise BadArchive("it is not a file of torch.save, which has one data.pkl")
         self._members, self._root = members, roots[0]
         self._room = 2 * size  # bytes for all tensors; tied weights count each time
-        self._left = MAX_VALUES
         if bytes(members.get(f"{self._root}/byteorder", b"little")) != b"little":
             raise BadArchive("it is not little-endian")
 
@@ -92,23 +91,7 @@ class _Contents:
         Raises:
             BadPickle: for anything else, and for too much or too deeply nested of it.
         """
-        return self._plain(read_pickle(io.BytesIO(self._members[f"{self._root}/data.pkl"])), 0)
-
-    def _plain(self, value: Any, depth: int) -> Any:
-        """A copy of a value that is nested `depth` levels deep; a shared container counts each time it occurs."""
-        self._left -= 1
-        if self._left < 0 or depth > MAX_DEPTH:
-            raise BadPickle(f"it holds more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}")
-        kind = type(value)
-        if kind is StoredTensor:
-            return self._tensor(value)
-        if kind is dict:
-            return {key: self._plain(item, depth + 1) for key, item in value.items()}
-        if kind in (list, tuple):
-            return kind([self._plain(item, depth + 1) for item in value])
-        if value is None or kind in (str, int, float, bool):
-            return value
-        raise BadPickle(f"it holds {described(value)}: only plain data are read")
+        return plain(read_pickle(io.BytesIO(self._members[f"{self._root}/data.pkl"])), self._tensor)
 
     def _tensor(self, stored: StoredTensor) -> torch.Tensor:
         contents = self._members.get(f"{self._root}/data/{stored.storage.key}")
@@ -122,6 +105,33 @@ class _Contents:
         if self._room < 0:
             raise BadPickle("its tensors together are more than the file holds")
         return tensor
+
+
+def plain(value: Any, tensor: Callable[[StoredTensor], torch.Tensor]) -> Any:
+    """A copy of what `read_pickle` returns, with tensors; a container that is shared counts each time it occurs.
+
+    Raises:
+        BadPickle: for anything but plain containers, numbers, texts and tensors, for too many and too deeply nested.
+    """
+    left = MAX_VALUES
+
+    def copied(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > MAX_DEPTH:
+            raise BadPickle(f"it holds more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}")
+        kind = type(value)
+        if kind is StoredTensor:
+            return tensor(value)
+        if kind is dict:
+            return {key: copied(item, depth + 1) for key, item in value.items()}
+        if kind in (list, tuple):
+            return kind([copied(item, depth + 1) for item in value])
+        if value is None or kind in (str, int, float, bool):
+            return value
+        raise BadPickle(f"it holds {described(value)}: only plain data are read")
+
+    return copied(value, 0)
 
 
 def dense_tensor(stored: StoredTensor, contents: Union[memoryview, bytearray]) -> torch.Tensor:

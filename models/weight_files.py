@@ -14,7 +14,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, Iterator, NamedTuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, Optional
 
 import safetensors
 import torch
@@ -42,26 +42,42 @@ class BadFile(Exception):
     """The file has no readable weights; the message is the reason, without the path."""
 
 
-class Contents(NamedTuple):
-    """What a file holds: plain containers, with a `StoredTensor` or tensor where it has one; `tensor` reads one."""
+class Contents:
+    """What a file holds.
 
-    kind: str
-    values: Any
-    read: ReadStorage
-    metadata: Dict[str, str] = {}  # of safetensors and ONNX
+    Args:
+        kind: of file.
+        values: plain containers, with a `StoredTensor` or tensor where the file has one; `tensor` reads one.
+        read: the bytes of a storage.
+        size: of the file in bytes.
+        metadata: of safetensors and ONNX.
+    """
+
+    def __init__(
+        self, kind: str, values: Any, read: ReadStorage, size: int, metadata: Optional[Dict[str, str]] = None
+    ) -> None:
+        self.kind, self.values, self.metadata = kind, values, metadata or {}
+        self._read = read
+        self._room = 2 * size  # bytes for all tensors; tied weights count each time
 
     def tensor(self, name: str, stored: Any) -> Tensor:
         """The tensor that is stored under a name.
 
         Raises:
-            BadFile: if it is larger than the file, or its bytes are damaged.
+            BadFile: if it is larger than the file or its bytes are damaged, or all tensors together are too large.
         """
         if isinstance(stored, Tensor):
             return stored
+        contents = bytearray(self._read(stored.storage))
         try:
-            return dense_tensor(stored, bytearray(self.read(stored.storage)))
+            tensor = dense_tensor(stored, contents)
         except BadPickle as error:
             raise BadFile(f"its tensor {name} {error}") from error
+        size = tensor.numel() * tensor.element_size()
+        self._room -= size
+        if self._room < 0:
+            raise BadFile("its tensors together are more than it holds")
+        return tensor.clone() if size < len(contents) else tensor  # a part would keep the whole storage
 
 
 def weights_at(path: Path) -> Path:
@@ -141,7 +157,7 @@ def _zipped(archive: zipfile.ZipFile, size: int) -> Contents:
     with archive.open(found[0]) as stream:
         values = read_pickle(stream)
         stream.read()  # to the end, where the checksum is compared
-    return Contents("torch.save", values, read)
+    return Contents("torch.save", values, read, size)
 
 
 def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
@@ -175,7 +191,7 @@ def _old(stream: BinaryIO) -> Contents:
         stream.seek(position)
         return stream.read(size)
 
-    return Contents("torch.save before PyTorch 1.6", values, read)
+    return Contents("torch.save before PyTorch 1.6", values, read, end)
 
 
 def _keys(keys: Any) -> Iterator[str]:
@@ -196,7 +212,7 @@ def _safetensors(path: Path) -> Contents:
             weights = {name: stream.get_tensor(name) for name in stream.keys()}
     except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, RuntimeError, ValueError) as error:
         raise BadFile(f"its safetensors are damaged: {one_line(error)}") from error
-    return Contents("safetensors", weights, lambda storage: b"", metadata)
+    return Contents("safetensors", weights, lambda storage: b"", 0, metadata)
 
 
 def _begins_onnx(start: bytes) -> bool:
@@ -228,7 +244,8 @@ def _onnx(stream: BinaryIO) -> Contents:
         weights = {name: torch.from_numpy(onnx.numpy_helper.to_array(part).copy()) for name, part in stored.items()}
     except (DecodeError, ValueError, TypeError, KeyError) as error:
         raise BadFile(f"its graph is damaged: {one_line(error)}") from error
-    return Contents("ONNX", weights, lambda storage: b"", {entry.key: entry.value for entry in model.metadata_props})
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return Contents("ONNX", weights, lambda storage: b"", 0, metadata)
 
 
 def _itemsize(dtype: str) -> int:

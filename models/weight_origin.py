@@ -7,10 +7,9 @@ Checkpoints have them as entries, files of `models.convert` as metadata (safeten
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
-from torch import Tensor
-
+from common.archive import plain
 from common.errors import EXIT_DATA, Refusal
 
 from .pretrained import read_weights
@@ -47,7 +46,7 @@ def read_origin(path: Path) -> Origin:
             if not isinstance(text, str):
                 return Origin()
             optimizer = values.get("optimizer")
-            optimizer = None if optimizer is None else _materialised(optimizer, contents.tensor)
+            optimizer = plain(optimizer, lambda stored: contents.tensor("of the optimizer", stored))
             return Origin(text, _all_text(values.get("classes")), optimizer)
     except BadFile as error:
         raise Refusal(f"weights {path} cannot be used: {error}", EXIT_DATA) from error
@@ -75,18 +74,9 @@ def _names(text: Optional[str]) -> List[str]:
     """Class names in metadata; [] if there are none."""
     try:
         return _all_text(json.loads(text or "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
 
 
 def _all_text(names: Any) -> List[str]:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
-
-
-def _materialised(value: Any, tensor: Callable[[str, Any], Tensor], name: str = "optimizer") -> Any:
-    """Plain containers with tensors where the file has them."""
-    if type(value) is dict:
-        return {key: _materialised(item, tensor, f"{name}.{key}") for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_materialised(item, tensor, name) for item in value)
-    return value if value is None or type(value) in (bool, int, float, str) else tensor(name, value)

@@ -5,13 +5,14 @@
 import argparse
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
+import torch
 from yacs.config import CfgNode
 
 import accelerator
-from common.errors import Refusal
+from common.errors import EXIT_CHECKPOINT, Refusal
 from common.launch import Launch
 from common.logs import logger
 from common.progress_bar import progress_bar
@@ -24,6 +25,7 @@ from models.inspection import InspectedClassifier
 from models.pretrained import Wanted, load_pretrained
 from models.weight_origin import read_converted
 from options import inference_options
+from planning.costs import configured_units
 from training import arguments, checkpoint, processes
 from training.compiling import compile_program
 from training.outcomes import CALIBRATION_BINS, TOP, Accuracy, Outcomes
@@ -51,6 +53,7 @@ def evaluate_images(validator: Any, loader: Any, images: int, launch: Launch) ->
     classes, rows = 0, 0
     with progress_bar("validation", images, " images") as bar:
         for batch, labels in batches(loader):
+            processes.heed(launch)
             logits = validator(batch).float()
             classes = logits.shape[1]
             best = logits.topk(min(TOP, classes))
@@ -83,7 +86,22 @@ def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, O
     if state is None and args.cfg is None:
         raise Refusal(f"{path} has no configuration: pass one with --cfg")
     saved = state["config"] if state and args.cfg is None else None
-    return arguments.build_config(args, saved, len(state["classes"]) if state else 0), state
+    config = arguments.build_config(args, saved, len(state["classes"]) if state else 0)
+    if state:
+        _check_room(config, state["model"], path)
+    return config, state
+
+
+def _check_room(config: CfgNode, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raises `Refusal` if the configuration, which may be the file's own, is of a model with more than the weights."""
+    units = configured_units(config)
+    wanted = sum(unit.parameters for unit in units if unit.module != "head" or config.MODEL.NUM_CLASSES)
+    there = sum(tensor.numel() for tensor in weights.values())
+    if wanted > there:
+        raise Refusal(
+            f"checkpoint {path} has another architecture: its configuration needs {wanted} weights, and it has {there}",
+            EXIT_CHECKPOINT,
+        )
 
 
 def build_validator(
