@@ -4,7 +4,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterable, Union
+from typing import Any, BinaryIO, Dict, Iterable, Union
 
 import numpy as np
 
@@ -12,9 +12,10 @@ from common.files import open_regular
 
 
 class MappedArray:
-    """A read-only array that is a part of a file, mapped into memory.
+    """A read-only array that is a part of a file, in memory that all processes share, also those that are not forked.
 
-    It is mapped anew where it is unpickled, so that processes that are not forked share it, too.
+    On Linux it is a copy of the file: what was checked stays what is read, whatever becomes of the file. Reading a
+    mapped file that somebody has cut off ends the process. Elsewhere the file itself is mapped.
 
     Args:
         path: a regular file.
@@ -23,24 +24,25 @@ class MappedArray:
         offset: of the first one in the file, in bytes.
 
     Raises:
-        OSError: if the file cannot be opened or, where it is unpickled, is another one.
+        OSError: if the file cannot be read.
         ValueError: if the file is too short.
     """
 
     def __init__(self, path: Path, dtype: Any, count: int, offset: int = 0):
-        self._state: Dict[str, Any] = dict(path=path, dtype=np.dtype(dtype), count=count, offset=offset, file=None)
+        size = np.dtype(dtype).itemsize * count
+        with open(open_regular(path), "rb") as stream:
+            if offset + size > os.fstat(stream.fileno()).st_size:
+                raise ValueError(f"{path.name} is shorter than it should be")
+            if hasattr(os, "memfd_create"):
+                self._shared = _copied(stream, offset, size)
+                place, offset = f"/proc/{os.getpid()}/fd/{self._shared.fileno()}", 0
+            else:
+                place = str(path)
+        self._state: Dict[str, Any] = dict(filename=place, dtype=np.dtype(dtype), shape=(count,), offset=offset)
         self._map()
 
     def _map(self) -> None:
-        state = self._state
-        with open(open_regular(state["path"]), "rb") as stream:
-            status = os.fstat(stream.fileno())
-            file = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if state["file"] not in (None, file):
-                raise OSError(f"{state['path']} has changed since it was opened")
-            state["file"] = file
-            mapped = np.memmap(stream, state["dtype"], "r", state["offset"], (state["count"],))
-        self.values = mapped.view(np.ndarray)  # whose elements are read faster
+        self.values = np.memmap(mode="r", **self._state).view(np.ndarray)  # whose elements are read faster
 
     def __getstate__(self) -> Dict[str, Any]:
         return self._state
@@ -54,6 +56,19 @@ class MappedArray:
 
     def __getitem__(self, key: Any) -> Any:
         return self.values[key]
+
+
+def _copied(stream: BinaryIO, begin: int, size: int) -> BinaryIO:
+    """A file in memory, which lives as long as it is open or mapped, with `size` bytes of another one."""
+    shared = open(os.memfd_create("swin"), "w+b", buffering=0)
+    os.ftruncate(shared.fileno(), size)
+    done = 0
+    while done < size:
+        count = os.sendfile(shared.fileno(), stream.fileno(), begin + done, size - done)
+        if not count:
+            raise ValueError("it became shorter while it was read")
+        done += count
+    return shared
 
 
 class PathTable:

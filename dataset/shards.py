@@ -72,9 +72,10 @@ class ShardedImages:
                     raise ValueError(f"the checksum of {split}.{part} does not match")
             self._open(len(description["shards"]))
             self._check(description["shards"], len(text))
+            self._paths = PathTable(self._records.values["name_end"], text)
+            self._check_classes()
         except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise _damaged(root, error) from error
-        self._paths = PathTable(self._records.values["name_end"], text)
         empty = np.flatnonzero(np.bincount(self.labels, minlength=len(self.classes)) == 0)
         if len(empty):
             names = f"{shown(root)}: no images of {split} in {some([self.classes[label] for label in empty])}"
@@ -105,6 +106,14 @@ class ShardedImages:
         ends = records["name_end"]
         if ends[0] < 1 or (np.diff(ends) < 1).any() or ends[-1] != text:
             raise ValueError(f"{self._split}.index does not fit {self._split}.names")
+
+    def _check_classes(self) -> None:
+        """Raises ValueError unless labels and names of classes are those of the paths, which have a checksum."""
+        labels, first = np.unique(self.labels, return_index=True)
+        for label, index in zip(labels.tolist(), first.tolist()):
+            path = self._paths[index]
+            if path.partition("/")[0] != self.classes[label]:
+                raise ValueError(f"{MANIFEST} calls class {label} {self.classes[label]!r}, but it has {path}")
 
     def __getstate__(self) -> Dict[str, Any]:
         state = {**self.__dict__, "_streams": len(self._streams)}

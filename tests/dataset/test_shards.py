@@ -347,7 +347,7 @@ class TestDamage:
             (root / MANIFEST).write_text(json.dumps(manifest))
             refusal(root)
 
-    @pytest.mark.parametrize("classes", [[], ["a"], [1, 2], "ab", None, {"a": 0}])
+    @pytest.mark.parametrize("classes", [[], ["a"], [1, 2], "ab", None, {"a": 0}, ["a", "c"], ["b", "a"]])
     def test_classes_that_are_no_names_are_refused(self, root, classes):
         manifest = json.loads((root / MANIFEST).read_text())
         manifest["classes"] = classes
