@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+REFUSAL_SECONDS = 2.0  # of computing, within which a damaged or hostile file is refused,
+REFUSAL_SPARE = 32 << 20  # and the bytes that this may take beside twice the file's
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # see proc(5)
 
 

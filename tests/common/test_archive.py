@@ -14,7 +14,7 @@ import torch
 from common import archive
 from common.archive import DamagedFile, read_archive
 from common.files import NotRegular, open_regular, read_regular
-from tests.peak_memory import peak_of
+from tests.peak_memory import REFUSAL_SPARE, peak_of
 
 
 def saved(value, path):
@@ -139,7 +139,7 @@ def test_bomb_is_refused_in_bounded_memory(tmp_path, name):
     path = with_pickle(tmp_path / "bomb.pth", pickled, **members)
     peak, refusal = peak_of(lambda: refusal_of(path))
     assert said in refusal and bool(said) == bool(refusal)
-    assert peak < 2 * path.stat().st_size + (32 << 20)
+    assert peak < 2 * path.stat().st_size + REFUSAL_SPARE
 
 
 def refusal_of(path):

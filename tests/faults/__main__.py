@@ -51,15 +51,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         data = Path(temporary) / "data"
         if any(FAULTS[name].whole_runs for name in args.names or FAULTS):
             write_few_digits(Path(temporary) / "all", data)
-        print(f"{'fault':<13} {'runs':>5} {'survived':>8} {'worst s':>8} {'peak MB':>8}")
+        print(f"{'fault':<17} {'runs':>5} {'survived':>8} {'worst s':>8} {'peak MB':>8}")
         for name in args.names or FAULTS:
             try:
                 result = inject(FAULTS[name], args.runs or FAULTS[name].runs, args.seed, Path(temporary) / name, data)
             except Missing as error:
-                print(f"{name:<13} skipped: {error}", flush=True)
+                print(f"{name:<17} skipped: {error}", flush=True)
                 continue
             print(
-                f"{name:<13} {result.runs:>5} {result.survived:>8} {result.worst_seconds:>8.1f} "
+                f"{name:<17} {result.runs:>5} {result.survived:>8} {result.worst_seconds:>8.1f} "
                 f"{result.peak_megabytes:>8.0f}  {FAULTS[name].description}",
                 flush=True,
             )

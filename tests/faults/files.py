@@ -7,28 +7,50 @@ import random
 import resource
 import signal
 import socket
+import time
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Callable, Dict, Optional, Tuple, TypeVar, cast
 
 from common.archive import DamagedFile, read_archive
 from common.errors import Refusal
 from config import get_config
 from tests.common.test_archive import BOMBS, with_pickle
 from tests.faults.runs import Place, Run, require
+from tests.peak_memory import REFUSAL_SECONDS, REFUSAL_SPARE, peak_of
 from tests.training.test_checkpoint import state
 from training import checkpoint
 
+Value = TypeVar("Value")
 ENDED = (0, 2, 3, 4, 6, 7)  # exit codes of runs that meet something else than their files
 
 
-def require_refused(call: Callable[[], object]) -> None:
-    """The call must end with a line for the user instead of a value, a traceback or a hang."""
+def require_refused(call: Callable[[], object], size: int = 0) -> None:
+    """The call must end with a line for the user instead of a value, a traceback or a hang, within the limits."""
     try:
-        value = call()
+        value = require_within_limits(call, size)
     except (Refusal, DamagedFile) as error:
         require("\n" not in str(error), f"it takes more than a line: {error}")
         return
     require(False, f"it was taken: {str(value)[:100]}")
+
+
+def require_within_limits(call: Callable[[], Value], size: int = 0) -> Value:
+    """What the call returns or raises; it must not take longer, or more memory, than a file of `size` bytes may."""
+
+    def outcome() -> Tuple[Optional[Value], Optional[Exception]]:
+        try:
+            return call(), None
+        except (Refusal, DamagedFile) as error:
+            return None, error
+
+    begin = time.process_time()
+    peak, (value, error) = peak_of(outcome)
+    seconds, most = time.process_time() - begin, 2 * size + REFUSAL_SPARE
+    require(seconds < REFUSAL_SECONDS, f"it took {seconds:.1f} s, more than {REFUSAL_SECONDS}")
+    require(peak < most, f"it took {peak >> 20} MiB, more than {most >> 20}")
+    if error is not None:
+        raise error
+    return cast(Value, value)
 
 
 def require_previous(folder: Path) -> None:
@@ -60,7 +82,7 @@ def bomb(place: Place, chance: random.Random) -> None:
     """A file whose pickle claims more than it holds, nests without end or calls something: refused."""
     pickled, members, _ = BOMBS[chance.choice([name for name in BOMBS if BOMBS[name][2]])]
     path = with_pickle(place.folder / "bomb.pth", pickled, **members)
-    require_refused(lambda: read_archive(path))
+    require_refused(lambda: read_archive(path), path.stat().st_size)
 
 
 def full_disk(place: Place, chance: random.Random) -> None:
@@ -95,7 +117,7 @@ def yaml_bomb(place: Place, chance: random.Random) -> None:
     """A configuration file that is none: refused."""
     (place.folder / "a.yaml").write_text("SEED: 1\n")
     (place.folder / "bomb.yaml").write_text(chance.choice(YAML_BOMBS))
-    require_refused(lambda: get_config(str(place.folder / "bomb.yaml")))
+    require_refused(lambda: get_config(str(place.folder / "bomb.yaml")), (place.folder / "bomb.yaml").stat().st_size)
 
 
 def _bind(path: Path) -> None:
@@ -126,9 +148,8 @@ OPENED = (
 
 def no_file(place: Place, chance: random.Random) -> None:
     """A pipe, folder, device, socket or dangling link where a run opens a file: it ends, with a line at most."""
-    number = int(place.folder.name)
-    name = OPENED[number % len(OPENED)]
-    kind = sorted(OTHER_KINDS)[(number // len(OPENED) + number) % len(OTHER_KINDS)]
+    turn, number = divmod(int(place.folder.name), len(OPENED))
+    name, kind = OPENED[number], sorted(OTHER_KINDS)[(number + turn) % len(OTHER_KINDS)]
     place.output.mkdir()
     OTHER_KINDS[kind](place.output / name)
     with Run(place, "TRAIN.KEEP", "2", "TRAIN.TRAINING_STEPS", "4") as run:

@@ -9,16 +9,19 @@ import random
 import signal
 import subprocess
 import time
-from typing import Dict, List
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
 
-from common import system_processes
-from common.errors import EXIT_PREEMPTED, EXIT_RESOURCE
+from common import deadlines, system_processes
+from common.errors import EXIT_BUSY, EXIT_PREEMPTED, EXIT_RESOURCE
+from common.memory import SHARED_MEMORY
 from tests.faults.runs import RUN_SECONDS, Hook, Place, Run, command_line, require, require_ends_as_unbroken, send
 from tests.runs import ROOT
 from tests.training.test_distributed import ENVIRONMENT, torchrun, workers_of
-from training import checkpoint
+from training import checkpoint, evaluation
 
 KEEP = "2"
+RESTARTS = 3  # TRAIN.MAX_FRUITLESS_RESTARTS
 ATTEMPTS = 5  # to hit a run that ended before its moment came
 ALL_GONE = 20.0  # seconds after which no process of a run may be left whose launcher was killed
 GROUP_TIMEOUT = "4"  # POPTORCH_HOST_TIMEOUT in seconds
@@ -151,6 +154,93 @@ def _signal_and_resume(place: Place, chance: random.Random, processes: int) -> N
         require(told["exit_code"] == codes[0], f"{what}: status.json says {told['exit_code']}, not {codes[0]}")
         require(told["state"] == ("stopped" if codes[0] else "done"), f"{what}: status.json says {told['state']}")
     require_ends_as_unbroken(place, processes)
+
+
+def signal_validation(place: Place, chance: random.Random) -> None:
+    """A signal to one process of two, as the other validates for longer than it is waited for: both stop, and go on."""
+    rank = chance.randrange(2)
+    start = "training.validation:evaluate_images"
+    stop = functools.partial(send, chance.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]))
+    hooks = {rank: Hook(start, 1, stop), 1 - rank: Hook(start, 1, _validate_slowly)}
+    with Run(place, "TEST.BATCH_SIZE", "1", processes=2, hooks=hooks) as run:
+        codes = run.wait()
+    require(set(codes) == {EXIT_PREEMPTED}, f"exit codes {codes}: {run.last_line(1 - rank)}")
+    require(place.status()["exit_code"] == EXIT_PREEMPTED, f"status.json says {place.status()['exit_code']}")
+    require_ends_as_unbroken(place, 2)
+
+
+def _validate_slowly(*_: object) -> None:
+    original = evaluation.batches
+
+    def slow(loader: Any) -> Iterator[Any]:
+        for batch in original(loader):
+            time.sleep(deadlines.LAST_WORD / 4)
+            yield batch
+
+    evaluation.batches = slow
+
+
+def crash_loop(place: Place, chance: random.Random) -> None:
+    """The same step fails after every restart: told from the second time on, given up, and goes on once mended."""
+    first = chance.choice([1, chance.randint(2, 16)])
+    number = chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+    starts, step, log = 0, 0, place.output / "log.txt"
+    while True:
+        hook = Hook("training.loop:train_step", 1 if starts else first, functools.partial(send, number))
+        with Run(place, "TRAIN.MAX_FRUITLESS_RESTARTS", str(RESTARTS), hooks={0: hook}) as run:
+            codes = run.wait()
+        starts += 1
+        if starts == 1:  # the last save may not have been done
+            found = checkpoint.find(place.output)
+            step = found[1]["progress"]["update"] if found else 0
+        fruitless = starts - 1 - (step > 0)  # those before that began at the step
+        if fruitless == RESTARTS:
+            break
+        require(codes == [-number], f"start {starts} ended with {codes}: {run.last_line()}")
+        told = f"started {fruitless} times from update {step} without" in log.read_text()
+        require(told == (fruitless > 1), f"start {starts}: told of {fruitless} before: {told}")
+    require(codes == [EXIT_RESOURCE], f"it was not given up: {codes}, {run.last_line()}")
+    require("MAX_FRUITLESS_RESTARTS 3 is reached" in run.last_line(), f"it says {run.last_line()}")
+    require("MAX_FRUITLESS_RESTARTS 3 is reached" in place.status()["cause"], "status.json does not tell the cause")
+    require_ends_as_unbroken(place)
+
+
+def orphans(place: Place, chance: random.Random) -> None:
+    """SIGKILL of a process with data workers, at a seeded moment: no worker and no shared memory is left."""
+    before = set(os.listdir(SHARED_MEMORY))
+    with Run(place, "DATA.NUM_WORKERS", "2") as run:
+        run.wait_for(place.output / checkpoint.LAST)
+        time.sleep(chance.random() * place.unbroken().seconds)
+        left = _children(run.processes[0].pid)
+        run.send(signal.SIGKILL)
+        run.wait()
+    end = time.monotonic() + ALL_GONE
+    while _alive(left) and time.monotonic() < end:
+        time.sleep(0.05)
+    require(not _alive(left), f"{len(_alive(left))} processes went on")
+    more = set(os.listdir(SHARED_MEMORY)) - before
+    require(not more, f"{SHARED_MEMORY} keeps {sorted(more)[:3]}")
+    require_ends_as_unbroken(place)
+
+
+def _children(parent: int) -> Dict[int, int]:
+    """The children of a process, by their ids."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    return {int(pid): int(pid) for pid in (children.read_text() if children.exists() else "").split()}
+
+
+def race(place: Place, chance: random.Random) -> None:
+    """Two runs with one output folder, started together: one trains, the other exits with 7 and changes nothing."""
+    same = place._replace(folder=place.folder / "other")
+    for folder in (place.output, same.folder):
+        folder.mkdir()
+    same.output.symlink_to(place.output)
+    with Run(place) as one:
+        time.sleep(chance.random() * 0.2)
+        with Run(same) as other:
+            codes = sorted([*one.wait(), *other.wait()])
+    require(codes == [0, EXIT_BUSY], f"exit codes {codes}: {one.last_line()} {other.last_line()}")
+    require_ends_as_unbroken(place)
 
 
 def kill_worker(place: Place, chance: random.Random) -> None:

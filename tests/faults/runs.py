@@ -27,7 +27,7 @@ from tests.training.test_distributed import free_port
 from training import checkpoint
 
 RUN_SECONDS = 120  # no run of these takes longer
-SAVES_OFTEN = ["TRAIN.CHECKPOINT_STEPS", "1"]
+SAVES_OFTEN = ["TRAIN.CHECKPOINT_STEPS", "1", "TRAIN.EMA_DECAY", "0.9"]  # all that a checkpoint can hold
 
 
 class Lost(AssertionError):

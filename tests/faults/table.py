@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, NamedTuple
 
-from tests.faults import conditions, files, kills, zips
+from tests.faults import conditions, files, kept_files, kills, zips
 from tests.faults.runs import Lost, Place, Run, Unbroken, require
 from training import checkpoint
 
@@ -34,6 +34,11 @@ FAULTS: Dict[str, Fault] = {
     "kill-launcher": Fault(kills.kill_launcher, 10, whole_runs=True),
     "signal": Fault(kills.stop_signal, len(kills.PHASES), whole_runs=True),
     "signal-rank": Fault(kills.signal_rank, len(kills.PHASES), whole_runs=True),
+    "signal-validation": Fault(kills.signal_validation, 5, whole_runs=True),
+    "crash-loop": Fault(kills.crash_loop, 5, whole_runs=True),
+    "out-of-memory": Fault(conditions.out_of_memory, 10, whole_runs=True),
+    "orphans": Fault(kills.orphans, 5, whole_runs=True),
+    "race": Fault(kills.race, 20, whole_runs=True),
     "kill-worker": Fault(kills.kill_worker, 10, whole_runs=True),
     "stop-rank": Fault(kills.stop_rank, 3, whole_runs=True),
     "processes": Fault(conditions.other_processes, 6, whole_runs=True),
@@ -49,6 +54,11 @@ FAULTS: Dict[str, Fault] = {
     "endless": Fault(files.endless, 10),
     "full-disk": Fault(files.full_disk, 20),
     "yaml": Fault(files.yaml_bomb, 40),
+    "shards": Fault(kept_files.shards, 60),
+    "data-list": Fault(kept_files.data_list, 40),
+    "weights": Fault(kept_files.weights, 80),
+    "foreign": Fault(kept_files.foreign, len(kept_files.HOSTILE)),
+    "average": Fault(kept_files.average, 20),
     "zip": Fault(zips.bad_zip, len(zips.CASES) + len(zips.PATHS)),
 }
 
