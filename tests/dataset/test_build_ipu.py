@@ -246,7 +246,7 @@ class TestFailures:
         [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RuntimeError("DefaultCPUAllocator: no memory")],
     )
     def test_machine_without_memory_or_descriptors_makes_no_image_a_bad_one(self, root, monkeypatch, count, error):
-        monkeypatch.setattr(samples, "decode", unittest.mock.Mock(side_effect=error))
+        monkeypatch.setattr(samples, "open_picture", unittest.mock.Mock(side_effect=error))
         config = small_config(root, DATA__NUM_WORKERS=count, DATA__LOADER="sync")
         with pytest.raises(Refusal, match="no memory or descriptors are left to read .*jpg") as caught:
             read(config, options_of())
