@@ -53,22 +53,23 @@ class BadImage(Exception):
 class TiledPicture:
     """A JPEG in tiles of which no more is decoded than is asked for. Damage in other tiles goes unnoticed."""
 
-    def __init__(self, jpeg: TiledJpeg):
-        self._jpeg = jpeg
+    def __init__(self, data: bytes, jpeg: TiledJpeg, decoder: ModuleType):
+        self._data, self._jpeg, self._decoder = data, jpeg, decoder
         self.size = jpeg.width, jpeg.height
 
     def part(self, box: Box) -> np.ndarray:
         """The pixels of `box`, bit for bit those of the whole picture; raises as `decode`, and ValueError outside."""
         left, top, width, height = box
         jpeg, x, y = self._jpeg.part(box)
-        pixels = _decode_plain_jpeg(jpeg)
-        if pixels is None:
+        try:
+            pixels = self._decoder.decode_jpeg(jpeg, "RGB")
+        except ValueError:
             pixels, x, y = self.whole(), 0, 0
         return pixels[top - y : top - y + height, left - x : left - x + width]
 
     def whole(self) -> np.ndarray:
         """All pixels; raises as `decode`."""
-        return np.asarray(decode(self._jpeg.data))
+        return np.asarray(decode(self._data))
 
 
 Picture = Union[Image.Image, np.ndarray, TiledPicture]
@@ -103,8 +104,11 @@ def read_file(path: str) -> bytes:
 
 def open_picture(data: bytes) -> Picture:
     """As `decode`, but a JPEG that restart markers divide into tiles is decoded where it is used, as far as it is."""
-    jpeg = tiled(data) if fast_jpeg() else None
-    return decode(data) if jpeg is None or jpeg.width * jpeg.height > MAX_PIXELS else TiledPicture(jpeg)
+    decoder = fast_jpeg()
+    jpeg = tiled(data) if decoder else None
+    if decoder is None or jpeg is None or jpeg.width * jpeg.height > MAX_PIXELS:
+        return decode(data)
+    return TiledPicture(data, jpeg, decoder)
 
 
 def decode(data: bytes) -> Union[Image.Image, np.ndarray]:
@@ -137,7 +141,7 @@ def fast_jpeg() -> Optional[ModuleType]:
         return None
 
 
-def _decode_plain_jpeg(data: Union[bytes, bytearray]) -> Optional[np.ndarray]:
+def _decode_plain_jpeg(data: bytes) -> Optional[np.ndarray]:
     """The pixels of an intact colour or grey JPEG; None for anything else, which Pillow then decodes or rejects.
 
     Truncated data are rejected here, since Pillow may fill the rest with grey without an error.

@@ -9,15 +9,17 @@ tables; its frame header has another size, and its markers are numbered anew.
 The files are untrusted: those that are not exactly as expected have no tiles and are to be decoded as a whole.
 """
 
+import ctypes
 import struct
 from typing import Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from dataset import native
+
 Box = Tuple[int, int, int, int]  # left, top, width, height
-SOI, EOI, SOS, DQT, DHT, DRI, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xE0, 0xEE
+SOI, SOS, DQT, DHT, DRI, APP0, APP14 = 0xD8, 0xDA, 0xDB, 0xC4, 0xDD, 0xE0, 0xEE
 HUFFMAN_FRAMES = (0xC0, 0xC1)  # sequential ones
-RESTART = 0xD0  # the first of eight markers
 KEPT_AS_THEY_ARE = (DQT, DHT, APP0, APP14)
 LEFT_OUT = (0xFE, *(code for code in range(0xE0, 0xF0) if code not in KEPT_AS_THEY_ARE))  # do not change pixels
 MOST_HEADERS = 100
@@ -44,6 +46,7 @@ class TiledJpeg:
     """A JPEG in tiles; see `tiled`.
 
     Args:
+        library: of pixels.c.
         headers: its headers up to the entropy-coded data, without the frame header's size.
         size_at: where in `headers` height and width are.
         first: where its entropy-coded data begin.
@@ -53,6 +56,7 @@ class TiledJpeg:
 
     def __init__(
         self,
+        library: ctypes.CDLL,
         data: bytes,
         frame: Frame,
         headers: bytes,
@@ -61,14 +65,14 @@ class TiledJpeg:
         marks: np.ndarray,
         tile: Tuple[int, int],
     ):
-        self.data = data
+        self._library, self._data = library, data
         self.width, self.height = frame.width, frame.height
         self._reach, self._tile = frame.reach, tile
         self._headers, self._size_at = headers, size_at
         self._first, self._marks = first, marks
 
-    def part(self, box: Box) -> Tuple[bytearray, int, int]:
-        """A JPEG with all tiles that determine the pixels of `box`, and where its left and upper edges are.
+    def part(self, box: Box) -> Tuple[np.ndarray, int, int]:
+        """A JPEG (bytes,) with all tiles that determine the pixels of `box`, and where its left and upper edges are.
 
         Raises:
             ValueError: if `box` is not inside the picture.
@@ -83,43 +87,38 @@ class TiledJpeg:
         north, south = _covering(top, height, self._reach[1], self._tile[1], rows)
         x, y = west * self._tile[0], north * self._tile[1]
         size = min(self.height - y, (south - north) * self._tile[1]), min(self.width - x, (east - west) * self._tile[0])
-        out = bytearray(self._headers)
-        struct.pack_into(">HH", out, self._size_at, *size)
-        self._append(out, slice(north, south), slice(west, east))
-        return out, x, y
+        return self._tiles(size, north, south, west, east), x, y
 
-    def _append(self, out: bytearray, rows: slice, columns: slice) -> None:
-        """Appends the tiles, each with the marker that ends it."""
-        marks = self._marks[rows, columns]
-        before = (
-            self._marks.reshape(-1)[np.arange(rows.start, rows.stop) * self._marks.shape[1] + columns.start - 1] + 2
-        )
-        if rows.start == columns.start == 0:
-            before[0] = self._first
-        lengths = marks[:, -1] + 2 - before
-        starts = len(out) + np.cumsum(lengths) - lengths
-        for start, length in zip(before.tolist(), lengths.tolist()):
-            out += self.data[start : start + length]
-        codes = np.frombuffer(out, np.uint8)
-        places = (marks + (starts - before)[:, None] + 1).reshape(-1)
-        codes[places] = RESTART + (np.arange(len(places)) & 7)
-        codes[-1] = EOI
+    def _tiles(self, size: Tuple[int, int], north: int, south: int, west: int, east: int) -> np.ndarray:
+        """A JPEG of the rows north..south and columns west..east of tiles; `size` is its height and width."""
+        start = len(self._headers)
+        out = np.empty(start + len(self._data) - self._first, np.uint8)
+        out[:start] = np.frombuffer(self._headers, np.uint8)
+        out[self._size_at : self._size_at + 4] = np.frombuffer(struct.pack(">HH", *size), np.uint8)
+        places = self._first, self._marks.shape[1], north, south, west, east
+        copied = self._library.copy_tiles(self._data, _at(self._marks), *map(ctypes.c_int64, places), _at(out[start:]))
+        return out[: start + copied]
 
 
 def tiled(data: bytes) -> Optional[TiledJpeg]:
-    """The tiles of a sequential JPEG of one scan whose rows restart markers divide evenly; None for anything else."""
+    """The tiles of a sequential JPEG of one scan whose rows restart markers divide evenly; None for anything else.
+
+    They are found by pixels.c: without a compiler, nothing has tiles.
+    """
+    library = native.library()
+    if library is None:
+        return None
     try:
         headers, frame, size_at, interval, first = _headers(data)
     except (LookupError, ValueError, struct.error):
         return None
     columns, rows = -(-frame.width // frame.across), -(-frame.height // frame.down)
-    if columns % interval:
+    if columns % interval or rows * columns // interval > len(data):
         return None
-    marks = _marks(data, first, columns // interval * rows)
-    if marks is None:
+    marks = np.empty((rows, columns // interval), np.int64)
+    if not library.find_tiles(data, *map(ctypes.c_int64, (first, len(data), marks.size)), _at(marks)):
         return None
-    tile = interval * frame.across, frame.down
-    return TiledJpeg(data, frame, headers, size_at, first, marks.reshape(rows, columns // interval), tile)
+    return TiledJpeg(library, data, frame, headers, size_at, first, marks, (interval * frame.across, frame.down))
 
 
 def _headers(data: bytes) -> Tuple[bytes, Frame, int, int, int]:
@@ -177,16 +176,8 @@ def _is_whole(body: bytes, frame: Frame) -> bool:
     )
 
 
-def _marks(data: bytes, first: int, count: int) -> Optional[np.ndarray]:
-    """The positions of the markers that end `count` segments; None if other markers are found."""
-    values = np.frombuffer(data, np.uint8)
-    found = np.flatnonzero(values[first:-1] == 0xFF) + first
-    codes = values[found + 1]
-    is_marker = codes != 0
-    marks, codes = found[is_marker], codes[is_marker]
-    if len(marks) != count or marks[-1] != len(data) - 2 or codes[-1] != EOI:
-        return None
-    return marks if (codes[:-1] == RESTART + (np.arange(count - 1) & 7)).all() else None
+def _at(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
 
 
 def _covering(start: int, length: int, reach: int, tile: int, count: int) -> Tuple[int, int]:

@@ -16,6 +16,7 @@ from dataset.decode import BadImage, TiledPicture, decode, fast_jpeg, open_pictu
 from dataset.jpeg_tiles import tiled
 from dataset.pixels import Pixels, TiledPixels
 
+pytestmark = pytest.mark.skipif(native.library() is None, reason="pixels.c is not compiled")
 needs_decoder = pytest.mark.skipif(fast_jpeg() is None, reason="simplejpeg is not installed")
 SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "grey": None}
 
@@ -145,7 +146,6 @@ def test_a_part_outside_of_the_picture_is_refused() -> None:
 
 
 @needs_decoder
-@pytest.mark.skipif(native.library() is None, reason="pixels.c is not compiled")
 @pytest.mark.parametrize("box", [None, (3, 2, 40, 30), (0, 0, 1, 1), (10, 0, 47, 37)])
 @pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
 def test_tiles_are_resized_to_the_pixels_of_the_whole_picture(
