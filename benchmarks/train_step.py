@@ -2,14 +2,15 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The training step of train_swin.py beside that of its peers and the matrix products alone, on one CPU thread.
 
-    python -m benchmarks.train_step [--batch 16] [--official ../Swin-Transformer] [--cfg SWIN_BASE]
+    python -m benchmarks.train_step [--batch 16] [--official ../Swin-Transformer] [--cfg SWIN_BASE] [--compile]
 
 All run in one process and take turns, so that whatever else the machine does hits all. Ours is what train_swin.py
 runs: poptorch_host with AdamW and clipping. A peer's step is forward, loss, backward, clipping and AdamW; "tuned" has
-PyTorch's float32 matmul precision "medium" and the fused AdamW, as ours, and bfloat16 is autocast. Evaluation is the
-forward pass. The bound is the time of the matrix products of the ordinary model's step alone, each on tensors of its
-own shapes at "medium". Printed are the median and the range over rounds: of the CPU time of each over ours (above 1
-ours is faster), and of the bound over ours (the share of the bound; work that is left out raises it).
+PyTorch's float32 matmul precision "medium" and the fused AdamW, as ours, and bfloat16 is autocast; "compiled" is the
+same under torch.compile. Evaluation is the forward pass. The bound is the time of the matrix products of the ordinary
+model's step alone, each on tensors of its own shapes at "medium". Printed are the median and the range over rounds: of
+the CPU time of each over ours (above 1 ours is faster), and of the bound over ours (the share of the bound; work that
+is left out raises it).
 
 `--memory` prints the peak memory of a training step of each instead, measured in a process of its own.
 """
@@ -184,12 +185,14 @@ def contenders(args: argparse.Namespace, dtype: str, training: bool, images: Ten
         "bound": at("medium", products_alone(args.cfg, images, labels, dtype, training)),
     }
     for name, model in peers(args.cfg, args.official).items():
-        for tuned in (False, True) if name == "timm" else (True,):
+        if name not in args.peers:
+            continue
+        for label in ("default", "tuned", "compiled")[: 2 + args.compile] if name == "timm" else ("tuned",):
+            tuned, called = label != "default", torch.compile(model) if label == "compiled" else model
             if training:
-                step = peer_training(model, images, labels, dtype, tuned)
+                step = peer_training(called, images, labels, dtype, tuned)
             else:
-                step = peer_evaluation(model, images, dtype)
-            label = "tuned" if tuned else "default"
+                step = peer_evaluation(called, images, dtype)
             steps[f"{name}, {label}"] = at("medium" if tuned else "highest", step)
     return steps
 
@@ -226,6 +229,8 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="steps of each that are counted")
     parser.add_argument("--dtypes", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--tasks", nargs="+", choices=("training", "evaluation"), default=["training", "evaluation"])
+    parser.add_argument("--peers", nargs="+", default=["timm", "torchvision", "transformers", "official"])
+    parser.add_argument("--compile", action="store_true", help="add timm under torch.compile, which takes minutes")
     parser.add_argument("--official", type=Path, help="checkout of the official Swin-Transformer repository")
     parser.add_argument("--memory", action="store_true", help="print peak memory instead of time")
     parser.add_argument("--alone", help=argparse.SUPPRESS)

@@ -8,6 +8,7 @@ Each residual branch is one differentiable function with a backward pass written
 - It runs for the samples only that stochastic depth keeps.
 - Rolling and cutting into windows is one gather of rows, before the projection, and one after it.
 - The backward pass computes norms and GELU again; with `recompute` all that it needs, but not the last product.
+- Without a backward pass, weights are packed once for all samples, and GELU belongs to the product before it.
 
 Whoever watches the operations or the parts of a block (PopTorch's compiler, exports, hooks) sees the ordinary block.
 """
@@ -39,6 +40,28 @@ def window_order(grid: Pair, window: Pair, shift: Pair) -> Tuple[Tensor, Tensor]
     parts = tokens.view(grid[0] // window[0], window[0], grid[1] // window[1], window[1])
     order = parts.transpose(1, 2).reshape(-1)
     return order, order.argsort()
+
+
+@functools.lru_cache(maxsize=None)
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies by packed weights of a dtype here."""
+    zeros = torch.zeros(1, 1, dtype=dtype)
+    try:
+        return linear(zeros, packed(zeros, 1), None).shape == zeros.shape
+    except (AttributeError, RuntimeError):  # of a PyTorch or a processor that lacks the operation
+        return False
+
+
+def packed(weight: Tensor, rows: int) -> Tensor:
+    """A matrix (out, in) as oneDNN multiplies by it, which it would else make of it in each product of `rows` rows."""
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows))
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Optional[Tensor], then: str = "none") -> Tensor:
+    """A linear layer; with packed weights also the operation that follows it, "gelu" or "none"."""
+    if weight.is_mkldnn:
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, weight, bias, then, [], "none"))
+    return functional.linear(rows, weight, bias)
 
 
 class Sums:
@@ -111,9 +134,10 @@ class MlpBranch(NamedTuple):
         """Samples (B, H, W, C) -> their branch, and what the backward pass needs; without `outputs` the latter only."""
         rows = x.view(-1, x.shape[-1])
         normed, mean, inverse = Norm(weights[0], weights[1], self.eps).forward(rows)
-        hidden = functional.linear(normed, weights[2], weights[3])
+        hidden = linear(normed, weights[2], weights[3], "gelu")
         if outputs:
-            x = functional.linear(functional.gelu(hidden), weights[4], weights[5]).view(x.shape)
+            active = hidden if weights[2].is_mkldnn else functional.gelu(hidden)
+            x = linear(active, weights[4], weights[5]).view(x.shape)
         return x, (mean, inverse, hidden)
 
     def back(self, gradient: Tensor, x: Tensor, kept: Sequence[Tensor], weights: Weights, sums: Sums) -> Tensor:
@@ -147,12 +171,12 @@ class AttentionBranch(NamedTuple):
         rows = x.view(-1, x.shape[-1]).index_select(0, order)
         normed, mean, inverse = Norm(weights[0], weights[1], self.eps).forward(rows)
         tokens, size = self.window[0] * self.window[1], x.shape[-1] // self.heads
-        parts = functional.linear(normed, weights[2], weights[3]).view(-1, tokens, 3, self.heads, size)
+        parts = linear(normed, weights[2], weights[3]).view(-1, tokens, 3, self.heads, size)
         parts = parts.permute(2, 0, 3, 1, 4).reshape(3, -1, tokens, size)
         attention = self._attention(parts, weights[6], weights[7])
         joined = (attention @ parts[2]).view(-1, self.heads, tokens, size).transpose(1, 2).reshape(rows.shape)
         if outputs:
-            x = functional.linear(joined, weights[4], weights[5]).index_select(0, inverse_order).view(x.shape)
+            x = linear(joined, weights[4], weights[5]).index_select(0, inverse_order).view(x.shape)
         return x, (mean, inverse, parts, attention, joined)
 
     def _attention(self, parts: Tensor, bias: Tensor, mask: Optional[Tensor]) -> Tensor:
@@ -160,8 +184,7 @@ class AttentionBranch(NamedTuple):
         scores = torch.bmm(parts[0], parts[1].transpose(1, 2))
         if mask is not None:
             bias = bias + mask.unsqueeze(1)
-        shape = (-1, *bias.shape)
-        scores = torch.add(bias, scores.view(shape), alpha=self.scale).view(scores.shape)
+        scores = torch.add(bias, scores.view(-1, *bias.shape), alpha=self.scale).view(scores.shape)
         return torch.softmax(scores, -1).to(parts.dtype)
 
     def back(self, gradient: Tensor, x: Tensor, kept: Sequence[Tensor], weights: Weights, sums: Sums) -> Tensor:
@@ -203,16 +226,16 @@ class Residual(torch.autograd.Function):
     def forward(ctx: Any, branch: Any, plan: "Plan", kept: Tensor, x: Tensor, *weights: Any) -> Tensor:
         """See `residual`."""
         scale, differentiable, recompute = plan
-        narrow = [
-            *weights[:2],
-            *(None if weight is None else weight.to(x.dtype) for weight in weights[2:6]),
-            *weights[6:],
-        ]
-        out = x.clone()
-        saved: List[Tensor] = []
-        for samples in chunks(x, kept):
+        linears = [None if weight is None else weight.to(x.dtype) for weight in weights[2:6]]
+        narrow = [*weights[:2], *linears, *weights[6:]]
+        parts = chunks(x, kept)
+        if parts and not differentiable and packs(x.dtype):
+            rows = len(x[parts[0]].flatten(0, 2))
+            narrow[2], narrow[4] = packed(narrow[2], rows), packed(narrow[4], rows)
+        out, saved = total_of(x, parts), cast(List[Tensor], [])
+        for samples in parts:
             y, needed = branch.run(taken(x, samples), narrow)
-            add(out, samples, y, scale)
+            add(out, samples, x, y, scale)
             saved += needed if differentiable and not recompute else ()
         if differentiable:
             ctx.branch, ctx.scale, ctx.count = branch, scale, len(weights)
@@ -226,14 +249,15 @@ class Residual(torch.autograd.Function):
         kept, x, *rest = ctx.saved_tensors
         weights, saved = rest[: ctx.count], rest[ctx.count :]
         sums, gradient = Sums(ctx.needs_input_grad[4:]), gradient.contiguous()
-        out, parts = gradient.clone(), chunks(x, kept)
+        parts = chunks(x, kept)
+        out = total_of(gradient, parts)
         each = len(saved) // max(len(parts), 1)
         for number, samples in enumerate(parts):
             part = taken(x, samples)
             needed = saved[number * each : (number + 1) * each] or ctx.branch.run(part, weights, outputs=False)[1]
             outer = taken(gradient, samples)
             outer = outer if ctx.scale == 1 else outer * ctx.scale
-            add(out, samples, ctx.branch.back(outer, part, needed, weights, sums))
+            add(out, samples, gradient, ctx.branch.back(outer, part, needed, weights, sums))
         return (None, None, None, out, *sums.results(weights))
 
 
@@ -279,10 +303,15 @@ def taken(x: Tensor, samples: Samples) -> Tensor:
     return x[samples] if isinstance(samples, slice) else x.index_select(0, samples)
 
 
-def add(total: Tensor, samples: Samples, values: Tensor, scale: float = 1.0) -> None:
-    """Adds scale * values to some samples of a batch."""
+def total_of(x: Tensor, parts: Sequence[Samples]) -> Tensor:
+    """Where `add` writes its sums: a batch like `x`, with the values of `x` if not all samples get one."""
+    return torch.empty_like(x) if parts and isinstance(parts[0], slice) else x.clone()
+
+
+def add(total: Tensor, samples: Samples, x: Tensor, values: Tensor, scale: float = 1.0) -> None:
+    """Sets some samples of a batch, if they are indices equal to those of `x`, to those of `x` + scale * values."""
     if isinstance(samples, slice):
-        total[samples].add_(values, alpha=scale)
+        torch.add(x[samples], values, alpha=scale, out=total[samples])
     else:
         total.index_add_(0, samples, values, alpha=scale)
 
@@ -323,16 +352,10 @@ class HostBlock(SwinTransformerBlock):
         """The attention half: (B, H, W, C) -> (B, H, W, C)."""
         if not self._runs_whole(x):
             return super().attend(x)
-        attention = self.attn
-        branch = AttentionBranch(
-            cast(float, self.norm1.eps),
-            attention.window,
-            attention.shift,
-            attention.heads,
-            cast(float, attention.scale),
-        )
-        linear = (*affine(attention.qkv), *affine(attention.proj))
-        weights = (*affine(self.norm1), *linear, attention.relative_bias(), attention.attn_mask)
+        attention, eps, scale = self.attn, cast(float, self.norm1.eps), cast(float, self.attn.scale)
+        branch = AttentionBranch(eps, attention.window, attention.shift, attention.heads, scale)
+        linears = (*affine(attention.qkv), *affine(attention.proj))
+        weights = (*affine(self.norm1), *linears, attention.relative_bias(), attention.attn_mask)
         return residual(branch, self._rate(), self.recompute, x, weights)
 
     def transform(self, x: Tensor) -> Tensor:
