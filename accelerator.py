@@ -25,6 +25,7 @@ from common.memory import peak_memory as host_peak_memory
 from utils import one_line
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # parameters of mallopt in glibc
+TF32_ERROR = 2.0**-10  # of `product_error`: factors rounded to 10 bits give 3e-4, to the 7 of bfloat16 3e-3
 
 
 class Accelerator(NamedTuple):
@@ -216,18 +217,36 @@ def _use_fast_matmul() -> None:
     On some CPUs 'medium' selects a kernel that is nearly twice as fast and equally accurate; with matrix units such as
     AMX it would round to bfloat16. The accuracy is therefore measured.
     """
+    reference = product_error("highest", "cpu")
+    if product_error("medium", "cpu") > 4 * reference:
+        torch.set_float32_matmul_precision("highest")
+    logger.debug("float32 products: %s", torch.get_float32_matmul_precision())
+
+
+def product_error(precision: str, device: str) -> float:
+    """The largest error of a product at PyTorch's float32 matmul precision, which stays set, over its largest value."""
+    torch.set_float32_matmul_precision(precision)
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(128, 512, generator=generator) for _ in range(2))
     exact = left.double() @ right.double().t()
+    found = (left.to(device) @ right.to(device).t()).cpu()
+    return ((found - exact).abs().max() / exact.abs().max()).item()
 
-    def worst_error(precision: str) -> float:
-        torch.set_float32_matmul_precision(precision)
-        return (left @ right.t() - exact).abs().max().item()
 
-    reference = worst_error("highest")
-    if worst_error("medium") > 4 * reference:
+def use_tf32() -> None:
+    """Has a GPU round the factors of float32 products to TF32, if that is as accurate as TF32 is.
+
+    Raises:
+        Refusal: on another device.
+    """
+    if selected().device != "gpu":
+        raise Refusal(f"MODEL.TF32 is a format of GPUs, and the device is {selected().device}: leave it False")
+    reference, error = product_error("highest", "cuda"), product_error("high", "cuda")
+    if error > TF32_ERROR:
         torch.set_float32_matmul_precision("highest")
-    logger.debug("float32 products: %s", torch.get_float32_matmul_precision())
+        logger.warning("MODEL.TF32: products are wrong by %.1e, more than TF32 explains: float32 is used", error)
+    else:
+        logger.info("float32 products: TF32 where the GPU has it, error %.1e, without it %.1e", error, reference)
 
 
 def _keep_freed_memory() -> None:

@@ -146,11 +146,13 @@ def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training:
         training: whether to mark the outputs that IPU.RECOMPUTATION keeps for the backward pass.
 
     Raises:
-        Refusal: for a precision that the accelerator does not support.
+        Refusal: for a precision or format that the accelerator does not support.
         ValueError: for sizes or stages that do not match.
     """
     if config.MODEL.PRECISION == "mix" and accelerator.is_ipu():
         raise Refusal("MODEL.PRECISION mix is torch.autocast, which IPUs do not support: use 16.16, 16.32 or 32.32")
+    if config.MODEL.TF32:
+        accelerator.use_tf32()
     classes = configured_classes(config) if num_classes is None else num_classes
     if config.TRAIN.USE_CHECKPOINT and accelerator.is_ipu():
         logger.warning("TRAIN.USE_CHECKPOINT has no effect on IPUs, where IPU.RECOMPUTATION decides")

@@ -5,6 +5,7 @@
 import sys
 
 import pytest
+import torch
 
 import accelerator
 import train_swin
@@ -12,6 +13,7 @@ import validate
 from common.errors import EXIT_USAGE, Refusal
 from common.launch import Launch
 from config import get_config
+from models.build import build_pipeline
 from options import training_options
 from tests.poptorch_host.api import NAMES
 from training import processes
@@ -161,3 +163,40 @@ def test_instances_without_horovod_are_refused_in_a_line(environment, monkeypatc
     monkeypatch.setitem(sys.modules, "horovod", None)
     with pytest.raises(Refusal, match="need the package horovod"), processes.joined(get_config("SWIN_TINY")):
         pass
+
+
+@pytest.fixture
+def float32_precision():
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("error, kept", [(4e-4, "high"), (3e-3, "highest")])
+def test_tf32_is_kept_on_a_gpu_if_a_product_is_as_accurate_as_it_is(error, kept, monkeypatch, float32_precision):
+    def product_error(precision: str, device: str) -> float:
+        assert device == "cuda"
+        torch.set_float32_matmul_precision(precision)
+        return error if precision == "high" else 1e-7
+
+    monkeypatch.setattr(accelerator, "_selected", accelerator.select("cpu")._replace(device="gpu"))
+    monkeypatch.setattr(accelerator, "product_error", product_error)
+    accelerator.use_tf32()
+    assert torch.get_float32_matmul_precision() == kept
+
+
+def test_tf32_is_refused_on_a_cpu():
+    accelerator.select("cpu")
+    with pytest.raises(Refusal, match="MODEL.TF32 is a format of GPUs, and the device is cpu"):
+        build_pipeline(get_config("SWIN_DEMO", ["MODEL.TF32", "True"]), 3)
+
+
+@pytest.mark.parametrize("bits, accepted", [(10, True), (7, False)])
+def test_limit_of_tf32_lies_between_its_rounding_and_that_of_bfloat16(bits, accepted):
+    torch.manual_seed(0)
+    factors = torch.randn(2, 128, 512)
+    fractions, exponents = torch.frexp(factors)
+    rounded = torch.ldexp((fractions * 2 ** (bits + 1)).round() / 2 ** (bits + 1), exponents)
+    exact = factors[0].double() @ factors[1].double().t()
+    error = (rounded[0].double() @ rounded[1].double().t() - exact).abs().max() / exact.abs().max()
+    assert (error.item() < accelerator.TF32_ERROR) is accepted
