@@ -148,6 +148,17 @@ def test_contradictions_of_swin_v2_name_their_section(opts, said):
     assert said in refusal("SWINV2_TINY_WINDOW8_256", opts)
 
 
+def test_named_configurations_are_what_the_strict_loader_reads():
+    text = configuration.NAMED_CONFIGS.read_text(encoding="utf-8")
+    named = configuration._named()
+    assert named == configuration.parse(text, "named") and list(named) == named_configs()
+    for name in named:
+        get_config(name).dump()
+    assert configuration._named() == configuration.parse(text, "named")  # nobody changed what is kept
+    with pytest.raises(Refusal, match="duplicate key 'A'"):
+        configuration.parse("A: 1\nA: 2", "named", configuration._load_own)
+
+
 def test_inherited_configuration_keeps_every_field_it_does_not_name():
     parent, child = get_config("SWIN_TINY"), get_config("SWIN_TINY_FP16")
     different = {key for key in keys_of(parent) if config_value(parent, key) != config_value(child, key)}
