@@ -21,7 +21,7 @@ def test_step_that_is_not_finite_is_told_with_its_rate_module_and_samples(digits
     monkeypatch.setattr(
         ImageDataset,
         "sample",
-        lambda self, epoch, index: (sample(self, epoch, index)[0] * (math.inf if index == 7 else 1), 1),
+        lambda self, epoch, index, into: (sample(self, epoch, index, into)[0].mul_(math.inf if index == 7 else 1), 1),
     )
     with pytest.raises(Refusal) as caught:
         own_process = ["DATA.LOADER", "sync", "DATA.NUM_WORKERS", "0"]  # others would not have the patch above
