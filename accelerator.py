@@ -234,13 +234,10 @@ def product_error(precision: str, device: str) -> float:
 
 
 def use_tf32() -> None:
-    """Has a GPU round the factors of float32 products to TF32, if that is as accurate as TF32 is.
-
-    Raises:
-        Refusal: on another device.
-    """
+    """Has a GPU round the factors of float32 products to TF32, if that is as accurate as TF32 is; others warn."""
     if selected().device != "gpu":
-        raise Refusal(f"MODEL.TF32 is a format of GPUs, and the device is {selected().device}: leave it False")
+        logger.warning("MODEL.TF32 has no effect on this device (%s): it is a format of GPUs", selected().device)
+        return
     reference, error = product_error("highest", "cuda"), product_error("high", "cuda")
     if error > TF32_ERROR:
         torch.set_float32_matmul_precision("highest")

@@ -146,7 +146,7 @@ def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training:
         training: whether to mark the outputs that IPU.RECOMPUTATION keeps for the backward pass.
 
     Raises:
-        Refusal: for a precision or format that the accelerator does not support.
+        Refusal: for a precision that the accelerator does not support.
         ValueError: for sizes or stages that do not match.
     """
     if config.MODEL.PRECISION == "mix" and accelerator.is_ipu():

@@ -185,10 +185,13 @@ def test_tf32_is_kept_on_a_gpu_if_a_product_is_as_accurate_as_it_is(error, kept,
     assert torch.get_float32_matmul_precision() == kept
 
 
-def test_tf32_is_refused_on_a_cpu():
+def test_tf32_of_a_configuration_has_no_effect_on_a_cpu_and_says_so(caplog, float32_precision):
     accelerator.select("cpu")
-    with pytest.raises(Refusal, match="MODEL.TF32 is a format of GPUs, and the device is cpu"):
+    before = torch.get_float32_matmul_precision()
+    with caplog.at_level("WARNING"):
         build_pipeline(get_config("SWIN_DEMO", ["MODEL.TF32", "True"]), 3)
+    assert "MODEL.TF32 has no effect on this device (cpu)" in caplog.text
+    assert torch.get_float32_matmul_precision() == before
 
 
 @pytest.mark.parametrize("bits, accepted", [(10, True), (7, False)])
