@@ -283,6 +283,28 @@ def stop_rank(place: Place, chance: random.Random) -> None:
     require_ends_as_unbroken(place, 2)
 
 
+def restart(place: Place, chance: random.Random) -> None:
+    """SIGKILL of one process of two under torchrun --max-restarts: it goes on by itself, and ends as unbroken."""
+    rank = chance.randrange(2)
+    launcher = _launched(place, PET_MAX_RESTARTS="2")  # as --max-restarts
+    time.sleep(chance.random() * place.unbroken(2).seconds / 2)
+    ranks = workers_of(launcher.pid)
+    os.kill(ranks[rank], signal.SIGKILL)
+    try:
+        code = launcher.wait(RUN_SECONDS)
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        ranks = workers_of(launcher.pid)
+        launcher.kill()
+        launcher.wait()
+        for pid in _alive(ranks):
+            os.kill(pid, signal.SIGKILL)
+    require(code == 0, f"torchrun ended with {code}, {place.status()}")
+    require(place.status()["state"] == "done", f"status.json says {place.status()}")
+    require_ends_as_unbroken(place, 2)
+
+
 def _launched(place: Place, **variables: str) -> "subprocess.Popen[bytes]":
     """A run of two processes under torchrun that has saved a checkpoint."""
     launcher = subprocess.Popen(

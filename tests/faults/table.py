@@ -32,6 +32,7 @@ FAULTS: Dict[str, Fault] = {
     "kill": Fault(kills.kill, 60, whole_runs=True),
     "kill-rank": Fault(kills.kill_rank, 30, whole_runs=True),
     "kill-launcher": Fault(kills.kill_launcher, 10, whole_runs=True),
+    "restart": Fault(kills.restart, 3, whole_runs=True),
     "signal": Fault(kills.stop_signal, len(kills.PHASES), whole_runs=True),
     "signal-rank": Fault(kills.signal_rank, len(kills.PHASES), whole_runs=True),
     "signal-validation": Fault(kills.signal_validation, 5, whole_runs=True),
