@@ -86,13 +86,13 @@ class Status:
         self._fields.update(self._place(), fruitless=self._before.get("fruitless", 0) + 1 if again and failed else 0)
         times = self._fields["fruitless"]
         if times >= WARN_FROM:
-            self._warn(times)
+            self._warn_or_give_up(times)
         self.write()
 
     def _place(self) -> Dict[str, Any]:
         return {"began_at": self.progress.update, "configuration": self._fields["configuration"]}
 
-    def _warn(self, times: int) -> None:
+    def _warn_or_give_up(self, times: int) -> None:
         cause = self._before.get("failure") or self._before.get("cause") or "it was killed"
         said = (
             f"started {times} times from update {self.progress.update} without reaching the next checkpoint "
