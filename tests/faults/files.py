@@ -70,11 +70,14 @@ def flip(place: Place, chance: random.Random) -> None:
 
 
 def truncate(place: Place, chance: random.Random) -> None:
-    """A checkpoint cut at any byte: the one before is used."""
+    """A checkpoint cut at any byte, or zeros from there on as after a loss of power: the one before is used."""
     for update in (1, 2):
         checkpoint.save(place.folder, state(update), is_best=False)
     path = place.folder / "last.pth"
-    os.truncate(path, chance.randrange(path.stat().st_size))
+    size = path.stat().st_size
+    os.truncate(path, chance.randrange(size))
+    if chance.random() < 0.5:
+        os.truncate(path, size)
     require_previous(place.folder)
 
 
