@@ -190,10 +190,15 @@ def check_may_skip(run: Run, progress: Progress, images: torch.Tensor, targets: 
     if progress.skipped_in_row + run.config.IPU.DEVICE_ITERATIONS <= allowed:
         logger.warning("%s: skipped, %d of at most %d consecutive ones", where, progress.skipped_in_row + 1, allowed)
         return
-    cause = "" if accelerator.is_ipu() else f": {explain(run, progress, images, targets)}"
+    on_ipu = accelerator.is_ipu()  # whose program neither leaves an update out nor can be looked into
+    cause = "" if on_ipu else f": {explain(run, progress, images, targets)}"
+    further = (
+        "or use --precision 32.32"
+        if on_ipu
+        else ("use --precision 32.32, or leave such updates out by TRAIN.SKIP_NONFINITE")
+    )
     raise Refusal(
-        f"{where}{cause}; checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, use "
-        "--precision 32.32, or leave such updates out by TRAIN.SKIP_NONFINITE",
+        f"{where}{cause}; checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, {further}",
         EXIT_NONFINITE,
     )
 
