@@ -9,6 +9,7 @@ model without dropout, so that the same samples give the same losses up to round
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,7 +92,9 @@ def on_ipu(digits, tmp_path_factory):
 
 def test_one_ipu_has_the_losses_of_the_host_with_the_default_loader(on_host, on_ipu):
     assert len(on_ipu[1]) == 2 and [row["loss"] for row in on_ipu[1]] == losses(on_host[1])
-    assert {"last.pth", "best.pth", "metrics.csv", "log.txt"} <= {path.name for path in on_ipu[0].iterdir()}
+    assert {"last.pth", "best.pth", "metrics.csv", "log.txt", "report.html"} <= {
+        path.name for path in on_ipu[0].iterdir()
+    }
 
 
 @pytest.mark.parametrize("loader, workers", [("sync", 0), ("sync", 2), ("async", 2), ("rebatched", 2)])
@@ -112,6 +115,22 @@ def test_validation_of_a_checkpoint_finds_the_accuracy_of_training(stages, digit
     best = max(row["top1"] for row in on_ipu[1])
     given = ["--checkpoint", on_ipu[0] / "best.pth", "--data-path", digits, "--device", "ipu"]
     assert f"top-1: {best:.2f} %" in run("validate.py", *given, "--opts", *stages)
+
+
+def test_mean_of_an_image_and_its_mirror_image_is_validated_as_on_the_host(digits, on_ipu):
+    given = [*DEMO, "--eval", "--resume", on_ipu[0] / "best.pth", "--data-path", digits]
+    found = [
+        run("train_swin.py", *given, "--device", device, "--opts", *MODEL, *ONE_IPU, "TEST.FLIP", "True")
+        for device in ("ipu", "cpu")
+    ]
+    said = [re.findall(r"top-1: [\d.]+ % top-5: [\d.]+ %", text) for text in found]
+    assert said[0] and said[0] == said[1]
+
+
+def test_dry_run_trains_two_steps_and_leaves_nothing(digits, tmp_path):
+    given = [*DEMO, "--dry-run", "--device", "ipu", "--data-path", digits, "--output", tmp_path / "out"]
+    said = run("train_swin.py", *given, "--opts", *MODEL, *FOLDED)
+    assert "Schedule" in said and "epoch" in said and not (tmp_path / "out").exists()
 
 
 def test_prediction_names_the_classes_of_images(digits, on_ipu):
@@ -175,6 +194,31 @@ def test_settings_change_how_it_is_computed_and_not_what(opts, digits, on_ipu, t
     assert [row["loss"] for row in found] == losses(on_ipu[1])
 
 
+RECIPES = {
+    "adam": ["TRAIN.OPTIMIZER.NAME", "adam", "TRAIN.FREEZE", "['patch_embed', 'layers.0']", "TRAIN.LAYER_DECAY", "0.7"],
+    "lamb": ["TRAIN.OPTIMIZER.NAME", "lamb", "TRAIN.LOSS.NAME", "bce", "TRAIN.LOSS.POSITIVE_WEIGHT", "2.0"],
+    "rmsprop": ["TRAIN.OPTIMIZER.NAME", "rmsprop", "TRAIN.BASE_LR", "0.005", "TRAIN.CLASS_WEIGHTS", "balanced"],
+    "sgd": ["TRAIN.OPTIMIZER.NAME", "sgd", "TRAIN.LOSS.NAME", "bce", "TRAIN.LOSS.SUM_CLASSES", "True"],
+    "adamw": ["TRAIN.EMA_DECAY", "0.5", "DATA.BALANCED_SAMPLING", "True", "TEST.FLIP", "True"],
+}
+
+
+@pytest.mark.parametrize("opts", RECIPES.values(), ids=RECIPES)
+def test_recipes_train_as_on_the_host(opts, digits, tmp_path):
+    found = [train(digits, tmp_path / device, *ONE_IPU, *opts, device=device) for device in ("ipu", "cpu")]
+    assert [row["loss"] for row in found[0]] == losses(found[1])
+    ended = [checkpoint.load(tmp_path / device / "last.pth") for device in ("ipu", "cpu")]
+    torch.testing.assert_close(ended[0]["model"], ended[1]["model"], rtol=1e-2, atol=1e-3)
+    assert ("ema" in ended[0]) == ("TRAIN.EMA_DECAY" in opts)
+
+
+def test_averaged_weights_are_validated_and_averaged_when_the_weights_come_to_the_host(digits, tmp_path):
+    found = train(digits, tmp_path, *ONE_IPU, "TRAIN.EMA_DECAY", "0.5", "TRAIN.CHECKPOINT_STEPS", "2")
+    assert all(row["ema_top1"] >= 0 for row in found)
+    log = (tmp_path / "log.txt").read_text()
+    assert "averaged (EMA) on the host after every 2 updates and epoch, when an IPU copies its weights" in log
+
+
 def test_updates_in_one_call_share_its_learning_rate_as_on_the_host(digits, on_ipu, tmp_path):
     opts = [*ONE_IPU, "IPU.DEVICE_ITERATIONS", "5"]
     found = train(digits, tmp_path / "ipu", *opts)
@@ -204,9 +248,10 @@ def test_two_instances_have_the_losses_of_one(epochs, digits, on_ipu, tmp_path):
 
 
 def test_other_sources_of_images_train(digits, on_ipu, tmp_path):
-    dataset.prepare.prepare("zip", tmp_path / "zips", digits)
-    found = train(tmp_path / "zips", tmp_path / "zip", *ONE_IPU, flags=["--zip"])
-    assert [row["loss"] for row in found] == losses(on_ipu[1])
+    for packed, flags in (("zip", ["--zip"]), ("shards", [])):
+        dataset.prepare.prepare(packed, tmp_path / packed, digits)
+        found = train(tmp_path / packed, tmp_path / f"of_{packed}", *ONE_IPU, flags=flags)
+        assert [row["loss"] for row in found] == losses(on_ipu[1])
     for source in ("host", "device"):
         flags = ["--synthetic", source, "--training-steps", "2", "--output", tmp_path / source, "--device", "ipu"]
         run("train_swin.py", *DEMO, *flags, "--opts", *MODEL, *ONE_IPU)
