@@ -185,6 +185,7 @@ def validate_weights(
     logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)
     loader = build_loader(config, validator.options, dataset, training=False)
     outcomes = evaluate_images(validator, loader, len(dataset), launch)
+    loader.terminate()
     accuracy = outcomes.accuracy()
     for name, (images, right) in zip(names, accuracy.classes) if per_class else ():
         logger.info("class %s: top-1: %.2f %% images: %d", shown(name), 100.0 * right / max(images, 1), images)

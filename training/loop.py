@@ -56,6 +56,8 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest, origins: Mapping[s
                 kept_in = folder if launch.is_leader else None
                 with Saver(kept_in, status, config.TRAIN.KEEP, reporter.write).running() as saver:
                     fit(run, progress, stop, track, reporter, saver)
+                for loader in (run.loader, run.validation_loader):
+                    loader.terminate()  # or PopTorch's processes would spin on until this one ends
                 status.cause = progress.stopped_early(config.TRAIN.EARLY_STOPPING)
 
 

@@ -128,6 +128,7 @@ def predict(
             rows = sorted((row for part in gathered for row in part), key=lambda row: row[0])
             yield [Prediction(files[number], likeliest, vector) for number, likeliest, vector in rows]
             bar.update(min(len(numbers) * launch.processes, len(files) - bar.n))
+    loader.terminate()
 
 
 def _rows(best: Any, pooled: Optional[torch.Tensor], numbers: torch.Tensor) -> List[Tuple[int, Any, Any]]:

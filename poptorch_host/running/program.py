@@ -56,8 +56,7 @@ class Device:
         trained = set()
         if latch is not None:
             with untouched():
-                members = [parameter for group in latch.latched.members for parameter in group]
-                trained = {id(parameter) for parameter in members if parameter.requires_grad}
+                trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
         self.weights = DeviceWeights(model, device, trained, groupings, options, blank)
         unknown = set(updatable_buffers(options)) - {name for name, _, _ in self.weights.buffers}
         if unknown:

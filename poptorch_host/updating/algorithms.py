@@ -168,7 +168,7 @@ class RMSprop(torch.optim.Optimizer):
 
 def state_tensors(latched: Latched) -> List[StateTensor]:
     """Returns the state tensors of a latched optimizer, except the step counts."""
-    structure, groups = latched.structure, latched.groups
+    structure, groups = latched.structure, latched.all_groups
     may_have_momentum = any(
         group["momentum"].value != 0 or not group["momentum"].constant for group in groups if "momentum" in group
     )

@@ -27,7 +27,7 @@ class Slot:
         name: the name in the model's named_parameters().
         weight: the tensor on the device, in whose `.grad` the backward pass accumulates the gradient.
         master: the float32 tensor that the update rule works on: the weight itself, or a temporary copy of one in half.
-        group: the index of its parameter group.
+        group: the index of its parameter group; that after the last one if it is in none.
         accumulator_type: the dtype of the gradient accumulator; None if `.grad` is the accumulator.
         accumulator: the sum or mean of the gradients so far; None between updates.
     """
@@ -51,30 +51,41 @@ def make_slots(latched: Latched, parameters: Parameters, micro_batches: int) -> 
     group_of = {id(member): index for index, members in enumerate(latched.members) for member in members}
     slots, left_out = [], []
     for name, parameter, weight in parameters:
-        updated = id(parameter) in group_of and parameter.requires_grad
-        weight.requires_grad_(updated)
-        if parameter.requires_grad and not updated:
+        weight.requires_grad_(parameter.requires_grad)
+        if parameter.requires_grad and id(parameter) not in group_of:
             left_out.append(name)
-        if updated:
+        if parameter.requires_grad:
             slots.append(
                 Slot(
                     name,
                     weight,
                     _master(weight),
-                    group_of[id(parameter)],
+                    group_of.get(id(parameter), len(latched.groups)),
                     _accumulator_type(latched, weight, micro_batches),
                 )
             )
-    if slots and left_out:
+    if left_out:
         logger.warning(
-            "%d parameters require gradients and are in no group of the optimizer, such as %s: they keep their values, "
-            "while a device updates them with the optimizer's defaults. Set requires_grad to False",
+            "%d parameters require gradients and are in no group of the optimizer, such as %s: they are updated with "
+            "the optimizer's defaults, as on a device. Set requires_grad to False on what is not to be trained",
             len(left_out),
             left_out[0],
         )
     if not slots:
-        logger.warning("The optimizer has no parameter of the model that requires a gradient: nothing will be trained")
+        logger.warning("No parameter of the model requires a gradient: nothing will be trained")
     return slots
+
+
+def check_members(latched: Latched, parameters: Parameters) -> None:
+    """Raises KeyError, as PopTorch does, if a group has a parameter that the model does not have."""
+    known = {id(parameter) for _, parameter, _ in parameters}
+    for index, members in enumerate(latched.members):
+        for member in members:
+            if id(member) not in known:
+                raise KeyError(
+                    f"group {index} of the optimizer has a parameter of shape {tuple(member.shape)} that the model "
+                    "does not have: make the optimizer of model.parameters()"
+                )
 
 
 def _master(weight: torch.Tensor) -> torch.Tensor:

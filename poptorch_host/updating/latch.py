@@ -95,6 +95,7 @@ class Latched:
         structure: the values that cannot change after compilation: types of states, variants, clipping.
         shared: the attributes of the whole optimizer.
         groups: the attributes of each parameter group.
+        defaults: those of weights in no group: the optimizer's defaults.
         members: the parameters of each group in the user's model.
     """
 
@@ -102,6 +103,7 @@ class Latched:
     structure: Dict[str, Any]
     shared: Dict[str, Attribute]
     groups: Tuple[Dict[str, Attribute], ...]
+    defaults: Dict[str, Attribute]
     members: Tuple[Tuple[torch.Tensor, ...], ...] = field(compare=False)
 
     @property
@@ -109,9 +111,14 @@ class Latched:
         """The factor of the loss gradient."""
         return float(self.shared["loss_scaling"].value)
 
+    @property
+    def all_groups(self) -> Tuple[Dict[str, Attribute], ...]:
+        """The attributes of each parameter group, and at the end the defaults."""
+        return (*self.groups, self.defaults)
+
     def group_values(self) -> List[Dict[str, Any]]:
-        """Returns the hyper-parameters of each group by name."""
-        return [{name: attribute.value for name, attribute in group.items()} for group in self.groups]
+        """Returns the hyper-parameters of `all_groups` by name."""
+        return [{name: attribute.value for name, attribute in group.items()} for group in self.all_groups]
 
     def with_loss_scaling(self, value: float) -> "Latched":
         """Returns a copy with another factor of the loss gradient."""
@@ -236,7 +243,8 @@ def read(optimizer: torch.optim.Optimizer, automatic_loss_scaling: bool = False)
         shared["loss_scaling"] = Attribute(shared["loss_scaling"].value, constant=False)
     check(shared["loss_scaling"].value > 0, f"loss_scaling must be positive, not {shared['loss_scaling'].value}")
     members = tuple(tuple(group["params"]) for group in optimizer.param_groups)
-    return Latched(algorithm.name, _read_structure(optimizer, algorithm), shared, groups, members)
+    defaults = _read_group(optimizer, optimizer.defaults, algorithm)
+    return Latched(algorithm.name, _read_structure(optimizer, algorithm), shared, groups, defaults, members)
 
 
 def _algorithm_of(optimizer: Any) -> Algorithm:
@@ -319,9 +327,10 @@ def _check_compatible(old: Latched, new: Latched) -> None:
         raise createPoptorchError("The number of parameter groups and their parameters cannot change after compilation")
     for name, attribute in new.shared.items():
         _check_attribute(name, old.shared[name], attribute)
-    for index, group in enumerate(new.groups):
-        for name, attribute in group.items():
-            _check_attribute(f"{name} of group {index}", old.groups[index][name], attribute)
+    titles = [*(f"group {index}" for index in range(len(new.groups))), "the defaults"]
+    for title, before, after in zip(titles, old.all_groups, new.all_groups):
+        for name, attribute in after.items():
+            _check_attribute(f"{name} of {title}", before[name], attribute)
 
 
 def _check_attribute(name: str, old: Attribute, new: Attribute) -> None:

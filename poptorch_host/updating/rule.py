@@ -59,14 +59,15 @@ class UpdateRule:
         self._velocity_scalings = scalings
 
     def _groups(self, latched: Latched, own: Mapping[str, Dict[str, Any]]) -> List[Dict[str, Any]]:
-        """Returns the parameter groups: those of the optimizer, and one for each weight of `own`."""
+        """Returns the parameter groups: those of the optimizer, and one of each weight of `own`."""
         groups = [{"params": [], **values} for values in latched.group_values()]
         for slot in self._slots:
             if slot.name in own:
                 groups.append({"params": [slot.master], **own[slot.name]})
             else:
                 groups[slot.group]["params"].append(slot.master)
-        return groups
+        defaults = len(latched.groups)
+        return groups if groups[defaults]["params"] else groups[:defaults] + groups[defaults + 1 :]
 
     def step(
         self,

@@ -49,11 +49,11 @@ def parameter_tensors(
 
     Args:
         latched: the latched optimizer.
-        weights: the names of the weights of each group.
+        weights: the names of the weights of each of `latched.all_groups`.
         own: the values of weights that do not have those of their group.
     """
     entries = {} if latched.shared["loss_scaling"].constant else {LOSS_SCALING: latched.loss_scaling}
-    for group, names in zip(latched.groups, weights):
+    for group, names in zip(latched.all_groups, weights):
         for name in names:
             scalars = _variable_scalars(latched, group, own.get(name, _values(group)))
             entries.update({scalar + _SPECIFIC + name: value for scalar, value in scalars.items()})
@@ -72,7 +72,7 @@ def loaded_values(
     if not shared.constant:
         scaling = _stored(tensors, LOSS_SCALING, scaling)
     loaded: Dict[str, Values] = {}
-    for group, names in zip(latched.groups, weights):
+    for group, names in zip(latched.all_groups, weights):
         for name in names:
             present = own.get(name, _values(group))
             scalars = _variable_scalars(latched, group, present)

@@ -21,7 +21,7 @@ from ..errors import createPoptorchError
 from ..options import Options
 from ..precision.loss_scale import STATE_NAME, LossScale
 from . import state_names
-from .gradients import Parameters, Reduction, Slot, accumulate, make_slots
+from .gradients import Parameters, Reduction, Slot, accumulate, check_members, make_slots
 from .latch import OptimizerLatch
 from .operations import update_operations
 from .reduce import GradientReducer, add_up, agree, process_group
@@ -44,8 +44,7 @@ class WeightUpdate:
     Args:
         latch: the executor's latch, with an optimizer set.
         parameters: (name, parameter of the user's model, tensor on the device) as in named_parameters(). Parameters
-            that are not updated, since they require no gradient or are in no parameter group, get requires_grad=False
-            on the device.
+            that require no gradient get requires_grad=False on the device.
         options: the executor's options.
         seed: the seed of stochastic rounding.
         group: the processes with the same weights, over which gradients are summed; None for those of `options`.
@@ -63,6 +62,7 @@ class WeightUpdate:
 
     Raises:
         Error: if max_grad_norm is NaN, or the other processes cannot be reached.
+        KeyError: if the optimizer has parameters that the model does not have.
     """
 
     def __init__(
@@ -85,9 +85,11 @@ class WeightUpdate:
         self._replica_groups = replica_groups or {}
         self._latch = latch
         self._reduction = Reduction(options)
+        if rest is None:
+            check_members(latched, parameters)
         self._slots = make_slots(latched, parameters, self._reduction.micro_batches)
         self._names = [
-            [slot.name for slot in self._slots if slot.group == index] for index in range(len(latched.groups))
+            [slot.name for slot in self._slots if slot.group == index] for index in range(len(latched.all_groups))
         ]
         self._own_values: Dict[str, Dict[str, Any]] = {}  # of weights that were loaded with others than their group's
         self._rule = UpdateRule(latched, self._slots, device)

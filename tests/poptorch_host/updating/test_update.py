@@ -245,19 +245,21 @@ def test_parameter_without_gradient_is_left_alone_even_by_weight_decay():
     assert torch.equal(device.parameters["2.weight"], start)
 
 
-def test_frozen_and_ungrouped_parameters_are_left_alone_and_want_no_gradient():
+def test_frozen_parameters_are_left_alone_and_want_no_gradient_and_ungrouped_ones_have_the_defaults():
     net = make_net()
     net[0].weight.requires_grad_(False)
-    device = Device(net, lambda p: optim.SGD([*net[0].parameters(), net[2].weight], lr=0.1, weight_decay=0.5))
+    grouped = [{"params": [*net[0].parameters(), net[2].weight], "lr": 0.0}]
+    device = Device(net, lambda p: optim.SGD(grouped, lr=0.1, weight_decay=0.5))
     start = {name: weight.detach().clone() for name, weight in device.parameters.items()}
     device.train(*make_batches(1)[0])
     changed = {name for name, weight in device.parameters.items() if not torch.equal(weight, start[name])}
-    assert changed == {"0.bias", "2.weight"}
-    assert {name for name, weight in device.parameters.items() if weight.requires_grad} == changed
+    assert changed == {"2.bias"}
+    wanting = {name for name, weight in device.parameters.items() if weight.requires_grad}
+    assert wanting == {"0.bias", "2.weight", "2.bias"}
 
 
-def test_optimizer_of_another_model_is_reported(caplog):
-    device = Device(make_net(), lambda _: optim.SGD(make_net(seed=1).parameters(), lr=0.1))
+def test_model_without_anything_to_train_is_reported(caplog):
+    device = Device(make_net().requires_grad_(False), lambda p: optim.SGD(p, lr=0.1))
     assert "nothing will be trained" in caplog.text
     device.update.apply()
 

@@ -218,15 +218,32 @@ def test_a_model_without_anything_to_train_runs():
     assert torch.equal(model.fc.weight, before) and logits.shape == (2, 3) and loss.shape == ()
 
 
-@needs_core("which rate applies to parameters in no group")
-def test_parameters_in_no_group_are_not_updated(log):
+@pytest.mark.parametrize("name, settings", [("SGD", {"momentum": 0.9}), ("AdamW", {"weight_decay": 0.3})])
+def test_parameters_in_no_group_are_updated_with_the_defaults(name, settings, log):
     model = Classifier()
-    before = model.fc.bias.detach().clone()
-    executor = poptorch.trainingModel(model, None, poptorch.optim.SGD([model.fc.weight], lr=0.1))
-    weight = model.fc.weight.detach().clone()
-    step(executor)
-    assert torch.equal(model.fc.bias.detach(), before) and not torch.equal(model.fc.weight.detach(), weight)
-    assert "1 parameters require gradients and are in no group of the optimizer, such as fc.bias" in log.text
+    native = copy.deepcopy(model)
+    optimizer = getattr(poptorch.optim, name)([{"params": [model.fc.weight], "lr": 0.02}], lr=0.1, **settings)
+    groups = [{"params": [native.fc.weight], "lr": 0.02}, {"params": [native.fc.bias]}]
+    expected = getattr(torch.optim, name)(groups, lr=0.1, **settings)
+    executor = poptorch.trainingModel(model, None, optimizer)
+    for _ in range(2):
+        step(executor)
+        expected.zero_grad()
+        step(native)[1].backward()
+        expected.step()
+    torch.testing.assert_close(model.fc.weight.detach(), native.fc.weight.detach())
+    torch.testing.assert_close(model.fc.bias.detach(), native.fc.bias.detach())
+    if NAME == "host":  # a device says nothing
+        assert "1 parameters require gradients and are in no group of the optimizer, such as fc.bias" in log.text
+
+
+def test_optimizer_of_another_model_is_refused():
+    other = Classifier()
+    executor = poptorch.trainingModel(Classifier(), None, poptorch.optim.SGD(other.parameters(), lr=0.1))
+    with raises(
+        KeyError, match=r"group 0 of the optimizer has a parameter of shape \(3, .*that the model does not have"
+    ):
+        step(executor)
 
 
 def test_the_default_optimizer_is_sgd_with_rate_one_hundredth():
