@@ -70,6 +70,7 @@ class Program(NamedTuple):
 class Listing(NamedTuple):
     environments: Dict[str, List[str]]
     programs: List[Program]
+    left_out: Dict[str, str]  # folders with no program to run, and why
 
 
 class Result(NamedTuple):
@@ -94,7 +95,7 @@ def read_listing(path: Path = LISTING) -> Listing:
     unknown = sorted({program.environment for program in programs} - set(content["environments"]))
     if unknown:
         raise ValueError(f"{path.name} has no environment {', '.join(unknown)}")
-    return Listing(content["environments"], programs)
+    return Listing(content["environments"], programs, content["left_out"])
 
 
 def run(program: Program, checkouts: Dict[str, Path], python: str, work: Path) -> Result:
@@ -173,14 +174,16 @@ def judge(program: Program, code: Optional[int], seconds: float, text: str) -> R
     return Result(STOPS, seconds, (errors or lines or [f"exit status {code}"])[-1])
 
 
-def table(programs: List[Program], results: Dict[str, Result]) -> str:
+def table(listing: Listing, results: Dict[str, Result]) -> str:
     """Returns the Markdown page with the table of all programs that have a result."""
-    known = [program for program in programs if program.name in results]
+    known = [program for program in listing.programs if program.name in results]
     outcomes = [results[program.name].outcome for program in known]
     counts = [f"{outcomes.count(outcome)} {meaning}" for outcome, meaning in _MEANINGS.items()]
     page = [_HEAD, f"Of {len(known)} programs {', '.join(counts)}.", ""]
     page += ["| program | folder | command | packages | edits | result |", "|---|---|---|---|---|---|"]
-    return "\n".join(page + [row(program, results[program.name]) for program in known]) + "\n"
+    page += [row(program, results[program.name]) for program in known]
+    page += ["", "Not in the table:", ""] + [f"- `{folder}`: {why}" for folder, why in listing.left_out.items()]
+    return "\n".join(page) + "\n"
 
 
 def row(program: Program, result: Result) -> str:
@@ -231,7 +234,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             results[program.name] = result
             kept.write_text(json.dumps(results, indent=1))
             print(f"{program.name}: {result.outcome} ({result.seconds:.0f} s) {cell(result.line, 300)}", flush=True)
-    text = table(listing.programs, results)
+    text = table(listing, results)
     if args.table:
         args.table.write_text(text, encoding="utf-8")
     else:
