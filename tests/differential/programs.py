@@ -53,6 +53,7 @@ def _training(draw: random.Random, seed: int) -> Program:
         "second_dtype": draw.choice([None, None, None, "float16", "int32"]),  # a later batch unlike the compiled one
         "rate_after": draw.choice([None, 0.02]),
         "container": draw.choice(CONTAINERS),
+        "grouped": draw.choice(["all", "all", "all", "weight"]),  # a bias in no group has the defaults
     }
 
 

@@ -91,7 +91,8 @@ def run_training(program: Program, note: Callable[[str, Any], None]) -> None:
     """Three steps, with another rate after two where the program says so."""
     model, options = _network(program), _options(program)
     options.Training.accumulationAndReplicationReductionType(getattr(poptorch.ReductionType, program["reduction"]))
-    optimizer = _optimizer(program["optimizer"], model.parameters())
+    grouped = [{"params": model.fc.weight, "lr": 0.03}] if program["grouped"] == "weight" else model.parameters()
+    optimizer = _optimizer(program["optimizer"], grouped)
     executor = poptorch.trainingModel(model, options, optimizer)
     *steps, target = _batches(program)
     for number, x in enumerate(steps):
