@@ -10,8 +10,8 @@ part of the program. SGD has the factors of its update instead, as PopART define
                        w <- w - scaledLearningRate2 * v
 
 With use_combined_accum they end in 1 and include the velocity scaling. PopART's separate scalars for Nesterov momentum
-and for the loss scale in the gradients of other rules do not exist here: they follow from these. Weights of a group may be given different
-values here, and any, such as negative decay rates.
+and for the loss scale in the gradients of other rules do not exist here: they follow from these. Weights of a group may
+be given different values here, and any, such as negative decay rates.
 """
 
 from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
