@@ -95,7 +95,7 @@ def read_listing(path: Path = LISTING) -> Listing:
     unknown = sorted({program.environment for program in programs} - set(content["environments"]))
     if unknown:
         raise ValueError(f"{path.name} has no environment {', '.join(unknown)}")
-    return Listing(content["environments"], programs, content["left_out"])
+    return Listing(content["environments"], programs, content.get("left_out", {}))
 
 
 def run(program: Program, checkouts: Dict[str, Path], python: str, work: Path) -> Result:
