@@ -287,7 +287,7 @@ def test_tied_parameter_is_updated_once_with_the_sum_of_its_gradients():
 
 
 def test_model_without_parameters_updates_nothing():
-    device = Device(make_net(), lambda p: optim.SGD(p, lr=0.1))
+    device = Device(make_net(), lambda _: optim.SGD([{"params": []}], lr=0.1))
     update = WeightUpdate(device.latch, [], poptorch.Options())
     update.apply()
     assert update.updates == 1
