@@ -340,11 +340,10 @@ class PoplarExecutor(Inspection):
                 "optimizer": self._latch.optimizer if self._latch else None,
                 "per_replica_params": self.per_replica_params,
             }
-            if program.update is not None:
+            if program.update is not None and self._can_run:
                 program.update.download()
-        program_file.write(
-            filename, self._version, program.compiled, program.rng_state if save_rng_state else None, model
-        )
+        state = program.rng_state if save_rng_state and self._can_run else None  # offline there is no device to read
+        program_file.write(filename, self._version, program.compiled, state, model)
 
     def compileAndExport(
         self, filename: str, *args: torch.Tensor, export_model: bool = True, **kwargs: torch.Tensor
@@ -378,6 +377,7 @@ class PoplarExecutor(Inspection):
         if self._training and not wrapping.is_wrapped(self._user_model):
             wrapping.wrap(self._user_model, self)
         program = self._adopt(loaded.compiled, self._make_device())
+        logger.debug("Writing weights from host to IPU memory.")
         if loaded.rng_state is not None:
             program.rng_state = loaded.rng_state
 

@@ -3,11 +3,13 @@
 """The random number generator of a device, which is independent of the host's."""
 
 import contextlib
+import math
 import secrets
 from typing import Iterator, List, Optional
 
 import torch
 
+from .._logging import logger
 from ..errors import createPoptorchError
 
 _WORD = torch.int64
@@ -25,6 +27,7 @@ class DeviceRandomness:
 
     def __init__(self, device: torch.device, seed: Optional[int]) -> None:
         self.seed = secrets.randbelow(_LARGEST_SEED) if seed is None else seed
+        logger.debug("Setting random seed to: %d", self.seed)
         self._generator = _default_generator(device)
         self._state = torch.Generator(device).manual_seed(self.seed).get_state()
 
@@ -51,15 +54,19 @@ class DeviceRandomness:
     @property
     def state(self) -> List[int]:
         """The seed followed by the words of the generator's state."""
+        logger.debug("Reading random seed")
+        logger.debug("Reading RNG state")
         padding = -self._state.numel() % _WORD_BYTES
         padded = torch.cat([self._state, torch.zeros(padding, dtype=torch.uint8)])
         return [self.seed] + padded.view(_WORD).tolist()
 
     @state.setter
     def state(self, words: List[int]) -> None:
-        expected = len(self.state)
+        expected = 1 + math.ceil(self._state.numel() / _WORD_BYTES)
         if len(words) != expected:
             raise createPoptorchError(f"rng_state must have {expected} numbers on this device, but has {len(words)}")
+        logger.debug("Setting random seed to: %d", words[0])
+        logger.debug("Setting RNG state")
         self.seed = words[0]
         self._state = torch.tensor(words[1:], dtype=_WORD).view(torch.uint8)[: self._state.numel()].clone()
 
