@@ -25,6 +25,7 @@ from ..settings.popart_keys import check_popart_options, log_options
 from ..weights.device import DeviceWeights
 from . import saved_values
 from .ipu_names import IpuAsHost
+from .memory import returned_at_once
 from .substitutions import substituted
 from .supported_ops import MaskedShapeError
 from .tracing import MarkedLoss, StageRecord, Tracer, is_pipelined
@@ -158,6 +159,7 @@ def _check_target(options: Options) -> None:
         raise createPoptorchError("useOfflineIpuTarget cannot be combined with useIpuId: offline there is no device")
 
 
+@returned_at_once()
 def compile_model(
     model: torch.nn.Module,
     bound: Bound,
@@ -182,9 +184,11 @@ def compile_model(
     arguments = _first_micro_batch(bound, inputs, weights)
     tracer = _tracer(arguments, weights, options)
     half, ipu, overwrites_saved = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device), False
+    has_backward = training and weights.blank is None
     with _unchanged_weights(weights) as changes, weights.installed(), torch.set_grad_enabled(training):
         weights.select_replica(0)
-        with substituted(), weights.tracing(), activate(tracer), half, tracer.listening(model), ipu:
+        saved = saved_values.only_noted() if has_backward else contextlib.nullcontext()
+        with substituted(), weights.tracing(), activate(tracer), half, saved, tracer.listening(model), ipu:
             outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
         weights.plain_attributes.note_changes()
@@ -192,7 +196,7 @@ def compile_model(
         if training:
             _check_trainable(tracer)
         loss = _find_loss(tracer, leaves) if training else None
-        if training and weights.blank is None:
+        if has_backward:
             overwrites_saved = saved_values.are_overwritten(tracer.final_losses()[0].tensor)
             _try_half_backward(tracer, half, weights, overwrites_saved)
     _check_stages(tracer.stage_records(), options, training)

@@ -7,6 +7,7 @@ import contextlib
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -121,6 +122,7 @@ class Tracer(Execution):
         self._strategy = options._execution_strategy
         self._pipelined = is_pipelined(self._strategy)
         self._values: Dict[int, _Value] = {}
+        self._identities: Dict[int, Any] = {}  # what keeps the key of a value from being that of a later tensor
         for tensor in list(device_tensors) + inputs:
             self._learn(tensor, _Value(constant=False))
         for tensor in constants:
@@ -404,7 +406,11 @@ class Tracer(Execution):
         return self._values.get(_storage(tensor))
 
     def _learn(self, tensor: torch.Tensor, value: _Value) -> None:
-        self._values[_storage(tensor)] = value
+        key = _storage(tensor)
+        self._values[key] = value
+        if key not in self._identities:
+            strided = tensor.layout == torch.strided
+            self._identities[key] = StorageWeakRef(tensor.untyped_storage()) if strided else tensor
 
     def stage_records(self) -> Tuple[StageRecord, ...]:
         """Returns the stages in order of execution."""
