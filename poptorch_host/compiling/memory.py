@@ -8,8 +8,7 @@ from typing import Iterator
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt in malloc.h
 _SEPARATE_BYTES = 2**18
-# To these, glibc raises its thresholds itself in any process that has freed a large tensor.
-_LARGEST_MMAP_BYTES, _LARGEST_TRIM_BYTES = 2**25, 2**26
+_LARGEST_MMAP_BYTES = 2**25  # that glibc takes; it rises to it itself, when large tensors are freed
 
 
 @contextlib.contextmanager
@@ -17,8 +16,8 @@ def returned_at_once() -> Iterator[None]:
     """A context manager in which the memory of each tensor returns to the system when the tensor is freed.
 
     Otherwise what stays, such as the nodes of autograd's graph, comes to lie between tensors, where their memory then
-    is too little for the next, so that a compilation takes several times the memory of the tensors alive. Has an effect
-    with glibc only.
+    is too little for the next, so that a compilation takes several times the memory of the tensors alive. Afterwards
+    what a call frees is kept for the next one. Has an effect with glibc only.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
@@ -30,4 +29,4 @@ def returned_at_once() -> Iterator[None]:
         yield
     finally:
         library.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_BYTES)
-        library.mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM_BYTES)
+        library.mallopt(_TRIM_THRESHOLD, -1)
