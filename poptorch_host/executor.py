@@ -71,6 +71,7 @@ class PoplarExecutor(Inspection):
 
     def _forget_program(self) -> None:
         self._can_run = can_run(self._options)
+        self._kept_rng_state: Optional[List[int]] = None
         self._program = None
         self._attached = False
         self._device_is_newer = False
@@ -269,17 +270,19 @@ class PoplarExecutor(Inspection):
         return self._attached
 
     def detachFromDevice(self) -> None:
-        """Copies weights and optimizer state to the host and releases the device."""
+        """Copies weights, optimizer state and random state to the host and releases the device."""
         program = self._require_program("detachFromDevice")
         if not self._attached:
             raise createPoptorchError("detachFromDevice: the model is not attached to a device")
         self.copyWeightsToHostIfNeeded()
         if program.update is not None:
             program.update.download()
+        self._kept_rng_state = program.rng_state
         self._attached = False
+        logger.debug("Detached from device")
 
     def attachToDevice(self) -> None:
-        """Attaches to a device and copies weights and optimizer state to it."""
+        """Attaches to a device and copies weights, optimizer state and random state to it."""
         program = self._require_program("attachToDevice")
         check(self._can_run, "Trying to attach to an offline device (ConnectionType.Never, or meta)")
         if self._attached:
@@ -287,7 +290,9 @@ class PoplarExecutor(Inspection):
         self._attached = True
         self.copyWeightsToDevice()
         if program.update is not None:
-            program.update.upload()
+            program.update.upload(attaching=True)
+        if self._kept_rng_state is not None:
+            self.rng_state = self._kept_rng_state
 
     @property
     def rng_state(self) -> List[int]:
@@ -297,6 +302,7 @@ class PoplarExecutor(Inspection):
     @rng_state.setter
     def rng_state(self, state: List[int]) -> None:
         self._require_program("rng_state").rng_state = state
+        self._kept_rng_state = None  # of the time before it was detached
 
     @property
     def skipped_updates(self) -> int:

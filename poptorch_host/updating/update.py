@@ -210,16 +210,24 @@ class WeightUpdate:
             self._detach(before)
             self._attach(optimizer)
 
-    def upload(self) -> None:
+    def upload(self, attaching: bool = False) -> None:
         """Copies the state to the device if one was loaded into the optimizer. Called before a run and at attach.
 
         Clears gradients of a run that raised an error.
+
+        Args:
+            attaching: whether the state is also copied if it is that of the device when it was detached.
         """
         if self._unfinished:
             self._forget_gradients()
         optimizer = self._latch.optimizer
-        if isinstance(optimizer, optim.Optimizer) and optimizer.host_state_is_dirty:
+        if not isinstance(optimizer, optim.Optimizer):
+            return
+        if optimizer.host_state_is_dirty:
             self._upload(optimizer, with_values=True)
+        elif attaching and optimizer.has_state():
+            self.write_state(optimizer.get_state_dict()["ipu_state"], None)
+            logger.debug("Writing optimiser state tensors from host to IPU memory.")
 
     def mark_run(self) -> None:
         """Marks the state on the device as newer than the optimizer's. Called after a run."""
