@@ -132,8 +132,7 @@ class MlpBranch(NamedTuple):
 
     def run(self, x: Tensor, weights: Weights, outputs: bool = True) -> Tuple[Tensor, Tuple[Tensor, ...]]:
         """Samples (B, H, W, C) -> their branch, and what the backward pass needs; without `outputs` the latter only."""
-        rows = x.view(-1, x.shape[-1])
-        normed, mean, inverse = Norm(weights[0], weights[1], self.eps).forward(rows)
+        normed, mean, inverse = Norm(weights[0], weights[1], self.eps).forward(x.view(-1, x.shape[-1]))
         hidden = linear(normed, weights[2], weights[3], "gelu")
         if outputs:
             active = hidden if weights[2].is_mkldnn else functional.gelu(hidden)
@@ -248,8 +247,7 @@ class Residual(torch.autograd.Function):
         """The gradients of `x` and the weights."""
         kept, x, *rest = ctx.saved_tensors
         weights, saved = rest[: ctx.count], rest[ctx.count :]
-        sums, gradient = Sums(ctx.needs_input_grad[4:]), gradient.contiguous()
-        parts = chunks(x, kept)
+        sums, gradient, parts = Sums(ctx.needs_input_grad[4:]), gradient.contiguous(), chunks(x, kept)
         out = total_of(gradient, parts)
         each = len(saved) // max(len(parts), 1)
         for number, samples in enumerate(parts):
