@@ -42,6 +42,7 @@ from options import inference_options, training_options
 Step = Callable[[], Any]
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 PRECISIONS = {"float32": "32.32", "bfloat16": "mix"}
+PEERS = ("timm", "torchvision", "transformers", "official")
 CLIP = 5.0
 
 
@@ -229,7 +230,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="steps of each that are counted")
     parser.add_argument("--dtypes", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--tasks", nargs="+", choices=("training", "evaluation"), default=["training", "evaluation"])
-    parser.add_argument("--peers", nargs="+", default=["timm", "torchvision", "transformers", "official"])
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="those that are at hand take part")
     parser.add_argument("--compile", action="store_true", help="add timm under torch.compile, which takes minutes")
     parser.add_argument("--official", type=Path, help="checkout of the official Swin-Transformer repository")
     parser.add_argument("--memory", action="store_true", help="print peak memory instead of time")
@@ -249,7 +250,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     images, labels = torch.randn(args.batch, 3, 224, 224), torch.randint(0, 1000, (args.batch,))
     for dtype in args.dtypes:
         if args.memory:
-            for name in ("ours", "ours, recomputing", *peers(args.cfg, args.official)):
+            present = peers(args.cfg, args.official)
+            for name in ("ours", "ours, recomputing", *(peer for peer in args.peers if peer in present)):
                 given = list(sys.argv[1:] if argv is None else argv)
                 command = [sys.executable, "-m", "benchmarks.train_step", *given, "--alone", name, "--dtypes", dtype]
                 print(f"{dtype} ", end="", flush=True)
