@@ -8,7 +8,7 @@ Each residual branch is one differentiable function with a backward pass written
 - It runs for the samples only that stochastic depth keeps.
 - Rolling and cutting into windows is one gather of rows, before the projection, and one after it.
 - The backward pass computes norms and GELU again; with `recompute` all that it needs, but not the last product.
-- Without a backward pass, weights are packed once for all samples, and GELU belongs to the product before it.
+- Without a backward pass, weights are packed once for all parts, and GELU belongs to the product before it.
 
 Whoever watches the operations or the parts of a block (PopTorch's compiler, exports, hooks) sees the ordinary block.
 """
@@ -228,7 +228,7 @@ class Residual(torch.autograd.Function):
         linears = [None if weight is None else weight.to(x.dtype) for weight in weights[2:6]]
         narrow = [*weights[:2], *linears, *weights[6:]]
         parts = chunks(x, kept)
-        if parts and not differentiable and packs(x.dtype):
+        if len(parts) > 1 and not differentiable and packs(x.dtype):
             rows = len(x[parts[0]].flatten(0, 2))
             narrow[2], narrow[4] = packed(narrow[2], rows), packed(narrow[4], rows)
         out, saved = total_of(x, parts), cast(List[Tensor], [])

@@ -67,7 +67,7 @@ def test_numbers_are_those_of_ordinary_blocks(sizes, count, rate, recompute, mon
 
 
 @pytest.mark.parametrize("packs", [True, False])
-def test_without_gradients_weights_are_packed_once_a_call_for_all_samples(packs, monkeypatch):
+def test_without_gradients_weights_are_packed_once_a_call_for_all_parts_of_a_batch(packs, monkeypatch):
     if packs and not host_blocks.packs(torch.float32):
         pytest.skip("this PyTorch has no packed weights")
     packings, packed = [], host_blocks.packed
@@ -84,6 +84,7 @@ def test_without_gradients_weights_are_packed_once_a_call_for_all_samples(packs,
                 parameter.data.mul_(scale)
         with torch.no_grad():
             torch.testing.assert_close(host.eval()(batch), plain.eval()(batch), rtol=1e-5, atol=1e-5)
+            host(batch[:1])  # a single part, which would pack as often as its products do
     assert len(packings) == (2 * 2 * 4 if packs else 0)  # calls, blocks, linear layers
 
 
