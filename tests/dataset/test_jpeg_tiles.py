@@ -18,7 +18,7 @@ from dataset.pixels import Pixels, TiledPixels
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="pixels.c is not compiled")
 needs_decoder = pytest.mark.skipif(fast_jpeg() is None, reason="simplejpeg is not installed")
-SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "grey": None}
+SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "grey": None, "red, green and blue": None}
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -29,8 +29,10 @@ def picture(width: int, height: int) -> Image.Image:
 def encoded(width: int, height: int, subsampling: str = "4:2:0", blocks: int = 1, **options: Any) -> bytes:
     """A JPEG with a restart marker after every `blocks` MCUs."""
     image, buffer = picture(width, height), io.BytesIO()
-    if SUBSAMPLINGS[subsampling] is None:
+    if subsampling == "grey":
         image = image.convert("L")
+    elif SUBSAMPLINGS[subsampling] is None:
+        options["keep_rgb"] = True
     else:
         options["subsampling"] = SUBSAMPLINGS[subsampling]
     image.save(buffer, "JPEG", quality=80, restart_marker_blocks=blocks, **options)
