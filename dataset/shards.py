@@ -113,7 +113,7 @@ class ShardedImages:
         for label, index in zip(labels.tolist(), first.tolist()):
             path = self._paths[index]
             if path.partition("/")[0] != self.classes[label]:
-                raise ValueError(f"{MANIFEST} calls class {label} {self.classes[label]!r}, but it has {path}")
+                raise ValueError(f"{MANIFEST} calls class {label} {self.classes[label]!r}, but it has {shown(path)}")
 
     def __getstate__(self) -> Dict[str, Any]:
         state = {**self.__dict__, "_streams": len(self._streams)}

@@ -385,13 +385,20 @@ class TestDamage:
             images.read(0)
 
     def test_names_are_escaped_in_messages(self, root):
-        text = bytearray((root / "train.names").read_bytes())
-        text[0:2] = b"\x1b["
-        (root / "train.names").write_bytes(text)
-        manifest = json.loads((root / MANIFEST).read_text())
-        manifest["splits"]["train"]["names_crc"] = zlib.crc32(text)
-        (root / MANIFEST).write_text(json.dumps(manifest))
+        def rename(place: slice) -> None:
+            text = bytearray((root / "train.names").read_bytes())
+            text[place] = b"\x1b["
+            (root / "train.names").write_bytes(text)
+            manifest = json.loads((root / MANIFEST).read_text())
+            manifest["splits"]["train"]["names_crc"] = zlib.crc32(text)
+            (root / MANIFEST).write_text(json.dumps(manifest))
+
+        rename(slice(2, 4))  # of a file
         assert build_dataset(small_config(root), True).name(0).isprintable()
+        rename(slice(0, 2))  # of a class
+        with pytest.raises(Refusal, match="calls class 0 'a'") as caught:
+            build_dataset(small_config(root), True)
+        assert str(caught.value).isprintable()
 
     def test_every_undecodable_file_that_the_folder_has_is_one_here(self, tmp_path):
         source = write_folders(tmp_path / "in", {"train": {"a": 3}, "validation": {"a": 1}})
