@@ -83,6 +83,30 @@ def test_attaching_brings_the_weights_of_the_host():
     assert executor(X, LABELS)[0].abs().sum() == 0
 
 
+@needs_core("it keeps the random state")
+def test_random_state_leaves_and_comes_with_the_device_unless_another_was_set():
+    executor = trained(Classifier())
+    executor(X, LABELS)
+    on_device = executor.rng_state
+    executor.detachFromDevice()
+    executor.attachToDevice()
+    assert executor.rng_state == on_device
+    executor.detachFromDevice()
+    executor.rng_state = other = [on_device[0] + 1, *on_device[1:]]
+    executor.attachToDevice()
+    assert executor.rng_state == other
+
+
+@host_only("PopTorch's core logs it elsewhere")
+def test_what_a_saved_program_reads_of_a_device_is_logged_and_offline_it_is_nothing(tmp_path, log):
+    for options, read in ((poptorch.Options(), True), (poptorch.Options().useOfflineIpuTarget(), False)):
+        executor = trained(Classifier(), options)
+        executor.compile(X, LABELS)
+        log.clear()
+        executor.save(str(tmp_path / "program.poptorch"))
+        assert ("Reading RNG state" in log.text) == ("optimiser state tensors from IPU to host" in log.text) == read
+
+
 @needs_core("it takes the device")
 def test_connection_types_say_when_a_device_is_taken():
     on_demand = poptorch.inferenceModel(
