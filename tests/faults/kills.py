@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Set
 
 from common import deadlines, system_processes
 from common.errors import EXIT_BUSY, EXIT_PREEMPTED, EXIT_RESOURCE
@@ -207,7 +207,7 @@ def crash_loop(place: Place, chance: random.Random) -> None:
 
 def orphans(place: Place, chance: random.Random) -> None:
     """SIGKILL of a process with data workers, at a seeded moment: no worker and no shared memory is left."""
-    before = set(os.listdir(SHARED_MEMORY))
+    before = _shared_memory()
     with Run(place, "DATA.NUM_WORKERS", "2") as run:
         run.wait_for(place.output / checkpoint.LAST)
         time.sleep(chance.random() * place.unbroken().seconds)
@@ -218,9 +218,14 @@ def orphans(place: Place, chance: random.Random) -> None:
     while _alive(left) and time.monotonic() < end:
         time.sleep(0.05)
     require(not _alive(left), f"{len(_alive(left))} processes went on")
-    more = set(os.listdir(SHARED_MEMORY)) - before
+    more = _shared_memory() - before
     require(not more, f"{SHARED_MEMORY} keeps {sorted(more)[:3]}")
     require_ends_as_unbroken(place)
+
+
+def _shared_memory() -> Set[str]:
+    """What is in shared memory but semaphores, which Python removes when the server of these runs ends."""
+    return {name for name in os.listdir(SHARED_MEMORY) if not name.startswith("sem.mp-")}
 
 
 def _children(parent: int) -> Dict[int, int]:
