@@ -9,7 +9,7 @@ its size and no more, whatever sizes it states.
 import io
 import math
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
 
@@ -24,6 +24,7 @@ MAX_BYTES = 64 << 30  # a Swin-L with its optimizer takes 2.4 GB
 MAX_DEPTH = 16
 MAX_DIMENSIONS = 16
 MAX_VALUES = 1_000_000
+TOO_MUCH = f"it holds more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}"
 PART = 1 << 18  # values of a tensor that are looked at together
 
 
@@ -108,30 +109,46 @@ class _Contents:
 
 
 def plain(value: Any, tensor: Callable[[StoredTensor], torch.Tensor]) -> Any:
-    """A copy of what `read_pickle` returns, with tensors; a container that is shared counts each time it occurs.
+    """A copy of what `read_pickle` returns, with tensors; a container that is shared is copied each time it occurs.
 
     Raises:
         BadPickle: for anything but plain containers, numbers, texts and tensors, for too many and too deeply nested.
     """
-    left = MAX_VALUES
+    count, height = _extent(value, 0, {})
+    if count > MAX_VALUES or height > MAX_DEPTH:
+        raise BadPickle(TOO_MUCH)
+    return _copied(value, tensor)
 
-    def copied(value: Any, depth: int) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0 or depth > MAX_DEPTH:
-            raise BadPickle(f"it holds more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}")
-        kind = type(value)
-        if kind is StoredTensor:
-            return tensor(value)
-        if kind is dict:
-            return {key: copied(item, depth + 1) for key, item in value.items()}
-        if kind in (list, tuple):
-            return kind([copied(item, depth + 1) for item in value])
-        if value is None or kind in (str, int, float, bool):
-            return value
-        raise BadPickle(f"it holds {described(value)}: only plain data are read")
 
-    return copied(value, 0)
+def _extent(value: Any, depth: int, known: Dict[int, Tuple[int, int]]) -> Tuple[int, int]:
+    """How many values a value holds, itself included, and how many levels of containers; shared ones are walked once.
+
+    Args:
+        depth: levels around the value.
+        known: what was found, by the id of a container.
+    """
+    if type(value) not in (list, tuple, dict):
+        return 1, 0
+    if depth > MAX_DEPTH:
+        raise BadPickle(TOO_MUCH)
+    if id(value) not in known:
+        items = value.values() if type(value) is dict else value
+        parts = [_extent(item, depth + 1, known) for item in items]
+        known[id(value)] = 1 + sum(count for count, _ in parts), 1 + max((height for _, height in parts), default=0)
+    return known[id(value)]
+
+
+def _copied(value: Any, tensor: Callable[[StoredTensor], torch.Tensor]) -> Any:
+    kind = type(value)
+    if kind is StoredTensor:
+        return tensor(value)
+    if kind is dict:
+        return {key: _copied(item, tensor) for key, item in value.items()}
+    if kind in (list, tuple):
+        return kind([_copied(item, tensor) for item in value])
+    if value is None or kind in (str, int, float, bool):
+        return value
+    raise BadPickle(f"it holds {described(value)}: only plain data are read")
 
 
 def dense_tensor(stored: StoredTensor, contents: Union[memoryview, bytearray]) -> torch.Tensor:
