@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Processes that are killed, stopped or asked to end: the same command again must end as if nothing had happened."""
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Set
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 from common import deadlines, system_processes
 from common.errors import EXIT_BUSY, EXIT_PREEMPTED, EXIT_RESOURCE
@@ -294,9 +295,10 @@ def restart(place: Place, chance: random.Random) -> None:
     launcher = _launched(place, PET_MAX_RESTARTS="2")  # as --max-restarts
     time.sleep(chance.random() * place.unbroken(2).seconds / 2)
     ranks = workers_of(launcher.pid)
-    os.kill(ranks[rank], signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, KeyError):  # it has ended
+        os.kill(ranks[rank], signal.SIGKILL)
     try:
-        code = launcher.wait(RUN_SECONDS)
+        code: Optional[int] = launcher.wait(RUN_SECONDS)
     except subprocess.TimeoutExpired:
         code = None
     finally:
