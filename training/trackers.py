@@ -59,8 +59,9 @@ def _open_wandb(config: CfgNode, folder: Optional[Path]) -> Tracker:
     try:
         wandb.init(project="swin", dir=where, config=yaml.safe_load(config.dump()), resume="allow")
     except Exception as error:  # wandb.errors.UsageError without an API key, CommError without a network, and others
+        cause = one_line(error).rstrip(".")
         raise Refusal(
-            f"--wandb cannot begin: {one_line(error)}; log in (wandb login), or set WANDB_MODE=offline", EXIT_RESOURCE
+            f"--wandb cannot begin: {cause}; log in (wandb login), or set WANDB_MODE=offline", EXIT_RESOURCE
         ) from error
 
     def log(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> None:

@@ -61,6 +61,8 @@ OPTS = [
     "0.5",
     "AUG.HFLIP",
     "0.5",
+    "TRAIN.EMA_DECAY",
+    "0.5",
 ]
 PLAIN = ["MODEL.DROP_PATH_RATE", "0.0"]  # dropout masks are each process's own
 SMALL = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--epochs", "2", "--batch-size", "2", "--ga", "2", "--replicas", "2"]
@@ -176,8 +178,8 @@ def state_of(folder, name):
 
 
 def accuracy_of(text):
-    """The last validation in a log, which has no top-5 among so few classes: (top-1, images)."""
-    return re.findall(r"top-1: ([\d.]+) % images: (\d+)", text)[-1]
+    """The last validation in a log, not of averaged weights; no top-5 among so few classes: (top-1, images)."""
+    return re.findall(r"validation: top-1: ([\d.]+) % images: (\d+)", text)[-1]
 
 
 # What is computed.
@@ -191,11 +193,12 @@ def test_processes_share_the_samples_of_one_process_bit_for_bit_and_in_its_order
 
 def test_two_processes_train_the_weights_of_one_with_all_replicas(noted, alone, folder):
     two, one = state_of(folder, "plain"), state_of(folder, "alone")
-    for name, weight in one["model"].items():
-        torch.testing.assert_close(two["model"][name], weight, rtol=1e-4, atol=2e-6)
+    for part in ("model", "ema"):
+        for name, weight in one[part].items():
+            torch.testing.assert_close(two[part][name], weight, rtol=1e-4, atol=2e-6)
     for left, right in zip(two["progress"]["epochs"], one["progress"]["epochs"]):
         assert left["loss"] == pytest.approx(right["loss"], rel=1e-5)
-        assert (left["top1"], left["lr"]) == (right["top1"], right["lr"])
+        assert [left[key] for key in ("top1", "ema_top1", "lr")] == [right[key] for key in ("top1", "ema_top1", "lr")]
 
 
 def test_learning_rate_follows_the_global_batch_of_all_processes(noted, folder):
@@ -233,7 +236,9 @@ def test_two_processes_predict_what_one_does_in_its_order(noted, data, folder):
 def test_resumed_run_of_two_processes_ends_as_the_unbroken_one(noted, folder):
     assert [process["code"] for process in noted["rest"]] == [0, 0]
     assert "resuming from" in noted["rest"][0]["output"]
-    assert_same_run(state_of(folder, "resumed"), state_of(folder, "unbroken"))
+    unbroken = state_of(folder, "unbroken")
+    assert_same_run(state_of(folder, "resumed"), unbroken)
+    assert unbroken["ema_update"] == 8 and not torch.equal(unbroken["ema"]["head.bias"], unbroken["model"]["head.bias"])
 
 
 # Who writes.
