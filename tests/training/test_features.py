@@ -12,6 +12,8 @@ FEATURES = {
     "lamb": ["TRAIN.OPTIMIZER.NAME", "lamb", "TRAIN.CLIP_GRAD", "0"],
     "rmsprop": ["TRAIN.OPTIMIZER.NAME", "rmsprop", "TRAIN.CLIP_GRAD", "0"],
     "bce": ["TRAIN.LOSS.NAME", "bce", "TRAIN.LOSS.TARGET_THRESHOLD", "0.2", "TRAIN.CLASS_WEIGHTS", "balanced"],
+    "class weights": ["TRAIN.CLASS_WEIGHTS", "balanced", "MODEL.LABEL_SMOOTHING", "0.1"],
+    "gradient checkpointing": ["TRAIN.USE_CHECKPOINT", "True", "MODEL.DROP_RATE", "0.1"],
     "layer decay, frozen layer": ["TRAIN.LAYER_DECAY", "0.5", "TRAIN.FREEZE", "['layers.0']"],
 }
 
