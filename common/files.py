@@ -9,7 +9,7 @@ import shutil
 import stat
 import time
 from pathlib import Path
-from typing import Callable, Iterator, TypeVar, Union
+from typing import Callable, Iterator, Optional, TypeVar, Union
 
 from common import deadlines
 
@@ -32,6 +32,12 @@ class TooLarge(OSError):
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(errno.EFBIG, f"it has {size} bytes, more than {limit}")
         self.size = size
+
+
+def user_cache() -> Optional[Path]:
+    """This program's folder in the user's cache, as the XDG specification has it; None for a user without a home."""
+    candidates = (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))
+    return next((Path(base, "swin_ipu") for base in candidates if os.path.isabs(base)), None)
 
 
 def open_regular(path: PathLike, flags: int = os.O_RDONLY) -> int:

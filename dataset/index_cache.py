@@ -22,7 +22,7 @@ from typing import Any, Counter, Dict, Optional, Tuple
 import numpy as np
 from yacs.config import CfgNode
 
-from common.files import open_regular, write_atomically
+from common.files import open_regular, user_cache, write_atomically
 from common.logs import logger
 from dataset.decode import shown
 from dataset.listing import FolderStatus, Listing, list_classes
@@ -36,11 +36,10 @@ SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
 
 
 def cache_folder(config: CfgNode) -> Optional[Path]:
-    """The folder of DATA.INDEX_CACHE, None for none; auto: that of the user, as the XDG specification says."""
+    """The folder of DATA.INDEX_CACHE, None for none; auto: that of the user."""
     name = config.DATA.INDEX_CACHE
     if name == "auto":
-        base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-        return base / "swin_ipu" if base.is_absolute() else None
+        return user_cache()
     return Path(name) if name else None
 
 

@@ -16,6 +16,7 @@ from typing import List, Optional
 
 import torch
 
+from common.files import user_cache
 from common.logs import logger
 from utils import one_line
 
@@ -28,7 +29,7 @@ BUILD_SECONDS = 120
 def library() -> Optional[ctypes.CDLL]:
     """The compiled code of pixels.c, or None where it cannot be built; the log says why.
 
-    It is compiled by $CC or cc on first use, and kept in $XDG_CACHE_HOME/swin_ipu (~/.cache/swin_ipu).
+    It is compiled by $CC or cc on first use, and kept in the user's cache.
     """
     try:
         return ctypes.CDLL(str(_built()))
@@ -43,7 +44,9 @@ def library() -> Optional[ctypes.CDLL]:
 
 def _built() -> Path:
     """The shared library, compiled if this machine has none of this version."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swin_ipu"
+    folder = user_cache()
+    if folder is None:
+        raise RuntimeError("there is no folder to keep it in: set XDG_CACHE_HOME")
     command = _command()
     version = hashlib.sha256(SOURCE.read_bytes() + "\n".join([*command, platform.platform()]).encode())
     built = folder / f"pixels-{version.hexdigest()[:20]}.so"
