@@ -197,6 +197,8 @@ def _import_if_installed(name: str) -> Optional[ModuleType]:
 def _host(device: str) -> Accelerator:
     """poptorch_host on the GPU of this process, or on the CPU."""
     host = importlib.import_module("poptorch_host.host")
+    # Costs the norm of all gradients in every update, which training runs read twice: `train_step` of the loop stops
+    # before such an update reaches the weights, or counts it, and metrics.csv has the norm. Nothing else trains.
     host.configure(skip_nonfinite=True)
     if device == "gpu" and not torch.cuda.is_available():
         raise Refusal("--device gpu needs CUDA: this PyTorch sees no GPU; use --device cpu")

@@ -22,7 +22,7 @@ from planning.geometry import IMAGENET_22K_CLASSES, IMAGENET_CLASSES, Pair, pair
 
 from .pretrained_sizes import Sizes, sizes_in, table_grid
 from .swin_transformer import COMPUTED, SwinTransformer, WindowAttention
-from .weight_files import IN_FOLDER, BadFile, opened, weights_at
+from .weight_files import IN_FOLDER, BadFile, Contents, opened, weights_at
 from .weight_names import PARTS, Missing, find_weights, official_names, plain_names, relative
 
 __all__ = ["Report", "Wanted", "check_exists", "classes_of_22k", "load_pretrained", "official_names", "resize_table"]
@@ -124,11 +124,19 @@ def read_weights(path: Path, wanted: Wanted = AS_IT_IS) -> Weights:
     """
     try:
         with opened(path) as contents:
-            found = find_weights(contents.values, wanted.averaged)
-            entries, naming = plain_names(found.entries, contents.tensor)
-            sizes = wanted.sizes or sizes_in(contents.values)
-    except (BadFile, Missing) as error:
+            return weights_in(contents, wanted)
+    except BadFile as error:
         raise _refusal(path, str(error)) from error
+
+
+def weights_in(contents: Contents, wanted: Wanted = AS_IT_IS) -> Weights:
+    """The same of contents that are open; raises BadFile where `read_weights` refuses."""
+    try:
+        found = find_weights(contents.values, wanted.averaged)
+    except Missing as error:
+        raise BadFile(str(error)) from error
+    entries, naming = plain_names(found.entries, contents.tensor)
+    sizes = wanted.sizes or sizes_in(contents.values)
     words = ", ".join(part for part in (found.place, naming) if part)
     return Weights(entries, f" ({words})" if words else "", sizes)
 

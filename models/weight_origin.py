@@ -12,9 +12,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 from common.archive import plain
 from common.errors import EXIT_DATA, Refusal
 
-from .pretrained import read_weights
+from .pretrained import weights_in
 from .swin_transformer import COMPUTED
-from .weight_files import BadFile, opened
+from .weight_files import BadFile, Contents, opened
 from .weight_names import PARTS
 
 
@@ -39,32 +39,37 @@ def read_origin(path: Path) -> Origin:
     """
     try:
         with opened(path) as contents:
-            if contents.metadata:
-                return Origin(contents.metadata.get("config"), _names(contents.metadata.get("classes")))
-            values = contents.values if isinstance(contents.values, Mapping) else {}
-            text = values.get("config")
-            if not isinstance(text, str):
-                return Origin()
-            optimizer = values.get("optimizer")
-            optimizer = plain(optimizer, lambda stored: contents.tensor("of the optimizer", stored))
-            return Origin(text, _all_text(values.get("classes")), optimizer)
+            return origin_of(contents)
     except BadFile as error:
         raise Refusal(f"weights {path} cannot be used: {error}", EXIT_DATA) from error
 
 
-def read_converted(path: Path) -> Optional[Dict[str, Any]]:
+def origin_of(contents: Contents) -> Origin:
+    """What the contents of a file state; raises BadFile for an optimizer state that is damaged."""
+    if contents.metadata:
+        return Origin(contents.metadata.get("config"), _names(contents.metadata.get("classes")))
+    values = contents.values if isinstance(contents.values, Mapping) else {}
+    text = values.get("config")
+    if not isinstance(text, str):
+        return Origin()
+    optimizer = values.get("optimizer")
+    optimizer = plain(optimizer, lambda stored: contents.tensor("of the optimizer", stored))
+    return Origin(text, _all_text(values.get("classes")), optimizer)
+
+
+def converted(contents: Contents) -> Optional[Dict[str, Any]]:
     """A file of `models.convert` as the part of a checkpoint that is used without training; None for other files.
 
     Returns:
         Configuration text, class names (numbers if the file has none), and weights by official names.
 
     Raises:
-        Refusal: if the file cannot be read.
+        BadFile: if the file has no weights.
     """
-    origin = read_origin(path)
+    origin = origin_of(contents)
     if origin.config is None:
         return None
-    entries = read_weights(path).entries  # those of ONNX with computed tables and constants of the graph
+    entries = weights_in(contents).entries  # those of ONNX with computed tables and constants of the graph
     weights = {name: value for name, value in entries.items() if name.startswith(PARTS) and not name.endswith(COMPUTED)}
     classes = origin.classes or [str(label) for label in range(len(weights.get("head.bias", ())))]
     return {"config": origin.config, "classes": classes, "model": weights}

@@ -65,7 +65,7 @@ def configure(
     if skip_nonfinite is not None:
         _settings.skip_nonfinite = skip_nonfinite
     if ipus is not None:
-        _settings.ipus = _parse_ipus(ipus)
+        _settings.ipus = _parse_count("ipus", ipus)
 
 
 def device() -> torch.device:
@@ -98,7 +98,7 @@ def timeout() -> Optional[datetime.timedelta]:
 def ipus() -> int:
     """Returns the number of IPUs to report to programs."""
     chosen = _settings.ipus
-    return _parse_ipus(os.environ.get("POPTORCH_HOST_IPUS") or 0) if chosen is None else chosen
+    return _parse_count("ipus", os.environ.get("POPTORCH_HOST_IPUS") or 0) if chosen is None else chosen
 
 
 def operations_file() -> Optional[str]:
@@ -123,22 +123,16 @@ def _parse_device(name: Union[str, torch.device]) -> torch.device:
 def _parse_fold(value: Union[int, bool, str]) -> Union[int, str]:
     if value is True or value == AUTO:
         return AUTO
+    return max(_parse_count("fold", value, "'auto' or a number of micro-batches"), 1)
+
+
+def _parse_count(name: str, value: Union[int, str], expected: str = "a number") -> int:
     try:
         count = int(value)
     except ValueError:
         count = -1
     if count < 0:
-        raise createPoptorchError(f"fold is {value!r}: use 'auto' or a number of micro-batches, 0 or more")
-    return max(count, 1)
-
-
-def _parse_ipus(value: Union[int, str]) -> int:
-    try:
-        count = int(value)
-    except ValueError:
-        count = -1
-    if count < 0:
-        raise createPoptorchError(f"ipus is {value!r}: use a number, 0 or more")
+        raise createPoptorchError(f"{name} is {value!r}: use {expected}, 0 or more")
     return count
 
 

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple, cast
+from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, cast
 
 import torch
 
@@ -26,7 +26,7 @@ from common.archive import DamagedFile, read_archive, tensors_of
 from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.files import TRANSIENT_ERRORS, open_regular
 from common.logs import logger
-from models.weight_files import BadFile, opened
+from models.weight_files import BadFile, Contents, opened
 from training import schema
 from utils import reason
 
@@ -62,16 +62,24 @@ def load(path: Path) -> Dict[str, Any]:
         raise Refusal(f"checkpoint {path} cannot be used: {error}", EXIT_CHECKPOINT) from error
 
 
-def load_own(path: Path) -> Optional[Dict[str, Any]]:
-    """The checkpoint at `path`, verified, or None for a valid file of another program.
+def load_own(
+    path: Path, foreign: Optional[Callable[[Contents], Optional[Dict[str, Any]]]] = None
+) -> Optional[Dict[str, Any]]:
+    """The checkpoint at `path`, verified, or what `foreign` gives of a valid file of another program, or None.
+
+    Args:
+        foreign: takes the open contents of such a file, which may hold objects of any class; raises BadFile.
 
     Raises:
         Refusal: if the file is missing or damaged.
     """
     try:
-        return load(path) if _is_own(path) else None
+        with opened(path) as contents:
+            if not schema.looks_own(contents.values):
+                return foreign(contents) if foreign else None
     except BadFile as error:
         raise Refusal(f"checkpoint {path} cannot be used: {error}", EXIT_CHECKPOINT) from error
+    return load(path)
 
 
 def find(folder: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
@@ -223,12 +231,6 @@ def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> L
 
 def _numbered(names: Sequence[str]) -> bool:
     return all(name == str(label) for label, name in enumerate(names))
-
-
-def _is_own(path: Path) -> bool:
-    """Whether a file of weights is a checkpoint of this program; others may hold objects of any class."""
-    with opened(path) as contents:
-        return schema.looks_own(contents.values)
 
 
 def _load(path: Path) -> Dict[str, Any]:

@@ -23,7 +23,7 @@ from dataset.workers import batches
 from models.build import build_pipeline
 from models.inspection import InspectedClassifier
 from models.pretrained import Wanted, load_pretrained
-from models.weight_origin import read_converted
+from models.weight_origin import converted
 from options import inference_options
 from planning.costs import configured_units
 from training import arguments, checkpoint, processes
@@ -80,9 +80,7 @@ def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, O
     Raises:
         Refusal: for a damaged file, and for foreign weights without --cfg.
     """
-    state = checkpoint.load_own(path)
-    if state is None and args.cfg is None:
-        state = read_converted(path)
+    state = checkpoint.load_own(path, converted if args.cfg is None else None)
     if state is None and args.cfg is None:
         raise Refusal(f"{path} has no configuration: pass one with --cfg")
     saved = state["config"] if state and args.cfg is None else None

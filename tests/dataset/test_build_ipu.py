@@ -229,12 +229,13 @@ class TestGenerated:
 
 
 class TestFailures:
+    @pytest.mark.parametrize("loader", ["sync", "async"])
     @pytest.mark.parametrize("count", [0, 2])
-    def test_bad_data_is_one_line_with_path_and_exit_code(self, tmp_path, count):
-        write_folders(tmp_path, {"train": {"a": 4}})
+    def test_bad_data_is_one_line_with_path_and_exit_code(self, tmp_path, count, loader):
+        write_folders(tmp_path, {"train": {"a": 8}})
         path = tmp_path / "train" / "a" / "001.jpg"
         path.write_bytes(b"no picture")
-        config = small_config(tmp_path, DATA__NUM_WORKERS=count, DATA__BAD_IMAGES="fail", DATA__LOADER="sync")
+        config = small_config(tmp_path, DATA__NUM_WORKERS=count, DATA__BAD_IMAGES="fail", DATA__LOADER=loader)
         with pytest.raises(Refusal) as caught:
             read(config, options_of())
         assert caught.value.code == EXIT_DATA and str(caught.value).startswith(str(path))
@@ -303,17 +304,6 @@ class TestFailures:
         for process in processes:
             process.join(10)
         assert not any(process.is_alive() for process in processes) and time.monotonic() - start < 30
-
-    @pytest.mark.parametrize("count", [0, 2])
-    def test_bad_data_is_one_line_from_an_asynchronous_loader_too(self, tmp_path, count):
-        write_folders(tmp_path, {"train": {"a": 8}})
-        path = tmp_path / "train" / "a" / "001.jpg"
-        path.write_bytes(b"no picture")
-        config = small_config(tmp_path, DATA__NUM_WORKERS=count, DATA__BAD_IMAGES="fail", DATA__LOADER="async")
-        with pytest.raises(Refusal) as caught:
-            read(config, options_of())
-        assert caught.value.code == EXIT_DATA and str(caught.value).startswith(str(path))
-        assert "\n" not in str(caught.value)
 
     def test_hung_reader_of_an_asynchronous_loader_is_named_and_ended(self, root, monkeypatch):
         monkeypatch.setattr(deadlines, "BATCH", 1)

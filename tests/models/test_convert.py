@@ -15,9 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
+from common.files import open_regular
 from config import get_config
 from dataset.transforms import build_transform
-from models import convert, exporting
+from models import convert, exporting, weight_files
 from models.build import MODELS
 from models.export_names import to_hugging_face, to_timm
 from models.pretrained import load_pretrained
@@ -201,21 +202,25 @@ def test_onnx_has_our_weights_and_gives_our_logits_for_any_batch(kind, tmp_path)
 
 @pytest.mark.parametrize("target", ["timm", "huggingface", "safetensors", "onnx"])
 @pytest.mark.parametrize("kind", TYPES)
-def test_converted_weights_are_predicted_with_and_validated_without_a_configuration(kind, target, tmp_path, capsys):
+def test_converted_weights_are_read_once_to_predict_and_validate_without_a_configuration(
+    kind, target, tmp_path, capsys, monkeypatch
+):
     if target == "onnx":
         foreign("onnx"), foreign("onnxscript")
     source, there = made(tmp_path, kind, **(small(kind) if target == "onnx" else {})), tmp_path / "there"
     convert.main([str(source), str(there), "--to", target])
     write_folders(tmp_path / "data", {"validation": dict.fromkeys(CLASSES, 2)})
     picture = next((tmp_path / "data" / "validation" / "ant").iterdir())
-    said = []
+    said, opened = [], []
+    monkeypatch.setattr(weight_files, "open_regular", lambda path: opened.append(path) or open_regular(path))
     for path in (source, there):
+        opened.clear()
         capsys.readouterr()
         validate([*HOST, "--data-path", str(tmp_path / "data"), "--checkpoint", str(path)])
         predict([*HOST, "--checkpoint", str(path), str(picture)])
         lines = capsys.readouterr().out.splitlines()
         said.append([line.split(" INFO ")[-1] for line in lines if "top-1" in line or picture.name in line])
-    assert len(said[0]) == 2 and said[0] == said[1]
+    assert len(said[0]) == 2 and said[0] == said[1] and len(opened) == 2  # once a command
     assert any(name in said[1][-1] for name in CLASSES)
 
 

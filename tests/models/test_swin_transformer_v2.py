@@ -15,19 +15,8 @@ from models.pretrained import official_names
 from models.swin_transformer import LayerNorm
 from models.swin_transformer_v2 import CosineWindowAttention, PostNormBlock, SwinTransformerV2
 from models.windows import relative_coordinates
-from tests.models.test_swin_transformer import assert_same, gradients, images
+from tests.models.test_swin_transformer import SMALL, assert_same, gradients, images
 from tests.operations import Recorder
-
-SMALL = dict(
-    img_size=32,
-    patch_size=2,
-    num_classes=5,
-    embed_dim=8,
-    depths=(2, 2),
-    num_heads=(2, 4),
-    window_size=4,
-    drop_path_rate=0.0,
-)
 
 
 def pair_of_models(**changes: Any):

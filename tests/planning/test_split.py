@@ -17,19 +17,11 @@ from planning.memory import Footprint, configured_footprint, measure, stage_memo
 from planning.placement import automatic_stages, pipeline_stages
 from planning.plan import make_plan
 from planning.split import balanced_split, fewest_ipus_split, minimax_split
+from tests.planning.test_memory import FLOAT
 
 UNITS = tuple(swin_units(layer_shapes(64, 4, 64, [1, 2], [2, 4], 4), 4, 3, 3000, 4.0))
 STARTS = [0, 2, 4, 5, 6, 7, 8]  # the embedding, and each half block after the first half; the norm
-FOOTPRINT = Footprint(
-    weight=4,
-    gradient=4,
-    optimizer=8,
-    activation=4,
-    micro_batch=1,
-    recompute=True,
-    sharding_replicas=1,
-    temporaries=(0.2,),
-)
+FOOTPRINT = FLOAT._replace(micro_batch=1)
 
 
 def all_splits(length: int, stages: int) -> Iterator[Tuple[int, ...]]:

@@ -160,7 +160,7 @@ def test_validation_command_that_loses_its_device_ends_with_6(capsys, monkeypatc
     def fail(*args):
         raise error("RecoverableError", "IPU 3 does not answer")
 
-    monkeypatch.setattr(evaluation.checkpoint, "load_own", lambda path: None)
+    monkeypatch.setattr(evaluation.checkpoint, "load_own", lambda path, foreign: None)
     monkeypatch.setattr(evaluation, "validate_weights", fail)
     argv = ["--cfg", "SWIN_DEMO", "--device", "cpu", "--checkpoint", "none.pth"]
     assert run_command(lambda: validate.main(argv)) == EXIT_RESOURCE

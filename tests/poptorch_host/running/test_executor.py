@@ -174,6 +174,15 @@ def test_attributes_that_forward_sets_stay_off_the_users_model():
     assert not hasattr(model, "seen")
 
 
+def run_twice_as_identity(model, fold, monkeypatch):
+    """Runs a model that gives back its input on four micro-batches, twice; returns its executor and the input."""
+    monkeypatch.setenv("POPTORCH_HOST_FOLD", str(fold))
+    executor, x = poptorch.inferenceModel(model, poptorch.Options().deviceIterations(4)), torch.randn(8, 4)
+    for _ in range(2):
+        assert torch.equal(executor(x), x)
+    return executor, x
+
+
 @needs_core("forward runs at compilation only")
 @pytest.mark.parametrize("fold", [0, 4])
 def test_counters_and_flags_of_modules_are_for_every_micro_batch_what_they_were_for_the_compiler(fold, monkeypatch):
@@ -192,12 +201,8 @@ def test_counters_and_flags_of_modules_are_for_every_micro_batch_what_they_were_
             first, self.first = self.first, False
             return self.part(x) if first else x - x
 
-    monkeypatch.setenv("POPTORCH_HOST_FOLD", str(fold))
     model = Model()
-    executor = poptorch.inferenceModel(model, poptorch.Options().deviceIterations(4))
-    x = torch.randn(8, 4)
-    for _ in range(2):
-        assert torch.equal(executor(x), x)
+    executor, x = run_twice_as_identity(model, fold, monkeypatch)
     assert model.part.calls == 1 and model.first and model.table is None
     model.part.calls = 5
     executor(x)
@@ -216,12 +221,8 @@ def test_tensors_of_the_host_that_forward_writes_to_are_written_to_by_the_compil
             self.count += 1
             return x * self.count.item()
 
-    monkeypatch.setenv("POPTORCH_HOST_FOLD", str(fold))
     model = Model()
-    executor = poptorch.inferenceModel(model, poptorch.Options().deviceIterations(4))
-    x = torch.randn(8, 4)
-    for _ in range(2):
-        assert torch.equal(executor(x), x)
+    run_twice_as_identity(model, fold, monkeypatch)
     assert model.count.item() == 1
 
 
