@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """report.html: what a browser shows of it, and that no name in it is more than text."""
 
+import html
 import importlib.metadata
 import json
 import re
@@ -50,19 +51,57 @@ def without_plotly(text):
     return text.replace(page.plotly_script(), "")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome is installed, which shows the page")
-def test_browser_draws_the_curves_and_sorts_the_classes(tmp_path):
+LOOK = """<body>
+<iframe id="desktop" src="report.html" style="width: 1280px; height: 900px"></iframe>
+<iframe id="phone" src="report.html" style="width: 390px; height: 800px"></iframe>
+<script>
+setTimeout(() => {
+  const told = {};
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument;
+    const paper = getComputedStyle(page.body).backgroundColor, root = page.documentElement;
+    const beyond = root.scrollWidth - root.clientWidth;  // pixels to scroll sideways
+    for (const script of page.querySelectorAll("script")) script.remove();
+    told[frame.id] = { beyond, paper, text: root.outerHTML };
+  }
+  document.body.textContent = JSON.stringify(told);
+}, 4000);
+</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """What a browser in dark mode makes of a page, the classes sorted by a click, on two widths."""
+    if BROWSER is None:
+        pytest.skip("no chromium or chrome is installed, which shows the page")
+    folder = tmp_path_factory.mktemp("browser")
     mistakes = [Mistake(data_uri(Image.new("RGB", (8, 8), "red")), "a.png", "one", HOSTILE, 0.9)]
     sort = "<script>document.querySelectorAll('#classes button')[2].click()</script></body>"
-    (tmp_path / "report.html").write_text(rendered(3, ["one", HOSTILE], mistakes).replace("</body>", sort))
-    dump = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    dump += ["--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path / 'report.html'}"]
-    shown = without_plotly(subprocess.run(dump, capture_output=True, text=True, check=True, timeout=60).stdout)
+    (folder / "report.html").write_text(rendered(20, ["one", HOSTILE], mistakes).replace("</body>", sort))
+    (folder / "look.html").write_text(LOOK)
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    command += [
+        "--allow-file-access-from-files",
+        "--blink-settings=preferredColorScheme=0",
+        "--virtual-time-budget=6000",
+    ]
+    command += ["--dump-dom", f"file://{folder / 'look.html'}"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return json.loads(html.unescape(re.search("<body>(.*)</body>", shown, re.DOTALL)[1]))
+
+
+def test_browser_draws_the_curves_and_sorts_the_classes(seen):
+    shown = seen["desktop"]["text"]
     assert [title for title in ("Loss", "Accuracy", "Learning rate") if f">{title}</text>" not in shown] == []
     assert shown.count('class="main-svg"') >= 5
     classes = shown[shown.index('id="classes"') : shown.index('id="mistakes"')]
     assert re.findall(r"<tr><td>(.*?)</td>", classes)[0] == "2" and 'aria-sort="ascending"' in classes
     assert "<script>alert" not in shown and "&lt;script&gt;alert(1)" in classes
+
+
+def test_page_fits_a_phone_and_a_desktop_and_is_dark_where_that_is_wanted(seen):
+    assert {name: look["beyond"] for name, look in seen.items()} == {"desktop": 0, "phone": 0}
+    assert {look["paper"] for look in seen.values()} == {"rgb(18, 22, 28)"}
 
 
 def test_names_and_values_are_only_text():
