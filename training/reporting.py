@@ -22,6 +22,7 @@ from reports.results import Mistake, Results, build_results, data_uri
 from training import checkpoint, status
 from training.building import Run
 from training.outcomes import Outcomes
+from training.progress import Progress
 from utils import one_line
 
 NAME = "report.html"
@@ -116,7 +117,8 @@ def _head(config: CfgNode, rows: Rows, start: float) -> page.Head:
             tiles += [(f"best {name}", f"{max(accuracies):.2f} %"), (f"last {name}", f"{accuracies[-1]:.2f} %")]
     tiles += [("training loss", f"{last['loss']:.4f}"), ("samples/s", f"{last['throughput']:,.0f}")]
     done, epochs = last["epoch"] + 1, config.TRAIN.EPOCHS
-    state = "finished: " if done >= epochs else ""
+    early = Progress(epochs=list(rows)).stopped_early(config.TRAIN.EARLY_STOPPING)
+    state = "stopped early: " if early else "finished: " if done >= epochs else ""
     return page.Head(config.MODEL.NAME, f"{state}epoch {done} of {epochs}", [*tiles, ("this run", _duration(start))])
 
 

@@ -25,6 +25,7 @@ def test_run_without_progress_ends_says_why_and_stays_ended(tmp_path, capsys):
     best = f"{ended['progress']['best_top1']:.2f}"
     assert status["cause"] == f"stopped early: no better top-1 than {best} % for 2 epochs (TRAIN.EARLY_STOPPING 2)"
     assert status["cause"] in (folder / "log.txt").read_text()
+    assert "stopped early: epoch 3 of 6" in (folder / "report.html").read_text()
     before = contents(folder)
     train(folder, 0, *opts, "TRAIN.EARLY_STOPPING", "2")
     assert contents(folder) == before and "nothing to do" in capsys.readouterr().out
