@@ -30,7 +30,7 @@ def told(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dry")
     with pytest.MonkeyPatch.context() as patch, (folder / "told.txt").open("w+") as stream:
         patch.setattr(sys, "stdout", stream)
-        argv = [*SMALL, "--data-path", str(digits), "--output", str(folder / "out"), "--seed", "3"]
+        argv = [*SMALL, "--data-path", str(digits), "--output", str(folder / "out"), "--seed", "3", "--epochs", "7"]
         train_swin.main([*argv, "--schedule-output", str(folder / "rates.png")])
         stream.seek(0)
         return stream.read(), folder
@@ -49,6 +49,7 @@ def test_model_schedule_data_and_cost_are_told(told):
     text = told[0]
     assert re.search(r"^layers\.1 .* 1, 4x4, 32, 2, 4x4 ", "\n".join(section(text, "Model")), re.MULTILINE)
     rates = [line.split()[2] for line in section(text, "Learning rate")[1:-1]]
+    assert re.search(r"^ +2 +5 +\S+  end of the warm-up$", "\n".join(section(text, "Learning rate")), re.MULTILINE)
     assert len(rates) >= 10 and max(map(float, rates)) == pytest.approx(0.05 * 32 / 512)
     data = "\n".join(section(text, "Data"))
     assert "training images: 160; validation images: 37; classes: 10" in data and "0 (16), 1 (16)" in data
@@ -81,6 +82,7 @@ def test_nothing_is_written_but_the_picture_that_was_asked_for(told):
     folder = told[1]
     assert {path.name for path in folder.iterdir()} == {"told.txt", "rates.png"}
     assert (folder / "rates.png").read_bytes().startswith(b"\x89PNG")
+    assert dry_run._without_traces(get_config("SWIN_DEMO")).IPU.EXECUTABLE_CACHE == ""  # of IPUs
 
 
 def test_dry_run_names_the_checkpoint_that_a_run_would_resume_from(digits, tmp_path, capsys):
