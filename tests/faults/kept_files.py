@@ -23,7 +23,7 @@ from dataset.decode import BadImage
 from dataset.image_folder import open_split
 from dataset.shards import MANIFEST, RECORD, ShardedImages
 from models.pretrained import read_weights
-from models.weight_origin import metadata, read_converted
+from models.weight_origin import converted, metadata
 from tests.data_sets import write_folders
 from tests.faults.files import OTHER_KINDS, require_refused, require_within_limits
 from tests.faults.runs import Place, require
@@ -167,7 +167,7 @@ def weights(place: Place, chance: random.Random) -> None:
     path = place.folder / "weights"
     FORMATS[kind](path)
     what = f"{kind}, {damage(path, chance)}"
-    for read in (lambda: read_weights(path).entries, lambda: (read_converted(path) or {}).get("model", {})):
+    for read in (lambda: read_weights(path).entries, lambda: (checkpoint.load_own(path, converted) or {}).get("model", {})):
         try:
             found = require_within_limits(read, 64 << 10)
         except Refusal as error:
