@@ -167,7 +167,8 @@ def weights(place: Place, chance: random.Random) -> None:
     path = place.folder / "weights"
     FORMATS[kind](path)
     what = f"{kind}, {damage(path, chance)}"
-    for read in (lambda: read_weights(path).entries, lambda: (checkpoint.load_own(path, converted) or {}).get("model", {})):
+    states_itself = functools.partial(checkpoint.load_own, path, converted)
+    for read in (lambda: read_weights(path).entries, lambda: (states_itself() or {}).get("model", {})):
         try:
             found = require_within_limits(read, 64 << 10)
         except Refusal as error:
