@@ -7,27 +7,25 @@ import functools
 import hashlib
 import os
 import platform
-import re
 import shlex
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import List, Optional
 
-import torch
-
 from common.files import user_cache
 from common.logs import logger
 from utils import one_line
 
-SOURCE = Path(__file__).with_name("pixels.c")
-FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", "-shared", "-fPIC"]
+SOURCES = [Path(__file__).with_name(name) for name in ("pixels.c", "levels.c", "tiles.c")]
+HEADER = Path(__file__).with_name("pixels.h")
+FLAGS = ["-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", "-shared", "-fPIC"]
 BUILD_SECONDS = 120
 
 
 @functools.lru_cache(maxsize=None)
 def library() -> Optional[ctypes.CDLL]:
-    """The compiled code of pixels.c, or None where it cannot be built; the log says why.
+    """The compiled code of SOURCES, or None where it cannot be built or would not help; the log says why.
 
     It is compiled by $CC or cc on first use, and kept in the user's cache.
     """
@@ -35,8 +33,8 @@ def library() -> Optional[ctypes.CDLL]:
         return ctypes.CDLL(str(_built()))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         logger.info(
-            "pixels.c cannot be compiled (%s): Pillow augments instead, with the same result at half the speed. Set CC "
-            "to a C compiler",
+            "pixels.c cannot be compiled (%s): Pillow augments instead, with the same result at half the speed. Where "
+            "the processor has AVX2, set CC to a C compiler",
             one_line(error),
         )
         return None
@@ -47,14 +45,15 @@ def _built() -> Path:
     folder = user_cache()
     if folder is None:
         raise RuntimeError("there is no folder to keep it in: set XDG_CACHE_HOME")
-    command = _command()
-    version = hashlib.sha256(SOURCE.read_bytes() + "\n".join([*command, platform.platform()]).encode())
+    command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS]
+    sources = b"".join(path.read_bytes() for path in (*SOURCES, HEADER))
+    version = hashlib.sha256(sources + "\n".join([*command, platform.platform(), _processor()]).encode())
     built = folder / f"pixels-{version.hexdigest()[:20]}.so"
     if not built.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=str(folder)) as place:
             made = os.path.join(place, built.name)
-            _compile([*command, "-o", made, str(SOURCE), "-lm"])
+            _compile([*command, "-o", made, *map(str, SOURCES), "-lm"])
             os.replace(made, str(built))  # atomic: other processes may be doing the same
     status = built.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
@@ -62,9 +61,13 @@ def _built() -> Path:
     return built
 
 
-def _command() -> List[str]:
-    vectors = ["-mavx2"] if re.search(r"CPU capability usage: AVX(2|512)", torch.__config__.show()) else []
-    return [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *vectors]
+def _processor() -> str:
+    """Tells processors with other instructions apart, since several machines may share a home directory."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
 
 
 def _compile(command: List[str]) -> None:

@@ -18,6 +18,7 @@ from dataset.jpeg_tiles import Box
 
 LEVELS = 256
 CHANNELS = 3
+IDENTITY = np.arange(LEVELS, dtype=np.uint8)  # the table that changes nothing
 CUBIC: Dict[int, int] = {
     Image.Resampling.BICUBIC: 1,
     Image.Resampling.BILINEAR: 0,
@@ -30,19 +31,29 @@ class Pixels:
     """A picture of RGB bytes (height, width, 3), contiguous but for the distance of its rows.
 
     timm's augmentations take it for a Pillow image: it has the part of that interface that their geometric operations
-    and look-up tables use. No operation changes a picture in place.
+    use. No operation changes a picture in place.
     """
 
     mode = "RGB"
 
-    def __init__(self, array: np.ndarray):
-        self._array = array
+    _levels: Optional[np.ndarray] = None  # (3, 256) bytes: a table through which the bytes have still to go
+
+    def __init__(self, array: np.ndarray, levels: Optional[np.ndarray] = None):
+        self._array, self._levels = array, levels
         self.height, self.width = array.shape[:2]
 
     @property
     def array(self) -> np.ndarray:
         """The bytes (height, width, 3)."""
+        if self._levels is not None:
+            out = _empty(self.width, self.height)
+            _run("look_up", _at(self._array), self._count(), _at(self._levels), _at(out))
+            self._array, self._levels = out, None
         return self._array
+
+    def before_levels(self) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+        """Bytes, and the table (3, 256) through which they have still to go, if any: a pass less than `array`."""
+        return (self.array, None) if self._levels is None else (self._array, self._levels)
 
     @property
     def size(self) -> Tuple[int, int]:
@@ -67,13 +78,7 @@ class Pixels:
         left, top, width, height = box or (0, 0, *size)
         if min(left, top) < 0 or min(width, height) < 1 or left + width > size[0] or top + height > size[1]:
             raise ValueError(f"the part {box} reaches out of {size[0]}x{size[1]} pixels")
-        out = _empty(width, height)
-        stride = ctypes.c_int64(self.array.strides[0])
-        part = (*self.size, *size, left, top, width, height, CUBIC[resample], _columns_first(self.size, size))
-        enough = _run("resize", _at(self.array), stride, *part, _at(out))
-        if not enough:
-            raise MemoryError(f"resizing {self.width}x{self.height} pixels to {size[0]}x{size[1]}")
-        return Pixels(out)
+        return ResizedPixels(self, size, resample, (left, top, width, height))
 
     def mirror(self) -> "Pixels":
         """Left and right exchanged."""
@@ -106,16 +111,19 @@ class Pixels:
             raise MemoryError(f"transforming {self.width}x{self.height} pixels")
         return Pixels(out)
 
-    def histogram(self, mask: None = None) -> List[int]:
-        """How many values of each level the red channel has, then green, then blue."""
-        counts = np.empty(3 * LEVELS, np.int32)
+    def counts(self) -> np.ndarray:
+        """How many values each level has: (3, 256) for red, green and blue."""
+        counts = np.empty((CHANNELS, LEVELS), np.int32)
         _run("histogram", _at(self.array), self._count(), _at(counts))
-        return counts.tolist()
+        return counts
 
-    def point(self, table: Sequence[int]) -> "Pixels":
-        """Each value replaced by that of a table (768,) for red, green and blue."""
-        levels = np.clip(table, 0, LEVELS - 1).astype(np.uint8)
-        return self._made("look_up", self._count(), _at(levels))
+    def mapped(self, table: np.ndarray) -> "Pixels":
+        """Each value replaced by that of a table of bytes: (256,), or (3, 256) for red, green and blue."""
+        array, levels = self.before_levels()
+        tables = np.broadcast_to(table, (CHANNELS, LEVELS))
+        if levels is None:
+            return Pixels(array, np.ascontiguousarray(tables))
+        return Pixels(array, np.take_along_axis(tables, levels, axis=1))
 
     def mean_grey(self) -> int:
         """The mean of the grey levels, rounded."""
@@ -133,9 +141,8 @@ class Pixels:
 
     def blended_with(self, level: int, factor: float) -> "Pixels":
         """0 gives a picture of the grey `level`, 1 the picture."""
-        levels = np.arange(LEVELS, dtype=np.uint8)[None]
-        table = Image.blend(Image.new("L", (LEVELS, 1), level), Image.fromarray(levels), factor)
-        return self.point(list(table.tobytes()) * 3)
+        values = np.float32(level) + np.float32(factor) * (IDENTITY.astype(np.float32) - np.float32(level))
+        return self.mapped(values.clip(0, LEVELS - 1).astype(np.uint8))
 
     def _count(self) -> ctypes.c_int64:
         return ctypes.c_int64(self.width * self.height)
@@ -144,6 +151,33 @@ class Pixels:
         out = _empty(self.width, self.height)
         _run(function, _at(self.array), *arguments, _at(out))
         return Pixels(out)
+
+
+class ResizedPixels(Pixels):
+    """The part `box` of a picture resized to `size`, computed when it is needed: mirrored at once, if it is to be."""
+
+    def __init__(self, source: Pixels, size: Tuple[int, int], resample: int, box: Box, mirrored: bool = False):
+        self._source, self._size, self._resample, self._box, self._mirrored = source, size, resample, box, mirrored
+        _, _, self.width, self.height = box
+        self._done: Optional[np.ndarray] = None
+
+    def mirror(self) -> Pixels:
+        """Left and right exchanged."""
+        return ResizedPixels(self._source, self._size, self._resample, self._box, not self._mirrored)
+
+    @property
+    def array(self) -> np.ndarray:
+        """The bytes (height, width, 3)."""
+        if self._done is None:
+            self._done = self._resized()
+        return self._done
+
+    def _resized(self) -> np.ndarray:
+        old, new, array, out = self._source.size, self._size, self._source.array, _empty(self.width, self.height)
+        how = CUBIC[self._resample], _columns_first(old, new), self._mirrored
+        if not _run("resize", _at(array), ctypes.c_int64(array.strides[0]), *old, *new, *self._box, *how, _at(out)):
+            raise MemoryError(f"resizing {old[0]}x{old[1]} pixels to {new[0]}x{new[1]}")
+        return out
 
 
 class TiledPixels(Pixels):
@@ -178,22 +212,32 @@ class TiledPixels(Pixels):
 
 
 class Planes:
-    """`Pixels` -> a tensor (3, height, width) with each value replaced by a table's.
+    """`Pixels` -> a tensor (3, height, width): bytes, or float32 with each value scaled and then shifted.
 
     Args:
-        table: (3, 256), bytes or float32, which the result becomes too.
+        scale, shift: of red, green and blue, float32 (3,); without them the result is bytes.
     """
 
-    def __init__(self, table: torch.Tensor):
-        self.table = table.contiguous()
-        self._function = {torch.uint8: "planes_of_bytes", torch.float32: "planes_of_floats"}[table.dtype]
+    def __init__(self, scale: Optional[torch.Tensor] = None, shift: Optional[torch.Tensor] = None):
+        values = torch.arange(LEVELS, dtype=torch.uint8).expand(CHANNELS, LEVELS)
+        self._factors: List[torch.Tensor] = []
+        if scale is not None and shift is not None:
+            self._factors = [scale.contiguous(), shift.contiguous()]
+            values = values.float().mul_(scale[:, None]).add_(shift[:, None])
+        self.dtype, self._values = values.dtype, values.numpy()
+        self._function = "planes_of_floats" if self._factors else "planes_of_bytes"
 
     def __call__(self, picture: Pixels, into: Optional[torch.Tensor] = None) -> torch.Tensor:
         """The tensor: `into` if it fits, else a new one."""
         shape = (CHANNELS, picture.height, picture.width)
-        fits = into is not None and into.shape == shape and into.dtype == self.table.dtype and into.is_contiguous()
-        out = into if into is not None and fits else torch.empty(shape, dtype=self.table.dtype)
-        _run(self._function, _at(picture.array), picture._count(), _at(self.table), _at(out))
+        fits = into is not None and into.shape == shape and into.dtype == self.dtype and into.is_contiguous()
+        out = into if into is not None and fits else torch.empty(shape, dtype=self.dtype)
+        array, levels = picture.before_levels()
+        if levels is None:
+            _run(self._function, _at(array), picture._count(), *map(_at, self._factors), _at(out))
+        else:
+            table = np.take_along_axis(self._values, levels, axis=1)
+            _run(f"mapped_{self._function}", _at(array), picture._count(), _at(table), _at(out))
         return out
 
 
@@ -278,15 +322,60 @@ def _sharpness(picture: Pixels, factor: float, **_: Any) -> Pixels:
     return picture.sharpened(factor)
 
 
+def _autocontrast(picture: Pixels, **_: Any) -> Pixels:
+    return picture.mapped(np.stack([_stretched(counts) for counts in picture.counts()]))
+
+
+def _stretched(counts: np.ndarray) -> np.ndarray:
+    """The table that makes the darkest of the levels black and the lightest white."""
+    present = counts.nonzero()[0]
+    darkest, lightest = int(present[0]), int(present[-1])
+    if darkest == lightest:
+        return IDENTITY
+    scale = 255.0 / (lightest - darkest)
+    return (np.arange(LEVELS) * scale + -darkest * scale).clip(0, LEVELS - 1).astype(np.uint8)
+
+
+def _equalize(picture: Pixels, **_: Any) -> Pixels:
+    return picture.mapped(np.stack([_evened(counts) for counts in picture.counts()]))
+
+
+def _evened(counts: np.ndarray) -> np.ndarray:
+    """The table that makes all levels equally frequent, as far as one can."""
+    darker = np.cumsum(counts) - counts
+    step = int(darker[counts.nonzero()[0][-1]]) // 255  # of all but the lightest
+    return ((step // 2 + darker) // step).clip(0, LEVELS - 1).astype(np.uint8) if step else IDENTITY
+
+
+def _invert(picture: Pixels, **_: Any) -> Pixels:
+    return picture.mapped(IDENTITY[::-1])
+
+
+def _posterize(picture: Pixels, bits: int, **_: Any) -> Pixels:
+    return picture if bits >= 8 else picture.mapped(IDENTITY & (LEVELS - (1 << 8 - max(bits, 0))))
+
+
+def _solarize(picture: Pixels, threshold: int, **_: Any) -> Pixels:
+    return picture.mapped(np.where(np.arange(LEVELS) < threshold, IDENTITY, IDENTITY[::-1]))
+
+
+def _solarize_add(picture: Pixels, add: int, threshold: int = 128, **_: Any) -> Pixels:
+    levels = np.arange(LEVELS)
+    return picture.mapped(np.where(levels < threshold, np.minimum(levels + add, LEVELS - 1), levels).astype(np.uint8))
+
+
 ENHANCEMENTS: Dict[str, Callable[..., Pixels]] = {
     "Color": _color,
     "Desaturate": _desaturate,
     "Contrast": _contrast,
     "Brightness": _brightness,
     "Sharpness": _sharpness,
+    "AutoContrast": _autocontrast,
+    "Equalize": _equalize,
+    "Invert": _invert,
+    "Posterize": _posterize,
+    "Solarize": _solarize,
+    "SolarizeAdd": _solarize_add,
 }
 # What `Pixels` offers is enough for timm's own functions of these.
-AS_PILLOW = (
-    *("AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "SolarizeAdd", "Rotate", "ShearX", "ShearY"),
-    *("TranslateX", "TranslateY", "TranslateXRel", "TranslateYRel"),
-)
+AS_PILLOW = (*("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "TranslateXRel", "TranslateYRel"),)

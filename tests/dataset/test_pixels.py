@@ -6,14 +6,16 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from timm.data.auto_augment import LEVEL_TO_ARG, AugmentOp
 
 from dataset import native
-from dataset.pixels import Pixels, adapt, takes_pixels
+from dataset.pixels import Pixels, Planes, adapt, takes_pixels
 from dataset.transforms import mend_posterize, seeded
 from tests.data_sets import photo
 
@@ -43,6 +45,22 @@ class TestOperations:
                     given = ours(Pixels(np.array(picture)))
                 assert np.array_equal(given.array, np.asarray(expected)), (level, picture.size)
 
+    def test_tables_one_after_the_other_are_applied_in_their_order_by_one_pass(self):
+        picture, names = Image.fromarray(NOISE), ["SolarizeAdd", "AutoContrast", "Posterize", "Brightness", "Equalize"]
+        for shift in range(len(names)):
+            expected, given = picture, Pixels(NOISE)
+            for name in names[shift:] + names[:shift]:
+                theirs, ours = (operation(name, 6, 0) for _ in range(2))
+                adapt(ours)
+                with seeded(shift):
+                    expected = theirs(expected)
+                with seeded(shift):
+                    given = ours(given)
+                assert given.before_levels()[1] is not None
+                for planes in (Planes(), Planes(torch.tensor([0.1, 2.0, -3.0]), torch.tensor([0.3, -1.7, 0.9]))):
+                    assert torch.equal(planes(given), planes(Pixels(np.array(expected))))
+            assert np.array_equal(given.array, np.asarray(expected))
+
     def test_what_cannot_take_pixels_says_so(self):
         assert {name for name in LEVEL_TO_ARG if not takes_pixels(operation(name, 5, 0))} == NO_PIXELS
 
@@ -64,7 +82,7 @@ class TestOperations:
 
     def test_operations_leave_the_picture_alone(self):
         pixels = Pixels(NOISE.copy())
-        pixels.mirror(), pixels.point([0] * 768), pixels.saturated(0.5), pixels.sharpened(0.5)
+        pixels.mirror(), pixels.mapped(np.zeros(256, np.uint8)).array, pixels.saturated(0.5), pixels.sharpened(0.5)
         pixels.transform(pixels.size, Image.AFFINE, (1, 0.1, 0, 0, 1, 0), Image.BICUBIC, (0, 0, 0))
         assert np.array_equal(pixels.array, NOISE)
 
@@ -89,6 +107,10 @@ class TestResize:
 
     def test_mirror_exchanges_left_and_right(self):
         assert np.array_equal(Pixels(NOISE).mirror().array, NOISE[:, ::-1])
+        for columns, rows in ((50, 40), (20, 10), (90, 20)):
+            resized = Pixels(NOISE).resize((columns, rows), Image.BICUBIC)
+            assert np.array_equal(resized.mirror().array, resized.array[:, ::-1])
+            assert np.array_equal(resized.mirror().mirror().array, resized.array)
 
 
 def library_of(environment: dict) -> str:
@@ -109,6 +131,31 @@ class TestBuilding:
         built = native._built()
         monkeypatch.setattr(native, "_compile", None)
         assert native._built() == built and [path for path in tmp_path.rglob("*") if path.is_file()] == [built]
+
+    @compiled
+    def test_each_processor_has_its_own(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        here = native._built()
+        monkeypatch.setattr(native, "_processor", lambda: "another")
+        monkeypatch.setattr(native, "_compile", lambda command: Path(command[command.index("-o") + 1]).touch(0o600))
+        assert native._built() != here
+
+    @compiled
+    def test_processor_without_vectors_means_pillow(self, tmp_path):
+        assert library_of({"CC": "cc -mno-avx2", "XDG_CACHE_HOME": str(tmp_path)}) == "False"
+
+    @compiled
+    def test_nothing_is_read_or_written_beyond_a_buffer(self, tmp_path):
+        program = tmp_path / "fuzz"
+        checks = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        source = str(Path(__file__).with_name("fuzz_pixels.c"))
+        command = ["cc", *native.FLAGS[1:5], *checks, "-o", str(program), source, *map(str, native.SOURCES), "-lm"]
+        made = subprocess.run(command, capture_output=True, text=True)
+        if "cannot find" in made.stderr:
+            pytest.skip("the compiler has no address sanitizer")
+        assert made.returncode == 0, made.stderr
+        done = subprocess.run([str(program), "300", "1"], capture_output=True, text=True, timeout=60)
+        assert done.stdout == "300 rounds without an error\n", done.stderr
 
     @compiled
     def test_code_that_others_can_write_is_not_loaded(self, tmp_path, monkeypatch):
