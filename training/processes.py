@@ -29,9 +29,10 @@ from utils import one_line
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # a collective that another process left
 # Keys of the store that the processes share: the first refusal, how many there are, that a process knows of one, and
 # that it has lost another one.
-_REFUSAL, _REFUSALS, _KNOWN, _ALIVE = "swin/refusal", "swin/refusals", "swin/known/{}", "swin/alive/{}"
-_IDENTITY = "swin/identity/{}"  # host, process id and start time, so that one that hangs can be ended
+_REFUSAL, _REFUSALS, _KNOWN, _ALIVE = "refusal", "refusals", "known/{}", "alive/{}"
+_IDENTITY = "identity/{}"  # host, process id and start time, so that one that hangs can be ended
 _TORCHRUN = "TORCHELASTIC_RUN_ID"  # a variable that torchrun sets in the environment of its processes
+_ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # another: the store outlives the processes that it starts again
 _REFUSAL_WAIT = datetime.timedelta(seconds=deadlines.LAST_WORD)
 
 
@@ -50,13 +51,19 @@ def joined(config: CfgNode, stages: int = 1) -> Iterator[Launch]:
     launch = _join(config, stages)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         identity = [socket.gethostname(), os.getpid(), system_processes.start_time(os.getpid())]
-        distributed_c10d._get_default_store().set(_IDENTITY.format(launch.process), json.dumps(identity))
+        _store().set(_IDENTITY.format(launch.process), json.dumps(identity))
     try:
         with ending_together(launch):
             yield launch
         _keep_group()
     finally:
         _leave(launch)
+
+
+def _store() -> distributed_c10d.Store:
+    """The store that the processes of this start of the run share, with what they have to say."""
+    prefix = f"swin/{os.environ.get(_ATTEMPT, '0')}"
+    return distributed_c10d.PrefixStore(prefix, distributed_c10d._get_default_store())
 
 
 def _keep_group() -> None:
@@ -72,7 +79,7 @@ def _leave(launch: Launch) -> None:
     """Leaves the group; after a refusal the leader, which may host the store, waits until all processes know of it."""
     if not torch.distributed.is_initialized():
         return
-    store = distributed_c10d._get_default_store()
+    store = _store()
     torch.distributed.destroy_process_group()
     try:
         if launch.is_leader and store.add(_REFUSALS, 0):
@@ -106,7 +113,7 @@ def ending_together(launch: Launch) -> Iterator[None]:
 
 
 def _leave_word(refusal: Refusal, launch: Launch) -> None:
-    store = distributed_c10d._get_default_store()
+    store = _store()
     try:
         if store.add(_REFUSALS, 1) == 1:
             store.set(_REFUSAL, json.dumps([str(refusal), refusal.code]))
@@ -124,13 +131,13 @@ def heed(launch: Launch) -> None:
         return
     left = 0
     with contextlib.suppress(RuntimeError):  # the store is gone: the next exchange with the others tells that
-        left = distributed_c10d._get_default_store().add(_REFUSALS, 0)
+        left = _store().add(_REFUSALS, 0)
     if left:
         raise _find_word(launch)
 
 
 def _find_word(launch: Launch) -> Refusal:
-    store = distributed_c10d._get_default_store()
+    store = _store()
     try:
         store.add(_ALIVE.format(launch.process), 1)
         store.wait([_REFUSAL], _REFUSAL_WAIT)

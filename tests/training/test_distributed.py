@@ -436,7 +436,7 @@ def test_request_to_stop_ends_a_process_that_waits_for_the_others(monkeypatch):
         assert [signal.getsignal(number) for number in numbers] == [stop._handle] * 3
 
 
-def test_process_that_works_alone_learns_of_a_refusal_before_it_meets_the_others():
+def test_process_that_works_alone_learns_of_a_refusal_of_this_start_before_it_meets_the_others(monkeypatch):
     leader, other = (Launch(rank, 2, 2, 1) for rank in range(2))
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
@@ -446,6 +446,8 @@ def test_process_that_works_alone_learns_of_a_refusal_before_it_meets_the_others
         with pytest.raises(Refusal, match="stopped by SIGTERM") as caught:
             processes.heed(other)
         assert caught.value.code == EXIT_PREEMPTED
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # torchrun keeps its store
+        processes.heed(other)
     finally:
         torch.distributed.destroy_process_group()
 
