@@ -22,7 +22,7 @@ import torch
 
 from common.archive import first_non_finite
 from common.errors import EXIT_NONFINITE, EXIT_RESOURCE
-from tests.faults.runs import Hook, Place, Run, command_line, require, require_ends_as_unbroken, send
+from tests.faults.runs import RUN_SECONDS, Hook, Place, Run, command_line, require, require_ends_as_unbroken, send
 from tests.runs import ROOT
 from tests.training.test_distributed import ENVIRONMENT
 from training import checkpoint
@@ -80,7 +80,7 @@ def clock(place: Place, chance: random.Random) -> None:
     library = next(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"), None)
     if library is None:
         raise Missing("libfaketime is not installed")
-    faked.update(LD_PRELOAD=str(library), FAKETIME_DONT_FAKE_MONOTONIC="1")
+    faked.update(LD_PRELOAD=str(library), PYTHONFAULTHANDLER="1")
     for stopped in (True, False):
         command = [sys.executable, str(ROOT / "train_swin.py"), *command_line(place, 1)]
         with open(place.folder / "output", "wb") as stream:
@@ -91,8 +91,12 @@ def clock(place: Place, chance: random.Random) -> None:
         if stopped:
             time.sleep(chance.random() * place.unbroken().seconds)
             process.kill()
-        code = process.wait(120)
-        require(stopped or code == 0, f"it ended with {code}: {(place.folder / 'output').read_text()[-300:]}")
+        try:
+            code = process.wait(RUN_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # for a traceback, see PYTHONFAULTHANDLER
+            code = process.wait()
+        require(stopped or code == 0, f"it ended with {code}: {(place.folder / 'output').read_text()[-1500:]}")
     require_ends_as_unbroken(place)
 
 
