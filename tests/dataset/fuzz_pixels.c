@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 the Swin IPU trainer authors
 //
-// Calls the operations of dataset/pixels.c and levels.c with random sizes, boxes and matrices on buffers without a byte to
-// spare, for a compiler that checks addresses:
+// Calls the operations of dataset/pixels.c, levels.c and tiles.c with random sizes, boxes and matrices on buffers without a
+// byte to spare, for a compiler that checks addresses:
 //
 //     cc -g -O1 -march=native -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=all \
-//         -o fuzz tests/dataset/fuzz_pixels.c dataset/pixels.c dataset/levels.c -lm && ./fuzz 1000000 0
+//         -o fuzz tests/dataset/fuzz_pixels.c dataset/pixels.c dataset/levels.c dataset/tiles.c -lm && ./fuzz 1000000 0
 //
 // The arguments are the number of rounds and the seed.
 
@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 int resize(const uint8_t *, int64_t, int, int, int, int, int, int, int, int, int, int, int, uint8_t *);
 int affine(const uint8_t *, int, int, const double *, int, const uint8_t *, uint8_t *);
@@ -26,6 +27,10 @@ void mapped_planes_of_bytes(const uint8_t *, int64_t, const uint8_t *, uint8_t *
 void mapped_planes_of_floats(const uint8_t *, int64_t, const float *, float *);
 void planes_of_bytes(const uint8_t *, int64_t, uint8_t *);
 void planes_of_floats(const uint8_t *, int64_t, const float *, const float *, float *);
+void mix_bytes(uint8_t *, uint8_t *, int64_t, float, float);
+void mix_floats(float *, float *, int64_t, float, float);
+int find_tiles(const uint8_t *, int64_t, int64_t, int64_t, int64_t *);
+int64_t copy_tiles(const uint8_t *, const int64_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint8_t *);
 
 static uint64_t state;
 
@@ -94,8 +99,40 @@ static void change_levels(const uint8_t *in, int width, int height, uint8_t *out
     planes_of_bytes(in, pixels, out);
     mapped_planes_of_floats(in, pixels, floats, planes);
     planes_of_floats(in, pixels, floats, floats + 3, planes);
+    const float share = draw() / 4294967296.0f;
+    mix_bytes(out, out + pixels, pixels, share, 1 - share);
+    mix_floats(planes, planes + pixels, pixels, share, 1 - share);
     free(planes);
     free(table);
+}
+
+// Finds the tiles of random data, which are damaged half of the time, and copies some of them.
+static void cut_out_tiles(void) {
+    const int64_t wide = upto(6), high = upto(6), first = upto(20);
+    int64_t size = first, places[36];
+    uint8_t *long_enough = noise(first + 32 * wide * high);
+    for (int64_t tile = 0; tile < wide * high; tile++) {
+        for (int bytes = upto(30); bytes > 0; bytes--) long_enough[size++] = draw() % 255;
+        long_enough[size++] = 0xFF;
+        long_enough[size++] = tile == wide * high - 1 ? 0xD9 : 0xD0 + tile % 8;
+    }
+    const int is_damaged = draw() % 2;
+    if (is_damaged && draw() % 2) size = first + upto((int)(size - first));
+    uint8_t *data = room(size);
+    memcpy(data, long_enough, size);
+    free(long_enough);
+    if (is_damaged) data[draw() % size] = draw() % 2 ? 0xFF : (uint8_t)draw();
+    const int found = find_tiles(data, first, size, wide * high, places);
+    if (!found && !is_damaged) abort();
+    if (found) {
+        const int64_t left = draw() % wide, top = draw() % high, right = left + upto((int)(wide - left));
+        const int64_t bottom = top + upto((int)(high - top));
+        uint8_t *out = room(size - first);
+        const int64_t copied = copy_tiles(data, places, first, wide, top, bottom, left, right, out);
+        if (copied > size - first || out[copied - 1] != 0xD9) abort();
+        free(out);
+    }
+    free(data);
 }
 
 int main(int count, char **arguments) {
@@ -108,6 +145,7 @@ int main(int count, char **arguments) {
         resize_a_part(in, width, height);
         transform(in, width, height, out);
         change_levels(in, width, height, out);
+        cut_out_tiles();
         free(in);
         free(out);
     }
