@@ -108,23 +108,23 @@ static void change_levels(const uint8_t *in, int width, int height, uint8_t *out
 
 // Finds the tiles of random data, which are damaged half of the time, and copies some of them.
 static void cut_out_tiles(void) {
-    const int64_t wide = upto(6), high = upto(6), first = upto(20);
-    int64_t size = first, places[36];
+    const int64_t wide = upto(6), high = upto(6), first = upto(20), is_damaged = draw() % 2;
+    const int64_t last = is_damaged && draw() % 4 == 0 ? upto((int)(wide * high)) - 1 : wide * high - 1;
+    int64_t size = first, *places = room(sizeof(int64_t) * (last + 1));
     uint8_t *long_enough = noise(first + 32 * wide * high);
     for (int64_t tile = 0; tile < wide * high; tile++) {
         for (int bytes = upto(30); bytes > 0; bytes--) long_enough[size++] = draw() % 255;
         long_enough[size++] = 0xFF;
-        long_enough[size++] = tile == wide * high - 1 ? 0xD9 : 0xD0 + tile % 8;
+        long_enough[size++] = tile == last ? 0xD9 : 0xD0 + tile % 8;
     }
-    const int is_damaged = draw() % 2;
     if (is_damaged && draw() % 2) size = first + upto((int)(size - first));
     uint8_t *data = room(size);
     memcpy(data, long_enough, size);
     free(long_enough);
-    if (is_damaged) data[draw() % size] = draw() % 2 ? 0xFF : (uint8_t)draw();
-    const int found = find_tiles(data, first, size, wide * high, places);
+    if (is_damaged && draw() % 2) data[draw() % size] = draw() % 2 ? 0xFF : (uint8_t)draw();
+    const int found = find_tiles(data, first, size, last + 1, places);
     if (!found && !is_damaged) abort();
-    if (found) {
+    if (found && last == wide * high - 1) {
         const int64_t left = draw() % wide, top = draw() % high, right = left + upto((int)(wide - left));
         const int64_t bottom = top + upto((int)(high - top));
         uint8_t *out = room(size - first);
@@ -132,6 +132,7 @@ static void cut_out_tiles(void) {
         if (copied > size - first || out[copied - 1] != 0xD9) abort();
         free(out);
     }
+    free(places);
     free(data);
 }
 
