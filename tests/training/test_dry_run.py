@@ -51,6 +51,7 @@ def test_model_schedule_data_and_cost_are_told(told):
     rates = [line.split()[2] for line in section(text, "Learning rate")[1:-1]]
     assert re.search(r"^ +2 +5 +\S+  end of the warm-up$", "\n".join(section(text, "Learning rate")), re.MULTILINE)
     assert len(rates) >= 10 and max(map(float, rates)) == pytest.approx(0.05 * 32 / 512)
+    assert float(rates[0]) < float(rates[-1]) < 0.05 * 32 / 512 / 10
     data = "\n".join(section(text, "Data"))
     assert "training images: 160; validation images: 37; classes: 10" in data and "0 (16), 1 (16)" in data
     cost = "\n".join(section(text, "Cost"))

@@ -158,8 +158,8 @@ def test_overlays_are_drawn_for_every_image_that_can_be_read(weights, pictures, 
 
 V1 = {"MODEL.SWIN.EMBED_DIM": 8, "MODEL.SWIN.DEPTHS": [2, 2], "MODEL.SWIN.NUM_HEADS": [1, 2]}
 V2 = {key.replace("SWIN", "SWINV2"): value for key, value in V1.items()}
-SHAPES = {  # two windows a side in the last layer, of which the second block's are shifted
-    "V1": {**V1, "MODEL.SWIN.WINDOW_SIZE": 4},
+SHAPES = {  # two or four windows a side in the last layer, of which the second block's are shifted
+    "V1": {**V1, "MODEL.SWIN.WINDOW_SIZE": [4, 2]},
     "V2": {**V2, "MODEL.TYPE": "swinv2", "MODEL.SWINV2.WINDOW_SIZE": 4, "MODEL.SWINV2.PRETRAINED_WINDOW_SIZES": [0, 0]},
 }
 
