@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -186,6 +187,21 @@ def test_damage_in_a_shard_and_a_split_that_training_refuses_are_found(root, tmp
     with pytest.raises(Refusal) as caught:
         build_dataset(small_config(packed), training=False)
     assert f"ERROR {caught.value}" in said.splitlines() and "train: 7 images of 2 classes" in said
+
+
+def test_images_of_an_archive_are_read_whatever_their_names(root, tmp_path, capsys):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for split in ("train", "validation"):
+        files = sorted((root / split).rglob("*.jpg"))
+        names = [f"{path.parent.name}/{path.stem}" for path in files]  # without an ending
+        with zipfile.ZipFile(packed / f"{split}.zip", "w") as archive:
+            for path, name in zip(files, names):
+                archive.write(path, name)
+        lines = [f"{name}\t{'ab'.index(name[0])}\n" for name in names]
+        (packed / f"{split}_map.txt").write_text("".join(lines))
+    said = checked(capsys, packed, "--zip")
+    assert "train: 8 images of 2 classes" in said and "WARNING" not in said
 
 
 def test_archives_without_the_flag_are_refused_as_in_training(tmp_path):

@@ -35,6 +35,8 @@ def test_report_has_the_rows_results_and_origin_of_the_run(finished, digits):
     assert "finished: epoch 2 of 2" in text and "Confusion after epoch 2" in text
     mistakes = round(37 * (1 - float(rows[-1]["top1"]) / 100))
     assert text.count("<figcaption>") == min(mistakes, reporting.SHOWN_MISTAKES)
+    shares = [float(share) for share in re.findall(r"<figcaption><b>.*?</b> ([\d.]+) %", text)]
+    assert len(set(shares)) > 1 and shares == sorted(shares, reverse=True)
     manifest = data["manifest"]
     assert manifest["configuration"]["SEED"] == {"value": "3", "origin": "--seed"}
     assert manifest["configuration"]["DATA.IMG_SIZE"]["origin"] == "configs.yaml: SWIN_DEMO"
