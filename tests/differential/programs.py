@@ -39,7 +39,7 @@ def _options(draw: random.Random) -> Program:
 
 
 def _training(draw: random.Random, seed: int) -> Program:
-    return {
+    program: Program = {
         "kind": "training",
         "seed": seed,
         "options": _options(draw),
@@ -55,6 +55,11 @@ def _training(draw: random.Random, seed: int) -> Program:
         "container": draw.choice(CONTAINERS),
         "grouped": draw.choice(["all", "all", "all", "weight"]),  # a bias in no group has the defaults
     }
+    if program["loss"] == "l1_loss" and program["optimizer"]["name"] != "SGD":
+        # A bias has a mean of signs as its gradient. Where they cancel, it is 0 or a rounding error, by the order of
+        # the sum: PopTorch's default eps of 1e-8 makes the latter a whole update.
+        program["optimizer"] = {**program["optimizer"], "eps": 1e-3}
+    return program
 
 
 def _inference(draw: random.Random, seed: int) -> Program:

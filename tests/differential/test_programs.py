@@ -12,8 +12,8 @@ from tests import backend
 from tests.differential.compare import RECORD, RECORDED, outcomes_on, same
 from tests.differential.programs import random_program
 
-# Seeds on which the two disagreed once.
-FAILED = [132, 293, 349]
+# Seeds on which the two disagreed once; the last one by rounding: signs that cancel under a tiny eps.
+FAILED = [132, 293, 349, 525731]
 
 
 @pytest.fixture(scope="module")
