@@ -18,6 +18,7 @@ from dataset.workers import batches, deaths_unannounced
 from lr_scheduler import learning_rate
 from options import device_generates_data
 from training import output_folder, processes
+from training.agreement import bit_sums, check_agreement
 from training.averaging import is_due
 from training.building import Run, build_run, find_state, random_device
 from training.compiling import errors_refused
@@ -240,11 +241,12 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
     """Begins to save the state of a run that has a folder; called in every process, written by the leader.
 
     Raises:
-        Refusal: when the save before this one failed.
+        Refusal: when the save before this one failed, and if the processes hold different weights.
     """
     with deaths_unannounced():  # a worker's death is reported at the next batch, after the state is saved
         run.trainer.copyWeightsToHost()
-        rng_states = processes.gather(run.trainer.rng_state, run.launch)
+        rng_states, sums = zip(*processes.gather((run.trainer.rng_state, bit_sums(run)), run.launch))
+        check_agreement(run, progress, sums)
         if run.folder is None or not run.launch.is_leader:
             return
         average = run.average
@@ -253,7 +255,7 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
                 **({} if average is None else {"ema": average.weights, "ema_update": average.update}),
                 "model": dict(run.model.state_dict()),
                 "optimizer": run.optimizer.state_dict(),
-                "rng_states": rng_states,
+                "rng_states": list(rng_states),
                 "rng_device": random_device(run.config, run.launch),
                 "progress": vars(progress),
                 "config": run.saved_config,

@@ -187,6 +187,25 @@ def nan_gradient(place: Place, chance: random.Random) -> None:
     )
 
 
+def _flipped_bit(self: Any, slots: Any, gradients: List[torch.Tensor], scale: Any) -> None:
+    values = gradients[0].view(-1)
+    values.view(torch.int32)[values.abs().argmax()] ^= 1 << 26  # of the exponent: other by a factor of 256
+
+
+def divergence(place: Place, chance: random.Random) -> None:
+    """A bit of a gradient flips in one process of two: told at the next save, which is left out; it goes on."""
+    call = chance.randint(2, place.unbroken(2).state["progress"]["update"])
+    hook = Hook("poptorch_host.updating.update:WeightUpdate._factor", call, _flipped_bit)
+    with Run(place, processes=2, hooks={chance.randint(0, 1): hook}) as run:
+        codes = run.wait()
+    lines = [run.last_line(rank) for rank in range(2)]
+    told = all(f"process 1 has other weights than process 0 at update {call}" in line for line in lines)
+    require(codes == [EXIT_RESOURCE] * 2 and told, f"exit codes {codes}: {lines}")
+    state = checkpoint.load(place.output / checkpoint.LAST)
+    require(state["progress"]["update"] == call - 1, f"the checkpoint is of update {state['progress']['update']}")
+    require_ends_as_unbroken(place, processes=2)
+
+
 def _spoil(place: Place, hook: Hook, said: str) -> None:
     with Run(place, hooks={0: hook}) as run:
         codes = run.wait()

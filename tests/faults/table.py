@@ -47,6 +47,7 @@ FAULTS: Dict[str, Fault] = {
     "read-error": Fault(conditions.read_error, 8, whole_runs=True),
     "inf-pixel": Fault(conditions.inf_pixel, 5, whole_runs=True),
     "nan-gradient": Fault(conditions.nan_gradient, 5, whole_runs=True),
+    "divergence": Fault(conditions.divergence, 5, whole_runs=True),
     "long": Fault(conditions.long_run, 1, whole_runs=True),
     "no-file": Fault(files.no_file, len(files.OPENED) * len(files.OTHER_KINDS), whole_runs=True),
     "flip": Fault(files.flip, 200),

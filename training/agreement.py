@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Whether the processes of a run hold the same weights: all of them apply the same updates to the same weights."""
+
+from typing import List, Sequence
+
+import torch
+
+import accelerator
+from common.errors import EXIT_RESOURCE, Refusal
+from training.building import Run
+from training.progress import Progress
+
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+
+
+def bit_sums(run: Run) -> List[int]:
+    """The sum of the bits of each weight, read as integers; empty where there is nothing to compare with.
+
+    Stages of a pipeline hold different weights, and on IPUs each replica rounds for itself.
+    """
+    if run.launch.processes == 1 or run.launch.stages > 1 or accelerator.is_ipu():
+        return []
+    return [_bit_sum(weight) for weight in run.model.state_dict().values()]
+
+
+def check_agreement(run: Run, progress: Progress, sums: Sequence[Sequence[int]]) -> None:
+    """Compares the `bit_sums` of all processes.
+
+    Raises:
+        Refusal: if they differ: memory, a processor or a connection has changed a number unnoticed.
+    """
+    for process, theirs in enumerate(sums):
+        names = zip(run.model.state_dict(), sums[0], theirs)
+        differing = [name for name, expected, found in names if found != expected]
+        if differing:
+            raise Refusal(
+                f"process {process} has other weights than process 0 at update {progress.update} ({differing[0]} and "
+                f"{len(differing) - 1} more): its hardware or that of process 0 has changed a number; nothing of it is "
+                "saved: check the machines, then the same command resumes from before",
+                EXIT_RESOURCE,
+            )
+
+
+def _bit_sum(weight: torch.Tensor) -> int:
+    bits = weight.detach().contiguous().view(-1).view(INTEGERS[weight.element_size()])
+    return int(bits.sum(dtype=torch.int64))
