@@ -23,9 +23,9 @@ from ..precision.half import HalfArithmetic
 from ..precision.partials import HalfPartials
 from ..settings.popart_keys import check_popart_options, log_options
 from ..weights.device import DeviceWeights
-from . import saved_values
 from .ipu_names import IpuAsHost
 from .memory import returned_at_once
+from .saved_values import are_overwritten, only_noted
 from .substitutions import substituted
 from .supported_ops import MaskedShapeError
 from .tracing import MarkedLoss, StageRecord, Tracer, is_pipelined
@@ -184,11 +184,11 @@ def compile_model(
     arguments = _first_micro_batch(bound, inputs, weights)
     tracer = _tracer(arguments, weights, options)
     half, ipu, overwrites_saved = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device), False
-    has_backward = training and weights.blank is None
     with _unchanged_weights(weights) as changes, weights.installed(), torch.set_grad_enabled(training):
         weights.select_replica(0)
-        saved = saved_values.only_noted() if has_backward else contextlib.nullcontext()
-        with substituted(), weights.tracing(), activate(tracer), half, saved, tracer.listening(model), ipu:
+        with substituted(), weights.tracing(), activate(tracer), half, tracer.listening(model), ipu, only_noted(
+            training
+        ):
             outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
         weights.plain_attributes.note_changes()
@@ -196,8 +196,8 @@ def compile_model(
         if training:
             _check_trainable(tracer)
         loss = _find_loss(tracer, leaves) if training else None
-        if has_backward:
-            overwrites_saved = saved_values.are_overwritten(tracer.final_losses()[0].tensor)
+        if training and weights.blank is None:
+            overwrites_saved = are_overwritten(tracer.final_losses()[0].tensor)
             _try_half_backward(tracer, half, weights, overwrites_saved)
     _check_stages(tracer.stage_records(), options, training)
     _check_buffers(changes, options)

@@ -97,11 +97,11 @@ def test_whatever_fails_between_reading_and_the_sample_is_under_the_policy(root,
     dataset = build_dataset(small_config(root), training=True)
     transform = dataset._transform
 
-    def failing(picture):
+    def failing(picture, into):
         if failing.left:
             failing.left -= 1
             raise ZeroDivisionError("division by zero")
-        return transform(picture)
+        return transform(picture, into)
 
     failing.left = 1
     monkeypatch.setattr(dataset, "_transform", failing)
