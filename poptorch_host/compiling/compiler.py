@@ -25,7 +25,7 @@ from ..settings.popart_keys import check_popart_options, log_options
 from ..weights.device import DeviceWeights
 from .ipu_names import IpuAsHost
 from .memory import returned_at_once
-from .saved_values import are_overwritten, only_noted
+from .saved_values import are_overwritten, noting
 from .substitutions import substituted
 from .supported_ops import MaskedShapeError
 from .tracing import MarkedLoss, StageRecord, Tracer, is_pipelined
@@ -186,9 +186,7 @@ def compile_model(
     half, ipu, overwrites_saved = HalfArithmetic(HalfPartials(options)), IpuAsHost(weights.device), False
     with _unchanged_weights(weights) as changes, weights.installed(), torch.set_grad_enabled(training):
         weights.select_replica(0)
-        with substituted(), weights.tracing(), activate(tracer), half, tracer.listening(model), ipu, only_noted(
-            training
-        ):
+        with substituted(), weights.tracing(), activate(tracer), half, tracer.listening(model), ipu, noting(training):
             outputs = _run_forward(model, arguments, tracer)
         weights.check_slots()
         weights.plain_attributes.note_changes()

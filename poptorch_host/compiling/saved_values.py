@@ -19,7 +19,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 @contextlib.contextmanager
-def only_noted(wanted: bool) -> Iterator[None]:
+def noting(wanted: bool) -> Iterator[None]:
     """A context manager in which autograd notes the forms and versions of tensors instead of saving them, if `wanted`.
 
     A backward pass through the graph gets other values. torch.func saves as always, since it takes no hooks.
