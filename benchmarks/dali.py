@@ -38,8 +38,14 @@ def dali(folder: Path, batch: int, batches: int, threads: int, training: bool) -
             images = fn.resize(fn.decoders.image(files), resize_shorter=RESIZED, interp_type=types.INTERP_CUBIC)
         return fn.crop_mirror_normalize(images, crop=[SIZE, SIZE], mean=mean, std=std, output_layout="CHW"), labels
 
+    # Batches are not made ahead: that would go on in the turns of the others, and count as their time.
     made = pipelines.pipeline_def(pipeline, enable_conditionals=True)(
-        batch_size=batch, num_threads=max(threads, 1), device_id=None
+        batch_size=batch,
+        num_threads=max(threads, 1),
+        device_id=None,
+        prefetch_queue_depth=1,
+        exec_async=False,
+        exec_pipelined=False,
     )
     made.build()
     return lambda: (made.run() for _ in range(batches))
