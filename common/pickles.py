@@ -12,7 +12,7 @@ from typing import IO, Any, Callable, Dict, Hashable, List, NamedTuple, Tuple, c
 
 MAX_PICKLE_BYTES = 64 << 20  # the pickle of a checkpoint with 2,000 tensors and their moments has less than one MiB
 MAX_LINE_BYTES = 1024  # of a name, or a number in digits, whose conversion takes quadratic time
-MAX_INSTRUCTIONS = 400_000  # such a pickle has a tenth of them
+MAX_INSTRUCTIONS = 300_000  # such a pickle has a seventh of them, and thirty for each epoch that was trained
 KEYS = (str, int, float, bytes, type(None))  # of dicts; tuples could be nested until hashing them ends the process
 
 # Storages of torch.save by class, and the dtypes of their values.

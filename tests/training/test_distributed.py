@@ -342,7 +342,10 @@ def test_processes_whose_launcher_was_killed_save_and_end(data, tmp_path):
     until_it_trains(launcher)
     ranks = workers_of(launcher.pid).values()
     launcher.kill()
-    launcher.communicate(timeout=60)  # to the end of what its processes print
+    launcher.communicate(timeout=60)  # to the end of what its processes print, a moment before their own
+    end = time.monotonic() + 60
+    while not all(system_processes.state(pid) in ("", "Z") for pid in ranks) and time.monotonic() < end:
+        time.sleep(0.05)
     assert len(ranks) == 2 and all(system_processes.state(pid) in ("", "Z") for pid in ranks)
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["exit_code"] == EXIT_PREEMPTED
