@@ -7,7 +7,6 @@ With the Poplar SDK installed, PopTorch and popdist are the SDK's and the device
 """
 
 import contextlib
-import ctypes
 import importlib
 import importlib.metadata
 import math
@@ -24,7 +23,6 @@ from common.logs import logger
 from common.memory import peak_memory as host_peak_memory
 from utils import one_line
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # parameters of mallopt in glibc
 TF32_ERROR = 2.0**-10  # of `product_error`: factors rounded to 10 bits give 3e-4, to the 7 of bfloat16 3e-3
 
 
@@ -208,7 +206,7 @@ def _host(device: str) -> Accelerator:
     else:
         host.configure(device="cpu")
         _use_fast_matmul()
-        _keep_freed_memory()
+        importlib.import_module("poptorch_host.compiling.memory").keep_freed()
         kind = "cpu"
     return Accelerator(kind, importlib.import_module("poptorch_host"), importlib.import_module("poptorch_host.popdist"))
 
@@ -246,15 +244,3 @@ def use_tf32() -> None:
         logger.warning("MODEL.TF32: products are wrong by %.1e, more than TF32 explains: float32 is used", error)
     else:
         logger.info("float32 products: TF32 where the GPU has it, error %.1e, without it %.1e", error, reference)
-
-
-def _keep_freed_memory() -> None:
-    """Has the C library keep the memory that a step frees for the next one, where it is glibc.
-
-    It would return most of it to the system, which clears every page again that the next step touches. Blocks of more
-    than 32 MiB, the most that glibc takes, are still returned.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(MMAP_THRESHOLD, 32 << 20)
-        mallopt(TRIM_THRESHOLD, -1)

@@ -76,15 +76,8 @@ class FusedAdam(torch.optim.Optimizer):
             )
 
 
-class Adam(torch.optim.Optimizer):
-    """Adam or AdamW where torch has no fused kernel. In contrast to torch's, hyper-parameters may be any numbers.
-
-    The caller creates the states `step`, `exp_avg` and `exp_avg_sq`.
-    """
-
-    def __init__(self, groups: List[Dict[str, Any]], decoupled: bool) -> None:
-        super().__init__(groups, {})
-        self._decoupled = decoupled
+class _GroupOptimizer(torch.optim.Optimizer):
+    """An optimizer that updates the parameters of a group together."""
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]  # the engine has no closure
@@ -93,6 +86,21 @@ class Adam(torch.optim.Optimizer):
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if parameters:
                 self._step_group(group, parameters)
+
+    def _step_group(self, group: Dict[str, Any], parameters: List[torch.Tensor]) -> None:
+        """Updates parameters of one group, all of which have a gradient."""
+        raise NotImplementedError
+
+
+class Adam(_GroupOptimizer):
+    """Adam or AdamW where torch has no fused kernel. In contrast to torch's, hyper-parameters may be any numbers.
+
+    The caller creates the states `step`, `exp_avg` and `exp_avg_sq`.
+    """
+
+    def __init__(self, groups: List[Dict[str, Any]], decoupled: bool) -> None:
+        super().__init__(groups, {})
+        self._decoupled = decoupled
 
     def _step_group(self, group: Dict[str, Any], parameters: List[torch.Tensor]) -> None:
         rate, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
@@ -115,7 +123,7 @@ class Adam(torch.optim.Optimizer):
         torch._foreach_addcdiv_(parameters, firsts, denominators, (-rate / first).tolist())
 
 
-class RMSprop(torch.optim.Optimizer):
+class RMSprop(_GroupOptimizer):
     """RMSprop as on a device: with momentum of any value wherever there is a buffer for it.
 
     The caller creates the states: `square_avg`, `grad_avg` if centred, and `momentum_buffer` with momentum.
@@ -128,14 +136,6 @@ class RMSprop(torch.optim.Optimizer):
     def __init__(self, groups: List[Dict[str, Any]], inside_root: bool) -> None:
         super().__init__(groups, {})
         self._inside_root = inside_root
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # the engine has no closure
-        """Updates all parameters that have a gradient."""
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                self._step_group(group, parameters)
 
     def _step_group(self, group: Dict[str, Any], parameters: List[torch.Tensor]) -> None:
         alpha, states = group["alpha"], [self.state[parameter] for parameter in parameters]
