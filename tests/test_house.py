@@ -4,12 +4,15 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from conftest import ACCEPTANCE
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "torchvision", "timm"}
@@ -20,6 +23,7 @@ LAYERS = (
 )
 
 
+BACK_END = re.compile(r"^from tests(\.backend import| import .*\bbackend\b)", re.MULTILINE)
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 500, 60  # CONTRIBUTING.md says the same
 
 
@@ -66,6 +70,14 @@ def test_modules_and_functions_are_short():
         and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
     ]
     assert long == []
+
+
+def test_acceptance_on_the_sdk_has_every_test_that_takes_the_back_end():
+    modules = [*ROOT.glob("tests/**/test_*.py"), ROOT / "swin_test.py"]
+    chosen = [path for path in modules if BACK_END.search(path.read_text(encoding="utf-8"))]
+    covered = [ROOT / path for path in ACCEPTANCE]
+    assert [path for path in chosen if not {path, *path.parents} & set(covered)] == []
+    assert [path for path in covered if not path.exists()] == []
 
 
 def test_hooks_of_pre_commit_are_what_the_tests_run():
