@@ -8,11 +8,13 @@ import logging
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
-from typing import Iterator, List, Optional, TextIO
+from typing import Any, Iterator, List, Optional, TextIO, Type, Union
 
 from common.files import open_regular
 from common.progress_bar import above_bars, bars_shown
+from utils import one_line
 
 REPEATED = {"repeated": True}  # `extra` of records that tell how far something is
 REPEATED_SECONDS = 0.5  # between two of them on a terminal; files have all
@@ -24,6 +26,8 @@ logger = logging.getLogger("swin")
 def console_log(is_leader: bool, bars: Optional[bool] = None, stream: Optional[TextIO] = None) -> Iterator[None]:
     """Logs to standard output inside the context; processes other than the leader log warnings only.
 
+    Python's warnings, which libraries use, become lines of the log.
+
     Args:
         bars: whether progress bars are shown; None: in the leader.
         stream: instead of standard output.
@@ -33,10 +37,26 @@ def console_log(is_leader: bool, bars: Optional[bool] = None, stream: Optional[T
     logger.propagate = False
     try:
         with _log_to(_Kept()), _log_to(_Console(stream or sys.stdout)), bars_shown(is_leader if bars is None else bars):
-            yield
+            with _warnings_logged():
+                yield
     finally:
         logger.setLevel(level)
         logger.propagate = propagate
+
+
+@contextlib.contextmanager
+def _warnings_logged() -> Iterator[None]:
+    """Warnings of libraries become lines of the log inside the context."""
+
+    def show(message: Union[Warning, str], category: Type[Warning], *_: Any, **__: Any) -> None:
+        logger.warning("%s: %s", category.__name__, one_line(message))
+
+    shown = warnings.showwarning
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
 
 
 @contextlib.contextmanager

@@ -2,6 +2,10 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The log of a run: what the console shows is in the file, from the first line on."""
 
+import warnings
+
+import pytest
+
 from common.logs import console_log, file_log, logger
 
 
@@ -15,3 +19,13 @@ def test_lines_from_before_the_file_was_open_are_in_it(tmp_path, capsys):
             logger.info("once more")
     assert (tmp_path / "log.txt").read_text() + (tmp_path / "second.txt").read_text() == capsys.readouterr().out
     assert (tmp_path / "log.txt").read_text().count("\n") == 3
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_of_libraries_are_lines_of_the_log_and_of_nothing_else_afterwards(tmp_path, capfd):
+    before = warnings.showwarning
+    with console_log(is_leader=False), file_log(tmp_path / "log.txt"):
+        warnings.warn("eight processes\non two cores", stacklevel=1)
+    assert (tmp_path / "log.txt").read_text().endswith("WARNING UserWarning: eight processes on two cores\n")
+    assert capfd.readouterr().err == ""
+    assert warnings.showwarning is before
