@@ -9,11 +9,12 @@ With the Poplar SDK installed, PopTorch and popdist are the SDK's and the device
 import contextlib
 import importlib
 import importlib.metadata
+import inspect
 import math
 import os
 import platform
 from types import ModuleType
-from typing import Any, ContextManager, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, ContextManager, Iterator, List, NamedTuple, Optional
 
 import torch
 
@@ -125,17 +126,53 @@ def summary(program: Any) -> List[str]:
     return importlib.import_module("poptorch_host.reporting.summary").summary(program)
 
 
-def skipped_updates(trainer: Any) -> int:
-    """Weight updates that a trainer has left out because their gradients were not finite; an IPU applies all."""
-    return 0 if is_ipu() else trainer.skipped_updates
+class Results(NamedTuple):
+    """What a call of a trainer has found.
 
-
-def gradient_norm(trainer: Any) -> float:
-    """The global norm of the gradients of a trainer's last weight update before clipping.
-
-    NaN on IPUs, which do not report it, and where nothing needed it.
+    `gradient_norm` is the global norm of the gradients of its last weight update before clipping; NaN on IPUs, which do
+    not report it, and where nothing needed it. `skipped` is the number of weight updates that were left out because
+    their gradients were not finite; an IPU applies all.
     """
-    return math.nan if is_ipu() else trainer.gradient_norm
+
+    outputs: Any
+    gradient_norm: float
+    skipped: int
+
+
+def start(trainer: Any, *inputs: torch.Tensor) -> Callable[[], Any]:
+    """Starts a call of a trainer, and returns a function that waits for its `Results`; only a GPU is not done then.
+
+    The inputs must not be written to before.
+    """
+    if not is_ipu():
+        return trainer.launch(*inputs).wait
+    results = Results(trainer(*inputs), math.nan, 0)
+    return lambda: results
+
+
+def answers_late() -> bool:
+    """Whether a device works on while the host prepares the next step, so that results are best read after that."""
+    return selected().device == "gpu"
+
+
+def autocast_dtype(device: str) -> torch.dtype:
+    """What torch.autocast computes products in on a device of this type: float16 on a GPU without bfloat16."""
+    if device != "cuda":
+        return torch.bfloat16
+    known = inspect.signature(torch.cuda.is_bf16_supported).parameters  # since 2.4 emulation counts unless it must not
+    native = {"including_emulation": False} if "including_emulation" in known else {}
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(**native) else torch.float16
+
+
+def scale_gradients(wanted: bool) -> None:
+    """Whether training programs that are made from now on scale their gradients as torch.amp.GradScaler does."""
+    if not is_ipu():
+        importlib.import_module("poptorch_host.host").configure(scale_gradients=wanted)
+
+
+def scales_gradients() -> bool:
+    """Whether they do, so that now and then an update is left out to find the scale."""
+    return not is_ipu() and importlib.import_module("poptorch_host.host").scales_gradients()
 
 
 def peak_memory() -> int:

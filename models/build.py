@@ -104,8 +104,7 @@ class SwinClassifier(SwinTransformer):
         """The context of the forward pass, on a device of this type."""
         if not self._autocasts:
             return contextlib.nullcontext()
-        plain = device == "cuda" and not torch.cuda.is_bf16_supported()
-        return torch.autocast(device, torch.float16 if plain else torch.bfloat16)
+        return torch.autocast(device, accelerator.autocast_dtype(device))
 
 
 class SwinV2Classifier(SwinClassifier, SwinTransformerV2):
@@ -153,6 +152,8 @@ def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training:
         raise Refusal("MODEL.PRECISION mix is torch.autocast, which IPUs do not support: use 16.16, 16.32 or 32.32")
     if config.MODEL.TF32:
         accelerator.use_tf32()
+    on_gpu = accelerator.selected().device == "gpu" and config.MODEL.PRECISION == "mix"
+    accelerator.scale_gradients(on_gpu and accelerator.autocast_dtype("cuda") == torch.float16)
     classes = configured_classes(config) if num_classes is None else num_classes
     if config.TRAIN.USE_CHECKPOINT and accelerator.is_ipu():
         logger.warning("TRAIN.USE_CHECKPOINT has no effect on IPUs, where IPU.RECOMPUTATION decides")

@@ -2,10 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Compiled models: `trainingModel`, `inferenceModel`, `load`, and the executor that they return."""
 
-import math
 import os
 import time
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 
@@ -22,6 +21,7 @@ from .options import Options, PipelinedExecution
 from .reporting.inspection import Inspection
 from .reporting.summary import report_compilation
 from .running.inference_mode import outside_inference_mode
+from .running.pending import Pending
 from .running.program import Device, Program, updatable_buffers
 from .updating.latch import OptimizerLatch
 from .weights import wrapping
@@ -197,6 +197,23 @@ class PoplarExecutor(Inspection):
             AssertionError: with ConnectionType.Never, for too many or unknown arguments, or for a batch size that is
                 not a multiple of the number of micro-batches.
         """
+        program, outputs = self._start(args, kwargs)
+        return program.finished(outputs) if program.is_late else outputs
+
+    @outside_inference_mode
+    def launch(self, *args: Any, **kwargs: Any) -> Pending:
+        """Starts a call of the model without waiting for its results, which a GPU computes meanwhile; not in PopTorch.
+
+        The arguments must not be written to until the results were waited for. On the host they are there at once.
+
+        Args:
+            args, kwargs: as of a call.
+        """
+        skipped = self.skipped_updates
+        program, outputs = self._start(args, kwargs)
+        return program.pending(outputs, skipped)
+
+    def _start(self, args: Any, kwargs: Any) -> Tuple[Program, Any]:
         check(
             self._can_run,
             "Trying to run a model on an offline device (ConnectionType.Never, or meta): use "
@@ -211,12 +228,12 @@ class PoplarExecutor(Inspection):
             self.attachToDevice()
         if program.update is None:
             self._fetch_trained_weights(program)
-            return program.run(bound)
+            return program, program.run(bound)
         program.update.upload()
         outputs = program.run(bound)
         program.update.mark_run()
         self._device_is_newer = True
-        return outputs
+        return program, outputs
 
     def _compile(self, bound: Bound) -> Program:
         start = time.perf_counter()
@@ -303,18 +320,6 @@ class PoplarExecutor(Inspection):
     def rng_state(self, state: List[int]) -> None:
         self._require_program("rng_state").rng_state = state
         self._kept_rng_state = None  # of the time before it was detached
-
-    @property
-    def skipped_updates(self) -> int:
-        """The number of weight updates that were skipped since their gradients were not finite; not in PopTorch."""
-        update = None if self._program is None else self._program.update
-        return 0 if update is None else update.skipped
-
-    @property
-    def gradient_norm(self) -> float:
-        """The global gradient norm of the last weight update before clipping; not in PopTorch. NaN: not computed."""
-        update = None if self._program is None else self._program.update
-        return math.nan if update is None else update.gradient_norm
 
     # Files.
 

@@ -29,6 +29,7 @@ class _Settings:
     timeout: Optional[datetime.timedelta] = None
     ipus: Optional[int] = None
     skip_nonfinite: bool = False
+    scale_gradients: bool = False
 
 
 _settings = _Settings()
@@ -40,6 +41,7 @@ def configure(
     timeout: Optional[float] = None,
     ipus: Optional[int] = None,
     skip_nonfinite: Optional[bool] = None,
+    scale_gradients: Optional[bool] = None,
 ) -> None:
     """Sets where and how models run, from their next compilation on. Settings that are not given keep their values.
 
@@ -52,6 +54,8 @@ def configure(
         ipus: the number of IPUs that `ipuHardwareIsAvailable` reports, for programs that need IPUs to continue.
         skip_nonfinite: whether to skip weight updates with gradients that are not finite, in all processes alike. A
             device applies them.
+        scale_gradients: whether to scale loss gradients by torch.amp.GradScaler, for models that run in float16 under
+            autocast with weights in float32. Its scale is part of the optimizer's state.
 
     Raises:
         Error: for a device that PyTorch does not know, an invalid `fold` or `timeout`, or a negative number of IPUs.
@@ -64,6 +68,8 @@ def configure(
         _settings.timeout = _parse_timeout(timeout)
     if skip_nonfinite is not None:
         _settings.skip_nonfinite = skip_nonfinite
+    if scale_gradients is not None:
+        _settings.scale_gradients = scale_gradients
     if ipus is not None:
         _settings.ipus = _parse_count("ipus", ipus)
 
@@ -79,6 +85,11 @@ def device() -> torch.device:
 def skips_nonfinite() -> bool:
     """Returns whether weight updates with gradients that are not finite are skipped."""
     return _settings.skip_nonfinite
+
+
+def scales_gradients() -> bool:
+    """Returns whether loss gradients are scaled by torch.amp.GradScaler."""
+    return _settings.scale_gradients
 
 
 def fold_limit() -> Optional[int]:

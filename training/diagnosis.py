@@ -33,7 +33,7 @@ def explain(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> st
     """Repeats a step with checks and describes what is not finite; called in every process.
 
     The host runs it in float32 (or autocast), one micro-batch at a time, with new dropout masks. The weights are those
-    before the step, since poptorch_host did not update them.
+    before the step, since poptorch_host did not update them; but a GPU may have begun the next one.
     """
     run.trainer.copyWeightsToHost()
     found = [finding for finding in processes.gather(_search(run, progress, images, targets), run.launch) if finding]

@@ -23,7 +23,7 @@ from lr_scheduler import build_scheduler
 from planning.geometry import configured_layers
 from training import checkpoint
 from training.building import Run, build_run
-from training.loop import train_step
+from training.loop import finish_step, train_step
 from training.progress import Progress
 from training.validation import validating
 
@@ -180,7 +180,7 @@ def _cost(run: Run, stop: StopRequest) -> List[str]:
     run.model.train()
     marks, losses = [time.monotonic()], []
     for images, targets in _two(run.loader):
-        losses.append(train_step(run, progress, images, targets, stop))
+        losses.append(finish_step(run, progress, train_step(run, progress, images, targets), stop)[0])
         progress.advance(updates, losses[-1])
         marks.append(time.monotonic())
         stop.check()

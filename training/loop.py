@@ -2,9 +2,10 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The training loop: epochs, weight updates, validation and checkpoints."""
 
+import dataclasses
 import datetime
 import math
-from typing import Any, Dict, Mapping
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Tuple
 
 import torch
 from yacs.config import CfgNode
@@ -127,43 +128,86 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
         return Pace(0.0, 0.0, 0.0, None)
     waits, norms = LoaderWait(batches(run.loader)), []
     with epoch_bar(run, progress) as bar:
-        for images, targets in waits:
+        for step, loss, norm in finished_steps(run, progress, waits, stop):
             saver.check()
-            loss = train_step(run, progress, images, targets, stop)
-            norms.append(accelerator.gradient_norm(run.trainer))
+            norms.append(norm)
             progress.advance(updates, loss)
             average_weights(run, progress)
             interval.add(samples)
             whole.add(samples)
-            bar.set_postfix(loss=f"{loss:.4f}", lr=f"{learning_rate(run.optimizer):.3g}", refresh=False)
+            bar.set_postfix(loss=f"{loss:.4f}", lr=f"{step.rate:.3g}", refresh=False)
             bar.update(samples)
             if progress.update % config.LOG_INTERVAL < updates:
-                report(run, progress, loss, interval.read(), waits.read())
-            if stop.agreed or is_finished(config, progress):
-                break
-            often = config.TRAIN.CHECKPOINT_STEPS
-            if often and progress.update % often < updates and progress.step < run.updates_per_epoch:
+                report(run, progress, loss, step.rate, interval.read(), waits.read())
+            if is_save_due(run, progress) and not (stop.agreed or is_finished(config, progress)):
                 save(run, progress, saver, is_best=False)  # the end of the epoch is saved after this loop
     if run.launch.is_leader:
         report_wait(config, progress.epoch + 1, waits.share)
     return Pace.of(whole.read(), waits.share, run.launch.global_batch(config), norms)
 
 
-def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torch.Tensor, stop: StopRequest) -> float:
-    """Runs IPU.DEVICE_ITERATIONS weight updates on the device.
+class Step(NamedTuple):
+    """A step that was started: the combined batch, its learning rate, and what waits for its results."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    rate: float
+    results: Callable[[], accelerator.Results]
+
+
+def finished_steps(
+    run: Run, progress: Progress, batches: Iterable[Any], stop: StopRequest
+) -> Iterator[Tuple[Step, float, float]]:
+    """Trains on batches to the end of the epoch or of the run, or to a stop request.
+
+    Yields each step with the results of `finish_step`, when the next one is started if the device answers late: a GPU
+    then has work while the host reads what it found. After a step whose state is needed, nothing is started before.
+    """
+    started: List[Step] = []
+    for images, targets in batches:
+        started.append(train_step(run, progress, images, targets, ahead=len(started)))
+        kept = 1 if accelerator.answers_late() and not is_state_needed(run, progress, len(started), stop) else 0
+        while len(started) > kept:
+            step = started.pop(0)
+            yield (step, *finish_step(run, progress, step, stop))
+        if stop.agreed or is_finished(run.config, progress):
+            break
+    for step in started:
+        yield (step, *finish_step(run, progress, step, stop))
+
+
+def is_state_needed(run: Run, progress: Progress, ahead: int, stop: StopRequest) -> bool:
+    """Whether the weights after `ahead` more steps are used for something, so that no further step may change them."""
+    updates = ahead * run.config.IPU.DEVICE_ITERATIONS
+    then = dataclasses.replace(progress, step=progress.step + updates, update=progress.update + updates)
+    averages = run.average is not None and is_due(run.config, then, run.updates_per_epoch)
+    return stop.agreed or averages or is_save_due(run, then) or is_finished(run.config, then)
+
+
+def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torch.Tensor, ahead: int = 0) -> Step:
+    """Starts IPU.DEVICE_ITERATIONS weight updates on the device.
 
     Args:
         images: the combined batch of this process.
         targets: class indices (N,) or probabilities (N, classes).
+        ahead: steps that were started and not finished.
+    """
+    run.schedule.step_update(progress.update + ahead * run.config.IPU.DEVICE_ITERATIONS)
+    run.trainer.setOptimizer(run.optimizer)  # or the device would keep the old learning rate
+    return Step(images, targets, learning_rate(run.optimizer), accelerator.start(run.trainer, images, targets))
+
+
+def finish_step(run: Run, progress: Progress, step: Step, stop: StopRequest) -> Tuple[float, float]:
+    """Waits for the results of a step, the first that is not finished.
+
+    Args:
         stop: set to agreed if any process was asked to stop, so that all stop after the same update.
 
     Returns:
-        The mean loss over the micro-batches of all replicas of all processes; NaN: the updates were left out.
+        The mean loss over the micro-batches of all replicas of all processes, and the norm of the last gradients. The
+        loss is NaN if the updates were left out.
     """
-    run.schedule.step_update(progress.update)
-    run.trainer.setOptimizer(run.optimizer)  # or the device would keep the old learning rate
-    skipped = accelerator.skipped_updates(run.trainer)
-    _, losses = run.trainer(images, targets)
+    (_, losses), norm, skipped = step.results()
     micro_batches = run.config.TRAIN.ACCUMULATION_STEPS * run.config.IPU.DEVICE_ITERATIONS
     mine = torch.tensor([losses.double().mean().item() / micro_batches, float(bool(stop.name))], dtype=torch.float64)
     total, stops = processes.sum_over_processes(mine, run.launch).tolist()
@@ -171,14 +215,14 @@ def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torc
         stop.name = stop.name or "a signal to another process"
         stop.agreed = True
     loss = total / run.launch.processes
-    left_out = accelerator.skipped_updates(run.trainer) > skipped and not run.config.TRAIN.AUTO_LOSS_SCALING
+    left_out = skipped > 0 and not (run.config.TRAIN.AUTO_LOSS_SCALING or accelerator.scales_gradients())
     if (left_out or not math.isfinite(loss)) and not device_generates_data(run.config):
-        check_may_skip(run, progress, images, targets, loss)
-        return math.nan
-    return loss
+        check_may_skip(run, progress, step, loss)
+        return math.nan, norm
+    return loss, norm
 
 
-def check_may_skip(run: Run, progress: Progress, images: torch.Tensor, targets: torch.Tensor, loss: float) -> None:
+def check_may_skip(run: Run, progress: Progress, step: Step, loss: float) -> None:
     """Goes on after a step that is not finite, which hosts left out, while TRAIN.SKIP_NONFINITE allows it.
 
     Raises:
@@ -187,14 +231,14 @@ def check_may_skip(run: Run, progress: Progress, images: torch.Tensor, targets: 
     what = "the loss is" if not math.isfinite(loss) else "the gradients are"
     where = (
         f"{what} not finite at update {progress.update} (epoch {progress.epoch}, step {progress.step}, "
-        f"learning rate {learning_rate(run.optimizer):.3g})"
+        f"learning rate {step.rate:.3g})"
     )
     allowed = run.config.TRAIN.SKIP_NONFINITE
     if progress.skipped_in_row + run.config.IPU.DEVICE_ITERATIONS <= allowed:
         logger.warning("%s: skipped, %d of at most %d consecutive ones", where, progress.skipped_in_row + 1, allowed)
         return
     on_ipu = accelerator.is_ipu()  # whose program neither leaves an update out nor can be looked into
-    cause = "" if on_ipu else f": {explain(run, progress, images, targets)}"
+    cause = "" if on_ipu else f": {explain(run, progress, step.images, step.targets)}"
     further = (
         "or use --precision 32.32"
         if on_ipu
@@ -206,10 +250,11 @@ def check_may_skip(run: Run, progress: Progress, images: torch.Tensor, targets: 
     )
 
 
-def report(run: Run, progress: Progress, loss: float, rate: float, wait: float) -> None:
+def report(run: Run, progress: Progress, loss: float, learning: float, rate: float, wait: float) -> None:
     """Logs the progress line, which benchmarks.yml parses.
 
     Args:
+        learning: the learning rate.
         rate: samples a second since the last line.
         wait: share of the time since then that steps waited for data.
     """
@@ -221,7 +266,7 @@ def report(run: Run, progress: Progress, loss: float, rate: float, wait: float) 
         progress.step,
         run.updates_per_epoch,
         loss,
-        learning_rate(run.optimizer),
+        learning,
         rate,
         datetime.timedelta(seconds=int(left / rate)),
         100 * wait,
@@ -235,6 +280,13 @@ def average_weights(run: Run, progress: Progress) -> None:
         with deaths_unannounced():
             run.trainer.copyWeightsToHost()
         run.average.add(run.model, progress.update)
+
+
+def is_save_due(run: Run, progress: Progress) -> bool:
+    """Whether TRAIN.CHECKPOINT_STEPS asks for a checkpoint inside the epoch."""
+    often = run.config.TRAIN.CHECKPOINT_STEPS
+    inside = progress.step < run.updates_per_epoch
+    return inside and bool(often) and progress.update % often < run.config.IPU.DEVICE_ITERATIONS
 
 
 def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:

@@ -4,6 +4,7 @@
 
 import datetime
 import json
+import math
 from typing import Any, List, Optional
 
 import torch
@@ -34,6 +35,18 @@ class Inspection:
     def compiled(self) -> Optional[Compiled]:
         """The result of compilation (see `compiling.compiler.Compiled`); None before. Not part of PopTorch."""
         return None if self._program is None else self._program.compiled
+
+    @property
+    def skipped_updates(self) -> int:
+        """The number of weight updates that were skipped since their gradients were not finite; not in PopTorch."""
+        update = None if self._program is None else self._program.update
+        return 0 if update is None else update.skipped
+
+    @property
+    def gradient_norm(self) -> float:
+        """The global gradient norm of the last weight update before clipping; not in PopTorch. NaN: not computed."""
+        update = None if self._program is None else self._program.update
+        return math.nan if update is None else update.gradient_norm
 
     def isCompiled(self) -> bool:
         """Returns whether the model is compiled."""

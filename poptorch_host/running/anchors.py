@@ -11,7 +11,7 @@ from ..errors import check, createPoptorchError
 from ..options import Options
 from ..updating.update import WeightUpdate
 from ..weights.device import DeviceWeights
-from .outputs import Collector, Selection
+from .outputs import Collector, Selection, to_host
 
 GRADIENT = "Gradient___"
 UPDATED = "UpdatedVar___"
@@ -77,7 +77,7 @@ class Anchors:
         """Called when a call begins."""
         self._before_update = []
         self._collectors = {
-            short_name: Collector(selection, False, lambda _: True)
+            short_name: Collector(selection, False, lambda _: True, to_host)
             for short_name, selection in self._selections.items()
         }
 

@@ -32,8 +32,9 @@ from ..weights.device import DeviceWeights
 from . import latency
 from .anchors import Anchors
 from .faults import FloatingPointFaults
+from .link import Link
 from .norm_statistics import NormStatistics
-from .outputs import Collector, Selection, seal
+from .outputs import Collector, Selection, seal, to_host
 
 # On a CPU, folding pays off for small models only: limits for the results of all operations, of one micro-batch and of
 # all folded ones. On other devices, only memory limits it. A few micro-batches do not outweigh the overhead of vmap.
@@ -98,6 +99,7 @@ class Engine:
         anchors: the anchored tensors.
         fold: the number of micro-batches to compute together.
         times: the times of every micro-batch of the last call.
+        link: what copies to a GPU and back without waiting; None on the host.
     """
 
     def __init__(
@@ -146,9 +148,11 @@ class Engine:
         self._pieces = compiled.inputs.pieces
         self._group_size: int = options.input_group_size
         self._orthogonal: bool = options.input_cgt == CommGroupType.Orthogonal
+        self.link = Link(self._device) if self._device.type == "cuda" else None
+        fetch = to_host if self.link is None else self.link.fetch
         self.template = compiled.outputs
         self._collectors = [
-            Collector(self._selection, constant, self._is_shared) for constant in compiled.constant_outputs
+            Collector(self._selection, constant, self._is_shared, fetch) for constant in compiled.constant_outputs
         ]
         self.anchors = Anchors(options, weights, update, self._total // self._replicas)
         self.fold = self._choose_fold()
@@ -174,7 +178,7 @@ class Engine:
     # A call.
 
     def run(self, bound: Bound) -> Any:
-        """Runs one call. Returns the outputs of the selected micro-batches on the host."""
+        """Runs one call. Returns the outputs of the selected micro-batches on the host (see `Link`)."""
         self.times = []
         if self._arguments is not None:  # the last call raised an error
             for collector in self._collectors:
@@ -196,13 +200,20 @@ class Engine:
         if self.anchors:
             self.anchors.end_call()
         self._arguments = self._rows = None
-        self.times[-1] = (*self.times[-1][:-1], time.perf_counter())
+        self.end_call()
         return outputs
+
+    def end_call(self) -> None:
+        """Notes that the outputs of the last call are there."""
+        self.times[-1] = (*self.times[-1][:-1], time.perf_counter())
 
     def _send(self, value: Any) -> Any:
         if type(value) is torch.Tensor:
-            return send(value, self._device)
-        return map_tensors(lambda tensor: send(tensor, self._device), value)
+            return self._send_one(value)
+        return map_tensors(self._send_one, value)
+
+    def _send_one(self, tensor: torch.Tensor) -> torch.Tensor:
+        return send(tensor, self._device) if self.link is None else self.link.send(tensor)
 
     def _grad_mode(self) -> ContextManager[Any]:
         """Returns a context manager that enables gradients for training only, whatever the caller's mode is."""
@@ -283,7 +294,7 @@ class Engine:
             )
         update.before_backward(count)
         if loss.requires_grad:
-            torch.autograd.backward(loss, self._root(loss))
+            torch.autograd.backward(loss, update.scaled(self._root(loss)))
         update.accumulate(count)
 
     def _root(self, loss: torch.Tensor) -> torch.Tensor:

@@ -56,10 +56,18 @@ class Collector:
         selection: the micro-batches to return.
         constant: whether the tensor is the same for all micro-batches and returned once.
         is_shared: returns whether a tensor shares memory with another one and must be copied.
+        to_host: copies the output to the host.
     """
 
-    def __init__(self, selection: Selection, constant: bool, is_shared: Callable[[torch.Tensor], bool]) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        constant: bool,
+        is_shared: Callable[[torch.Tensor], bool],
+        to_host: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
         self._selection = selection
+        self._to_host = to_host
         self._constant = constant
         self._is_shared = is_shared
         self._kept: List[torch.Tensor] = []  # the first dimension is that of micro-batches
@@ -99,10 +107,10 @@ class Collector:
         """Returns the output of the call and resets the collector."""
         if self._single is not None:
             single, self._single = self._single, None
-            return to_host(single)
+            return self._to_host(single)
         gathered = self._gathered()
         self.forget()
-        return to_host(gathered)
+        return self._to_host(gathered)
 
     def forget(self) -> None:
         """Resets the collector."""

@@ -20,6 +20,7 @@ from ..errors import check
 from ..options import Options
 from ..updating.latch import OptimizerLatch
 from ..updating.update import State, WeightUpdate
+from .pending import Pending
 from .randomness import DeviceRandomness
 
 
@@ -150,6 +151,11 @@ class StageExecutor:
         dist.broadcast(losses, src=self._place.global_rank(self._place.stages - 1), group=self._place.row)
         return None, losses.cpu()
 
+    def launch(self, inputs: torch.Tensor, targets: torch.Tensor) -> Pending:
+        """See `PoplarExecutor.launch`. The results are there at once, since the processes wait for each other."""
+        skipped = self.skipped_updates
+        return Pending(self(inputs, targets), None, self._update, skipped)
+
     def setOptimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """See `PoplarExecutor.setOptimizer`."""
         self._update.latch(optimizer)
@@ -235,7 +241,7 @@ class StageExecutor:
     def _scaled_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         loss = self._loss(outputs, targets)
         self._losses.append(loss.detach())
-        return loss * self._update.root_gradient()
+        return self._update.scaled(loss * self._update.root_gradient())
 
 
 class _StageUpdate(WeightUpdate):

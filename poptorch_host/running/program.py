@@ -19,6 +19,7 @@ from ..updating.reduce import process_group
 from ..updating.update import WeightUpdate
 from ..weights.device import DeviceWeights, ReplicaGrouping, untouched
 from .engine import Engine
+from .pending import Pending
 from .randomness import DeviceRandomness
 
 _NOTHING = contextlib.nullcontext()
@@ -83,6 +84,7 @@ class Program:
         update: the weight update; None for inference and for a program that is only compiled.
         engine: runs the calls; None for a program that is only compiled.
         run_nanoseconds: duration of the last call; None before the first.
+        is_late: whether a call returns before its results are there, so that `Pending` has to wait for them.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Program:
         self.weights, self.randomness = device.weights, device.randomness
         self.update: Optional[WeightUpdate] = None
         self.engine: Optional[Engine] = None
+        self.is_late = False
         self.run_nanoseconds: Optional[int] = None
         self.weights.latch_training_flags(model, compiled.training_flags)
         if compiled.updated_buffers and options.replication_factor > 1:
@@ -117,15 +120,33 @@ class Program:
                 replica_groups=self.weights.replica_groups(),
             )
         self.engine = Engine(model, compiled, self.weights, options, self.update)
+        self.is_late = self.engine.link is not None or (self.update is not None and self.update.is_late)
 
     def run(self, bound: Bound) -> Any:
-        """Runs one call and returns its outputs on the host. For programs with an engine."""
+        """Runs one call and returns its outputs on the host, or on their way to it. For programs with an engine."""
         assert self.engine is not None  # the executor attaches and runs no program that is only compiled
-        start = time.perf_counter_ns()
+        self._start = time.perf_counter_ns()
         with self.randomness if self.compiled.draws_random_numbers else _NOTHING:
             outputs = self.engine.run(bound)
-        self.run_nanoseconds = time.perf_counter_ns() - start
+        self.run_nanoseconds = time.perf_counter_ns() - self._start
         return outputs
+
+    def finished(self, outputs: Any) -> Any:
+        """Waits for the results of the last call, whose time ends then. Returns its outputs."""
+        assert self.engine is not None
+        self.pending(outputs, 0).wait()
+        self.engine.end_call()
+        self.run_nanoseconds = time.perf_counter_ns() - self._start
+        return outputs
+
+    def pending(self, outputs: Any, skipped: int) -> Pending:
+        """Returns the results of the last call, which had these outputs.
+
+        Args:
+            skipped: the number of weight updates that had been skipped before it.
+        """
+        assert self.engine is not None
+        return Pending(outputs, self.engine.link, self.update, skipped)
 
     @property
     def rng_state(self) -> List[int]:

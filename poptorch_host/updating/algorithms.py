@@ -41,22 +41,25 @@ class FusedAdam(torch.optim.Optimizer):
 
     Attributes:
         grad_scale: a tensor that gradients are divided by; None for no division.
+        found_inf: a tensor that is 1 if the update is to be left out, else 0; None for 0.
     """
 
     def __init__(self, groups: List[Dict[str, Any]], decoupled: bool) -> None:
         super().__init__(groups, {"fused": True})
         self._kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
         self.grad_scale: Optional[torch.Tensor] = None
+        self.found_inf: Optional[torch.Tensor] = None
 
     def step(self) -> None:  # type: ignore[override]  # the engine has no closure
         """Updates all parameters that have a gradient. Call under torch.no_grad()."""
+        counted = None if self.found_inf is None else 1 - self.found_inf
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
                 continue
             states = [self.state[parameter] for parameter in parameters]
             steps = [state["step"] for state in states]
-            torch._foreach_add_(steps, 1)
+            torch._foreach_add_(steps, 1 if counted is None else [counted] * len(steps))
             self._kernel(
                 parameters,
                 [parameter.grad for parameter in parameters],
@@ -72,7 +75,7 @@ class FusedAdam(torch.optim.Optimizer):
                 amsgrad=False,
                 maximize=False,
                 grad_scale=self.grad_scale,
-                found_inf=None,
+                found_inf=self.found_inf,
             )
 
 

@@ -74,15 +74,21 @@ class _Bucket:
     views: List[torch.Tensor]
     waiting: int = 0
     seen: List[bool] = field(default_factory=list)
+    is_whole: bool = True
     work: Any = None
 
     def clear(self) -> None:
         self.waiting = len(self.members)
         self.seen = [False] * len(self.members)
+        self.is_whole = True
         self.work = None
 
     def flags(self) -> torch.Tensor:
         return self.buffer[-len(self.members) :]
+
+    def used(self) -> List[float]:
+        """Whether any process has each gradient. The sums are read, for which a GPU waits, only if one is missing."""
+        return [1.0] * len(self.members) if self.is_whole else self.flags().tolist()
 
 
 class GradientReducer:
@@ -138,7 +144,7 @@ class GradientReducer:
         sums: List[Optional[torch.Tensor]] = [None] * len(self._place)
         for bucket in self._buckets:
             bucket.work.wait()
-            used = bucket.flags().tolist()
+            used = bucket.used()
             for position, index in enumerate(bucket.members):
                 sums[index] = bucket.views[position] if used[position] else None
         return sums
@@ -170,6 +176,7 @@ class GradientReducer:
         bucket.waiting -= 1
         gradient = self._collect(index)
         if gradient is None:
+            bucket.is_whole = False
             bucket.views[position].zero_()
         else:
             bucket.views[position].copy_(gradient)

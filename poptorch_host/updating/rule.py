@@ -4,7 +4,7 @@
 
 import inspect
 import math
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -73,30 +73,52 @@ class UpdateRule:
         self,
         slots: Sequence[Slot],
         gradients: Sequence[torch.Tensor],
-        factor: float,
+        factor: Union[float, torch.Tensor],
         generator: Optional[torch.Generator],
+        left_out: Optional[torch.Tensor] = None,
     ) -> None:
         """Updates the weights of `slots`. Call under torch.no_grad().
 
         Args:
             slots: the weights to update.
             gradients: float32 gradients of the shapes of the weights, which may be overwritten.
-            factor: a factor of all gradients.
+            factor: a factor of all gradients; a scalar tensor only if the rule `decides_on_device`.
             generator: the generator for stochastic rounding of half values; None to round to nearest.
+            left_out: a scalar tensor that is 1 to leave the update out, else 0, if the rule `decides_on_device`.
         """
         converted = [slot for slot in slots if slot.name in self._converted]
         for slot in converted:
             self._widen(slot)
-        for slot, gradient in zip(slots, gradients):
-            if slot.master.grad is not gradient:  # an assignment is slow, since it checks the gradient
-                slot.master.grad = gradient
+        self._give(slots, gradients)
         self._multiply(gradients, factor)
+        if isinstance(self._optimizer, algorithms.FusedAdam):
+            self._optimizer.found_inf = left_out
         self._plain_step(self._optimizer)
         if converted:
             self._narrow(converted, generator)
 
-    def _multiply(self, gradients: Sequence[torch.Tensor], factor: float) -> None:
+    def unscale(self, slots: Sequence[Slot], gradients: Sequence[torch.Tensor], scaler: Any) -> None:
+        """Divides gradients of float32 weights by the scale of a torch.amp.GradScaler, which checks them."""
+        self._give(slots, gradients)
+        scaler.unscale_(self._optimizer)
+
+    @staticmethod
+    def _give(slots: Sequence[Slot], gradients: Sequence[torch.Tensor]) -> None:
+        """Sets the gradients that the optimizer sees."""
+        for slot, gradient in zip(slots, gradients):
+            if slot.master.grad is not gradient:  # an assignment is slow, since it checks the gradient
+                slot.master.grad = gradient
+
+    @property
+    def decides_on_device(self) -> bool:
+        """Whether the device alone can scale the gradients and leave an update out, unknown to the host."""
+        return isinstance(self._optimizer, algorithms.FusedAdam)
+
+    def _multiply(self, gradients: Sequence[torch.Tensor], factor: Union[float, torch.Tensor]) -> None:
         """Multiplies gradients by a factor. Fused updates do it themselves, as for torch.amp.GradScaler."""
+        if isinstance(factor, torch.Tensor):
+            setattr(self._optimizer, "grad_scale", factor.reciprocal())  # noqa: B010 (as below)
+            return
         needed = factor != 1.0 and len(gradients) > 0
         if self._optimizer.defaults.get("fused"):
             divisor = 1 / factor if factor else math.inf

@@ -9,7 +9,7 @@ half have no float32 master copy and are rounded when they are stored.
 import contextlib
 import logging
 import math
-from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple, cast
 
 import torch
 from torch._C import _len_torch_dispatch_stack
@@ -19,6 +19,7 @@ from .. import host, optim
 from .._logging import logger
 from ..errors import createPoptorchError
 from ..options import Options
+from ..precision.gradient_scaler import gradient_scaler, restore_scaler, scaler_state
 from ..precision.loss_scale import STATE_NAME, LossScale
 from . import state_names
 from .gradients import Parameters, Reduction, Slot, accumulate, check_members, make_slots
@@ -52,11 +53,14 @@ class WeightUpdate:
             this process has all weights.
 
     Attributes:
+        is_late: whether updates decide on the device what to clip and to leave out, which the host learns later: on a
+            GPU, which would wait for the host otherwise. `take_findings` and `note` take the place of what `apply`
+            returns elsewhere.
         updates: the number of weight updates, including skipped ones.
         overflows: the number of updates with gradients that were not finite. They are only counted with weights in
             half, loss scaling, clipping or enableFloatingPointExceptions.
         skipped: the number of updates that were not applied: overflows with automatic loss scaling or with
-            skip_nonfinite of `host.configure`, or with an error.
+            skip_nonfinite or scale_gradients of `host.configure`, or with an error.
             All others are applied, as on a device.
         gradient_norm: the global norm of the last update's gradients before clipping; NaN where nothing needed it.
 
@@ -96,7 +100,9 @@ class WeightUpdate:
         self._typed = [slot for slot in self._slots if slot.accumulator_type is not None]
         self._loss_scale = LossScale(bool(popart.get("automaticLossScalingSettings.enabled", False)), device, group)
         self._stop_at_overflow = bool(popart.get("enableFloatingPointChecks", False))
-        self._leaves_out = host.skips_nonfinite()
+        in_float = all(slot.master is slot.weight for slot in self._slots)
+        self._scaler = gradient_scaler(device) if host.scales_gradients() and in_float else None
+        self._leaves_out = host.skips_nonfinite() or self._scaler is not None
         self._expects_overflow = (
             self._stop_at_overflow
             or self._leaves_out
@@ -105,6 +111,13 @@ class WeightUpdate:
         )
         rounds = bool(popart.get("enableStochasticRounding", False))
         self._generator = torch.Generator(device) if rounds else None
+        self._norms: List[torch.Tensor] = []  # of the updates that the host knows nothing of yet
+        self.is_late = (
+            is_apart(device)
+            and self._rule.decides_on_device
+            and rest is None
+            and not (self._stop_at_overflow or self._loss_scale.automatic)
+        )
         self._reducer = None
         if group is not None:
             seed = agree(seed, device, group)
@@ -124,6 +137,10 @@ class WeightUpdate:
     def root_gradient(self) -> float:
         """Returns the factor of the loss gradient of every micro-batch."""
         return self.loss_scale * self._reduction.root_factor
+
+    def scaled(self, root: torch.Tensor) -> torch.Tensor:
+        """Returns a loss gradient, a constant otherwise, at the scale of float16 gradients inside autocast."""
+        return root if self._scaler is None else cast(torch.Tensor, self._scaler.scale(root))
 
     @property
     def can_fold(self) -> bool:
@@ -169,6 +186,11 @@ class WeightUpdate:
     def _apply(self, scale: float) -> bool:
         """Updates the weights, unless gradients overflow. Returns whether gradients were finite."""
         slots, gradients = self._sums()
+        if self._scaler is not None and gradients:
+            self._rule.unscale(slots, gradients, self._scaler)
+        if self.is_late and gradients and self._needs_norm(scale):
+            self._apply_unread(slots, gradients, scale)
+            return True
         factor, finite = self._factor(slots, gradients, scale)
         finite = self._loss_scale.update(self._latch.latched.loss_scaling, finite)
         self._restart_rounding()
@@ -176,7 +198,33 @@ class WeightUpdate:
             self._rule.step(slots, gradients, factor, self._generator)
         else:
             self.skipped += 1
+        if self._scaler is not None and gradients:
+            self._scaler.update()
         return finite
+
+    def _apply_unread(self, slots: List[Slot], gradients: List[torch.Tensor], scale: float) -> None:
+        """The same on the device alone, which nobody waits for: the host reads the norm later."""
+        norm, factor = self._unread_factor(slots, gradients, scale)
+        self._restart_rounding()
+        left_out = (~norm.isfinite()).float() if self._leaves_out else None
+        self._rule.step(slots, gradients, factor, self._generator, left_out)
+        if self._scaler is not None:
+            self._scaler.update()
+        self._norms.append(norm)
+
+    def take_findings(self) -> Optional[torch.Tensor]:
+        """Returns the norms of the gradients that the host knows nothing of yet, on the device, for `note`."""
+        norms, self._norms = self._norms, []
+        return torch.stack(norms) if norms else None
+
+    def note(self, findings: torch.Tensor) -> None:
+        """Learns the results of updates from what `take_findings` returned, now on the host."""
+        norms = findings.tolist()
+        self.gradient_norm = norms[-1]
+        for norm in norms:
+            if not math.isfinite(norm):
+                self.skipped += self._leaves_out
+                self._report_overflow(self.loss_scale)
 
     @property
     def loss_scale(self) -> float:
@@ -252,6 +300,8 @@ class WeightUpdate:
                 state[STEP_PREFIX + name] = state[STEP_PREFIX + name].expand(groups).clone()
         if self._loss_scale.automatic:
             state[STATE_NAME] = torch.tensor(self._loss_scale.factor)
+        if self._scaler is not None:
+            state.update({name: torch.tensor(value) for name, value in scaler_state(self._scaler).items()})
         return state, state_names.parameter_tensors(self._latch.latched, self._names, self._own_values)
 
     def write_state(
@@ -272,6 +322,8 @@ class WeightUpdate:
             if STEP_PREFIX + name in state:
                 state[STEP_PREFIX + name] = state[STEP_PREFIX + name].reshape(-1)[:1]
         self._loss_scale.factor = float(state.pop(STATE_NAME, self._loss_scale.factor))
+        if self._scaler is not None:
+            restore_scaler(self._scaler, state)
         self._rule.write_state(state)
 
     def operations(self) -> List[Dict[str, Any]]:
@@ -322,14 +374,8 @@ class WeightUpdate:
 
         The factor removes the loss scale, divides for a mean, and clips. The norm is computed only if needed.
         """
-        factors = [self._reduction.factor(slot) for slot in slots]
-        common = factors[0] if factors else 1.0
-        for other in set(factors) - {common}:
-            torch._foreach_mul_(
-                [gradient for gradient, factor in zip(gradients, factors) if factor == other], other / common
-            )
-        common /= scale
-        if not self._expects_overflow and self._max_norm == math.inf and scale == 1.0:
+        common = self._common_factor(slots, gradients) / scale
+        if not self._needs_norm(scale):
             return common, True
         norm = common * global_norm(gradients) if gradients else 0.0
         if self._rest is not None:
@@ -338,6 +384,28 @@ class WeightUpdate:
         clip = self._max_norm / (norm + _CLIP_EPSILON) if self._max_norm != math.inf else 1.0
         # A norm of NaN makes all gradients NaN, as in torch's clipping.
         return common if clip > 1.0 else common * clip, math.isfinite(norm)
+
+    def _needs_norm(self, scale: float) -> bool:
+        return self._expects_overflow or self._max_norm != math.inf or scale != 1.0
+
+    def _common_factor(self, slots: List[Slot], gradients: List[torch.Tensor]) -> float:
+        """Multiplies gradients whose factors of the reduction differ, and returns the one that is left for all."""
+        factors = [self._reduction.factor(slot) for slot in slots]
+        common = factors[0] if factors else 1.0
+        for other in set(factors) - {common}:
+            torch._foreach_mul_(
+                [gradient for gradient, factor in zip(gradients, factors) if factor == other], other / common
+            )
+        return common
+
+    def _unread_factor(
+        self, slots: List[Slot], gradients: List[torch.Tensor], scale: float
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Returns the norm and the factor of `_factor` as scalars on the device."""
+        common = self._common_factor(slots, gradients) / scale
+        norm = common * torch.stack(torch._foreach_norm(gradients)).norm()
+        clip = (self._max_norm / (norm + _CLIP_EPSILON)).clamp(max=1.0)  # NaN stays NaN
+        return norm, common * (clip if self._max_norm != math.inf else torch.ones_like(norm))
 
     def _report_overflow(self, scale: float) -> None:
         """Counts an update with gradients that are not finite. Logs the first as a warning, others at level DEBUG."""
@@ -354,7 +422,7 @@ class WeightUpdate:
             "%s: %s",
             what,
             "the update is skipped and the scale is halved"
-            if self._loss_scale.automatic
+            if self._loss_scale.automatic or self._scaler is not None
             else "the update is skipped"
             if self._leaves_out
             else "the update is applied, as on a device; lower the optimizer's loss_scaling",
@@ -400,6 +468,11 @@ class WeightUpdate:
 def _without_modes() -> ContextManager[Any]:
     """Returns a context manager that disables the modes of the program, which an update in float32 does not need."""
     return _disable_current_modes() if _len_torch_dispatch_stack() else contextlib.nullcontext()
+
+
+def is_apart(device: torch.device) -> bool:
+    """Whether a device works on while the host prepares what follows, so that reading its results costs time."""
+    return device.type == "cuda"
 
 
 def global_norm(gradients: Sequence[torch.Tensor]) -> float:

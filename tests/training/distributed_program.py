@@ -35,29 +35,33 @@ def run_job(job):
     """Runs a command in this process and returns what is noted of it."""
     output, errors = io.StringIO(), io.StringIO()
     noted = {"batches": [], "sent": [], "summed": [], "weights": []}
-    step, save = loop.train_step, loop.save
+    begin, finish, save = loop.train_step, loop.finish_step, loop.save
 
-    def noting_step(run, progress, images, targets, stop):
+    def noting_step(run, *args, **kwargs):
         with noting_traffic(noted):
-            loss = step(run, progress, images, targets, stop)
+            return begin(run, *args, **kwargs)
+
+    def noting_end(run, progress, step, stop):
+        with noting_traffic(noted):
+            results = finish(run, progress, step, stop)
         if [run.launch.process, progress.update] == job.get("signal"):
             os.kill(os.getpid(), signal.SIGTERM)
-        micro_batch = run.config.DATA.BATCH_SIZE
-        noted["batches"] += [digest(*pair) for pair in zip(images.split(micro_batch), targets.split(micro_batch))]
+        parts = zip(*(batch.split(run.config.DATA.BATCH_SIZE) for batch in (step.images, step.targets)))
+        noted["batches"] += [digest(*pair) for pair in parts]
         noted["weights"] = list(run.trainer.parameters) if run.launch.stages > 1 else []
-        return loss
+        return results
 
     def signalled_save(run, progress, saver, is_best):
         if [run.launch.process, progress.update] == job.get("signal_in_save"):
             os.kill(os.getpid(), signal.SIGTERM)
         save(run, progress, saver, is_best)
 
-    loop.train_step, loop.save = noting_step, signalled_save
+    loop.train_step, loop.finish_step, loop.save = noting_step, noting_end, signalled_save
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             code = run_command(lambda: PROGRAMS[job["program"]](job["argv"]))
     finally:
-        loop.train_step, loop.save = step, save
+        loop.train_step, loop.finish_step, loop.save = begin, finish, save
     return {"code": code, "output": output.getvalue(), "errors": errors.getvalue(), **noted}
 
 
