@@ -18,6 +18,7 @@ from typing import Any, Callable, ContextManager, Iterator, List, NamedTuple, Op
 
 import torch
 
+from common.cores import model_threads, usable_cores
 from common.errors import Refusal
 from common.launch import DEVICES
 from common.logs import logger
@@ -175,6 +176,24 @@ def scales_gradients() -> bool:
     return not is_ipu() and importlib.import_module("poptorch_host.host").scales_gradients()
 
 
+def choose_threads() -> None:
+    """Sets and logs how many threads of PyTorch run products of this process; OMP_NUM_THREADS in the environment wins.
+
+    On a CPU they are as many as PyTorch takes, within what the process may use, less one of each 8, which is left to
+    data workers: a thread that waits for its core makes all others wait. On a GPU they only have to feed it. They are
+    not bound to cores.
+    """
+    if os.environ.get("OMP_NUM_THREADS"):
+        logger.info("threads: %d, of OMP_NUM_THREADS", torch.get_num_threads())
+        return
+    cores = usable_cores()
+    threads = model_threads(min(torch.get_num_threads(), cores), on_gpu=selected().device == "gpu")
+    torch.set_num_threads(threads)
+    logger.info(
+        "threads: %d of %d usable cores, the others for data workers; OMP_NUM_THREADS overrides", threads, cores
+    )
+
+
 def peak_memory() -> int:
     """The most bytes that this process has used so far: of the GPU's memory, else of the host's."""
     return torch.cuda.max_memory_allocated() if selected().device == "gpu" else host_peak_memory()
@@ -238,7 +257,10 @@ def _host(device: str) -> Accelerator:
     if device == "gpu" and not torch.cuda.is_available():
         raise Refusal("--device gpu needs CUDA: this PyTorch sees no GPU; use --device cpu")
     if device != "cpu" and torch.cuda.is_available():
-        host.configure(device=f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}")
+        index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        torch.cuda.set_device(index)  # what PyTorch does without naming a device, such as pinning memory, is there, too
+        torch.backends.cudnn.allow_tf32 = False  # of convolutions, which take it by default
+        host.configure(device=f"cuda:{index}")
         kind = "gpu"
     else:
         host.configure(device="cpu")
@@ -280,4 +302,5 @@ def use_tf32() -> None:
         torch.set_float32_matmul_precision("highest")
         logger.warning("MODEL.TF32: products are wrong by %.1e, more than TF32 explains: float32 is used", error)
     else:
+        torch.backends.cudnn.allow_tf32 = True
         logger.info("float32 products: TF32 where the GPU has it, error %.1e, without it %.1e", error, reference)

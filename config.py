@@ -147,6 +147,7 @@ def _training(tree: CfgNode) -> None:
     tree.TRAIN.ACCUMULATION_STEPS = 64  # micro-batches per replica and weight update
     tree.TRAIN.AUTO_RESUME = True  # resume from the newest valid checkpoint in OUTPUT
     tree.TRAIN.USE_CHECKPOINT = False  # compute blocks again in the backward pass, to save memory; for hosts
+    tree.TRAIN.COMPILE = False  # run the model under torch.compile, which takes a minute or more; for hosts
     tree.TRAIN.CHECKPOINT_STEPS = 0  # weight updates between checkpoints; 0: at the end of epochs only
     tree.TRAIN.SKIP_NONFINITE = 0  # consecutive updates that may be skipped as not finite; hosts only
     tree.TRAIN.KEEP = 0  # checkpoints to keep in addition to last, previous and best

@@ -20,6 +20,9 @@ if [ "${1:-}" = --dry-run ]; then
 fi
 processes=${PROCESSES:-$("$PYTHON" -c 'import torch; print(max(torch.cuda.device_count(), 1))')}
 nodes=${NODES:-1}
+# torchrun gives each process one thread otherwise
+cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}"
 command=("$PYTHON" -m torch.distributed.run --nnodes "$nodes" --nproc-per-node "$processes")
 if [ "$nodes" -gt 1 ]; then
     command+=(--node-rank "${NODE:-0}" --master-addr "${MASTER%%:*}" --master-port "${MASTER##*:}")

@@ -38,6 +38,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     with StopRequest().installed() as stop, processes.joined(config, stages) as launch:
         with console_log(launch.is_leader), errors_refused("the device failed"):
             arguments.log_configuration(args, config)
+            accelerator.choose_threads()
             if args.throughput:
                 evaluation.measure_throughput(config, launch)
             elif args.eval:

@@ -12,13 +12,15 @@ from yacs.config import CfgNode
 import accelerator
 from common.errors import Refusal
 from common.logs import logger
-from planning.geometry import architecture, configured_classes
+from planning.geometry import architecture, configured_classes, configured_layers
 from planning.placement import pipeline_stages
 
+from .compiling import CompiledNetwork, check_compiler, is_watched
+from .fused_attention import FusedLayer, fused_is_faster
 from .host_blocks import HostLayer
 from .losses import ClassificationLoss
 from .pipeline import annotate
-from .swin_transformer import LayerNorm, SwinTransformer
+from .swin_transformer import BlockStyle, LayerNorm, SwinTransformer
 from .swin_transformer_v2 import SwinTransformerV2
 
 
@@ -59,6 +61,7 @@ class SwinClassifier(SwinTransformer):
         self._activations = torch.float16 if precision.startswith("16.") else torch.float32
         self._autocasts = precision == "mix"
         self._flips = config.TEST.FLIP
+        self._compiled = CompiledNetwork() if config.TRAIN.COMPILE else None
         self.loss = ClassificationLoss(config, num_classes)
         for name, values in (("pixel_mean", config.DATA.MEAN), ("pixel_std", config.DATA.STD)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)  # float32, even in 16.16
@@ -89,10 +92,16 @@ class SwinClassifier(SwinTransformer):
         if targets is None and self._flips:
             images = torch.cat([images, images.flip(-1)])  # the stages of a pipeline run once
         with self.autocast(images.device.type):
-            logits = super().forward(images).float()
+            logits = self._network(images).float()
         if targets is None:
             return logits.view(2, -1, logits.shape[1]).mean(0) if self._flips else logits
         return logits, accelerator.poptorch().identity_loss(self.loss(logits, targets), "mean")
+
+    def _network(self, images: Tensor) -> Tensor:
+        """The logits of normalised images, compiled if the configuration asks for it."""
+        if self._compiled is None or is_watched():
+            return super().forward(images)
+        return self._compiled(self, images)
 
     def normalised(self, images: Tensor) -> Tensor:
         """The images in the precision of the activations; uint8 images are normalised first."""
@@ -122,6 +131,12 @@ class HostSwinClassifier(SwinClassifier):
     layer_type = HostLayer
 
 
+class FusedSwinClassifier(SwinClassifier):
+    """The same for Swin V1 on a GPU whose fused attention is faster; see fused_attention.py."""
+
+    layer_type = FusedLayer
+
+
 MODELS = {"swin": SwinClassifier, "swinv2": SwinV2Classifier}  # by MODEL.TYPE
 
 
@@ -129,11 +144,24 @@ def fastest(config: CfgNode) -> Type[SwinClassifier]:
     """The class of the configured model that is fastest here; but for rounding, all give the same results."""
     swin, device = config.MODEL, accelerator.selected().device
     plain = swin.TYPE == "swin" and swin.PRECISION in ("32.32", "mix") and not (swin.DROP_RATE or swin.ATTN_DROP_RATE)
+    if config.TRAIN.COMPILE:
+        logger.info("blocks: ordinary operations of PyTorch, under torch.compile")
+        return MODELS[swin.TYPE]
     if plain and device == "cpu":
         logger.info("blocks: for CPUs, a few samples at a time, without those that stochastic depth drops")
         return HostSwinClassifier
     logger.info("blocks: ordinary operations of PyTorch")
+    if plain and device == "gpu" and fused_is_faster(*_attention_of(config)):
+        return FusedSwinClassifier
     return MODELS[swin.TYPE]
+
+
+def _attention_of(config: CfgNode) -> Tuple[Any, ...]:
+    """The arguments of `fused_is_faster` for a model on a GPU."""
+    swin = architecture(config)
+    style = BlockStyle(swin.MLP_RATIO, swin.QKV_BIAS, swin.QK_SCALE, 0.0, 0.0, nn.LayerNorm)
+    dtype = accelerator.autocast_dtype("cuda") if config.MODEL.PRECISION == "mix" else torch.float32
+    return configured_layers(config), style, config.DATA.BATCH_SIZE, dtype, "cuda"
 
 
 def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training: bool = True) -> SwinClassifier:
@@ -145,7 +173,7 @@ def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training:
         training: whether to mark the outputs that IPU.RECOMPUTATION keeps for the backward pass.
 
     Raises:
-        Refusal: for a precision that the accelerator does not support.
+        Refusal: for a precision that the accelerator does not support, and TRAIN.COMPILE where nothing compiles.
         ValueError: for sizes or stages that do not match.
     """
     if config.MODEL.PRECISION == "mix" and accelerator.is_ipu():
@@ -154,6 +182,8 @@ def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training:
         accelerator.use_tf32()
     on_gpu = accelerator.selected().device == "gpu" and config.MODEL.PRECISION == "mix"
     accelerator.scale_gradients(on_gpu and accelerator.autocast_dtype("cuda") == torch.float16)
+    if config.TRAIN.COMPILE:
+        check_compiler()
     classes = configured_classes(config) if num_classes is None else num_classes
     if config.TRAIN.USE_CHECKPOINT and accelerator.is_ipu():
         logger.warning("TRAIN.USE_CHECKPOINT has no effect on IPUs, where IPU.RECOMPUTATION decides")

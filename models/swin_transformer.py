@@ -140,12 +140,15 @@ class ShiftedWindowAttention(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         if any(self.shift):
             x = torch.roll(x, (-self.shift[0], -self.shift[1]), (1, 2))
-        query, key, value = self._windows(self.project(x))
-        scores = self.similarity(query, key) + self._bias().to(query.dtype)
-        x = self._map(self.attn_drop(functional.softmax(scores, dim=-1)) @ value, x.shape)
+        x = self._map(self.attend(*self._windows(self.project(x))), x.shape)
         if any(self.shift):
             x = torch.roll(x, self.shift, (1, 2))
         return self.proj_drop(self.proj(x))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Queries, keys and values -> what each token gets, all (B, windows, heads, tokens, C / heads)."""
+        scores = self.similarity(query, key) + self._bias().to(query.dtype)
+        return self.attn_drop(functional.softmax(scores, dim=-1)) @ value
 
     def weights(self, x: Tensor) -> Tensor:
         """The attention weights for an input (B, H, W, C): (B, windows, heads, tokens, tokens), each row sums to one.

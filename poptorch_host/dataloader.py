@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Union
 import torch
 from torch.utils.data import IterableDataset, Subset
 
+from . import host
 from ._logging import logger
 from .enums import DataLoaderMode
 from .errors import check, createPoptorchError
@@ -40,7 +41,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         rebatched_worker_size: the size of the batches to gather combined batches from (default: a combined batch).
         batch_sampler: yields the indices of micro-batches, which are concatenated. Its attribute `batch_size` replaces
             the argument, and its length is that of the loader.
-        **kwargs: further arguments of PyTorch's DataLoader. `pin_memory` has an effect in Sync mode only.
+        **kwargs: further arguments of PyTorch's DataLoader. `pin_memory` has an effect in Sync mode only, where it is
+            on for models that run on a GPU.
 
     Attributes:
         rebatched_drop_last: `drop_last`, if combined batches are gathered in the accessor's process.
@@ -83,6 +85,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         drop_last = drop_last and (mode != DataLoaderMode.AsyncRebatched or self._rebatched_size is not None)
         sampling = self._sampling(drop_last, rebatched_worker_size, batch_sampler)
         _leave_out_unused(mode, self._rebatched_size is not None, async_options, rebatched_worker_size, kwargs)
+        if mode == DataLoaderMode.Sync and host.device().type == "cuda":
+            kwargs.setdefault("pin_memory", True)  # from where a batch moves to the GPU while the last one is computed
         super().__init__(
             dataset,
             shuffle=bool(shuffle),

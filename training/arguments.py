@@ -82,6 +82,14 @@ KEY_FLAGS = (
         "",
         "compute blocks again in the backward pass, to save memory (hosts only)",
     ),
+    KeyFlag(
+        ("--compile",),
+        "TRAIN.COMPILE",
+        bool,
+        "",
+        "run the model under torch.compile (hosts only)",
+        EVALUATION,
+    ),
     KeyFlag(("--epochs",), "TRAIN.EPOCHS", int, "N", "epochs to train"),
     KeyFlag(("--training-steps",), "TRAIN.TRAINING_STEPS", int, "N", "maximum number of weight updates"),
     KeyFlag(("--zip",), "DATA.ZIP_MODE", bool, "", "read train.zip and validation.zip instead of folders", EVALUATION),
@@ -92,7 +100,8 @@ KEY_FLAGS = (
 )
 
 
-OF_THE_RUN = (("OUTPUT", ""), ("TAG", ""), ("MODEL.PRETRAINED_EMA", False))  # what a checkpoint's weights began with
+# what concerned the run alone, and what a checkpoint's weights began with
+OF_THE_RUN = (("OUTPUT", ""), ("TAG", ""), ("TRAIN.COMPILE", False), ("MODEL.PRETRAINED_EMA", False))
 
 
 def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:

@@ -44,6 +44,10 @@ def stages(config: CfgNode) -> int:
             f"{VARIABLE}=1 does not support MODEL.PRECISION {config.MODEL.PRECISION}, which hosts emulate: "
             f"use {' or '.join(PRECISIONS)}"
         )
+    if config.TRAIN.COMPILE:
+        raise Refusal(
+            f"{VARIABLE}=1 runs parts of a model, which TRAIN.COMPILE compiles as a whole: leave --compile out"
+        )
     if config.TRAIN.FREEZE:
         raise Refusal(f"{VARIABLE}=1 trains the weights of every stage: leave TRAIN.FREEZE out")
     return len(pipeline_stages(config))

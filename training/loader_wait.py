@@ -2,13 +2,13 @@
 # Copyright 2026 the Swin IPU trainer authors
 """How long training waits for data: the share of time, and what shortens it."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List
 
 from yacs.config import CfgNode
 
+from common.cores import usable_cores
 from common.logs import logger
 from dataset.shards import is_sharded
 
@@ -62,7 +62,7 @@ def report_wait(config: CfgNode, epoch: int, share: float) -> None:
 def remedies(config: CfgNode) -> List[str]:
     """Changes of the configuration that make data arrive sooner, the most effective first."""
     data = config.DATA
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    cores = usable_cores()
     if data.DATASET == "generated":
         return ["--synthetic device"]
     found = []

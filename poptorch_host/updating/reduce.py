@@ -43,6 +43,8 @@ def process_group(options: Options, device: torch.device) -> "Optional[dist.Proc
                 f"Options say {processes} processes, but {' and '.join(missing)} are not set: "
                 "start the program with torchrun, or call torch.distributed.init_process_group"
             )
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # which collectives of objects use, and whatever names no device
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # programs reduce host tensors too
         limit: Dict[str, Any] = {} if host.timeout() is None else {"timeout": host.timeout()}  # torch 2.0 takes no None
         dist.init_process_group(backend, rank=options.Distributed.processId, world_size=processes, **limit)

@@ -88,7 +88,7 @@ class Device:
         for part, target in zip(inputs.chunk(self.micro_batches), targets.chunk(self.micro_batches)):
             self.update.before_backward(1)
             loss = torch.nn.functional.mse_loss(self.module(part), target)
-            loss.backward(torch.full_like(loss, self.update.root_gradient()))
+            loss.backward(self.update.scaled(torch.full_like(loss, self.update.root_gradient())))
             self.update.accumulate(1)
         self.update.apply()
         self.update.mark_run()

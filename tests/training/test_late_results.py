@@ -132,9 +132,9 @@ def test_step_begins_without_waiting_for_the_device(digits, tmp_path, monkeypatc
     """Clipping, the check of the gradients and the update wait for nothing; and what does is seen."""
     begin, found = loop.train_step, []
 
-    def watched(*args):
+    def watched(*args, **kwargs):
         with Methods(found), Operations(found):
-            return begin(*args)
+            return begin(*args, **kwargs)
 
     monkeypatch.setattr(loop, "train_step", watched)
     monkeypatch.setattr(update, "_without_modes", contextlib.nullcontext)  # which hides the update from the modes

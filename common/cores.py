@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""The cores that this process may use, and how many of them compute the model."""
+
+import os
+from pathlib import Path
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container (cgroup v2): microseconds of CPU time and of wall time, or max
+LEFT_OF = 8  # one core of so many is left to data workers
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may run on, or that a container's quota amounts to if that is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    try:
+        quota, period = QUOTA.read_text(encoding="ascii").split()
+    except (OSError, ValueError):  # there is none
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def model_threads(cores: int, on_gpu: bool) -> int:
+    """How many of `cores` run the products of a model; for one on a GPU, how many do the work of its host."""
+    left = cores // LEFT_OF
+    return max(1, left if on_gpu else cores - left)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Window attention by PyTorch's fused kernels, for GPUs where it is faster: same numbers, parameters and names."""
+
+import time
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.logs import logger
+from planning.geometry import LayerShape
+
+from .compiling import is_watched
+from .swin_transformer import BasicLayer, BlockStyle, SwinTransformerBlock, WindowAttention
+
+ROUNDS = 5  # of a measurement, after one that warms up
+
+
+class FusedWindowAttention(WindowAttention):
+    """As the base class; windows count as heads, so that bias and mask are the same for the whole batch."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As of the base class."""
+        if is_watched():
+            return super().attend(query, key, value)
+        batch, windows, heads, tokens, size = query.shape
+        bias = self._bias().to(query.dtype).expand(windows, heads, tokens, tokens).reshape(1, -1, tokens, tokens)
+        query = query * (self.scale * size**0.5)  # the fused operation divides by the root; before 2.1 always
+        parts = (part.flatten(1, 2) for part in (query, key, value))
+        return functional.scaled_dot_product_attention(*parts, attn_mask=bias.expand(batch, -1, -1, -1)).view_as(value)
+
+
+class FusedBlock(SwinTransformerBlock):
+    """A block with fused attention."""
+
+    attention_type = FusedWindowAttention
+
+
+class FusedLayer(BasicLayer):
+    """The blocks of one resolution, with fused attention."""
+
+    block_type = FusedBlock
+
+
+def fused_is_faster(
+    shapes: Sequence[LayerShape], style: BlockStyle, batch: int, dtype: torch.dtype, device: str
+) -> bool:
+    """Measures the attention of all layers both ways, forward and backward, and logs the seconds of each.
+
+    Args:
+        shapes: the layers of a model.
+        style: the settings of its blocks.
+        batch: images in a micro-batch.
+        dtype: what products are computed in: float32, or the type of autocast.
+        device: the type of the device.
+    """
+    with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
+        plain, fused = (
+            sum(_seconds(_step(kind, shape, style, batch, dtype, device), device) for shape in shapes)
+            for kind in (WindowAttention, FusedWindowAttention)
+        )
+    chosen = "fused" if fused < plain else "plain"
+    logger.info("attention: %s; forward and backward take %.2g s fused, %.2g s plain", chosen, fused, plain)
+    return fused < plain
+
+
+def _step(
+    kind: Callable[..., nn.Module], shape: LayerShape, style: BlockStyle, batch: int, dtype: torch.dtype, device: str
+) -> Callable[[], None]:
+    attention = kind(shape, shape.shift, style).to(device)
+    images = torch.randn(batch, *shape.grid, shape.channels, device=device)
+
+    def step() -> None:
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            attention(images).sum().backward()
+
+    return step
+
+
+def _seconds(step: Callable[[], None], device: str) -> float:
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    step()
+    wait()
+    start = time.perf_counter()
+    for _ in range(ROUNDS):
+        step()
+    wait()
+    return (time.perf_counter() - start) / ROUNDS
