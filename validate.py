@@ -30,6 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     accelerator.select(args.device)
     with processes.joined(config) as launch, console_log(launch.is_leader), errors_refused("the device failed"):
         arguments.log_keys_without_meaning(args)
+        accelerator.choose_threads()
         files = (args.per_class, args.confusion_matrix, args.predictions)
         tables = Tables(*(Path(file) if file else None for file in files))
         validate_weights(config, path, state, launch, args.per_class is not None, tables)

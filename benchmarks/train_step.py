@@ -8,9 +8,9 @@ All run in one process and take turns, so that whatever else the machine does hi
 runs: poptorch_host with AdamW and clipping. A peer's step is forward, loss, backward, clipping and AdamW; "tuned" has
 PyTorch's float32 matmul precision "medium" and the fused AdamW, as ours, and bfloat16 is autocast; "compiled" is the
 same under torch.compile, as is ours with TRAIN.COMPILE. Evaluation is the forward pass. The bound is the time of the
-matrix products of the ordinary model's step alone, each on tensors of its own shapes at "medium". Printed are the median
-and the range over rounds: of the CPU time of each over ours (above 1 ours is faster), and of the bound over ours (the
-share of the bound; work that is left out raises it).
+matrix products of the ordinary model's step alone, each on tensors of its own shapes at "medium". Printed are the
+median and the range over rounds: of the CPU time of each over ours (above 1 ours is faster), and of the bound over ours
+(the share of the bound; work that is left out raises it).
 
 `--memory` prints the peak memory of a training step of each instead, measured in a process of its own.
 """

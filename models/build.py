@@ -184,6 +184,7 @@ def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training:
     accelerator.scale_gradients(on_gpu and accelerator.autocast_dtype("cuda") == torch.float16)
     if config.TRAIN.COMPILE:
         check_compiler()
+        accelerator.keep_micro_batches_apart()
     classes = configured_classes(config) if num_classes is None else num_classes
     if config.TRAIN.USE_CHECKPOINT and accelerator.is_ipu():
         logger.warning("TRAIN.USE_CHECKPOINT has no effect on IPUs, where IPU.RECOMPUTATION decides")

@@ -41,6 +41,6 @@ class Link:
 
     def mark(self) -> torch.cuda.Event:
         """Returns an event that happens when the device has done all that it was given so far."""
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)  # who waits leaves its core to others
         event.record(torch.cuda.current_stream(self._device))
         return event

@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not CPU, reason="this PyTorch scales gradients of GPUs only"),
 ]
 OPTIMIZERS = {"fused": optim.AdamW, "not fused": optim.SGD}
+REFERENCES = {optim.AdamW: torch.optim.AdamW, optim.SGD: torch.optim.SGD}
 NORM = 0.3
 
 
@@ -53,9 +54,7 @@ def test_weights_and_scale_are_those_of_a_loop_with_a_scaler(cls, late, scaling,
     """An overflow halves the scale and leaves the update out; two good updates double it."""
     monkeypatch.setattr(update, "is_apart", lambda _: late)
     device, model = device_of(cls), make_net()
-    reference = {optim.AdamW: torch.optim.AdamW, optim.SGD: torch.optim.SGD}[cls](
-        model.parameters(), lr=0.1, **({"weight_decay": 0.0} if cls is optim.AdamW else {})
-    )
+    reference = REFERENCES[cls](model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", growth_interval=2)
     device.update._scaler.set_growth_interval(2)
     batches = make_batches(5)
@@ -96,7 +95,7 @@ def test_device_without_a_scaler_takes_the_state_of_one(scaling, caplog):
 
 def test_scaling_changes_no_weight_where_nothing_overflows(scaling):
     scaled, plain = device_of(optim.AdamW), make_net()
-    reference = torch.optim.AdamW(plain.parameters(), lr=0.1, weight_decay=0.0)
+    reference = torch.optim.AdamW(plain.parameters(), lr=0.1)
     for inputs, targets in make_batches(4):
         scaled.train(inputs, targets)
         train_on_host(plain, reference, inputs, targets, NORM)
