@@ -37,8 +37,9 @@ def check_compiler() -> None:
     try:
         torch.compile(_add)(torch.zeros(2, device=device))
     except (RuntimeError, ImportError, OSError) as error:
+        said = one_line(str(error).partition("Set TORCH")[0])  # without how to debug PyTorch
         raise Refusal(
-            f"TRAIN.COMPILE: torch.compile does not work here ({one_line(error)[:300]}): install a C++ compiler "
+            f"TRAIN.COMPILE: torch.compile does not work here ({said[:300]}): install a C++ compiler "
             "with Python's headers (apt install g++ python3-dev), or leave --compile out"
         ) from error
 
