@@ -90,5 +90,5 @@ def network(model: SwinTransformer, images: Tensor) -> Tensor:
     for layer in model.layers:
         for block in layer.blocks:  # type: ignore[union-attr]
             x = checkpoint(block.forward, x, use_reentrant=False) if layer.use_checkpoint else block.forward(x)
-        x = x if layer.downsample is None else layer.downsample.forward(x)  # type: ignore[union-attr,operator]
+        x = x if layer.downsample is None else layer.downsample.forward(x)  # type: ignore[union-attr]
     return model.head(model.pool(x))

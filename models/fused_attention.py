@@ -28,8 +28,9 @@ class FusedWindowAttention(WindowAttention):
         batch, windows, heads, tokens, size = query.shape
         bias = self._bias().to(query.dtype).expand(windows, heads, tokens, tokens).reshape(1, -1, tokens, tokens)
         query = query * (self.scale * size**0.5)  # the fused operation divides by the root; before 2.1 always
-        parts = (part.flatten(1, 2) for part in (query, key, value))
-        return functional.scaled_dot_product_attention(*parts, attn_mask=bias.expand(batch, -1, -1, -1)).view_as(value)
+        query, key, merged = query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2)
+        mask = bias.expand(batch, -1, -1, -1)
+        return functional.scaled_dot_product_attention(query, key, merged, attn_mask=mask).view_as(value)
 
 
 class FusedBlock(SwinTransformerBlock):
