@@ -4,6 +4,7 @@
 
 import contextlib
 
+import poptorch_host as poptorch
 import pytest
 import torch
 from poptorch_host import host
@@ -14,9 +15,6 @@ from poptorch_host.updating import reduce
 import accelerator
 from config import get_config
 from models.build import build_pipeline
-from tests.backend import host_only, poptorch
-
-pytestmark = host_only("the choices of a host")
 
 
 @pytest.fixture

@@ -100,24 +100,9 @@ class WeightUpdate:
         self._typed = [slot for slot in self._slots if slot.accumulator_type is not None]
         self._loss_scale = LossScale(bool(popart.get("automaticLossScalingSettings.enabled", False)), device, group)
         self._stop_at_overflow = bool(popart.get("enableFloatingPointChecks", False))
-        in_float = all(slot.master is slot.weight for slot in self._slots)
-        self._scaler = gradient_scaler(device) if host.scales_gradients() and in_float else None
-        self._leaves_out = host.skips_nonfinite() or self._scaler is not None
-        self._expects_overflow = (
-            self._stop_at_overflow
-            or self._leaves_out
-            or self._loss_scale.automatic
-            or any(slot.weight.dtype == torch.float16 for slot in self._slots)
-        )
+        self._expect_overflow()
         rounds = bool(popart.get("enableStochasticRounding", False))
         self._generator = torch.Generator(device) if rounds else None
-        self._norms: List[torch.Tensor] = []  # of the updates that the host knows nothing of yet
-        self.is_late = (
-            is_apart(device)
-            and self._rule.decides_on_device
-            and rest is None
-            and not (self._stop_at_overflow or self._loss_scale.automatic)
-        )
         self._reducer = None
         if group is not None:
             seed = agree(seed, device, group)
@@ -131,6 +116,17 @@ class WeightUpdate:
         if isinstance(latch.optimizer, optim.Optimizer) and latch.optimizer.has_state():
             self._upload(latch.optimizer, with_values=latch.optimizer.host_state_is_dirty)
         self._attach(latch.optimizer)
+
+    def _expect_overflow(self) -> None:
+        """Decides what happens to gradients that are not finite, and whether the host is asked."""
+        in_float = all(slot.master is slot.weight for slot in self._slots)
+        self._scaler = gradient_scaler(self._device) if host.scales_gradients() and in_float else None
+        self._leaves_out = host.skips_nonfinite() or self._scaler is not None
+        by_host = self._stop_at_overflow or self._loss_scale.automatic
+        in_half = any(slot.weight.dtype == torch.float16 for slot in self._slots)
+        self._expects_overflow = by_host or self._leaves_out or in_half
+        self.is_late = is_apart(self._device) and self._rule.decides_on_device and self._rest is None and not by_host
+        self._norms: List[torch.Tensor] = []  # of the updates that the host knows nothing of yet
 
     # For the engine.
 

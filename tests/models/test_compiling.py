@@ -19,10 +19,8 @@ from common.errors import Refusal
 from config import get_config
 from models import compiling
 from models.build import build_pipeline
-from tests.backend import host_only
 
 pytest_plugins = ["tests.digits"]
-pytestmark = host_only("an IPU has its own compiler")
 SMALL = [
     *("MODEL.SWIN.EMBED_DIM", "8", "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]"),
     *("IPU.LAYERS_PER_IPU", "[1, 1]", "TRAIN.ACCUMULATION_STEPS", "4", "MODEL.DROP_PATH_RATE", "0.0"),
