@@ -30,7 +30,7 @@ import yaml
 
 HOST = Path(__file__).resolve().parent.parent / "poptorch_host"
 LISTING = Path(__file__).with_name("programs.yml")
-DATA = Path(__file__).with_name("program_data.py")
+DATA = Path(__file__).with_name("program_data")
 
 _POLL_SECONDS = 0.5
 RUNS, REFUSED, STOPS, LATE = "runs", "refused", "stops", "too slow"
@@ -106,13 +106,13 @@ def run(program: Program, checkouts: Dict[str, Path], python: str, work: Path) -
     shutil.copytree(checkouts[checkout] / inside, folder, symlinks=True)
     environment = environment_of(program, folder)
     calls = [[str(DATA), *shlex.split(filled(arguments, checkouts))] for arguments in program.data]
-    calls += [[str(HOST), *shlex.split(command)] for command in [*program.before, program.command]]
+    calls += [shlex.split(command) for command in [*program.before, program.command]]
     log = folder.with_suffix(".log")
     started = time.monotonic()
     with log.open("w") as output:
         for words in calls:
             until = program.until if words is calls[-1] else ""
-            code = call([python, *words], folder / program.within, environment, output, program.limit, until)
+            code = call([python, str(HOST), *words], folder / program.within, environment, output, program.limit, until)
             if code != 0:
                 break
     return judge(program, code, time.monotonic() - started, log.read_text(errors="replace"))

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 the Swin IPU trainer authors
+"""Text data sets and metrics that `datasets` and `evaluate` find before they download."""
+
+import json
+import random
+from textwrap import dedent, indent
+
+from .files import WORDS, placed
+
+# the features of a metric, and the body of its function of predictions and references
+_METRICS = {
+    "accuracy": (
+        '{"predictions": Value("int32"), "references": Value("int32")}',
+        'return {"accuracy": sum(map(int.__eq__, map(int, predictions), map(int, references))) / len(references)}',
+    ),
+    "roc_auc": (
+        '{"prediction_scores": Sequence(Value("float")), "references": Sequence(Value("int32"))}',
+        """\
+        from sklearn.metrics import roc_auc_score
+        return {"roc_auc": roc_auc_score(references, prediction_scores, multi_class=multi_class)}""",
+    ),
+    "squad": (
+        """{
+            "predictions": {"id": Value("string"), "prediction_text": Value("string")},
+            "references": {
+                "id": Value("string"),
+                "answers": Sequence({"text": Value("string"), "answer_start": Value("int32")}),
+            },
+        }""",
+        """\
+        known = {reference["id"]: reference["answers"]["text"] for reference in references}
+        found = [answer["prediction_text"] in known[answer["id"]] for answer in predictions]
+        return {"exact_match": 100 * sum(found) / len(found)}""",
+    ),
+}
+_METRIC = '''\
+"""Generated in place of a download."""
+
+from datasets import Features, Sequence, Value
+from {library} import {info}, Metric
+
+
+class Generated(Metric):
+    def _info(self):
+        return {info}(description="", citation="", inputs_description="", features=Features({features}))
+
+    def _compute(self, predictions=None, references=None, prediction_scores=None, multi_class="raise"):
+{body}
+'''
+
+
+def metric(library: str, name: str, file: str) -> None:
+    """Writes the script of a metric; library: datasets or evaluate. SQuAD's metric is the exact match alone."""
+    features, body = _METRICS[name]
+    info = {"datasets": "MetricInfo", "evaluate": "EvaluationModuleInfo"}[library]
+    body = indent(dedent(body), " " * 8)
+    placed(file).write_text(_METRIC.format(library=library, info=info, features=features, body=body))
+
+
+def squad(folder: str, train: str, validation: str) -> None:
+    """Writes questions on random texts, with answers that are words of the text, as JSON lines."""
+    rng = random.Random(0)
+    for split, count in (("train", int(train)), ("validation", int(validation))):
+        with placed(f"{folder}/{split}.json").open("w") as file:
+            for index in range(count):
+                words = rng.choices(WORDS, k=40)
+                place = rng.randrange(len(words))
+                answers = {"text": [words[place]], "answer_start": [len(" ".join([*words[:place], ""]))]}
+                example = {"id": f"{split}{index}", "title": "words", "context": " ".join(words), "answers": answers}
+                file.write(json.dumps({**example, "question": " ".join(rng.choices(WORDS, k=6)) + "?"}) + "\n")
+
+
+def records(file: str, count: str, *fields: str) -> None:
+    """Writes JSON lines with the fields NAME=words, ten random words, and NAME=label, 0 or 1 in turn."""
+    rng = random.Random(0)
+    kinds = dict(field.split("=") for field in fields)
+    with placed(file).open("w") as output:
+        for index in range(int(count)):
+            draw = {"words": lambda: " ".join(rng.choices(WORDS, k=10)), "label": lambda index=index: index % 2}
+            output.write(json.dumps({name: draw[kind]() for name, kind in kinds.items()}) + "\n")
