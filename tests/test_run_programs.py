@@ -2,12 +2,16 @@
 # Copyright 2026 the Swin IPU trainer authors
 """tools/run_programs.py: the list is well formed, and what became of a program is told as it was."""
 
+import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tools import program_data
+from tools.program_data.graphs import neighbors
 from tools.run_programs import LATE, LISTING, REFUSED, RUNS, STOPS, Program, main, read_listing, run
 
 PROGRAMS = {
@@ -86,3 +90,40 @@ def test_the_tool_runs_from_anywhere(tmp_path):
     script = LISTING.with_name("run_programs.py")
     command = [sys.executable, str(script), "--requirements", "main"]
     assert "torch==" in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+
+def with_site(home, code):
+    """Runs code as a program that has the stand-in for downloads."""
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(LISTING.with_name("program_site"))}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+def test_torchvision_takes_generated_cifar10_and_still_finds_a_damaged_file(tmp_path):
+    folder = tmp_path / ".torch" / "datasets"
+    program_data.MAKERS["cifar10"](str(folder), "10", "4")
+    load = f"from torchvision.datasets import CIFAR10\ns = CIFAR10({str(folder)!r})\nprint(len(s), s[9][0].size)"
+    assert with_site(tmp_path, load).stdout == "10 (32, 32)\n"
+    (folder / "cifar-10-batches-py" / "test_batch").write_bytes(b"damaged")
+    assert "not found or corrupted" in with_site(tmp_path, load).stderr
+
+
+def test_downloads_are_read_from_the_folder_of_the_program(tmp_path):
+    program_data.MAKERS["write"](str(tmp_path / "downloads" / "a.example" / "films" / "index.html"), "v_1.avi")
+    fetch = "import urllib.request\nprint(urllib.request.urlopen('https://a.example/films/').read().decode())"
+    assert with_site(tmp_path, fetch).stdout == "v_1.avi\n\n"
+    assert "No such file" in with_site(tmp_path, fetch.replace("films", "others")).stderr
+
+
+def test_generated_graphs_are_undirected_without_self_loops_and_isolated_nodes():
+    source, target = neighbors(np.random.default_rng(0), 50)
+    edges = set(zip(source.tolist(), target.tolist()))
+    assert edges == {(b, a) for a, b in edges} and all(a != b for a, b in edges)
+    assert set(source.tolist()) == set(range(50))
+
+
+def test_generated_answers_are_in_their_texts(tmp_path):
+    program_data.MAKERS["squad"](str(tmp_path), "20", "2")
+    for line in (tmp_path / "train.json").read_text().splitlines():
+        example = json.loads(line)
+        [text], [start] = example["answers"]["text"], example["answers"]["answer_start"]
+        assert example["context"][start : start + len(text)] == text

@@ -44,8 +44,9 @@ _HEAD = """# PopTorch programs that were written elsewhere
 
 Made by `python tools/run_programs.py` of the repository; do not edit. Each command ran as
 `python -m poptorch_host COMMAND` in a copy of its folder of a checkout, with generated data; `tools/programs.yml` has
-the data, the packages and the checkouts. Variables in front of a command are set for it. A program that would run for
-long was ended after its first steps.
+the data, the packages and the checkouts. Variables in front of a command are set for it: with `program_site` on
+PYTHONPATH, torchvision expects the sums of the generated CIFAR-10, and urllib reads downloads from a folder. A program
+that would run for long was ended after its first steps.
 """
 
 
@@ -120,7 +121,8 @@ def run(program: Program, checkouts: Dict[str, Path], python: str, work: Path) -
 
 def environment_of(program: Program, folder: Path) -> Dict[str, str]:
     """Returns the environment variables of a run: those of this process, offline switches, and the program's own."""
-    quiet = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")
+    quiet = {"WANDB_MODE": "disabled", **dict.fromkeys(offline, "1")}
     own = {key: filled(value, {"tools": DATA.parent}) for key, value in program.variables.items()}
     return {**os.environ, **quiet, "HOME": str(folder), "PYTHONUNBUFFERED": "1", **own}
 
@@ -180,7 +182,7 @@ def table(listing: Listing, results: Dict[str, Result]) -> str:
     outcomes = [results[program.name].outcome for program in known]
     counts = [f"{outcomes.count(outcome)} {meaning}" for outcome, meaning in _MEANINGS.items()]
     page = [_HEAD, f"Of {len(known)} programs {', '.join(counts)}.", ""]
-    page += ["| program | folder | command | packages | edits | result |", "|---|---|---|---|---|---|"]
+    page += ["| program | folder | command | packages | generated | edits | result |", "|---|---|---|---|---|---|---|"]
     page += [row(program, results[program.name]) for program in known]
     page += ["", "Not in the table:", ""] + [f"- `{folder}`: {why}" for folder, why in listing.left_out.items()]
     return "\n".join(page) + "\n"
@@ -191,7 +193,8 @@ def row(program: Program, result: Result) -> str:
     variables = [f"{key}={value}" for key, value in program.variables.items()]
     command = cell(" ".join([*variables, program.command]), 1000)
     result_text = ". ".join(filter(None, [result.outcome, cell(result.line, 200), program.note]))
-    cells = [program.name, f"`{program.folder}`", f"`{command}`", program.environment, program.edits, result_text]
+    made = ", ".join(dict.fromkeys(arguments.split()[0] for arguments in program.data))
+    cells = [program.name, f"`{program.folder}`", f"`{command}`", program.environment, made, program.edits, result_text]
     return f"| {' | '.join(cells)} |"
 
 

@@ -4,6 +4,7 @@
 
 import json
 import random
+from pathlib import Path
 from textwrap import dedent, indent
 
 from .files import WORDS, placed
@@ -37,25 +38,29 @@ _METRICS = {
 _METRIC = '''\
 """Generated in place of a download."""
 
+import {library}
 from datasets import Features, Sequence, Value
-from {library} import {info}, Metric
 
 
-class Generated(Metric):
+class Generated({library}.Metric):
     def _info(self):
-        return {info}(description="", citation="", inputs_description="", features=Features({features}))
+        return {library}.MetricInfo(description="", citation="", inputs_description="", features=Features({features}))
 
     def _compute(self, predictions=None, references=None, prediction_scores=None, multi_class="raise"):
 {body}
 '''
 
 
-def metric(library: str, name: str, file: str) -> None:
-    """Writes the script of a metric; library: datasets or evaluate. SQuAD's metric is the exact match alone."""
+def metric(library: str, name: str) -> None:
+    """Writes the script of a metric where `datasets` or `evaluate` would keep its download.
+
+    SQuAD's metric is the exact match alone.
+    """
     features, body = _METRICS[name]
-    info = {"datasets": "MetricInfo", "evaluate": "EvaluationModuleInfo"}[library]
-    body = indent(dedent(body), " " * 8)
-    placed(file).write_text(_METRIC.format(library=library, info=info, features=features, body=body))
+    text = _METRIC.format(library=library, features=features, body=indent(dedent(body), " " * 8))
+    known_as = name if library == "datasets" else f"evaluate-metric--{name}"
+    cache = f"{Path.home()}/.cache/huggingface/modules/{library}_modules/metrics"
+    placed(f"{cache}/{known_as}/{'0' * 64}/{name}.py").write_text(text)
 
 
 def squad(folder: str, train: str, validation: str) -> None:

@@ -29,7 +29,9 @@ def serve_downloads() -> None:
 
     def opened(handler: urllib.request.HTTPSHandler, request: urllib.request.Request) -> addinfourl:
         path = request.selector.lstrip("/") + ("index.html" if request.selector.endswith("/") else "")
-        return addinfourl((DOWNLOADS / request.host / path).open("rb"), {}, request.full_url, 200)
+        answer = addinfourl((DOWNLOADS / request.host / path).open("rb"), {}, request.full_url, 200)
+        answer.msg = "OK"
+        return answer
 
     urllib.request.HTTPSHandler.https_open = opened
 
