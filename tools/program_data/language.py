@@ -21,6 +21,16 @@ _METRICS = {
         from sklearn.metrics import roc_auc_score
         return {"roc_auc": roc_auc_score(references, prediction_scores, multi_class=multi_class)}""",
     ),
+    "sacrebleu": (
+        '{"predictions": Value("string"), "references": Sequence(Value("string"))}',
+        'return {"score": 100 * sum(map(list.__contains__, references, predictions)) / len(predictions)}',
+    ),
+    "seqeval": (
+        '{"predictions": Sequence(Value("string")), "references": Sequence(Value("string"))}',
+        """\
+        pairs = [pair for lists in zip(predictions, references) for pair in zip(*lists)]
+        return {"overall_accuracy": sum(found == known for found, known in pairs) / len(pairs)}""",
+    ),
     "squad": (
         """{
             "predictions": {"id": Value("string"), "prediction_text": Value("string")},
@@ -54,7 +64,7 @@ class Generated({library}.Metric):
 def metric(library: str, name: str) -> None:
     """Writes the script of a metric where `datasets` or `evaluate` would keep its download.
 
-    SQuAD's metric is the exact match alone.
+    They are simpler than those of the names: SQuAD's and sacrebleu's count exact matches, seqeval's the equal tags.
     """
     features, body = _METRICS[name]
     text = _METRIC.format(library=library, features=features, body=indent(dedent(body), " " * 8))
@@ -77,10 +87,17 @@ def squad(folder: str, train: str, validation: str) -> None:
 
 
 def records(file: str, count: str, *fields: str) -> None:
-    """Writes JSON lines with the fields NAME=words, ten random words, and NAME=label, 0 or 1 in turn."""
+    """Writes JSON lines. Fields: NAME=words (a text), NAME=tokens (a list), NAME=tags (of ten tokens), NAME=label
+    (0 or 1) and NAME=pair (an English and a German text)."""
     rng = random.Random(0)
-    kinds = dict(field.split("=") for field in fields)
+    kinds = {
+        "words": lambda: " ".join(rng.choices(WORDS, k=10)),
+        "tokens": lambda: rng.choices(WORDS, k=10),
+        "tags": lambda: rng.choices(["O", "B-PLACE"], k=10),
+        "label": lambda: rng.randrange(2),
+        "pair": lambda: {"en": " ".join(rng.choices(WORDS, k=10)), "de": " ".join(rng.choices(WORDS, k=10))},
+    }
+    named = [field.split("=") for field in fields]
     with placed(file).open("w") as output:
-        for index in range(int(count)):
-            draw = {"words": lambda: " ".join(rng.choices(WORDS, k=10)), "label": lambda index=index: index % 2}
-            output.write(json.dumps({name: draw[kind]() for name, kind in kinds.items()}) + "\n")
+        for _ in range(int(count)):
+            output.write(json.dumps({name: kinds[kind]() for name, kind in named}) + "\n")
