@@ -76,12 +76,17 @@ def letters(folder: str, *special: str) -> None:
 
 
 def state(file: str, module: str, name: str, *settings: str) -> None:
-    """Saves the random weights of the model that a function or class NAME of a module makes."""
+    """Saves the random weights of the model that a function or class NAME of a module makes.
+
+    FILE:KEY saves a dictionary that has them under a key.
+    """
     import torch
 
     sys.path.insert(0, "")  # the module may be one of the program
     values = {key: json.loads(value) for key, value in (setting.split("=", 1) for setting in settings)}
-    torch.save(getattr(importlib.import_module(module), name)(**values).state_dict(), placed(file))
+    weights = getattr(importlib.import_module(module), name)(**values).state_dict()
+    path, _, key = file.partition(":")
+    torch.save({key: weights} if key else weights, placed(path))
 
 
 def vqgan(folder: str, codes: str) -> None:
