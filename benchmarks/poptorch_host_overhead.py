@@ -5,7 +5,7 @@
 Both steps run in one process, interleaved, on copies of the same model, with torch.optim's AdamW on both sides. The
 step by hand loops over micro-batches, divides the loss by their number, then calls step() and zero_grad(), with the
 fused optimizer where this PyTorch has one. The first ratio is without folding, so that both sides do the same work; the
-second is with the defaults of the package.
+second is with the defaults of the package. The last case checks every result for floating-point exceptions.
 
     python -m benchmarks.poptorch_host_overhead [--rounds 60] [--steps 10]
 """
@@ -82,11 +82,12 @@ def by_hand(model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor
 
 
 def by_executor(
-    model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor, torch.Tensor]
+    model: torch.nn.Module, accumulation: int, batch: Tuple[torch.Tensor, torch.Tensor], checked: bool
 ) -> Callable[[], None]:
-    """Returns the step as a call of poptorch.trainingModel."""
+    """Returns the step as a call of poptorch.trainingModel, which checks for floating-point exceptions if `checked`."""
     options = poptorch.Options().showCompilationProgressBar(False)
     options.Training.gradientAccumulation(accumulation)
+    options.Precision.enableFloatingPointExceptions(checked)
     executor = poptorch.trainingModel(model, options, torch.optim.AdamW(model.parameters(), lr=1e-3))
     return lambda: executor(*batch)
 
@@ -118,21 +119,22 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cases = [
-        ("MLP 784-256-256-10, batch 64", mlp(), torch.randn(64, 784), 1),
-        ("MLP 784-256-256-10, batch 64 in 4 micro-batches", mlp(), torch.randn(64, 784), 4),
-        ("MLP 784-512-512-10, batch 64", mlp(512), torch.randn(64, 784), 1),
-        ("transformer 2 x 128, batch 16 x 32 tokens", Encoder(), torch.randn(16, 32, 128), 1),
-        ("transformer 2 x 128, batch 16 in 2 micro-batches", Encoder(), torch.randn(16, 32, 128), 2),
+        ("MLP 784-256-256-10, batch 64", mlp(), torch.randn(64, 784), 1, False),
+        ("MLP 784-256-256-10, batch 64 in 4 micro-batches", mlp(), torch.randn(64, 784), 4, False),
+        ("MLP 784-512-512-10, batch 64", mlp(512), torch.randn(64, 784), 1, False),
+        ("transformer 2 x 128, batch 16 x 32 tokens", Encoder(), torch.randn(16, 32, 128), 1, False),
+        ("transformer 2 x 128, batch 16 in 2 micro-batches", Encoder(), torch.randn(16, 32, 128), 2, False),
+        ("transformer 2 x 128, batch 16 x 32 tokens, checked", Encoder(), torch.randn(16, 32, 128), 1, True),
     ]
     print(f"torch {torch.__version__}, 1 thread, CPU time of poptorch_host relative to the step by hand")
-    for name, model, x, accumulation in cases:
+    for name, model, x, accumulation, checked in cases:
         batch = (x, torch.randint(0, 10, (len(x),)))
         columns = []
         for fold in (1, "auto") if accumulation > 1 else (1,):
             host.configure(fold=fold)
             ours, theirs = WithLoss(copy.deepcopy(model)), WithLoss(copy.deepcopy(model))
             found = ratios(
-                by_executor(ours, accumulation, batch),
+                by_executor(ours, accumulation, batch, checked),
                 by_hand(theirs, accumulation, batch),
                 arguments.rounds,
                 arguments.steps,

@@ -76,7 +76,7 @@ _REMARKS = {
     "poptorch.PoplarExecutor.save": "files have this package's own format",
     "poptorch.RecoverableError": "never raised",
     "poptorch.UnrecoverableError": "never raised",
-    "poptorch.options._PrecisionOptions.enableFloatingPointExceptions": "checks every result, which is slow",
+    "poptorch.options._PrecisionOptions.enableFloatingPointExceptions": "checks every result",
     "poptorch.options._TrainingOptions.setAutomaticLossScaling": "uses the rule in README.md",
     "poptorch.custom_op": "calls a function registered by custom_ops.implement; Error in a compiled model without one",
     "poptorch.fps": "in plain PyTorch",

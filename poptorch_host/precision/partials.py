@@ -12,7 +12,8 @@ functions here do not check their arguments: PyTorch's operation must have accep
 """
 
 import functools
-from typing import Any, Callable, Dict, List, Optional, Tuple
+import math
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch.nn import functional
@@ -20,6 +21,8 @@ from torch.nn import functional
 from ..options import Options
 
 TERMS = 16  # assumed number of float16 products that an IPU's matrix unit sums at a time
+
+_CACHED = 2**19  # number of float32 sums that a core's cache holds
 
 Operands = Tuple[Any, ...]
 
@@ -99,24 +102,44 @@ def _convolution(
     output_padding: List[int],
     groups: int,
 ) -> torch.Tensor:
-    """Computes a convolution over a few input channels of each group at a time."""
-    channels = data.shape[1] // groups
+    """Computes a convolution as products of kernels and patches, over a few input channels of each group at a time."""
+    kernels = torch.unflatten(weight.float(), 0, (groups, -1))
+    if transposed:  # the convolution of data with zeros in between and reversed kernels
+        wide = _with_zeros_between(data.float(), stride)
+        before = [spread * (size - 1) - around for spread, size, around in zip(dilation, weight.shape[2:], padding)]
+        after = [size + more for size, more in zip(before, output_padding)]
+        kernels, stride = kernels.transpose(1, 2).flip(*range(3, kernels.dim())), [1] * len(stride)
+    else:
+        wide, before, after = data.float(), padding, padding
+    wide = functional.pad(wide, [size for ends in zip(reversed(before), reversed(after)) for size in ends])
+    patches = torch.unflatten(_patches(wide, weight.shape[2:], stride, dilation), 1, (groups, -1))
+    sizes = patches.shape[3 : 3 + len(stride)]
+    positions = math.prod(sizes)
+    total = data.new_zeros(len(data), groups, kernels.shape[1], positions)
     step = max(TERMS // weight[0, 0].numel(), 1)
+    block = max(_CACHED // positions, 1)  # output channels
+    for some in range(0, kernels.shape[2], step):
+        rows = kernels[:, :, some : some + step].flatten(2)
+        columns = patches[:, :, some : some + step].flatten(3 + len(stride)).flatten(3, -2)
+        columns = columns.movedim(-1, 3).flatten(2, 3)
+        for few, sums in zip(rows.split(block, -2), total.split(block, -2)):
+            sums.add_((few @ columns).half())
+    total = total.view(len(data), -1, *sizes)
+    return total if bias is None else total + bias.view(-1, *[1] * len(sizes))
 
-    def part(first: int) -> torch.Tensor:
-        chosen = slice(first, first + step)
-        some = torch.unflatten(data, 1, (groups, channels))[:, :, chosen].flatten(1, 2)
-        if transposed:
-            kernel = torch.unflatten(weight, 0, (groups, channels))[:, chosen].flatten(0, 1)
-        else:
-            kernel = weight[:, chosen]
-        wide: torch.Tensor = torch.ops.aten.convolution(
-            some.float(), kernel.float(), None, stride, padding, dilation, transposed, output_padding, groups
-        )
-        return wide.half()
 
-    total: torch.Tensor = functools.reduce(torch.add, map(part, range(0, channels, step)))
-    return total if bias is None else total + bias.view(-1, *[1] * (total.dim() - 2))
+def _with_zeros_between(data: torch.Tensor, stride: List[int]) -> torch.Tensor:
+    """Returns (N, C, ...) with `stride` - 1 zeros between neighbours in each dimension."""
+    spread = data.new_zeros(*data.shape[:2], *[(size - 1) * step + 1 for size, step in zip(data.shape[2:], stride)])
+    spread[tuple([slice(None)] * 2 + [slice(None, None, step) for step in stride])] = data
+    return spread
+
+
+def _patches(data: torch.Tensor, kernel: Sequence[int], stride: List[int], dilation: List[int]) -> torch.Tensor:
+    """Returns the patches of (N, C, ...) that a kernel meets, as a view (N, C, *positions, *kernel)."""
+    for dim, (size, step, spread) in enumerate(zip(kernel, stride, dilation), 2):
+        data = data.unfold(dim, spread * (size - 1) + 1, step)[..., ::spread]
+    return data
 
 
 def _convolution_gradients(
@@ -182,9 +205,8 @@ def _weight_gradient(
     """
     positions = fixed.dim() - 2
     patches = functional.pad(slid, [size for around in reversed(padding) for size in (around, around)])
-    for dim, (kernel, step, spread) in enumerate(zip(weight.shape[2:], stride, dilation), 2):
-        patches = patches.unfold(dim, spread * (kernel - 1) + 1, step)[..., ::spread]
-        patches = patches.narrow(dim, 0, fixed.shape[dim])
+    reached = tuple([slice(None)] * 2 + [slice(size) for size in fixed.shape[2:]])
+    patches = _patches(patches, weight.shape[2:], stride, dilation)[reached]
     patches = torch.unflatten(patches, 1, (groups, -1)).movedim(2, 2 + positions).transpose(0, 1)
     rows = torch.unflatten(fixed, 1, (groups, -1)).permute(1, 2, 0, *range(3, 3 + positions))
     return _product(rows.flatten(2), patches.flatten(1, 1 + positions).flatten(2)).reshape(weight.shape)

@@ -24,7 +24,8 @@ class FloatingPointFaults(TorchDispatchMode):
     """A context manager that raises Error for operations with infinite results of finite inputs, or new NaNs.
 
     These are overflow, division by zero and invalid operation of IEEE 754. Infinite or NaN inputs, including numbers
-    such as -inf for a mask, may propagate. The results of all operations are checked, which is slow.
+    such as -inf for a mask, may propagate. The results of all operations are read once more; inputs only of those
+    whose results are not finite, or that overwrite what they are given.
     """
 
     def __torch_dispatch__(
@@ -34,14 +35,22 @@ class FloatingPointFaults(TorchDispatchMode):
         name = func._schema.name.split("::")[1]
         given = [*args, *kwargs.values()]
         tensors = tensors_in(given)
-        before = _worst(tensors, given)  # an operation may overwrite what it is given
+        # The schemas of some batch norms conceal that they write running statistics.
+        overwrites = func._schema.is_mutable or "batch_norm" in name
+        before = _worst(tensors, given) if overwrites else None
         result = func(*args, **kwargs)
+        if not tensors or name in _UNWRITTEN or func.is_view:
+            return result
         results = tensors_in((result,))
         if "backward" not in name and any(part in name for part in _FIRST_RESULT_ONLY):
             results = results[:1]
-        if tensors and name not in _UNWRITTEN and before != _NAN and _worst(results) > before:
+        after = _worst(results)
+        if after == _FINITE:
+            return result
+        before = _worst(tensors, given) if before is None else before
+        if before != _NAN and after > before:
             raise createPoptorchError(
-                f"Floating point exception: {name} of {_describe(tensors)} gave {_WORDS[_worst(results)]}. Lower the "
+                f"Floating point exception: {name} of {_describe(tensors)} gave {_WORDS[after]}. Lower the "
                 "loss scaling or check the inputs; Precision.enableFloatingPointExceptions(False) disables this check"
             )
         return result
@@ -50,12 +59,17 @@ class FloatingPointFaults(TorchDispatchMode):
 def _worst(tensors: Sequence[torch.Tensor], arguments: Sequence[Any] = ()) -> int:
     """Returns whether there is a NaN, or else an infinity, in the tensors or among the numbers in `arguments`."""
     numbers = [argument for argument in arguments if isinstance(argument, float)]
-    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    floating = [tensor for tensor in tensors if tensor.is_floating_point() and not _surely_finite(tensor)]
     if any(math.isnan(number) for number in numbers) or any(bool(tensor.isnan().any()) for tensor in floating):
         return _NAN
     if any(math.isinf(number) for number in numbers) or any(bool(tensor.isinf().any()) for tensor in floating):
         return _INFINITE
     return _FINITE
+
+
+def _surely_finite(tensor: torch.Tensor) -> bool:
+    """Returns whether a tensor's sum is finite, which it is of finite values only. Of large ones, it can overflow."""
+    return math.isfinite(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).item())
 
 
 def _describe(tensors: List[torch.Tensor]) -> str:

@@ -57,6 +57,7 @@ LEGAL = {
     "written later": (lambda x: torch.empty_like(x).copy_(x), torch.ones(1000)),
     "norm that is not training": (torch.nn.BatchNorm1d(3).eval(), torch.ones(2, 3)),
     "integers": (lambda x: x.clamp(min=0), torch.tensor([-5, 5])),
+    "finite with an infinite sum": (lambda x: x * 2, torch.full((4,), 6e37)),
 }
 
 
