@@ -128,7 +128,7 @@ def summary(program: Any) -> List[str]:
 
 
 class Results(NamedTuple):
-    """What a call of a trainer has found.
+    """What a call of a program has found.
 
     `gradient_norm` is the global norm of the gradients of its last weight update before clipping; NaN on IPUs, which do
     not report it, and where nothing needed it. `skipped` is the number of weight updates that were left out because
@@ -140,14 +140,14 @@ class Results(NamedTuple):
     skipped: int
 
 
-def start(trainer: Any, *inputs: torch.Tensor) -> Callable[[], Any]:
-    """Starts a call of a trainer, and returns a function that waits for its `Results`; only a GPU is not done then.
+def start(program: Any, *inputs: torch.Tensor) -> Callable[[], Any]:
+    """Starts a call of a program, and returns a function that waits for its `Results`; only a GPU is not done then.
 
     The inputs must not be written to before.
     """
     if not is_ipu():
-        return trainer.launch(*inputs).wait
-    results = Results(trainer(*inputs), math.nan, 0)
+        return program.launch(*inputs).wait
+    results = Results(program(*inputs), math.nan, 0)
     return lambda: results
 
 

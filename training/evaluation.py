@@ -5,10 +5,11 @@
 import argparse
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from yacs.config import CfgNode
 
 import accelerator
@@ -52,15 +53,14 @@ def evaluate_images(validator: Any, loader: Any, images: int, launch: Launch) ->
     parts: List[Tuple[np.ndarray, ...]] = []
     classes, rows = 0, 0
     with progress_bar("validation", images, " images") as bar:
-        for batch, labels in batches(loader):
+        for logits, labels in answers(validator, batches(loader)):
             processes.heed(launch)
-            logits = validator(batch).float()
             classes = logits.shape[1]
             best = logits.topk(min(TOP, classes))
             probabilities = (best.values - logits.logsumexp(1, keepdim=True)).exp()
             numbers = loader.order[rows : rows + len(labels)]
             rows += len(labels)
-            kept = labels.numpy() != PADDED  # indexing copies: a loader may overwrite its batches
+            kept = labels.numpy() != PADDED
             parts.append((numbers[kept], *(part.numpy()[kept] for part in (labels, best.indices, probabilities))))
             bar.update(int(kept.sum()) * launch.processes)
     mine = [np.concatenate(column) for column in zip(*parts)]
@@ -70,6 +70,18 @@ def evaluate_images(validator: Any, loader: Any, images: int, launch: Launch) ->
         raise AssertionError(f"evaluation counted {len(numbers)} images of {images}, or some of them twice")
     labels, predicted, probabilities = (column[order] for column in columns)
     return Outcomes(labels, predicted, probabilities, classes)
+
+
+def answers(validator: Any, batches: Iterable[Any]) -> Iterator[Tuple[Tensor, Tensor]]:
+    """The float32 logits and the labels of each batch, when the next one is begun if the device answers late."""
+    begun: List[Tuple[Callable[[], Any], Tensor]] = []
+    for images, labels in batches:
+        begun.append((accelerator.start(validator, images), labels.clone()))  # a loader may overwrite its batches
+        if len(begun) > accelerator.answers_late():
+            results, labels = begun.pop(0)
+            yield results().outputs.float(), labels
+    for results, labels in begun:
+        yield results().outputs.float(), labels
 
 
 def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, Optional[Dict[str, Any]]]:

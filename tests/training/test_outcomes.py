@@ -61,8 +61,15 @@ def test_calibration_error_of_certain_and_correct_predictions_is_zero_and_of_non
     assert np.isnan(nothing.calibration_error()) and nothing.confusions().shape == (0, 3)
 
 
-@pytest.mark.parametrize("batch, replicas, loader", [(1, 1, "sync"), (5, 2, "sync"), (3, 1, "rebatched")])
-def test_outcomes_are_in_the_order_of_the_data_set_for_every_loader(tmp_path, batch, replicas, loader):
+@pytest.mark.parametrize(
+    "batch, replicas, loader, late",
+    [(1, 1, "sync", False), (5, 2, "sync", False), (3, 1, "rebatched", False), (2, 1, "sync", True)],
+)
+def test_outcomes_are_in_the_order_of_the_data_set_for_every_loader(
+    tmp_path, batch, replicas, loader, late, monkeypatch
+):
+    """And where the device answers when the next batch has begun."""
+    monkeypatch.setattr(accelerator, "answers_late", lambda: late)
     root = write_uneven(tmp_path)
     (root / "validation" / "b" / "002.jpg").write_bytes(b"damaged")
     keys = {"DATA__BATCH_SIZE": batch, "IPU__REPLICAS": replicas, "DATA__LOADER": loader, "DATA__NUM_WORKERS": 0}
