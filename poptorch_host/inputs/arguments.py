@@ -212,9 +212,8 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
             "contiguous", "At least one input tensor is not contiguous: non-contiguous tensors will be converted."
         )
         tensor = tensor.contiguous()
-    if tensor.dtype is torch.int64:
-        tensor = tensor.int().long()
-    return tensor.to(device=device, dtype=DEVICE_DTYPES.get(tensor.dtype, tensor.dtype), non_blocking=True)
+    sent = tensor.to(device=device, dtype=DEVICE_DTYPES.get(tensor.dtype, tensor.dtype), non_blocking=True)
+    return sent.int().long() if sent.dtype is torch.int64 else sent  # wrapped there: a copy would not be pinned
 
 
 _warned: Set[str] = set()
