@@ -53,15 +53,15 @@ def evaluate_images(validator: Any, loader: Any, images: int, launch: Launch) ->
     parts: List[Tuple[np.ndarray, ...]] = []
     classes, rows = 0, 0
     with progress_bar("validation", images, " images") as bar:
-        for logits, labels in answers(validator, batches(loader)):
+        for logits, given in answers(validator, batches(loader)):
             processes.heed(launch)
             classes = logits.shape[1]
             best = logits.topk(min(TOP, classes))
             probabilities = (best.values - logits.logsumexp(1, keepdim=True)).exp()
-            numbers = loader.order[rows : rows + len(labels)]
-            rows += len(labels)
-            kept = labels.numpy() != PADDED
-            parts.append((numbers[kept], *(part.numpy()[kept] for part in (labels, best.indices, probabilities))))
+            numbers = loader.order[rows : rows + len(given)]
+            rows += len(given)
+            kept = given.numpy() != PADDED
+            parts.append((numbers[kept], *(part.numpy()[kept] for part in (given, best.indices, probabilities))))
             bar.update(int(kept.sum()) * launch.processes)
     mine = [np.concatenate(column) for column in zip(*parts)]
     numbers, *columns = (np.concatenate(column) for column in zip(*processes.gather(mine, launch)))
