@@ -57,11 +57,11 @@ def evaluate_images(validator: Any, loader: Any, images: int, launch: Launch) ->
             processes.heed(launch)
             classes = logits.shape[1]
             best = logits.topk(min(TOP, classes))
-            probabilities = (best.values - logits.logsumexp(1, keepdim=True)).exp()
+            shares = (best.values - logits.logsumexp(1, keepdim=True)).exp()
             numbers = loader.order[rows : rows + len(given)]
             rows += len(given)
             kept = given.numpy() != PADDED
-            parts.append((numbers[kept], *(part.numpy()[kept] for part in (given, best.indices, probabilities))))
+            parts.append((numbers[kept], *(part.numpy()[kept] for part in (given, best.indices, shares))))
             bar.update(int(kept.sum()) * launch.processes)
     mine = [np.concatenate(column) for column in zip(*parts)]
     numbers, *columns = (np.concatenate(column) for column in zip(*processes.gather(mine, launch)))
