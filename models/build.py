@@ -31,6 +31,7 @@ class SwinClassifier(SwinTransformer):
     keeps weights in float32 and casts them where they are used; mix uses torch.autocast.
     """
 
+    compiled: Optional[CompiledNetwork] = None  # what runs the network; None: the modules
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -61,7 +62,6 @@ class SwinClassifier(SwinTransformer):
         self._activations = torch.float16 if precision.startswith("16.") else torch.float32
         self._autocasts = precision == "mix"
         self._flips = config.TEST.FLIP
-        self._compiled = CompiledNetwork() if config.TRAIN.COMPILE else None
         self.loss = ClassificationLoss(config, num_classes)
         for name, values in (("pixel_mean", config.DATA.MEAN), ("pixel_std", config.DATA.STD)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)  # float32, even in 16.16
@@ -98,10 +98,10 @@ class SwinClassifier(SwinTransformer):
         return logits, accelerator.poptorch().identity_loss(self.loss(logits, targets), "mean")
 
     def _network(self, images: Tensor) -> Tensor:
-        """The logits of normalised images, compiled if the configuration asks for it."""
-        if self._compiled is None or is_watched():
+        """The logits of normalised images."""
+        if self.compiled is None or is_watched():
             return super().forward(images)
-        return self._compiled(self, images)
+        return self.compiled(self, images)
 
     def normalised(self, images: Tensor) -> Tensor:
         """The images in the precision of the activations; uint8 images are normalised first."""
@@ -189,5 +189,7 @@ def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training:
     if config.TRAIN.USE_CHECKPOINT and accelerator.is_ipu():
         logger.warning("TRAIN.USE_CHECKPOINT has no effect on IPUs, where IPU.RECOMPUTATION decides")
     model = fastest(config)(config, classes)
+    if config.TRAIN.COMPILE:
+        model.compiled = CompiledNetwork()
     annotate(model, pipeline_stages(config), recompute=training and config.IPU.RECOMPUTATION)
     return model

@@ -18,7 +18,7 @@ import train_swin
 from common.errors import Refusal
 from config import get_config
 from models import compiling
-from models.build import build_pipeline
+from models.build import MODELS, build_pipeline
 
 pytest_plugins = ["tests.digits"]
 SMALL = [
@@ -71,7 +71,7 @@ def test_trained_and_evaluated_weights_are_those_of_the_plain_model_in_one_graph
 def test_copied_model_compiles_for_itself(quick):
     model = build_pipeline(get_config("SWIN_DEMO", [*SMALL, "TRAIN.COMPILE", "True"]), 10).eval()
     copied, images = copy.deepcopy(model), torch.randn(2, 3, 16, 16)
-    assert copied._compiled is not model._compiled
+    assert copied.compiled is not model.compiled
     with torch.no_grad():
         torch.testing.assert_close(copied(images), model(images))
 
@@ -97,3 +97,9 @@ def test_old_pytorch_and_ipus_are_refused(monkeypatch):
     monkeypatch.setattr(accelerator, "_selected", accelerator.selected()._replace(device="ipu"))
     with pytest.raises(Refusal, match="PopTorch compiles for IPUs by itself"):
         compiling.check_compiler()
+
+
+def test_model_that_is_exported_or_diagnosed_compiles_nothing():
+    """Who builds it wants its modules, and the checkpoint of a compiled run says TRAIN.COMPILE."""
+    config = get_config("SWIN_DEMO", [*SMALL, "TRAIN.COMPILE", "True"])
+    assert MODELS["swin"](config, 10).compiled is None
