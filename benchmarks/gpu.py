@@ -9,8 +9,9 @@ normalises, and the results of a step are read when the next one has begun. timm
 and the fused AdamW on images that are on the GPU already: as it is, with channels last, and compiled. All take turns in
 one process, a few steps at a time. float32 is measured with PyTorch's precision of products "highest" and "high" (TF32,
 also of convolutions), bfloat16 under autocast. A ratio is the time of the other over ours in one round: above 1 ours is
-faster. Peak memory is that of PyTorch's allocator; `waits` counts the operations of our training step at which PyTorch
-sees the host wait for the GPU, and `tf32_error` is the largest error of a product with and without TF32.
+faster. Memory is what a step takes of PyTorch's allocator beside weights and states; `waits` counts the operations of
+our training step at which PyTorch sees the host wait for the GPU, and `tf32_error` is the largest error of a product
+with and without TF32.
 
 Without a GPU nothing is measured, which is no error. `--device cpu` runs the same on a CPU, to try the program.
 """
@@ -55,13 +56,14 @@ def seconds(step: Step, steps: int, device: str) -> float:
 
 
 def peak(step: Step, device: str) -> Optional[int]:
-    """The most bytes that the allocator of a GPU has given out during a step; None on a CPU."""
+    """The most bytes that a step takes of a GPU beside what all contenders hold before it; None on a CPU."""
     if device != "cuda":
         return None
+    held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     step()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
+    return torch.cuda.max_memory_allocated() - held
 
 
 def waits(begin: Callable[[], Any], device: str) -> Optional[int]:
@@ -149,6 +151,8 @@ def measure(args: argparse.Namespace, batch: Sequence[Tensor]) -> Dict[str, Any]
             if task == "training":
                 row["waits"] = waits(steps["ours"], args.device)
             show(f"{task} {mode}", row)
+            if args.compile:
+                torch._dynamo.reset()  # which keeps compiled models, and refuses to compile more than a few
     return found
 
 

@@ -78,7 +78,7 @@ class CompiledNetwork:
     def _tell(self, kind: Tuple[Any, ...], what: str) -> None:
         self._told.add(kind)
         seconds = time.monotonic() - self._begun[kind]
-        logger.info("torch.compile: the first %s took %.0f seconds; see the throughput of later ones", what, seconds)
+        logger.info("torch.compile: the first %s took %.1f seconds; see the throughput of later ones", what, seconds)
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return CompiledNetwork, ()  # of a copied or loaded model: what is compiled belongs to this process
