@@ -165,7 +165,7 @@ def finished_steps(
     """
     started: List[Step] = []
     for images, targets in batches:
-        started.append(train_step(run, progress, images, targets, ahead=len(started)))
+        started.append(train_step(run, progress, images, targets, len(started)))
         kept = 1 if accelerator.answers_late() and not is_state_needed(run, progress, len(started), stop) else 0
         while len(started) > kept:
             step = started.pop(0)
