@@ -21,6 +21,10 @@ _METRICS = {
         from sklearn.metrics import roc_auc_score
         return {"roc_auc": roc_auc_score(references, prediction_scores, multi_class=multi_class)}""",
     ),
+    "rouge": (
+        '{"predictions": Value("string"), "references": Value("string")}',
+        'return {"exact": sum(map(str.__eq__, predictions, references)) / len(predictions)}',
+    ),
     "sacrebleu": (
         '{"predictions": Value("string"), "references": Sequence(Value("string"))}',
         'return {"score": 100 * sum(map(list.__contains__, references, predictions)) / len(predictions)}',
@@ -64,7 +68,7 @@ class Generated({library}.Metric):
 def metric(library: str, name: str) -> None:
     """Writes the script of a metric where `datasets` or `evaluate` would keep its download.
 
-    They are simpler than those of the names: SQuAD's and sacrebleu's count exact matches, seqeval's the equal tags.
+    They are simpler than those of the names: squad, rouge and sacrebleu count exact matches, seqeval equal tags.
     """
     features, body = _METRICS[name]
     text = _METRIC.format(library=library, features=features, body=indent(dedent(body), " " * 8))
