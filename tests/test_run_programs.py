@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from tools import program_data
 from tools.program_data.graphs import neighbors
+from tools.program_data.models import exercise, place
 from tools.run_programs import LATE, LISTING, REFUSED, RUNS, STOPS, Program, main, read_listing, run
 
 PROGRAMS = {
@@ -127,3 +129,36 @@ def test_generated_answers_are_in_their_texts(tmp_path):
         example = json.loads(line)
         [text], [start] = example["answers"]["text"], example["answers"]["answer_start"]
         assert example["context"][start : start + len(text)] == text
+
+
+def test_a_graph_that_is_too_small_for_its_parts_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="500 validation"):
+        program_data.MAKERS["planetoid"](str(tmp_path), "Cora", "700", "8", "7")
+
+
+@pytest.mark.parametrize(
+    "name, predictions, references, expected",
+    [
+        ("accuracy", [1, 0], [1, 1], {"accuracy": 0.5}),
+        ("rouge", ["a", "b"], ["a", "a"], {"exact": 0.5}),
+        ("sacrebleu", ["a", "b"], [["a"], ["a"]], {"score": 50}),
+        ("seqeval", [["O", "B"]], [["O", "O"]], {"overall_accuracy": 0.5}),
+        ("squad", [{"id": 7, "prediction_text": "a"}], [{"id": 7, "answers": {"text": ["a"]}}], {"exact_match": 100}),
+    ],
+)
+def test_generated_metrics_compute(name, predictions, references, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    program_data.MAKERS["metric"]("datasets", name)
+    [script] = tmp_path.glob(f".cache/huggingface/modules/datasets_modules/metrics/{name}/*/{name}.py")
+    library = types.SimpleNamespace(Metric=object, MetricInfo=dict, Features=dict, Sequence=list, Value=str)
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    names = {}
+    exec(compile(script.read_text(), str(script), "exec"), names)
+    assert names["Generated"]()._compute(predictions, references) == expected
+
+
+def test_questions_and_answers_are_read_from_a_program(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("import torch\nquestions = ['who?']\ncontexts = ['it is me']\nassert found[0] == 'me'\n")
+    assert exercise(str(program)) == (["who?"], ["it is me"], ["me"])
+    assert place([5, 1, 2, 5, 1], [5, 1]) == (3, 4)

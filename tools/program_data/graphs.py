@@ -21,12 +21,12 @@ def neighbors(rng: np.random.Generator, nodes: int, degree: int = 4) -> np.ndarr
 
 def planetoid(folder: str, name: str, nodes: str, features: str, classes: str) -> None:
     """Writes a citation graph (Cora, PubMed): folder/name/raw/ind.name.*; the last 100 nodes are the test set."""
-    from scipy.sparse import csr_matrix
-
-    rng = np.random.default_rng(0)
     count, train, known = int(nodes), 20 * int(classes), int(nodes) - 100
     if known < train + 500:
         raise ValueError(f"{nodes} nodes are too few for {train} training, 500 validation and 100 test nodes")
+    from scipy.sparse import csr_matrix
+
+    rng = np.random.default_rng(0)
     words = (rng.random((count, int(features))) < 0.1).astype(np.float32)
     labels = np.eye(int(classes), dtype=np.int32)[rng.integers(0, int(classes), count)]
     graph: Dict[int, List[int]] = {node: [] for node in range(count)}
