@@ -92,24 +92,24 @@ def reddit(folder: str, nodes: str, features: str, classes: str) -> None:
     save_npz(f"{folder}/raw/reddit_graph.npz", coo_matrix((np.ones(len(source)), (source, target)), (count, count)))
 
 
-def partition(file: str, parts: str, data_set: str, *arguments: str) -> None:
+def partition(folder: str, parts: str, data_set: str, *arguments: str) -> None:
     """Writes an even partition of a data set in the place where ClusterData keeps that of METIS.
 
     Arguments: those of the data set, and self-loops if the program adds them.
     """
     import torch
     import torch_geometric
-    from torch_sparse import SparseTensor
+    from torch_geometric.loader import ClusterData
+
+    class EvenClusters(ClusterData):
+        def _metis(self, edge_index: torch.Tensor, num_nodes: int) -> torch.Tensor:
+            return torch.arange(num_nodes) * self.num_parts // num_nodes
 
     names = [name for name in arguments if name != "self-loops"]
     graph = getattr(torch_geometric.datasets, data_set)(*names)[0]
     if "self-loops" in arguments:
         graph = torch_geometric.transforms.AddSelfLoops()(graph)
-    source, target = graph.edge_index
-    sizes = (graph.num_nodes, graph.num_nodes)
-    edges = SparseTensor(row=source, col=target, value=torch.arange(graph.num_edges), sparse_sizes=sizes)
-    bounds = torch.linspace(0, graph.num_nodes, int(parts) + 1).long()
-    torch.save((edges, bounds, torch.arange(graph.num_nodes)), file)
+    EvenClusters(graph, int(parts), save_dir=folder)
 
 
 def imdb(folder: str, movies: str, directors: str, actors: str) -> None:
