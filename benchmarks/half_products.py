@@ -3,7 +3,8 @@
 """Compares float16 products on a CPU: PyTorch's kernels against poptorch_host, which computes them in float32.
 
 Times forward and backward of a linear layer, attention scores and two convolutions, at the sizes of Swin-T and small
-convolutional networks. A ratio is PyTorch's CPU time over ours in one round; above 1, ours is faster.
+convolutional networks. The first ratio is PyTorch's CPU time over ours in one round; above 1, ours is faster. The
+second is our time with float16 partial sums (Precision.setPartialsType) over that without.
 
     python -m benchmarks.half_products [--rounds 5]
 """
@@ -47,22 +48,36 @@ def step(product: Product, shapes: List[Tuple[int, ...]]) -> Callable[[], None]:
     return run
 
 
+def within(arithmetic: HalfArithmetic, run: Callable[[], None]) -> Callable[[], None]:
+    """Returns a function that runs under a device's arithmetic."""
+
+    def ours() -> None:
+        with arithmetic:
+            run()
+
+    return ours
+
+
+def spread(found: List[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(found):.1f} [{min(found):.1f}-{max(found):.1f}]"
+
+
 def main() -> None:
     """Prints the median and range of the ratios for each product."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="number of measured rounds")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    arithmetic = HalfArithmetic(HalfPartials(poptorch.Options()))
+    half = poptorch.Options()
+    half.Precision.setPartialsType(torch.half)
+    in_float, in_half = (HalfArithmetic(HalfPartials(options)) for options in (poptorch.Options(), half))
     for name, (product, shapes) in CASES.items():
         run = step(product, shapes)
-
-        def ours(run: Callable[[], None] = run) -> None:
-            with arithmetic:
-                run()
-
-        found = ratios(run, ours, arguments.rounds, steps=3)
-        print(f"{name}: {statistics.median(found):.1f} [{min(found):.1f}-{max(found):.1f}]")
+        ours = within(in_float, run)
+        kernels = ratios(run, ours, arguments.rounds, steps=3)
+        partials = ratios(within(in_half, run), ours, arguments.rounds, steps=3)
+        print(f"{name}: {spread(kernels)}; float16 partial sums {spread(partials)}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional
 import torch
 
 from .. import host
+from .._logging import logger
 from ..compiling.compiler import Compiled
 from ..errors import createPoptorchError
 from ..inputs.arguments import Bound
