@@ -12,8 +12,9 @@ functions here do not check their arguments: PyTorch's operation must have accep
 """
 
 import functools
+import itertools
 import math
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch.nn import functional
@@ -102,20 +103,32 @@ def _convolution(
     output_padding: List[int],
     groups: int,
 ) -> torch.Tensor:
-    """Computes a convolution as products of kernels and patches, over a few input channels of each group at a time."""
-    kernels = torch.unflatten(weight.float(), 0, (groups, -1))
-    if transposed:  # the convolution of data with zeros in between and reversed kernels
-        wide = _with_zeros_between(data.float(), stride)
-        before = [spread * (size - 1) - around for spread, size, around in zip(dilation, weight.shape[2:], padding)]
-        after = [size + more for size, more in zip(before, output_padding)]
-        kernels, stride = kernels.transpose(1, 2).flip(*range(3, kernels.dim())), [1] * len(stride)
+    """Returns aten::convolution of float16 tensors, (N, C', ...)."""
+    if transposed:
+        total = _transposed(data.float(), weight.float(), stride, padding, dilation, output_padding, groups)
     else:
-        wide, before, after = data.float(), padding, padding
-    wide = functional.pad(wide, [size for ends in zip(reversed(before), reversed(after)) for size in ends])
-    patches = torch.unflatten(_patches(wide, weight.shape[2:], stride, dilation), 1, (groups, -1))
+        around = [size for pair in zip(reversed(padding), reversed(padding)) for size in pair]
+        total = _convolved(functional.pad(data.float(), around), weight.float(), stride, dilation, groups)
+    return total if bias is None else total + bias.view(-1, *[1] * len(stride))
+
+
+def _convolved(
+    data: torch.Tensor, weight: torch.Tensor, stride: List[int], dilation: List[int], groups: int
+) -> torch.Tensor:
+    """Computes a convolution as products of kernels and patches, over a few input channels of each group at a time.
+
+    Args:
+        data: padded float32 (N, C, ...).
+        weight: float32.
+
+    Returns:
+        float16 (N, C', ...).
+    """
+    kernels = torch.unflatten(weight, 0, (groups, -1))
+    patches = torch.unflatten(_patches(data, weight.shape[2:], stride, dilation), 1, (groups, -1))
     sizes = patches.shape[3 : 3 + len(stride)]
     positions = math.prod(sizes)
-    total = data.new_zeros(len(data), groups, kernels.shape[1], positions)
+    total = torch.zeros(len(data), groups, kernels.shape[1], positions, dtype=torch.float16, device=data.device)
     step = max(TERMS // weight[0, 0].numel(), 1)
     block = max(_CACHED // positions, 1)  # output channels
     for some in range(0, kernels.shape[2], step):
@@ -124,15 +137,77 @@ def _convolution(
         columns = columns.movedim(-1, 3).flatten(2, 3)
         for few, sums in zip(rows.split(block, -2), total.split(block, -2)):
             sums.add_((few @ columns).half())
-    total = total.view(len(data), -1, *sizes)
-    return total if bias is None else total + bias.view(-1, *[1] * len(sizes))
+    return total.view(len(data), -1, *sizes)
 
 
-def _with_zeros_between(data: torch.Tensor, stride: List[int]) -> torch.Tensor:
-    """Returns (N, C, ...) with `stride` - 1 zeros between neighbours in each dimension."""
-    spread = data.new_zeros(*data.shape[:2], *[(size - 1) * step + 1 for size, step in zip(data.shape[2:], stride)])
-    spread[tuple([slice(None)] * 2 + [slice(None, None, step) for step in stride])] = data
-    return spread
+class _Phase(NamedTuple):
+    """In one dimension of a transposed convolution: the outputs that the same taps contribute to.
+
+    Attributes:
+        outputs: every stride-th output.
+        taps: the taps that contribute to them.
+        ends: how many zeros to add to the data at both ends for a convolution with these taps, reversed.
+        spread: its dilation.
+    """
+
+    outputs: slice
+    taps: slice
+    ends: Tuple[int, int]
+    spread: int
+
+
+def _phases(size: int, kernel: int, stride: int, padding: int, dilation: int, more: int) -> List[_Phase]:
+    """Returns the phases of a dimension with `size` inputs and `more` output padding, if any taps contribute.
+
+    Input i times tap t contributes to output i * stride + t * dilation - padding.
+    """
+    length = _transposed_size(size, kernel, stride, padding, dilation, more)
+    common = math.gcd(dilation, stride)
+    found = []
+    for phase in range(stride):
+        taps = [tap for tap in range(kernel) if tap * dilation % stride == phase]
+        first = (phase - padding) % stride
+        if not taps or first >= length:
+            continue
+        earliest, latest = ((tap * dilation - phase) // stride for tap in (taps[0], taps[-1]))
+        start = (first + padding) // stride
+        end = start + (length - 1 - first) // stride
+        found.append(
+            _Phase(
+                slice(first, None, stride),
+                slice(taps[0], None, stride // common),
+                (latest - start, end - earliest - (size - 1)),
+                dilation // common,
+            )
+        )
+    return found
+
+
+def _transposed_size(size: int, kernel: int, stride: int, padding: int, dilation: int, more: int) -> int:
+    return (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + more + 1
+
+
+def _transposed(
+    data: torch.Tensor,
+    weight: torch.Tensor,
+    stride: List[int],
+    padding: List[int],
+    dilation: List[int],
+    output_padding: List[int],
+    groups: int,
+) -> torch.Tensor:
+    """Computes a transposed convolution of float32 (N, C, ...) as one convolution for each phase of its outputs."""
+    kernels = torch.unflatten(weight, 0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    dimensions = list(zip(data.shape[2:], weight.shape[2:], stride, padding, dilation, output_padding))
+    sizes = [_transposed_size(*dimension) for dimension in dimensions]
+    total = torch.zeros(len(data), len(kernels), *sizes, dtype=torch.float16, device=data.device)
+    for phases in itertools.product(*[_phases(*dimension) for dimension in dimensions]):
+        padded = functional.pad(data, [end for phase in reversed(phases) for end in phase.ends])
+        taps = tuple([slice(None)] * 2 + [phase.taps for phase in phases])
+        chosen = kernels[taps].flip(*range(2, kernels.dim()))
+        part = _convolved(padded, chosen, [1] * len(stride), [phase.spread for phase in phases], groups)
+        total[tuple([slice(None)] * 2 + [phase.outputs for phase in phases])] = part
+    return total
 
 
 def _patches(data: torch.Tensor, kernel: Sequence[int], stride: List[int], dilation: List[int]) -> torch.Tensor:

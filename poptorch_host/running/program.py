@@ -130,6 +130,7 @@ class Program:
         with self.randomness if self.compiled.draws_random_numbers else _NOTHING:
             outputs = self.engine.run(bound)
         self.run_nanoseconds = time.perf_counter_ns() - self._start
+        logger.debug("Ran the program")
         return outputs
 
     def finished(self, outputs: Any) -> Any:

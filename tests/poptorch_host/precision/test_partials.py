@@ -113,6 +113,17 @@ def test_convolutions_have_them(groups, transposed):
 
 
 @needs_core("it has half partials")
+def test_zeros_between_inputs_of_a_transposed_convolution_are_no_terms():
+    """With a stride of the kernel's size, one tap contributes to an output: its channels are the terms."""
+    x, weight = randoms(2, 40, 3, 2), randoms(40, 3, 2, 2)
+    output = in_half(lambda *inputs: functional.conv_transpose2d(*inputs, stride=2), x, weight)
+    for row in range(2):
+        for column in range(2):
+            expected = summed(in_rows(x), weight[:, :, row, column]).view(2, 3, 2, 3).permute(0, 3, 1, 2)
+            assert torch.equal(output[:, :, row::2, column::2], expected)
+
+
+@needs_core("it has half partials")
 def test_gradients_of_products_have_them():
     class Product(torch.nn.Module):
         def __init__(self):
