@@ -18,7 +18,7 @@ from typing import Any, Callable, ContextManager, Iterator, List, NamedTuple, Op
 
 import torch
 
-from common.cores import model_threads, usable_cores
+from common.cores import binding_variable, model_threads, usable_cores
 from common.errors import Refusal
 from common.launch import DEVICES
 from common.logs import logger
@@ -186,8 +186,12 @@ def choose_threads() -> None:
 
     On a CPU they are as many as PyTorch takes, within what the process may use, less one of each 8, which is left to
     data workers: a thread that waits for its core makes all others wait. On a GPU they only have to feed it. They are
-    not bound to cores.
+    not bound to cores: data workers inherit the core of the first one.
     """
+    binding = binding_variable()
+    if binding:
+        logger.warning("%s binds data workers to a single core, with the first thread of PyTorch: unset it", binding)
+        return
     if os.environ.get("OMP_NUM_THREADS"):
         logger.info("threads: %d, of OMP_NUM_THREADS", torch.get_num_threads())
         return

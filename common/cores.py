@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container (cgroup v2): microseconds of CPU time and of wall time, or max
+BINDING = ("OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 LEFT_OF = 8  # one core of so many is left to data workers
 
 
@@ -17,6 +18,12 @@ def usable_cores() -> int:
     except (OSError, ValueError):  # there is none
         return cores
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def binding_variable() -> str:
+    """The variable of the environment that has OpenMP bind threads to cores; '' if there is none."""
+    values = {name: os.environ.get(name, "").lower() for name in BINDING}
+    return next((name for name, value in values.items() if value not in ("", "false", "none", "disabled")), "")
 
 
 def model_threads(cores: int, on_gpu: bool) -> int:

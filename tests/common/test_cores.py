@@ -29,6 +29,15 @@ def test_one_core_of_eight_is_left_to_data_workers(count, cpu, gpu):
     assert (model_threads(count, on_gpu=False), model_threads(count, on_gpu=True)) == (cpu, gpu)
 
 
+@pytest.mark.parametrize("value, warns", [("true", True), ("close", True), ("false", False), ("", False)])
+def test_binding_of_threads_is_warned_of_since_it_binds_data_workers(value, warns, monkeypatch, caplog):
+    accelerator.select("cpu")
+    monkeypatch.setenv("OMP_PROC_BIND", value)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    accelerator.choose_threads()
+    assert ("OMP_PROC_BIND binds data workers to a single core" in caplog.text) is warns
+
+
 @pytest.mark.parametrize("omp, threads, said", [("", 7, "7 of 8 usable cores"), ("3", 2, "of OMP_NUM_THREADS")])
 def test_threads_are_chosen_and_logged_unless_the_environment_says_how_many(omp, threads, said, monkeypatch, caplog):
     accelerator.select("cpu")
