@@ -10,16 +10,17 @@ import functools
 import importlib
 import io
 import os
+import re
 import struct
 import zlib
 from types import ModuleType
-from typing import Optional, Union
+from typing import Optional, Tuple, Union
 
 import numpy as np
 from PIL import Image
 
 from common.files import NotRegular, TooLarge, read_regular
-from dataset.jpeg_tiles import Box, TiledJpeg, tiled
+from dataset.jpeg_parts import Box, JpegInRows, JpegInTiles, in_parts
 from utils import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # Pillow's other decoders are never started
@@ -28,6 +29,8 @@ MAX_PIXELS = 89_478_485  # above this, Pillow warns of decompression bombs: 256 
 MAX_FILE_BYTES = 64 << 20
 BAD_SHARE = 0.05  # of a data set that may be bad before the run stops
 BAD_FEWEST = 3  # this many are always tolerated
+# What libjpeg says at last if it was told that a picture has fewer rows, and nothing was wrong with those.
+ROWS_LEFT_OUT = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
 
 # What Pillow's parsers raise on damaged input, beside its own OSError subclasses.
 DECODER_ERRORS = (
@@ -50,29 +53,35 @@ class BadImage(Exception):
     """A file that cannot be decoded; the message is the reason, without the path."""
 
 
-class TiledPicture:
-    """A JPEG in tiles of which no more is decoded than is asked for. Damage in other tiles goes unnoticed."""
+class PartialPicture:
+    """A JPEG of which no more is decoded than is asked for. Damage in the rest goes unnoticed."""
 
-    def __init__(self, data: bytes, jpeg: TiledJpeg, decoder: ModuleType):
+    def __init__(self, data: bytes, jpeg: Union[JpegInRows, JpegInTiles], decoder: ModuleType):
         self._data, self._jpeg, self._decoder = data, jpeg, decoder
-        self.size = jpeg.width, jpeg.height
+        self.size = jpeg.size
 
-    def part(self, box: Box) -> np.ndarray:
-        """The pixels of `box`, bit for bit those of the whole picture; raises as `decode`, and ValueError outside."""
-        left, top, width, height = box
-        jpeg, x, y = self._jpeg.part(box)
+    def part(self, box: Box) -> Tuple[np.ndarray, int, int]:
+        """Pixels that `box` is among, bit for bit those of the whole picture, and where their left and upper edges are.
+
+        Raises:
+            BadImage: as `decode`.
+            ValueError: if `box` is not inside the picture.
+        """
+        jpeg, (left, top, width, height) = self._jpeg.part(box)
+        pixels = np.empty((height, width, 3), np.uint8)
         try:
-            pixels = self._decoder.decode_jpeg(jpeg, "RGB")
-        except ValueError:
-            pixels, x, y = self.whole(), 0, 0
-        return pixels[top - y : top - y + height, left - x : left - x + width]
+            self._decoder.decode_jpeg(jpeg, "RGB", buffer=pixels)
+        except ValueError as error:
+            if not ROWS_LEFT_OUT.fullmatch(str(error)):
+                return self.whole(), 0, 0
+        return pixels, left, top
 
     def whole(self) -> np.ndarray:
         """All pixels; raises as `decode`."""
         return np.asarray(decode(self._data))
 
 
-Picture = Union[Image.Image, np.ndarray, TiledPicture]
+Picture = Union[Image.Image, np.ndarray, PartialPicture]
 
 
 def most_bad(images: int) -> int:
@@ -103,12 +112,12 @@ def read_file(path: str) -> bytes:
 
 
 def open_picture(data: bytes) -> Picture:
-    """As `decode`, but a JPEG that restart markers divide into tiles is decoded where it is used, as far as it is."""
+    """As `decode`, but an ordinary JPEG is decoded where it is used, as far as it is."""
     decoder = fast_jpeg()
-    jpeg = tiled(data) if decoder else None
-    if decoder is None or jpeg is None or jpeg.width * jpeg.height > MAX_PIXELS:
+    jpeg = in_parts(data) if decoder else None
+    if decoder is None or jpeg is None or jpeg.size[0] * jpeg.size[1] > MAX_PIXELS:
         return decode(data)
-    return TiledPicture(data, jpeg, decoder)
+    return PartialPicture(data, jpeg, decoder)
 
 
 def decode(data: bytes) -> Union[Image.Image, np.ndarray]:

@@ -157,17 +157,19 @@ static int narrow(Filter *filter, int count, int *used) {
     return first;
 }
 
-// Columns left..left+width and rows top..top+height of what in (in_height, in_width) becomes when it is resized to
-// (out_height, out_width), with left and right exchanged if `mirrored`. Each of the two passes rounds, so that their order
-// matters. 0 if memory is short.
-int resize(const uint8_t *in, int64_t stride, int in_width, int in_height, int out_width, int out_height, int left,
-           int top, int width, int height, int is_cubic, int columns_first, int mirrored, uint8_t *out) {
+// Columns left..left+width and rows top..top+height of what a picture (in_height, in_width) becomes when it is resized to
+// (out_height, out_width), with left and right exchanged if `mirrored`. Of the picture, `in` has the columns x..x+wide and the
+// rows y..y+high. Each of the two passes rounds, so that their order matters. 0 if memory is short, or `in` has too little.
+int resize(const uint8_t *in, int64_t stride, int x, int y, int wide, int high, int in_width, int in_height, int out_width,
+           int out_height, int left, int top, int width, int height, int is_cubic, int columns_first, int mirrored,
+           uint8_t *out) {
     Filter across, down;
     if (!prepare(&across, is_cubic, in_width, out_width, left, width, mirrored)) return 0;
     if (!prepare(&down, is_cubic, in_height, out_height, top, height, 0)) return release(&across), 0;
     int columns, rows; // that are needed
-    in += CHANNELS * narrow(&across, width, &columns);
-    in += stride * narrow(&down, height, &rows);
+    const int column = narrow(&across, width, &columns) - x, row = narrow(&down, height, &rows) - y;
+    if (column < 0 || row < 0 || column + columns > wide || row + rows > high) return release(&across), release(&down), 0;
+    in += CHANNELS * column + stride * row;
     uint8_t *between = malloc((size_t)CHANNELS * (columns_first ? (size_t)columns * height : (size_t)width * rows));
     uint32_t *four = malloc(sizeof(uint32_t) * 4 * columns);
     const int enough = between && four;

@@ -13,8 +13,8 @@ from PIL import Image
 from timm.data.auto_augment import AugmentOp
 
 from dataset import native
-from dataset.decode import TiledPicture
-from dataset.jpeg_tiles import Box
+from dataset.decode import PartialPicture
+from dataset.jpeg_parts import Box
 
 LEVELS = 256
 CHANNELS = 3
@@ -64,10 +64,15 @@ class Pixels:
         """The picture as a Pillow image."""
         return Image.fromarray(self.array)
 
+    def part(self, box: Box) -> Tuple[np.ndarray, int, int]:
+        """Pixels (height, width, 3) that `box` is among, and where their left and upper edges are."""
+        return self.array, 0, 0
+
     def crop(self, box: Box) -> "Pixels":
         """A part that shares memory with the picture."""
         left, top, width, height = box
-        return Pixels(self.array[top : top + height, left : left + width])
+        array, x, y = self.part(box)
+        return Pixels(array[top - y : top - y + height, left - x : left - x + width])
 
     def resize(self, size: Tuple[int, int], resample: int, box: Optional[Box] = None) -> "Pixels":
         """The picture resized to `size` (width, height), with antialiasing; of that, only the part `box` is computed.
@@ -173,17 +178,21 @@ class ResizedPixels(Pixels):
         return self._done
 
     def _resized(self) -> np.ndarray:
-        old, new, array, out = self._source.size, self._size, self._source.array, _empty(self.width, self.height)
-        how = CUBIC[self._resample], _columns_first(old, new), self._mirrored
-        if not _run("resize", _at(array), ctypes.c_int64(array.strides[0]), *old, *new, *self._box, *how, _at(out)):
+        old, new, reach = self._source.size, self._size, 2 if CUBIC[self._resample] else 1
+        left, wide = _made_of(old[0], new[0], self._box[0], self.width, reach)
+        top, high = _made_of(old[1], new[1], self._box[1], self.height, reach)
+        array, x, y = self._source.part((left, top, wide, high))
+        window = ctypes.c_int64(array.strides[0]), x, y, array.shape[1], array.shape[0]
+        how, out = (CUBIC[self._resample], _columns_first(old, new), self._mirrored), _empty(self.width, self.height)
+        if not _run("resize", _at(array), *window, *old, *new, *self._box, *how, _at(out)):
             raise MemoryError(f"resizing {old[0]}x{old[1]} pixels to {new[0]}x{new[1]}")
         return out
 
 
-class TiledPixels(Pixels):
-    """A picture that is decoded where it is cropped or resized, and as a whole for anything else."""
+class PartialPixels(Pixels):
+    """A picture of which as much is decoded as is cropped or resized, and the whole for anything else."""
 
-    def __init__(self, picture: TiledPicture):
+    def __init__(self, picture: PartialPicture):
         self._picture = picture
         self.width, self.height = picture.size
         self._whole: Optional[np.ndarray] = None
@@ -195,20 +204,9 @@ class TiledPixels(Pixels):
             self._whole = self._picture.whole()
         return self._whole
 
-    def crop(self, box: Box) -> Pixels:
-        """A part of the picture."""
-        return Pixels(self._picture.part(box))
-
-    def resize(self, size: Tuple[int, int], resample: int, box: Optional[Box] = None) -> Pixels:
-        """As that of `Pixels`: of the picture, only what `box` is made of is decoded."""
-        if box is None:
-            return super().resize(size, resample)
-        reach = 2 if CUBIC[resample] else 1
-        left, width = _made_of(self.width, size[0], box[0], box[2], reach)
-        top, height = _made_of(self.height, size[1], box[1], box[3], reach)
-        frame = _empty(self.width, self.height)
-        frame[top : top + height, left : left + width] = self._picture.part((left, top, width, height))
-        return Pixels(frame).resize(size, resample, box)
+    def part(self, box: Box) -> Tuple[np.ndarray, int, int]:
+        """As that of `Pixels`, decoded for it."""
+        return self._picture.part(box)
 
 
 class Planes:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""JPEGs losslessly rewritten with restart markers by libjpeg-turbo's `jpegtran`, for dataset/jpeg_tiles.py."""
+"""JPEGs losslessly rewritten with restart markers by libjpeg-turbo's `jpegtran`, for dataset/jpeg_parts.py."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import EXIT_DATA, Refusal
 from dataset.decode import MAX_FILE_BYTES, BadImage, decode
-from dataset.jpeg_tiles import tiled
+from dataset.jpeg_parts import JpegInTiles, in_parts
 
 TOOL = "jpegtran"
 # A marker after every MCU, because the tiles of longer intervals must divide a row. Tables made for the picture save
@@ -42,7 +42,9 @@ def with_restart_markers(data: bytes, tool: str) -> Optional[bytes]:
     try:
         pixels = np.asarray(decode(data))
         done = subprocess.run([tool, *ARGUMENTS], input=data, capture_output=True, timeout=SECONDS)
-        if done.returncode or not 0 < len(done.stdout) <= MAX_FILE_BYTES or tiled(done.stdout) is None:
+        if done.returncode or not 0 < len(done.stdout) <= MAX_FILE_BYTES:
+            return None
+        if not isinstance(in_parts(done.stdout), JpegInTiles):
             return None
         return done.stdout if np.array_equal(np.asarray(decode(done.stdout)), pixels) else None
     except (BadImage, subprocess.TimeoutExpired):

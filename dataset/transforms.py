@@ -19,8 +19,8 @@ from yacs.config import CfgNode
 
 from common.errors import EXIT_USAGE, Refusal
 from dataset import native
-from dataset.decode import MAX_PIXELS, BadImage, Picture, TiledPicture
-from dataset.pixels import Pixels, Planes, TiledPixels, adapt, takes_pixels
+from dataset.decode import MAX_PIXELS, BadImage, PartialPicture, Picture
+from dataset.pixels import PartialPixels, Pixels, Planes, adapt, takes_pixels
 from planning.geometry import CENTRE_SHARE, crop_share, evaluation_interpolation, image_size
 from utils import one_line
 
@@ -153,14 +153,14 @@ def _resize_whole(config: CfgNode) -> transforms.Resize:
 
 def as_image(picture: Picture) -> Image.Image:
     """The picture as a Pillow image."""
-    if isinstance(picture, TiledPicture):
+    if isinstance(picture, PartialPicture):
         picture = picture.whole()
     return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
 
 
 def as_pixels(picture: Picture) -> Pixels:
     """The picture as `Pixels`."""
-    return TiledPixels(picture) if isinstance(picture, TiledPicture) else Pixels(np.asarray(picture))
+    return PartialPixels(picture) if isinstance(picture, PartialPicture) else Pixels(np.asarray(picture))
 
 
 class OnImage:

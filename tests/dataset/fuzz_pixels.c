@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 the Swin IPU trainer authors
 //
-// Calls the operations of dataset/pixels.c, levels.c and tiles.c with random sizes, boxes and matrices on buffers without a
+// Calls the operations of dataset/pixels.c, levels.c and jpeg.c with random sizes, boxes and matrices on buffers without a
 // byte to spare, for a compiler that checks addresses:
 //
 //     cc -g -O1 -march=native -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=all \
-//         -o fuzz tests/dataset/fuzz_pixels.c dataset/pixels.c dataset/levels.c dataset/tiles.c -lm && ./fuzz 1000000 0
+//         -o fuzz tests/dataset/fuzz_pixels.c dataset/pixels.c dataset/levels.c dataset/jpeg.c -lm && ./fuzz 1000000 0
 //
 // The arguments are the number of rounds and the seed.
 
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int resize(const uint8_t *, int64_t, int, int, int, int, int, int, int, int, int, int, int, uint8_t *);
+int resize(const uint8_t *, int64_t, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, uint8_t *);
 int affine(const uint8_t *, int, int, const double *, int, const uint8_t *, uint8_t *);
 void mirror(const uint8_t *, int, int, uint8_t *);
 void histogram(const uint8_t *, int64_t, int32_t *);
@@ -29,6 +29,7 @@ void planes_of_bytes(const uint8_t *, int64_t, uint8_t *);
 void planes_of_floats(const uint8_t *, int64_t, const float *, const float *, float *);
 void mix_bytes(uint8_t *, uint8_t *, int64_t, float, float);
 void mix_floats(float *, float *, int64_t, float, float);
+int read_headers(const uint8_t *, int64_t, int64_t *);
 int find_tiles(const uint8_t *, int64_t, int64_t, int64_t, int64_t *);
 int64_t copy_tiles(const uint8_t *, const int64_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint8_t *);
 
@@ -62,13 +63,18 @@ static uint8_t *noise(size_t bytes) {
     return memory;
 }
 
+// Of a picture that is larger than `in`, which may have too little of it.
 static void resize_a_part(const uint8_t *in, int width, int height) {
     const int out_width = side(), out_height = side(), left = upto(out_width) - 1, top = upto(out_height) - 1;
     const int wide = upto(out_width - left), high = upto(out_height - top), x = upto(width) - 1, y = upto(height) - 1;
+    const int is_whole = draw() % 2, before = is_whole ? 0 : upto(9) - 1, above = is_whole ? 0 : upto(9) - 1;
+    const int has_wide = upto(width - x), has_high = upto(height - y);
+    const int more = is_whole ? 0 : upto(9) - 1, below = is_whole ? 0 : upto(9) - 1;
     uint8_t *out = room((size_t)3 * wide * high);
-    if (!resize(in + 3 * ((size_t)width * y + x), 3 * width, upto(width - x), upto(height - y), out_width, out_height, left, top,
-                wide, high, draw() % 2, draw() % 2, draw() % 2, out))
-        abort();
+    const int is_done = resize(in + 3 * ((size_t)width * y + x), 3 * width, before, above, has_wide, has_high,
+                               before + has_wide + more, above + has_high + below, out_width, out_height, left, top, wide, high,
+                               draw() % 2, draw() % 2, draw() % 2, out);
+    if (is_whole && !is_done) abort();
     free(out);
 }
 
@@ -136,6 +142,24 @@ static void cut_out_tiles(void) {
     free(data);
 }
 
+// Reads headers that are damaged, cut off, or nothing but noise.
+static void read_some_headers(void) {
+    static const uint8_t good[] = "\377\330\377\340\0\4JF\377\333\0\5\0\1\2\377\335\0\4\0\1"
+                                  "\377\300\0\21\10\0\20\0\40\3\1\42\0\2\21\1\3\21\1\377\332\0\14\3\1\0\2\21\3\21\0?\0";
+    const size_t whole = sizeof good - 1, size = draw() % 2 ? whole : draw() % (whole + 1);
+    uint8_t *data = room(size + 1), *exactly = room(size ? size : 1);
+    memcpy(data, good, size);
+    const int changes = draw() % 4;
+    for (int i = 0; i < changes && size; i++) data[draw() % size] = draw() % 2 ? (uint8_t)draw() : 0xFF;
+    memcpy(exactly, data, size);
+    int64_t found[7];
+    const int is_read = read_headers(exactly, size, found);
+    if (is_read && (found[0] < 1 || found[1] < 1 || found[5] + 4 > found[6] || found[6] > (int64_t)size)) abort();
+    if (size == whole && !changes && !is_read) abort();
+    free(data);
+    free(exactly);
+}
+
 int main(int count, char **arguments) {
     const long rounds = count > 1 ? atol(arguments[1]) : 1000;
     state = count > 2 ? strtoull(arguments[2], NULL, 10) : 0;
@@ -147,6 +171,7 @@ int main(int count, char **arguments) {
         transform(in, width, height, out);
         change_levels(in, width, height, out);
         cut_out_tiles();
+        read_some_headers();
         free(in);
         free(out);
     }

@@ -12,10 +12,11 @@ import torch
 
 import accelerator
 from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
-from dataset import restart_markers
+from dataset import native, restart_markers
 from dataset.build_ipu import build_dataset
-from dataset.decode import TiledPicture, decode, fast_jpeg, open_picture
+from dataset.decode import decode
 from dataset.image_folder import open_split
+from dataset.jpeg_parts import JpegInTiles, in_parts
 from dataset.prepare import main as prepare
 from dataset.restart_markers import TOOL, with_restart_markers
 from dataset.shards import ShardedImages
@@ -71,7 +72,7 @@ class TestPacked:
                 assert theirs.name(index).endswith(UNCHANGED[index]) and after == before
             else:
                 assert after != before and np.array_equal(np.asarray(decode(after)), np.asarray(decode(before)))
-                assert isinstance(open_picture(after), TiledPicture) == (fast_jpeg() is not None)
+                assert native.library() is None or isinstance(in_parts(after), JpegInTiles)
 
     def test_what_was_rewritten_is_counted(self, folders, tmp_path, capsys):
         prepare(["shards", "--source", str(folders), "--out", str(tmp_path / "out"), "--restart-markers"])
