@@ -17,7 +17,7 @@ from common.files import user_cache
 from common.logs import logger
 from utils import one_line
 
-SOURCES = [Path(__file__).with_name(name) for name in ("pixels.c", "levels.c", "jpeg.c")]
+SOURCES = [Path(__file__).with_name(name) for name in ("pixels.c", "resize.c", "levels.c", "jpeg.c")]
 HEADER = Path(__file__).with_name("pixels.h")
 FLAGS = ["-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", "-shared", "-fPIC"]
 BUILD_SECONDS = 120
