@@ -92,18 +92,21 @@ def retried(read: Callable[[], Read]) -> Read:
 
 
 def _read_once(path: PathLike, limit: int) -> bytearray:
-    with open(open_regular(path), "rb", buffering=0) as stream:
-        size = os.fstat(stream.fileno()).st_size
+    descriptor = open_regular(path)
+    try:
+        size = os.fstat(descriptor).st_size
         if size > limit:
             raise TooLarge(size, limit)
         contents = bytearray(size)
         filled, view = 0, memoryview(contents)
         while filled < size:
-            count = stream.readinto(view[filled:])
+            count = os.readv(descriptor, [view[filled:]])
             if not count:
                 raise OSError(errno.EIO, f"it ended after {filled} of {size} bytes while it was read")
             filled += count
-    return contents
+        return contents
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, contents: Union[str, bytes]) -> None:

@@ -3,6 +3,8 @@
 //
 // Levels: tables, histograms and blends of pixels' values, and planes of them.
 
+#include <math.h>
+
 #include "pixels.h"
 
 enum { BLOCK = 16 }; // pixels whose channels are taken apart at once
@@ -149,6 +151,30 @@ void planes_of_floats(const uint8_t *in, int64_t pixels, const float *scale, con
     }
     for (; i < pixels; i++, in += CHANNELS)
         for (int c = 0; c < CHANNELS; c++) out[pixels * c + i] = in[c] * scale[c] + shift[c];
+}
+
+// Exchanges `bytes` bytes of each of `rows` rows, `stride` bytes apart, in each of `planes` planes, `plane` bytes apart.
+void exchange(uint8_t *restrict one, uint8_t *restrict other, int64_t planes, int64_t plane, int64_t rows, int64_t stride,
+              int64_t bytes) {
+    for (int64_t p = 0; p < planes; p++)
+        for (int64_t y = 0; y < rows; y++) {
+            uint8_t *restrict a = one + p * plane + y * stride, *restrict b = other + p * plane + y * stride;
+            for (int64_t i = 0; i < bytes; i++) {
+                const uint8_t kept = a[i];
+                a[i] = b[i];
+                b[i] = kept;
+            }
+        }
+}
+
+// Normalised values (rows, columns) as the nearest levels, halves to even, to rows that are `stride` bytes apart.
+void to_levels(const float *restrict in, int64_t rows, int64_t columns, float std, float mean, uint8_t *restrict out,
+               int64_t stride) {
+    for (int64_t y = 0; y < rows; y++, in += columns, out += stride)
+        for (int64_t x = 0; x < columns; x++) {
+            const float level = rintf((in[x] * std + mean) * 255);
+            out[x] = (uint8_t)(level < 0 ? 0 : level > 255 ? 255 : level);
+        }
 }
 
 // Two pictures mixed in place: each becomes `share` of itself and `rest` of the other. Bytes are rounded to nearest, halves to

@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Batches as the device takes them: timm's mixup or cutmix within groups that depend on no worker count."""
 
-from typing import Callable, Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from timm.data.mixup import cutmix_bbox_and_lam
 from yacs.config import CfgNode
 
 from common.errors import EXIT_USAGE, Refusal
-from dataset.pixels import mix
+from dataset.pixels import exchange, mix
 from dataset.samplers import Layout, mix_seed
 from dataset.samples import Batch
 from dataset.transforms import generators_kept, seeded
@@ -28,6 +28,12 @@ class Groups(NamedTuple):
     unit: int
     size: int
     order: np.ndarray
+
+    def places(self, first: int) -> Iterator[Union[slice, List[int]]]:
+        """The rows of each group of the unit that begins at row `first`: a slice, which is faster, or a list."""
+        for start in range(0, self.unit, self.size):
+            rows = (first + self.order[start : start + self.size]).tolist()
+            yield slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
 
 
 def group(layout: Layout) -> Groups:
@@ -91,35 +97,37 @@ class MixingCollate:
         targets = torch.empty(len(batch.labels), self._mixup.num_classes)
         with generators_kept():
             for first in range(0, len(batch.labels), self._groups.unit):
-                for rows in first + self._groups.order.reshape(-1, self._groups.size):
-                    epoch, index = batch.positions[rows[0]]
+                for rows in self._groups.places(first):
+                    images = Rows(batch.images, rows)
+                    epoch, index = batch.positions[images.rows[0]]
                     with seeded(mix_seed(self._seed, epoch, index, MIXUP_STREAM)):
-                        _, targets[rows] = self._mixup(Rows(batch.images, rows), batch.labels[rows])
+                        _, targets[rows] = self._mixup(images, batch.labels[rows])
         return batch.images, targets
 
 
 class Rows:
     """Some images of a batch, (group, C, H, W), for `InPlaceMixup`."""
 
-    def __init__(self, images: torch.Tensor, rows: np.ndarray):
-        self._images, self._rows = images, rows.tolist()
-        self.shape = (len(self._rows), *images.shape[1:])
+    def __init__(self, images: torch.Tensor, rows: Union[slice, List[int]]):
+        self.rows = list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows
+        self._images = images
+        self.shape = (len(self.rows), *images.shape[1:])
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def pairs(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
         """The first image and the last, the second and the last but one, and so on."""
-        for one, other in zip(self._rows[: len(self) // 2], reversed(self._rows)):
+        for one, other in zip(self.rows[: len(self) // 2], reversed(self.rows)):
             yield self._images[one], self._images[other]
 
     def floats(self) -> torch.Tensor:
         """A copy as float32."""
-        return self._images[self._rows].float()
+        return self._images[self.rows].float()
 
     def put(self, images: torch.Tensor) -> None:
         """Replaces the images; bytes are rounded to nearest."""
-        self._images[self._rows] = (images if self._images.is_floating_point() else images.round()).to(
+        self._images[self.rows] = (images if self._images.is_floating_point() else images.round()).to(
             self._images.dtype
         )
 
@@ -137,10 +145,7 @@ class InPlaceMixup(Mixup):
             )
         for one, other in x.pairs():
             if is_cutmix:
-                ours, theirs = (image[:, top:bottom, left:right] for image in (one, other))
-                kept = ours.clone()
-                ours.copy_(theirs)
-                theirs.copy_(kept)
+                exchange(one[:, top:bottom, left:right], other[:, top:bottom, left:right])
             else:
                 mix(one, other, share)
         return float(share)

@@ -21,6 +21,26 @@ SOURCES = [Path(__file__).with_name(name) for name in ("pixels.c", "resize.c", "
 HEADER = Path(__file__).with_name("pixels.h")
 FLAGS = ["-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", "-shared", "-fPIC"]
 BUILD_SECONDS = 120
+# Of each function that pixels.py calls: its arguments, p for an address, l for an int64_t.
+ARGUMENTS = {
+    "resize": "pliiiiiiiiiiiiiiip",
+    "mirror": "piip",
+    "affine": "piipipp",
+    "histogram": "plp",
+    "look_up": "plpp",
+    "sum_of_greys": "plp",
+    "saturate": "plfp",
+    "sharpen": "piifp",
+    "mapped_planes_of_bytes": "plpp",
+    "mapped_planes_of_floats": "plpp",
+    "planes_of_bytes": "plp",
+    "planes_of_floats": "plppp",
+    "mix_bytes": "pplff",
+    "mix_floats": "pplff",
+    "exchange": "pplllll",
+    "to_levels": "pllffpl",
+}
+TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 
 
 @functools.lru_cache(maxsize=None)
@@ -30,7 +50,7 @@ def library() -> Optional[ctypes.CDLL]:
     It is compiled by $CC or cc on first use, and kept in the user's cache.
     """
     try:
-        return ctypes.CDLL(str(_built()))
+        code = ctypes.CDLL(str(_built()))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         logger.info(
             "pixels.c cannot be compiled (%s): Pillow augments instead, with the same result at half the speed. Where "
@@ -38,6 +58,9 @@ def library() -> Optional[ctypes.CDLL]:
             one_line(error),
         )
         return None
+    for name, kinds in ARGUMENTS.items():
+        getattr(code, name).argtypes = [TYPES[kind] for kind in kinds]
+    return code
 
 
 def _built() -> Path:

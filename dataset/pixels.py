@@ -18,13 +18,13 @@ from dataset.jpeg_parts import Box
 
 LEVELS = 256
 CHANNELS = 3
+FIRST = LEVELS * np.arange(CHANNELS)[:, None]  # entry of each channel in a table (3, 256)
 IDENTITY = np.arange(LEVELS, dtype=np.uint8)  # the table that changes nothing
 CUBIC: Dict[int, int] = {
     Image.Resampling.BICUBIC: 1,
     Image.Resampling.BILINEAR: 0,
 }  # the interpolations that pixels.c has
 PILLOW = int(PIL.__version__.split(".")[0])
-Address = Union[np.ndarray, torch.Tensor, Any]
 
 
 class Pixels:
@@ -111,8 +111,8 @@ class Pixels:
         if size != self.size or method != Image.Transform.AFFINE or resample not in CUBIC:
             changed = self.image().transform(size, method, data, resample, fillcolor=fillcolor)
             return Pixels(np.asarray(changed))
-        matrix, fill, out = np.array(data, np.float64), np.array(fillcolor, np.uint8), _empty(*size)
-        if not _run("affine", _at(self.array), *size, _at(matrix), CUBIC[resample], _at(fill), _at(out)):
+        matrix, out = (ctypes.c_double * 6)(*data), _empty(*size)
+        if not _run("affine", _at(self.array), *size, matrix, CUBIC[resample], bytes(fillcolor), _at(out)):
             raise MemoryError(f"transforming {self.width}x{self.height} pixels")
         return Pixels(out)
 
@@ -125,10 +125,9 @@ class Pixels:
     def mapped(self, table: np.ndarray) -> "Pixels":
         """Each value replaced by that of a table of bytes: (256,), or (3, 256) for red, green and blue."""
         array, levels = self.before_levels()
-        tables = np.broadcast_to(table, (CHANNELS, LEVELS))
-        if levels is None:
-            return Pixels(array, np.ascontiguousarray(tables))
-        return Pixels(array, np.take_along_axis(tables, levels, axis=1))
+        tables = np.empty((CHANNELS, LEVELS), np.uint8)
+        tables[:] = table
+        return Pixels(array, tables if levels is None else _composed(tables, levels))
 
     def mean_grey(self) -> int:
         """The mean of the grey levels, rounded."""
@@ -138,19 +137,19 @@ class Pixels:
 
     def saturated(self, factor: float) -> "Pixels":
         """As ImageEnhance.Color: 0 gives grey, 1 the picture."""
-        return self._made("saturate", self._count(), ctypes.c_float(factor))
+        return self._made("saturate", self._count(), factor)
 
     def sharpened(self, factor: float) -> "Pixels":
         """As ImageEnhance.Sharpness: 0 gives a smooth picture, 1 the picture."""
-        return self._made("sharpen", *self.size, ctypes.c_float(factor))
+        return self._made("sharpen", *self.size, factor)
 
     def blended_with(self, level: int, factor: float) -> "Pixels":
         """0 gives a picture of the grey `level`, 1 the picture."""
         values = np.float32(level) + np.float32(factor) * (IDENTITY.astype(np.float32) - np.float32(level))
         return self.mapped(values.clip(0, LEVELS - 1).astype(np.uint8))
 
-    def _count(self) -> ctypes.c_int64:
-        return ctypes.c_int64(self.width * self.height)
+    def _count(self) -> int:
+        return self.width * self.height
 
     def _made(self, function: str, *arguments: Any) -> "Pixels":
         out = _empty(self.width, self.height)
@@ -182,7 +181,7 @@ class ResizedPixels(Pixels):
         left, wide = _made_of(old[0], new[0], self._box[0], self.width, reach)
         top, high = _made_of(old[1], new[1], self._box[1], self.height, reach)
         array, x, y = self._source.part((left, top, wide, high))
-        window = ctypes.c_int64(array.strides[0]), x, y, array.shape[1], array.shape[0]
+        window = array.strides[0], x, y, array.shape[1], array.shape[0]
         how, out = (CUBIC[self._resample], _columns_first(old, new), self._mirrored), _empty(self.width, self.height)
         if not _run("resize", _at(array), *window, *old, *new, *self._box, *how, _at(out)):
             raise MemoryError(f"resizing {old[0]}x{old[1]} pixels to {new[0]}x{new[1]}")
@@ -234,9 +233,14 @@ class Planes:
         if levels is None:
             _run(self._function, _at(array), picture._count(), *map(_at, self._factors), _at(out))
         else:
-            table = np.take_along_axis(self._values, levels, axis=1)
+            table = _composed(self._values, levels)
             _run(f"mapped_{self._function}", _at(array), picture._count(), _at(table), _at(out))
         return out
+
+
+def _composed(tables: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Tables (3, 256) of what another one, (3, 256) bytes, gives."""
+    return tables.ravel().take(levels + FIRST)
 
 
 def _made_of(old: int, new: int, start: int, count: int, reach: int) -> Tuple[int, int]:
@@ -254,8 +258,7 @@ def mix(one: torch.Tensor, other: torch.Tensor, share: float) -> None:
     """
     function = {torch.uint8: "mix_bytes", torch.float32: "mix_floats"}.get(one.dtype)
     if function and native.library() and one.is_contiguous() and other.is_contiguous():
-        shares = ctypes.c_float(share), ctypes.c_float(1.0 - share)
-        _run(function, _at(one), _at(other), ctypes.c_int64(min(one.numel(), other.numel())), *shares)
+        _run(function, _at(one), _at(other), min(one.numel(), other.numel()), share, 1.0 - share)
         return
     first, second = one.float(), other.float()
     for image, mixed in (
@@ -263,6 +266,33 @@ def mix(one: torch.Tensor, other: torch.Tensor, share: float) -> None:
         (other, second.mul(share).add_(first.mul(1.0 - share))),
     ):
         image.copy_(mixed if image.is_floating_point() else mixed.round_())
+
+
+def exchange(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Exchanges the contents of parts (C, height, width) of two images, cut out by slices."""
+    if not native.library() or one.stride() != other.stride() or one.stride(2) != 1:
+        kept = one.clone()
+        one.copy_(other)
+        other.copy_(kept)
+        return
+    planes, rows, columns = one.shape
+    plane, row, value = (one.element_size() * stride for stride in one.stride())
+    _run("exchange", _at(one), _at(other), planes, plane, rows, row, columns * value)
+
+
+def put_levels(image: torch.Tensor, noise: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Fills a part (C, height, width) of an image of bytes, cut out by slices, with the levels nearest to `noise`.
+
+    Args:
+        noise: normalised values as float32, of the part's shape or broadcast to it.
+        mean, std: of each channel (C, 1, 1), in units of 1 for white.
+    """
+    if not native.library() or noise.shape != image.shape or not noise.is_contiguous() or image.stride(2) != 1:
+        image.copy_(((noise * std + mean) * 255).round_().clamp_(0, 255))
+        return
+    _, rows, columns = image.shape
+    for values, part, factor, offset in zip(noise, image, std.view(-1).tolist(), mean.view(-1).tolist()):
+        _run("to_levels", _at(values), rows, columns, factor, offset, _at(part), part.stride(0))
 
 
 def _columns_first(size: Tuple[int, int], new: Tuple[int, int]) -> bool:
@@ -282,8 +312,8 @@ def _empty(width: int, height: int) -> np.ndarray:
     return np.empty((height, width, 3), np.uint8)
 
 
-def _at(memory: Address) -> ctypes.c_void_p:
-    return ctypes.c_void_p(memory.data_ptr() if isinstance(memory, torch.Tensor) else memory.ctypes.data)
+def _at(memory: Union[np.ndarray, torch.Tensor]) -> int:
+    return memory.data_ptr() if isinstance(memory, torch.Tensor) else int(memory.__array_interface__["data"][0])
 
 
 def takes_pixels(operation: AugmentOp) -> bool:

@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 from common.errors import EXIT_USAGE, Refusal
 from dataset import native
 from dataset.decode import MAX_PIXELS, BadImage, PartialPicture, Picture
-from dataset.pixels import PartialPixels, Pixels, Planes, adapt, takes_pixels
+from dataset.pixels import PartialPixels, Pixels, Planes, adapt, put_levels, takes_pixels
 from planning.geometry import CENTRE_SHARE, crop_share, evaluation_interpolation, image_size
 from utils import one_line
 
@@ -178,9 +178,10 @@ class Mirror:
 
     def __init__(self, p: float):
         self.p = p
+        self._rounded = float(np.float32(p))  # as a tensor's comparison does
 
     def __call__(self, picture: Pixels) -> Pixels:
-        return picture.mirror() if torch.rand(1) < self.p else picture
+        return picture.mirror() if torch.rand(1).item() < self._rounded else picture
 
 
 class NarrowPictures:
@@ -208,7 +209,7 @@ class RandomResizedCrop(RandomResizedCropAndInterpolation):
     def __call__(self, picture: Any) -> Any:
         if not isinstance(picture, Pixels):
             return super().__call__(picture)
-        sizes = torch.empty(1).expand(3, picture.height, picture.width)  # torchvision does not know `Pixels`
+        sizes = torch.empty_strided((picture.height, picture.width), (0, 0))  # torchvision does not know `Pixels`
         top, left, height, width = self.get_params(sizes, self.scale, self.ratio)
         modes = self.interpolation
         mode = random.choice(modes) if isinstance(modes, (tuple, list)) else modes
@@ -299,7 +300,7 @@ class _Canvas:
         return self._image.size()
 
     def __setitem__(self, region: Tuple[slice, ...], noise: torch.Tensor) -> None:
-        self._image[region] = ((noise * self._std + self._mean) * 255).round_().clamp_(0, 255)
+        put_levels(self._image[region], noise, self._mean, self._std)
 
 
 def _erasing(config: CfgNode) -> RandomErasing:
