@@ -5,7 +5,7 @@
 import math
 import multiprocessing
 from pathlib import Path
-from typing import Any, Callable, Dict, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from yacs.config import CfgNode
 import accelerator
 from common.errors import EXIT_DATA, Refusal
 from common.logs import logger
+from common.memory import free_shared_memory
 from dataset.cached_image_folder import ImageMap, MappedImages, open_22k, open_zip
 from dataset.decode import fast_jpeg
 from dataset.generated import GeneratedImages
+from dataset.handover import KeptMemory
 from dataset.image_folder import check_root, open_split
 from dataset.index_cache import cache_folder
-from dataset.mixup import MixingCollate, build_mixup, group, unmixed
+from dataset.mixup import HandingOver, MixingCollate, build_mixup, group, unmixed
 from dataset.samplers import Drawing, EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import Batch, EpochView, ImageDataset, NamedImages
 from dataset.shards import ShardedImages, is_sharded
@@ -117,7 +119,8 @@ def build_loader(
     if mode == poptorch.DataLoaderMode.AsyncRebatched:
         handed_over = arguments["rebatched_worker_size"] = _share_of(layout.combined_batch, unit)
     arguments.update(_worker_arguments(config, dataset, handed_over))
-    view = EpochView(dataset, len(sampler))
+    kept = _kept_memory(arguments, handed_over * _image_bytes(config))
+    view = EpochView(dataset, len(sampler), kept)
     others = set(multiprocessing.active_children())
     # Asynchronous loaders draw a seed when they begin: without the fork, the model built next would depend on the mode.
     with clear_failures(lambda: [], view.failure), torch.random.fork_rng(devices=[]):
@@ -126,7 +129,7 @@ def build_loader(
             view,
             batch_size=layout.micro_batch,
             sampler=ReaderSampler(sampler),
-            collate_fn=collate,
+            collate_fn=HandingOver(collate) if kept else collate,
             auto_distributed_partitioning=False,
             mode=mode,
             **arguments,
@@ -225,9 +228,8 @@ def _share_of(combined_batch: int, unit: int) -> int:
 
 def _worker_arguments(config: CfgNode, dataset: Any, samples: int) -> Dict[str, Any]:
     """Arguments of torch's DataLoader for workers that pass on `samples` at a time."""
-    image_bytes = math.prod(_shape(config)) * torch.empty((), dtype=image_dtype(config)).element_size()
     target_bytes = 4 * (config.MODEL.NUM_CLASSES or len(dataset.classes))
-    workers, prefetch = affordable_workers(config.DATA.NUM_WORKERS, samples * (image_bytes + target_bytes))
+    workers, prefetch = affordable_workers(config.DATA.NUM_WORKERS, samples * (_image_bytes(config) + target_bytes))
     if workers == 0:
         return {"num_workers": 0}
     return {
@@ -236,3 +238,13 @@ def _worker_arguments(config: CfgNode, dataset: Any, samples: int) -> Dict[str, 
         "timeout": stall_seconds(samples),
         "worker_init_fn": begin_worker,
     }
+
+
+def _image_bytes(config: CfgNode) -> int:
+    return math.prod(_shape(config)) * torch.empty((), dtype=image_dtype(config)).element_size()
+
+
+def _kept_memory(arguments: Dict[str, Any], batch_bytes: int) -> Optional[KeptMemory]:
+    """Memory for the batches that a worker prefetches, the one in use and the next, where there is room."""
+    workers, pieces = arguments["num_workers"], arguments.get("prefetch_factor", 0) + 2
+    return KeptMemory(pieces) if 0 < workers * pieces * batch_bytes <= free_shared_memory() else None

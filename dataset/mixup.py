@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Batches as the device takes them: timm's mixup or cutmix within groups that depend on no worker count."""
 
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from timm.data.mixup import cutmix_bbox_and_lam
 from yacs.config import CfgNode
 
 from common.errors import EXIT_USAGE, Refusal
+from dataset.handover import HandedOver
 from dataset.pixels import exchange, mix
 from dataset.samplers import Layout, mix_seed
 from dataset.samples import Batch
@@ -103,6 +104,23 @@ class MixingCollate:
                     with seeded(mix_seed(self._seed, epoch, index, MIXUP_STREAM)):
                         _, targets[rows] = self._mixup(images, batch.labels[rows])
         return batch.images, targets
+
+
+class HandingOver:
+    """A collate function whose images stay in the kept memory that they are in.
+
+    Args:
+        collate: a batch -> its images, as they are or changed in place, and targets.
+    """
+
+    def __init__(self, collate: Callable[[Batch], Tuple[torch.Tensor, torch.Tensor]]):
+        self._collate = collate
+
+    def __call__(self, batch: Batch) -> Tuple[Any, torch.Tensor]:
+        images, targets = self._collate(batch)
+        if batch.memory is None:
+            return images, targets
+        return HandedOver(batch.memory, tuple(images.shape), images.dtype), targets
 
 
 class Rows:

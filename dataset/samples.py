@@ -11,6 +11,7 @@ from common.logs import logger
 from common.memory import has_room, is_shortage
 from dataset.decode import DECODER_ERRORS, BadImage, most_bad, open_picture, shown
 from dataset.failure_note import FailureNote
+from dataset.handover import KeptMemory, shared_bytes
 from dataset.samplers import PADDING, Position, mix_seed
 from dataset.transforms import Transform, generators_kept, seeded
 from utils import one_line
@@ -26,11 +27,13 @@ class Batch(NamedTuple):
         images: (N, C, H, W).
         labels: (N,) int64.
         positions: of each sample, (epoch, index).
+        memory: the kept memory that the images are at the beginning of, if they are.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     positions: Sequence[Position]
+    memory: Optional[torch.Tensor] = None
 
 
 class DataError(Exception):
@@ -178,13 +181,15 @@ class EpochView(Dataset[Batch]):
     Args:
         dataset: has `sample(epoch, index, into)` and `blank()`.
         samples: samples that this process reads per epoch: the length of this view.
+        kept: memory for the batches of workers; None: each has memory of its own.
 
     Attributes:
         failure: why a sample could not be read.
     """
 
-    def __init__(self, dataset: Any, samples: int):
+    def __init__(self, dataset: Any, samples: int, kept: Optional[KeptMemory] = None):
         self.dataset = dataset
+        self._kept = kept
         self.failure = FailureNote()
         self._samples = samples
 
@@ -193,7 +198,7 @@ class EpochView(Dataset[Batch]):
 
     def __getitems__(self, positions: Sequence[Position]) -> Batch:
         """The samples of some positions; PyTorch's loader prefers this to indexing."""
-        images = _rows(len(positions), self.dataset.blank())
+        images, memory = self._rows(len(positions))
         labels = torch.empty(len(positions), dtype=torch.int64)
         try:
             with generators_kept():
@@ -202,7 +207,7 @@ class EpochView(Dataset[Batch]):
         except (DataError, ShortageError) as error:
             self.failure.write(f"{type(error).__name__}: {error}")
             raise
-        return Batch(images, labels, positions)
+        return Batch(images, labels, positions, memory)
 
     def _read(self, epoch: int, index: int, into: torch.Tensor) -> int:
         """Writes an image, and returns its label."""
@@ -212,11 +217,12 @@ class EpochView(Dataset[Batch]):
         label: int = self.dataset.sample(epoch, index, into)[1]
         return label
 
-
-def _rows(count: int, image: torch.Tensor) -> torch.Tensor:
-    """Memory for `count` images, which a worker shares with the process that it works for."""
-    shape = (count, *image.shape)
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=image.dtype)
-    storage = torch.UntypedStorage._new_shared(count * image.numel() * image.element_size())
-    return torch.empty(0, dtype=image.dtype).set_(storage).view(shape)  # as torch's default_collate does
+    def _rows(self, count: int) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Memory for `count` images, which a worker shares with the process that it works for; the second if kept."""
+        image = self.dataset.blank()
+        shape, size = (count, *image.shape), count * image.numel() * image.element_size()
+        if get_worker_info() is None:
+            return image.new_empty(shape), None
+        kept = self._kept.take(size) if self._kept else None
+        memory = shared_bytes(size) if kept is None else kept
+        return memory[:size].view(image.dtype).view(shape), kept

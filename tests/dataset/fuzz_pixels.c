@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 the Swin IPU trainer authors
 //
-// Calls the operations of dataset/pixels.c, levels.c and jpeg.c with random sizes, boxes and matrices on buffers without a
+// Calls the operations of dataset/pixels.c, resize.c, levels.c and jpeg.c with random sizes, boxes and matrices on buffers without a
 // byte to spare, for a compiler that checks addresses:
 //
 //     cc -g -O1 -march=native -ffp-contract=off -fsanitize=address,undefined -fno-sanitize-recover=all \
-//         -o fuzz tests/dataset/fuzz_pixels.c dataset/pixels.c dataset/levels.c dataset/jpeg.c -lm && ./fuzz 1000000 0
+//         -o fuzz tests/dataset/fuzz_pixels.c dataset/*.c -lm && ./fuzz 1000000 0
 //
 // The arguments are the number of rounds and the seed.
 
@@ -29,6 +29,8 @@ void planes_of_bytes(const uint8_t *, int64_t, uint8_t *);
 void planes_of_floats(const uint8_t *, int64_t, const float *, const float *, float *);
 void mix_bytes(uint8_t *, uint8_t *, int64_t, float, float);
 void mix_floats(float *, float *, int64_t, float, float);
+void exchange(uint8_t *, uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t);
+void to_levels(const float *, int64_t, int64_t, float, float, uint8_t *, int64_t);
 int read_headers(const uint8_t *, int64_t, int64_t *);
 int find_tiles(const uint8_t *, int64_t, int64_t, int64_t, int64_t *);
 int64_t copy_tiles(const uint8_t *, const int64_t *, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint8_t *);
@@ -108,6 +110,11 @@ static void change_levels(const uint8_t *in, int width, int height, uint8_t *out
     const float share = draw() / 4294967296.0f;
     mix_bytes(out, out + pixels, pixels, share, 1 - share);
     mix_floats(planes, planes + pixels, pixels, share, 1 - share);
+    const int64_t left = draw() % width, top = draw() % height, rows = draw() % (height - top + 1), columns = draw() % (width - left + 1);
+    uint8_t *other = noise(3 * pixels);
+    exchange(out + top * width + left, other + top * width + left, 3, pixels, rows, width, columns);
+    to_levels(planes, rows, columns, (float)upto(100), (float)upto(100), other + top * width + left, width);
+    free(other);
     free(planes);
     free(table);
 }

@@ -15,12 +15,13 @@ from PIL import Image
 from timm.data.auto_augment import LEVEL_TO_ARG, AugmentOp
 
 from dataset import native
-from dataset.pixels import Pixels, Planes, adapt, takes_pixels
+from dataset.pixels import Pixels, Planes, adapt, exchange, put_levels, takes_pixels
 from dataset.transforms import mend_posterize, seeded
 from tests.data_sets import photo
 
 compiled = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
 NO_PIXELS = {"GaussianBlur", "GaussianBlurRand"}
+SIZES = [(1, 1), (23, 200), (200, 23), (64, 64), (16, 5), (5, 16), (300, 300)]
 NOISE = np.random.RandomState(0).randint(0, 256, (60, 70, 3), dtype=np.uint8)
 
 
@@ -113,6 +114,35 @@ class TestResize:
             assert np.array_equal(resized.mirror().mirror().array, resized.array)
 
 
+class TestParts:
+    """Parts of images that are changed in place, with the C code and without it."""
+
+    @pytest.mark.parametrize(
+        "part", [np.s_[:, 2:9, 3:70], np.s_[:, 0:1, 0:1], np.s_[:, 4:4, :], np.s_[:, :, :]], ids=str
+    )
+    @pytest.mark.parametrize("is_compiled", [True, False])
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
+    def test_two_exchange_their_contents(self, part, is_compiled, dtype, monkeypatch):
+        if not is_compiled:
+            monkeypatch.setattr(native, "library", lambda: None)
+        one, other = (torch.from_numpy(NOISE).permute(2, 0, 1).contiguous().to(dtype) * factor for factor in (1, 2))
+        expected, others = one.clone(), other.clone()
+        expected[part], others[part] = other[part], one[part]
+        exchange(one[part], other[part])
+        assert torch.equal(one, expected) and torch.equal(other, others)
+
+    @compiled
+    @pytest.mark.parametrize("shape", [(3, 17, 31), (3, 1, 1)])
+    def test_levels_of_noise_are_pytorchs(self, shape, monkeypatch):
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.5, 0.1, 0.9), (0.2, 1.5, 0.3)))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        noise[:, 0, 0] = torch.tensor([(0.5 / 255 - 0.5) / 0.2, -9.0, 9.0])
+        given, expected = torch.full((2, 3, 40, 50), 7, dtype=torch.uint8)
+        put_levels(given[:, 5:22, 9:40], noise, mean, std)
+        expected[:, 5:22, 9:40] = ((noise * std + mean) * 255).round().clamp(0, 255)
+        assert torch.equal(given, expected)
+
+
 def library_of(environment: dict) -> str:
     code = "from dataset import native; print(native.library() is not None)"
     done = subprocess.run(
@@ -143,6 +173,16 @@ class TestBuilding:
     @compiled
     def test_processor_without_vectors_means_pillow(self, tmp_path):
         assert library_of({"CC": "cc -mno-avx2", "XDG_CACHE_HOME": str(tmp_path)}) == "False"
+
+    @compiled
+    def test_the_oldest_vectors_give_the_same_pixels(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        given = [Pixels(NOISE).resize(size, Image.BICUBIC).array for size in SIZES]
+        monkeypatch.setenv("CC", "cc -mno-avx512f")
+        plain = native.library.__wrapped__()
+        monkeypatch.setattr(native, "library", lambda: plain)
+        for size, expected in zip(SIZES, given):
+            assert np.array_equal(Pixels(NOISE).resize(size, Image.BICUBIC).array, expected), size
 
     @compiled
     def test_nothing_is_read_or_written_beyond_a_buffer(self, tmp_path):
