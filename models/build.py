@@ -146,6 +146,10 @@ def fastest(config: CfgNode) -> Type[SwinClassifier]:
     plain = swin.TYPE == "swin" and swin.PRECISION in ("32.32", "mix") and not (swin.DROP_RATE or swin.ATTN_DROP_RATE)
     if config.TRAIN.COMPILE:
         logger.info("blocks: ordinary operations of PyTorch, under torch.compile")
+        if plain and device == "cpu":
+            logger.warning(
+                "TRAIN.COMPILE takes the place of blocks for CPUs, which take less time: leave --compile out"
+            )
         return MODELS[swin.TYPE]
     if plain and device == "cpu":
         logger.info("blocks: for CPUs, a few samples at a time, without those that stochastic depth drops")
