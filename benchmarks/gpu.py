@@ -30,11 +30,11 @@ from torch import Tensor, nn
 
 import accelerator
 from benchmarks.peers import peers
-from benchmarks.train_step import Step, configured, our_evaluation, peer_evaluation, peer_training
+from benchmarks.train_step import Step, configured, peer_evaluation, peer_training
 from common.launch import Launch
 from models.build import build_pipeline
 from optimizer import build_optimizer
-from options import training_options
+from options import inference_options, training_options
 
 MODES = {"float32": ("float32", "highest"), "tf32": ("float32", "high"), "bfloat16": ("bfloat16", "highest")}
 
@@ -80,26 +80,43 @@ def waits(begin: Callable[[], Any], device: str) -> Optional[int]:
     return sum("synchroniz" in str(warning.message) for warning in found)
 
 
-def late_training(config: Any, images: Tensor, labels: Tensor) -> Step:
-    """A step as the training loop runs it: begun, then the one before it is read. Returns what begins and reads it."""
-    model = build_pipeline(config).train()
-    optimizer = build_optimizer(config, model, Launch(0, 1, 1, 1))
-    trainer = accelerator.poptorch().trainingModel(model, training_options(config, Launch(0, 1, 1, 1)), optimizer)
+def late(begin: Callable[[], Callable[[], Any]]) -> Step:
+    """A step that begins a call, then reads the one before it, as training and validation do on a GPU."""
     begun: List[Callable[[], Any]] = []
 
     def step() -> None:
-        trainer.setOptimizer(optimizer)
-        begun.append(accelerator.start(trainer, images, labels))
+        begun.append(begin())
         if len(begun) > 1:
             begun.pop(0)()
 
     return step
 
 
+def our_training(config: Any, images: Tensor, labels: Tensor) -> Step:
+    """A step as train_swin.py runs it."""
+    launch = Launch(0, 1, 1, 1)
+    model = build_pipeline(config).train()
+    optimizer = build_optimizer(config, model, launch)
+    trainer = accelerator.poptorch().trainingModel(model, training_options(config, launch), optimizer)
+
+    def begin() -> Callable[[], Any]:
+        trainer.setOptimizer(optimizer)
+        return accelerator.start(trainer, images, labels)
+
+    return late(begin)
+
+
+def our_evaluation(config: Any, images: Tensor, _: Tensor) -> Step:
+    """A call as validate.py makes it."""
+    model = build_pipeline(config, training=False).eval()
+    validator = accelerator.poptorch().inferenceModel(model, inference_options(config, Launch(0, 1, 1, 1)))
+    return late(lambda: accelerator.start(validator, images))
+
+
 def contenders(args: argparse.Namespace, dtype: str, training: bool, batch: Sequence[Tensor]) -> Dict[str, Step]:
     """All steps of a mode, ours first."""
     pixels, images, labels = batch
-    make = late_training if training else lambda config, inputs, _: our_evaluation(config, inputs)
+    make = our_training if training else our_evaluation
     plain = configured(args.cfg, dtype, args.batch)
     steps = {"ours": make(plain, images, labels), "ours, bytes": make(plain, pixels, labels)}
     if args.compile:
