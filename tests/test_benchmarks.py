@@ -3,6 +3,7 @@
 """What the benchmarks say of a machine, and what they count, without timing anything."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -73,3 +74,32 @@ def test_contenders_take_turns_in_changing_order():
     seen = []
     take_turns({name: lambda name=name: seen.append(name) for name in "abc"}, rounds=2)
     assert "".join(seen) == "abcbcacab"
+
+
+def test_waits_of_a_gpu_are_those_that_pytorch_warns_of(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def begin():
+        for text in (
+            "called a synchronizing CUDA operation",
+            "something else",
+            "called a synchronizing CUDA operation",
+        ):
+            warnings.warn(text, stacklevel=1)
+
+    assert gpu.waits(begin, "cuda") == 2 and modes == ["warn", "default"]
+
+
+def test_step_that_reads_late_reads_the_one_before():
+    events = []
+
+    def begin():
+        number = len(events)
+        events.append(f"begins {number}")
+        return lambda: events.append(f"read {number}")
+
+    step = gpu.late(begin)
+    step()
+    step()
+    assert events == ["begins 0", "begins 1", "read 0"]
