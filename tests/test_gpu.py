@@ -3,6 +3,7 @@
 """What is chosen and done on a GPU, with functions of torch.cuda replaced, since none is at hand."""
 
 import contextlib
+import copy
 
 import poptorch_host as poptorch
 import pytest
@@ -10,11 +11,12 @@ import torch
 from poptorch_host import host
 from poptorch_host.running.link import Link
 from poptorch_host.running.pending import Pending
-from poptorch_host.updating import reduce
+from poptorch_host.updating import reduce, update
+from poptorch_host.updating.latch import OptimizerLatch
 
 import accelerator
 from config import get_config
-from models.build import build_pipeline
+from models.build import MODELS, build_pipeline
 
 
 @pytest.fixture
@@ -132,3 +134,56 @@ def test_outputs_go_to_pinned_memory_and_are_waited_for_once(link):
     pending = Pending(outputs, link, None, 0)
     assert noted == ["pinned", "mark on compute"]
     assert pending.wait().outputs.dtype == torch.int32 and noted[-1] == "wait for mark"
+
+
+@pytest.fixture
+def fake_gpu():
+    """Inside, tensors of a GPU have no values: reading one, or computing with one of the host, is an error."""
+    mode = pytest.importorskip("torch._subclasses.fake_tensor").FakeTensorMode()
+    with mode:
+        try:
+            torch.zeros(1, device="cuda") + torch.zeros(1, device="cuda")
+        except (RuntimeError, AssertionError) as error:
+            pytest.skip(f"this PyTorch fakes no GPU: {error}")
+        with pytest.raises(Exception, match="_local_scalar_dense"):
+            torch.zeros(1, device="cuda").item()
+    return mode
+
+
+def on_fake_gpu(module):
+    """The module with tensors of the GPU, to be called inside the mode."""
+    for part in module.modules():
+        for tensors, kind in ((part._parameters, torch.nn.Parameter), (part._buffers, torch.Tensor.detach)):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = kind(torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda"))
+    return module
+
+
+@pytest.mark.parametrize("precision, scaled", [("32.32", False), ("mix", False), ("mix", True)])
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_forward_pass_and_update_read_nothing_and_mix_no_devices(precision, scaled, fake_gpu, monkeypatch):
+    """From bytes to new weights, with clipping and updates that may be left out; the backward pass needs a GPU."""
+    monkeypatch.setattr(host._settings, "skip_nonfinite", True)
+    monkeypatch.setattr(host._settings, "scale_gradients", scaled)
+    monkeypatch.setattr(update, "_without_modes", contextlib.nullcontext)  # which would end the mode for the update
+    accelerator.select("cpu")
+    model = MODELS["swin"](get_config("SWIN_DEMO", ["MODEL.PRECISION", precision]), 10).train()
+    latch = OptimizerLatch(poptorch.Options())
+    latch.set(poptorch.optim.AdamW(model.parameters(), lr=1e-3, max_grad_norm=5.0))
+    device = copy.deepcopy(model)
+    with fake_gpu:
+        weights = dict(on_fake_gpu(device).named_parameters())
+        pairs = [(name, parameter, weights[name]) for name, parameter in model.named_parameters()]
+        updates = update.WeightUpdate(latch, pairs, poptorch.Options())
+        assert updates.is_late
+        pixels = torch.empty(4, 3, 16, 16, dtype=torch.uint8, device="cuda")
+        for _ in range(2):
+            updates.before_backward(1)
+            _, loss = device(pixels, torch.empty(4, dtype=torch.int64, device="cuda"))
+            assert updates.scaled(torch.full_like(loss.detach(), updates.root_gradient())).is_cuda
+            for weight in weights.values():
+                weight.grad = torch.empty_like(weight)
+            updates.accumulate(1)
+            updates.apply()
+        assert updates.take_findings().shape == (2,)
