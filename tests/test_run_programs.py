@@ -4,12 +4,15 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import types
 
 import numpy as np
 import pytest
+import torch
+from poptorch_host import custom_ops
 
 from tools import program_data
 from tools.program_data.graphs import neighbors
@@ -162,3 +165,16 @@ def test_questions_and_answers_are_read_from_a_program(tmp_path):
     program.write_text("import torch\nquestions = ['who?']\ncontexts = ['it is me']\nassert found[0] == 'me'\n")
     assert exercise(str(program)) == (["who?"], ["it is me"], ["me"])
     assert place([5, 1, 2, 5, 1], [5, 1]) == (3, 4)
+
+
+def test_boxes_of_a_class_that_overlap_are_suppressed(monkeypatch):
+    monkeypatch.setattr(custom_ops, "_implementations", {})
+    suppress = runpy.run_path(str(LISTING.with_name("program_operations.py")))["suppress"]
+    boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]]])
+    scores = torch.tensor([[[0.9, 0.0], [0.8, 0.7], [0.0, 0.6]]])  # box 1 gives way to box 0 for class 0 only
+    attributes = {"threshold": 0.5, "scoreThreshold": 0.1, "numDetections": 4}
+    indices, kept, corners, classes, number = suppress([scores, boxes], attributes)
+    assert indices.tolist() == [[0, 1, 2, -1]] and number.tolist() == [3]
+    assert classes.tolist() == [[0, 1, 1, 2**31 - 1]]
+    assert torch.allclose(kept, torch.tensor([[0.9, 0.7, 0.6, 0.0]]))
+    assert torch.equal(corners[0, :3], boxes[0]) and not corners[0, 3].any()

@@ -5,7 +5,7 @@
 programs.yml beside this file lists the programs, their commands at small sizes, and the packages they need. Each
 program runs in a copy of its folder with a time limit; the checkouts are not modified.
 
-    python tools/run_programs.py --requirements ENVIRONMENT | xargs pip install
+    python tools/run_programs.py --requirements ENVIRONMENT | pip install -r /dev/stdin
     python tools/run_programs.py --checkout examples=FOLDER --checkout poptorch=FOLDER --work FOLDER
         [--python ENVIRONMENT=PYTHON] [--only REGEX] [--table FILE.md]
 

@@ -11,11 +11,11 @@ from .files import copy, library, text, write
 from .graphs import imdb, jodie, partition, planetoid, qm9, reddit, triplets, tudataset
 from .language import metric, records, squad
 from .models import letters, model, reader, state, vqgan
-from .pictures import cifar10, images, mnist, video, xrays
+from .pictures import cifar10, coco, images, mnist, video, xrays
 
 _FILES = (copy, library, text, write)
 _GRAPHS = (imdb, jodie, partition, planetoid, qm9, reddit, triplets, tudataset)
 _LANGUAGE = (metric, records, squad)
 _MODELS = (letters, model, reader, state, vqgan)
-_PICTURES = (cifar10, images, mnist, video, xrays)
+_PICTURES = (cifar10, coco, images, mnist, video, xrays)
 MAKERS = {maker.__name__: maker for maker in (*_FILES, *_GRAPHS, *_LANGUAGE, *_MODELS, *_PICTURES)}

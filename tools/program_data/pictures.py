@@ -55,6 +55,17 @@ def images(folder: str, classes: str, count: str, size: str = "256") -> None:
             picture(rng, int(size), f"{folder}/n{label:08d}/n{label:08d}_{index}.JPEG")
 
 
+def coco(folder: str, split: str, count: str, size: str) -> None:
+    """Writes pictures with two boxes each: FOLDER/SPLIT.txt names them; a label has a class and a box in fractions."""
+    rng = np.random.default_rng(0)
+    files = [f"{folder}/images/{split}/{index + 1:012d}.jpg" for index in range(int(count))]
+    placed(f"{folder}/{split}.txt").write_text("\n".join(files) + "\n")
+    for file in files:
+        picture(rng, int(size), file)
+        boxes = [f"{rng.integers(80)} {x:.3f} {y:.3f} 0.3 0.3" for x, y in rng.uniform(0.2, 0.8, (2, 2))]
+        placed(file.replace("/images/", "/labels/").replace(".jpg", ".txt")).write_text("\n".join(boxes) + "\n")
+
+
 def xrays(folder: str, count: str, size: str) -> None:
     """Writes pictures, and the table of findings of the chest X-ray data set of the NIH."""
     rng = np.random.default_rng(0)
