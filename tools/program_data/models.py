@@ -5,6 +5,7 @@
 import ast
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import List, Tuple
@@ -22,6 +23,14 @@ def model(folder: str, name: str, *settings: str) -> None:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz0123456789.,?'"]
     vocabulary += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
     (Path(folder) / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+
+
+def words(folder: str, file: str) -> None:
+    """Adds the words of a file, such as the program, to a vocabulary that `model` wrote."""
+    vocabulary = Path(folder) / "vocab.txt"
+    known = vocabulary.read_text().splitlines()
+    found = re.findall("[a-z]+", Path(file).read_text().lower())
+    vocabulary.write_text("\n".join(dict.fromkeys([*known, *found])) + "\n")
 
 
 def reader(folder: str, program: str, *settings: str) -> None:
