@@ -58,8 +58,8 @@ def trained(config):
     torch.manual_seed(0)
     model, options = build_pipeline(config, 3), training_options(config, ALONE)
     trainer = accelerator.poptorch().trainingModel(model.train(), options, build_optimizer(config, model, ALONE))
-    steps = [
-        (images, targets, trainer(images, targets)[1].item())
+    steps = [  # an asynchronous loader writes later batches into the memory of these
+        (images.clone(), targets.clone(), trainer(images, targets)[1].item())
         for images, targets in build_loader(config, options, build_dataset(config, True), training=True)
     ]
     assert len(steps) == 8
