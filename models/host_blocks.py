@@ -7,7 +7,7 @@ Each residual branch is one differentiable function with a backward pass written
 - It runs for a few samples at a time, so that all that lies between two products stays in the caches.
 - It runs for the samples only that stochastic depth keeps.
 - Rolling and cutting into windows is one gather of rows, before the projection, and one after it.
-- The backward pass computes norms and GELU again; with `recompute` all that it needs, but not the last product.
+- The backward pass computes all again but the first product, and with `recompute` that, too; never the last one.
 - Without a backward pass, weights are packed once for all parts, and GELU belongs to the product before it.
 
 Whoever watches the operations or the parts of a block (PopTorch's compiler, exports, hooks) sees the ordinary block.
@@ -57,11 +57,13 @@ def packed(weight: Tensor, rows: int) -> Tensor:
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows))
 
 
-def linear(rows: Tensor, weight: Tensor, bias: Optional[Tensor], then: str = "none") -> Tensor:
-    """A linear layer; with packed weights also the operation that follows it, "gelu" or "none"."""
+def linear(
+    rows: Tensor, weight: Tensor, bias: Optional[Tensor], then: str = "none", out: Optional[Tensor] = None
+) -> Tensor:
+    """A linear layer; with packed weights also the operation that follows it, "gelu", else to the memory of `out`."""
     if weight.is_mkldnn:
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, weight, bias, then, [], "none"))
-    return functional.linear(rows, weight, bias)
+    return torch._C._nn.linear(rows, weight, bias, out=None if out is None else out.view(len(rows), len(weight)))
 
 
 class Sums:
@@ -130,24 +132,25 @@ class MlpBranch(NamedTuple):
 
     eps: float
 
-    def run(self, x: Tensor, weights: Weights, outputs: bool = True) -> Tuple[Tensor, Tuple[Tensor, ...]]:
-        """Samples (B, H, W, C) -> their branch, and what the backward pass needs; without `outputs` the latter only."""
-        normed, mean, inverse = Norm(weights[0], weights[1], self.eps).forward(x.view(-1, x.shape[-1]))
-        hidden = linear(normed, weights[2], weights[3], "gelu")
-        if outputs:
-            active = hidden if weights[2].is_mkldnn else functional.gelu(hidden)
-            x = linear(active, weights[4], weights[5]).view(x.shape)
-        return x, (mean, inverse, hidden)
+    def inner(self, x: Tensor, weights: Weights, out: Optional[Tensor] = None) -> Tensor:
+        """Samples (B, H, W, C) -> what the backward pass needs of them, written to the memory of `out`, if any."""
+        normed = Norm(weights[0], weights[1], self.eps).forward(x.view(-1, x.shape[-1]))[0]
+        return linear(normed, weights[2], weights[3], "gelu", out)
 
-    def back(self, gradient: Tensor, x: Tensor, kept: Sequence[Tensor], weights: Weights, sums: Sums) -> Tensor:
+    def outer(self, hidden: Tensor, x: Tensor, weights: Weights) -> Tensor:
+        """The branch of the samples, from the result of `inner`."""
+        active = hidden if weights[2].is_mkldnn else functional.gelu(hidden)
+        return linear(active, weights[4], weights[5]).view(x.shape)
+
+    def back(self, gradient: Tensor, hidden: Tensor, x: Tensor, weights: Weights, sums: Sums) -> Tensor:
         """The gradient of the samples, given that of their branch."""
         rows, outer = x.view(-1, x.shape[-1]), gradient.view(-1, x.shape[-1])
-        mean, inverse, hidden = kept
-        norm = Norm(weights[0], weights[1], self.eps)
         sums.product(4, outer, functional.gelu(hidden))
         sums.rows(5, outer)
         inner = torch.ops.aten.gelu_backward(outer @ weights[4], hidden)
-        sums.product(2, inner, norm.forward(rows)[0])
+        norm = Norm(weights[0], weights[1], self.eps)
+        normed, mean, inverse = norm.forward(rows)
+        sums.product(2, inner, normed)
         sums.rows(3, inner)
         return norm.backward(inner @ weights[2], rows, mean, inverse, sums).view(x.shape)
 
@@ -155,7 +158,7 @@ class MlpBranch(NamedTuple):
 class AttentionBranch(NamedTuple):
     """Norm and window attention.
 
-    Weights: those of the norm, of `qkv` and of `proj`, the position bias (heads, tokens, tokens), and the mask.
+    Weights: those of the norm, of `qkv` and of `proj`, and the bias and mask (1 or windows, heads, tokens, tokens).
     """
 
     eps: float
@@ -164,35 +167,33 @@ class AttentionBranch(NamedTuple):
     heads: int
     scale: float
 
-    def run(self, x: Tensor, weights: Weights, outputs: bool = True) -> Tuple[Tensor, Tuple[Tensor, ...]]:
-        """As of MlpBranch."""
-        order, inverse_order = self._rows(x)
-        rows = x.view(-1, x.shape[-1]).index_select(0, order)
-        normed, mean, inverse = Norm(weights[0], weights[1], self.eps).forward(rows)
+    def inner(self, x: Tensor, weights: Weights, out: Optional[Tensor] = None) -> Tensor:
+        """As of MlpBranch: queries, keys and values (3, windows x heads, tokens, C / heads)."""
+        rows = x.view(-1, x.shape[-1]).index_select(0, self._rows(x)[0])
+        normed = Norm(weights[0], weights[1], self.eps).forward(rows)[0]
         tokens, size = self.window[0] * self.window[1], x.shape[-1] // self.heads
-        parts = linear(normed, weights[2], weights[3]).view(-1, tokens, 3, self.heads, size)
-        parts = parts.permute(2, 0, 3, 1, 4).reshape(3, -1, tokens, size)
-        attention = self._attention(parts, weights[6], weights[7])
-        joined = (attention @ parts[2]).view(-1, self.heads, tokens, size).transpose(1, 2).reshape(rows.shape)
-        if outputs:
-            x = linear(joined, weights[4], weights[5]).index_select(0, inverse_order).view(x.shape)
-        return x, (mean, inverse, parts, attention, joined)
+        parts = linear(normed, weights[2], weights[3]).view(-1, tokens, 3, self.heads, size).permute(2, 0, 3, 1, 4)
+        out = parts.new_empty(parts.shape) if out is None else out.view(parts.shape)
+        return out.copy_(parts).view(3, -1, tokens, size)
 
-    def _attention(self, parts: Tensor, bias: Tensor, mask: Optional[Tensor]) -> Tensor:
-        """Queries, keys and values (3, windows x heads, tokens, C / heads) -> (windows x heads, tokens, tokens)."""
+    def outer(self, parts: Tensor, x: Tensor, weights: Weights) -> Tensor:
+        """As of MlpBranch."""
+        joined = self._attended(parts, weights[6])[1]
+        return linear(joined, weights[4], weights[5]).index_select(0, self._rows(x)[1]).view(x.shape)
+
+    def _attended(self, parts: Tensor, bias: Tensor) -> Tuple[Tensor, Tensor]:
+        """Queries, keys and values (3, windows x heads, tokens, C / heads) -> attention weights, and rows (..., C)."""
         scores = torch.bmm(parts[0], parts[1].transpose(1, 2))
-        if mask is not None:
-            bias = bias + mask.unsqueeze(1)
         scores = torch.add(bias, scores.view(-1, *bias.shape), alpha=self.scale).view(scores.shape)
-        return torch.softmax(scores, -1).to(parts.dtype)
+        attention = torch.softmax(scores, -1).to(parts.dtype)
+        joined = (attention @ parts[2]).view(-1, self.heads, *parts.shape[2:]).transpose(1, 2)
+        return attention, joined.reshape(-1, self.heads * parts.shape[3])
 
-    def back(self, gradient: Tensor, x: Tensor, kept: Sequence[Tensor], weights: Weights, sums: Sums) -> Tensor:
+    def back(self, gradient: Tensor, parts: Tensor, x: Tensor, weights: Weights, sums: Sums) -> Tensor:
         """As of MlpBranch."""
         order, inverse_order = self._rows(x)
-        mean, inverse, parts, attention, joined = kept
-        norm = Norm(weights[0], weights[1], self.eps)
-        rows = x.view(-1, x.shape[-1]).index_select(0, order)
-        outer = gradient.view(rows.shape).index_select(0, order)
+        attention, joined = self._attended(parts, weights[6])
+        outer = gradient.view(-1, gradient.shape[-1]).index_select(0, order)
         sums.product(4, outer, joined)
         sums.rows(5, outer)
         tokens, size = parts.shape[2:]
@@ -205,8 +206,11 @@ class AttentionBranch(NamedTuple):
         scores.mul_(self.scale)
         torch.bmm(scores, parts[1], out=found[0])
         torch.bmm(scores.transpose(1, 2), parts[0], out=found[1])
-        found = found.view(3, -1, self.heads, tokens, size).permute(1, 3, 0, 2, 4).reshape(len(rows), -1)
-        sums.product(2, found, norm.forward(rows)[0])
+        found = found.view(3, -1, self.heads, tokens, size).permute(1, 3, 0, 2, 4).reshape(len(outer), -1)
+        rows = x.view(-1, x.shape[-1]).index_select(0, order)
+        norm = Norm(weights[0], weights[1], self.eps)
+        normed, mean, inverse = norm.forward(rows)
+        sums.product(2, found, normed)
         sums.rows(3, found)
         inner = norm.backward(found @ weights[2], rows, mean, inverse, sums)
         return inner.index_select(0, inverse_order).view(x.shape)
@@ -231,11 +235,12 @@ class Residual(torch.autograd.Function):
         if len(parts) > 1 and not differentiable and packs(x.dtype):
             rows = len(x[parts[0]].flatten(0, 2))
             narrow[2], narrow[4] = packed(narrow[2], rows), packed(narrow[4], rows)
-        out, saved = total_of(x, parts), cast(List[Tensor], [])
-        for samples in parts:
-            y, needed = branch.run(taken(x, samples), narrow)
-            add(out, samples, x, y, scale)
-            saved += needed if differentiable and not recompute else ()
+        out, saved = total_of(x, parts), cast(List[Optional[Tensor]], [None] * len(parts))
+        if differentiable and not recompute:  # all together, so that what is freed leaves no holes between them
+            saved = [x.new_empty(len(kept[samples]), *x.shape[1:3], len(narrow[2])) for samples in parts]
+        for samples, room in zip(parts, saved):
+            part = taken(x, samples)
+            add(out, samples, x, branch.outer(branch.inner(part, narrow, room), part, narrow), scale)
         if differentiable:
             ctx.branch, ctx.scale, ctx.count = branch, scale, len(weights)
             ctx.save_for_backward(kept, x, *narrow, *saved)
@@ -249,13 +254,11 @@ class Residual(torch.autograd.Function):
         weights, saved = rest[: ctx.count], rest[ctx.count :]
         sums, gradient, parts = Sums(ctx.needs_input_grad[4:]), gradient.contiguous(), chunks(x, kept)
         out = total_of(gradient, parts)
-        each = len(saved) // max(len(parts), 1)
-        for number, samples in enumerate(parts):
-            part = taken(x, samples)
-            needed = saved[number * each : (number + 1) * each] or ctx.branch.run(part, weights, outputs=False)[1]
-            outer = taken(gradient, samples)
+        for samples, needed in zip(parts, saved):
+            part, outer = taken(x, samples), taken(gradient, samples)
+            needed = ctx.branch.inner(part, weights) if needed is None else needed
             outer = outer if ctx.scale == 1 else outer * ctx.scale
-            add(out, samples, gradient, ctx.branch.back(outer, part, needed, weights, sums))
+            add(out, samples, gradient, ctx.branch.back(outer, needed, part, weights, sums))
         return (None, None, None, out, *sums.results(weights))
 
 
@@ -353,7 +356,7 @@ class HostBlock(SwinTransformerBlock):
         attention, eps, scale = self.attn, cast(float, self.norm1.eps), cast(float, self.attn.scale)
         branch = AttentionBranch(eps, attention.window, attention.shift, attention.heads, scale)
         linears = (*affine(attention.qkv), *affine(attention.proj))
-        weights = (*affine(self.norm1), *linears, attention.relative_bias(), attention.attn_mask)
+        weights = (*affine(self.norm1), *linears, attention.bias())
         return residual(branch, self._rate(), self.recompute, x, weights)
 
     def transform(self, x: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ class ShiftedWindowAttention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Queries, keys and values -> what each token gets, all (B, windows, heads, tokens, C / heads)."""
-        scores = self.similarity(query, key) + self._bias().to(query.dtype)
+        scores = self.similarity(query, key) + self.bias().to(query.dtype)
         return self.attn_drop(functional.softmax(scores, dim=-1)) @ value
 
     def weights(self, x: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class ShiftedWindowAttention(nn.Module):
         if any(self.shift):
             x = torch.roll(x, (-self.shift[0], -self.shift[1]), (1, 2))
         query, key, _ = self._windows(self.project(x))
-        return functional.softmax(self.similarity(query, key) + self._bias().to(query.dtype), dim=-1)
+        return functional.softmax(self.similarity(query, key) + self.bias().to(query.dtype), dim=-1)
 
     def _windows(self, qkv: Tensor) -> List[Tensor]:
         """(B, H, W, 3 C) -> queries, keys and values, each (B, windows, heads, tokens of a window, C / heads)."""
@@ -178,7 +178,7 @@ class ShiftedWindowAttention(nn.Module):
         parts = windows.reshape(batch, rows, columns, self.heads, self.window[0], self.window[1], size)
         return parts.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, channels)
 
-    def _bias(self) -> Tensor:
+    def bias(self) -> Tensor:
         """Position bias, plus the mask of shifted windows: (1 or windows, heads, tokens, tokens)."""
         bias = self.relative_bias().unsqueeze(0)
         return bias if self.attn_mask is None else bias + self.attn_mask.unsqueeze(1)
