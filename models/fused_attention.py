@@ -27,7 +27,7 @@ class FusedWindowAttention(WindowAttention):
         if is_watched():
             return super().attend(query, key, value)
         batch, windows, heads, tokens, size = query.shape
-        bias = self._bias().to(query.dtype).expand(windows, heads, tokens, tokens).reshape(1, -1, tokens, tokens)
+        bias = self.bias().to(query.dtype).expand(windows, heads, tokens, tokens).reshape(1, -1, tokens, tokens)
         query = query * (self.scale * size**0.5)  # the fused operation divides by the root; before 2.1 always
         query, key, merged = query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2)
         mask = bias.expand(batch, -1, -1, -1)

@@ -57,13 +57,11 @@ def packed(weight: Tensor, rows: int) -> Tensor:
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows))
 
 
-def linear(
-    rows: Tensor, weight: Tensor, bias: Optional[Tensor], then: str = "none", out: Optional[Tensor] = None
-) -> Tensor:
-    """A linear layer; with packed weights also the operation that follows it, "gelu", else to the memory of `out`."""
+def linear(rows: Tensor, weight: Tensor, bias: Any, then: str = "none", out: Optional[Tensor] = None) -> Tensor:
+    """A linear layer; with packed weights also the operation that follows it, "gelu", else to `out`."""
     if weight.is_mkldnn:
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, weight, bias, then, [], "none"))
-    return torch._C._nn.linear(rows, weight, bias, out=None if out is None else out.view(len(rows), len(weight)))
+    return torch._C._nn.linear(rows, weight, bias, out=out)
 
 
 class Sums:
@@ -133,7 +131,7 @@ class MlpBranch(NamedTuple):
     eps: float
 
     def inner(self, x: Tensor, weights: Weights, out: Optional[Tensor] = None) -> Tensor:
-        """Samples (B, H, W, C) -> what the backward pass needs of them, written to the memory of `out`, if any."""
+        """Samples (B, H, W, C) -> what the backward pass needs of them, written to `out`, if any."""
         normed = Norm(weights[0], weights[1], self.eps).forward(x.view(-1, x.shape[-1]))[0]
         return linear(normed, weights[2], weights[3], "gelu", out)
 
@@ -168,31 +166,33 @@ class AttentionBranch(NamedTuple):
     scale: float
 
     def inner(self, x: Tensor, weights: Weights, out: Optional[Tensor] = None) -> Tensor:
-        """As of MlpBranch: queries, keys and values (3, windows x heads, tokens, C / heads)."""
+        """As of MlpBranch: queries, keys and values (3, windows, heads, tokens, C / heads), as rows (..., 3 C)."""
         rows = x.view(-1, x.shape[-1]).index_select(0, self._rows(x)[0])
         normed = Norm(weights[0], weights[1], self.eps).forward(rows)[0]
-        tokens, size = self.window[0] * self.window[1], x.shape[-1] // self.heads
-        parts = linear(normed, weights[2], weights[3]).view(-1, tokens, 3, self.heads, size).permute(2, 0, 3, 1, 4)
-        out = parts.new_empty(parts.shape) if out is None else out.view(parts.shape)
-        return out.copy_(parts).view(3, -1, tokens, size)
+        joint = linear(normed, weights[2], weights[3])
+        parts = joint.view(-1, self.window[0] * self.window[1], 3, self.heads, x.shape[-1] // self.heads)
+        out = torch.empty_like(joint) if out is None else out
+        out.view(3, -1, self.heads, *parts.shape[1::3]).copy_(parts.permute(2, 0, 3, 1, 4))
+        return out
 
-    def outer(self, parts: Tensor, x: Tensor, weights: Weights) -> Tensor:
+    def outer(self, kept: Tensor, x: Tensor, weights: Weights) -> Tensor:
         """As of MlpBranch."""
-        joined = self._attended(parts, weights[6])[1]
+        joined = self._attended(kept, weights[6])[2]
         return linear(joined, weights[4], weights[5]).index_select(0, self._rows(x)[1]).view(x.shape)
 
-    def _attended(self, parts: Tensor, bias: Tensor) -> Tuple[Tensor, Tensor]:
-        """Queries, keys and values (3, windows x heads, tokens, C / heads) -> attention weights, and rows (..., C)."""
+    def _attended(self, kept: Tensor, bias: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (3, windows x heads, tokens, C / heads), attention weights, and rows (..., C)."""
+        parts = kept.view(3, -1, bias.shape[-1], kept.shape[1] // (3 * self.heads))
         scores = torch.bmm(parts[0], parts[1].transpose(1, 2))
         scores = torch.add(bias, scores.view(-1, *bias.shape), alpha=self.scale).view(scores.shape)
         attention = torch.softmax(scores, -1).to(parts.dtype)
         joined = (attention @ parts[2]).view(-1, self.heads, *parts.shape[2:]).transpose(1, 2)
-        return attention, joined.reshape(-1, self.heads * parts.shape[3])
+        return parts, attention, joined.reshape(-1, kept.shape[1] // 3)
 
-    def back(self, gradient: Tensor, parts: Tensor, x: Tensor, weights: Weights, sums: Sums) -> Tensor:
+    def back(self, gradient: Tensor, kept: Tensor, x: Tensor, weights: Weights, sums: Sums) -> Tensor:
         """As of MlpBranch."""
         order, inverse_order = self._rows(x)
-        attention, joined = self._attended(parts, weights[6])
+        parts, attention, joined = self._attended(kept, weights[6])
         outer = gradient.view(-1, gradient.shape[-1]).index_select(0, order)
         sums.product(4, outer, joined)
         sums.rows(5, outer)
@@ -237,7 +237,7 @@ class Residual(torch.autograd.Function):
             narrow[2], narrow[4] = packed(narrow[2], rows), packed(narrow[4], rows)
         out, saved = total_of(x, parts), cast(List[Optional[Tensor]], [None] * len(parts))
         if differentiable and not recompute:  # all together, so that what is freed leaves no holes between them
-            saved = [x.new_empty(len(kept[samples]), *x.shape[1:3], len(narrow[2])) for samples in parts]
+            saved = [x.new_empty(len(kept[samples]) * x.shape[1] * x.shape[2], len(narrow[2])) for samples in parts]
         for samples, room in zip(parts, saved):
             part = taken(x, samples)
             add(out, samples, x, branch.outer(branch.inner(part, narrow, room), part, narrow), scale)
@@ -355,19 +355,17 @@ class HostBlock(SwinTransformerBlock):
             return super().attend(x)
         attention, eps, scale = self.attn, cast(float, self.norm1.eps), cast(float, self.attn.scale)
         branch = AttentionBranch(eps, attention.window, attention.shift, attention.heads, scale)
-        linears = (*affine(attention.qkv), *affine(attention.proj))
-        weights = (*affine(self.norm1), *linears, attention.bias())
-        return residual(branch, self._rate(), self.recompute, x, weights)
+        weights = (*affine(self.norm1), *affine(attention.qkv), *affine(attention.proj), attention.bias())
+        return residual(branch, self.drop_path.rate * self.training, self.recompute, x, weights)
 
     def transform(self, x: Tensor) -> Tensor:
         """The MLP half: (B, H, W, C) -> (B, H, W, C)."""
         if not self._runs_whole(x):
             return super().transform(x)
         weights = (*affine(self.norm2), *affine(self.mlp.fc1), *affine(self.mlp.fc2))
-        return residual(MlpBranch(cast(float, self.norm2.eps)), self._rate(), self.recompute, x, weights)
-
-    def _rate(self) -> float:
-        return self.drop_path.rate if self.training else 0.0
+        return residual(
+            MlpBranch(cast(float, self.norm2.eps)), self.drop_path.rate * self.training, self.recompute, x, weights
+        )
 
     def _runs_whole(self, x: Tensor) -> bool:
         """Whether nobody watches the parts of the block, and its numbers are those of a CPU."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
+import contextlib
 import datetime
 import os
 import re
@@ -48,6 +49,20 @@ def test_compile_runs_nothing_and_once(caplog):
     assert torch.equal(model.fc.weight.detach(), before)
     executor.compile(X, LABELS)
     assert "already compiled" in caplog.text
+
+
+@host_only("the memory of a host")
+def test_only_the_first_call_of_training_returns_memory_at_once(monkeypatch):
+    from poptorch_host.running import engine
+
+    entered, executor = [], trained(Classifier())
+    monkeypatch.setattr(engine, "returned_at_once", lambda: entered.append(True) or contextlib.nullcontext())
+    executor.compile(X, LABELS)
+    assert not entered
+    for _ in range(3):
+        executor(X, LABELS)
+        poptorch.inferenceModel(Classifier())(X)
+    assert len(entered) == 1
 
 
 def test_detached_models_keep_weights_and_optimizer_state():
