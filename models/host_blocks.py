@@ -17,7 +17,7 @@ import functools
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -374,18 +374,17 @@ class HostBlock(SwinTransformerBlock):
             and x.dtype in DTYPES
             and not _len_torch_dispatch_stack()
             and not torch.jit.is_tracing()  # type: ignore[attr-defined]
-            and not any(is_observed(part) for part in self.modules() if part is not self)
+            and not any(
+                part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
+                for part in self.modules()
+                if part is not self
+            )
         )
 
 
 def affine(module: Any) -> Tuple[Tensor, Optional[Tensor]]:
     """Weight and bias of a module."""
     return module.weight, module.bias
-
-
-def is_observed(module: nn.Module) -> bool:
-    """Whether a module has hooks."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 class HostLayer(BasicLayer):
