@@ -61,7 +61,7 @@ def linear(rows: Tensor, weight: Tensor, bias: Any, then: str = "none", out: Opt
     """A linear layer; with packed weights also the operation that follows it, "gelu", else to `out`."""
     if weight.is_mkldnn:
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, weight, bias, then, [], "none"))
-    return torch._C._nn.linear(rows, weight, bias, out=out)
+    return functional.linear(rows, weight, bias, out=out)  # type: ignore[call-arg]
 
 
 class Sums:
