@@ -314,3 +314,20 @@ def test_sums_are_laid_out_as_the_weights_are(lonely_group, monkeypatch):
     alone = run()
     monkeypatch.setattr("poptorch_host.updating.update.process_group", lambda *_: lonely_group)
     assert_close(run(), alone, 1e-6)
+
+
+def test_processes_read_which_gradients_there_are_only_where_one_is_missing(lonely_group, monkeypatch):
+    """A GPU would wait for that."""
+    read = []
+    monkeypatch.setattr(reduce._Bucket, "flags", lambda bucket, of=reduce._Bucket.flags: read.append(0) or of(bucket))
+    tensors = [torch.zeros(2, requires_grad=True) for _ in range(2)]
+    found = [torch.ones(2), torch.ones(2)]
+    reducer = reduce.GradientReducer(tensors, lonely_group, lambda index: found[index])
+    for missing in (False, True):
+        if missing:
+            found[1] = None
+        reducer.arm()
+        before = len(read)
+        sums = reducer.finish()
+        assert [None if total is None else total.tolist() for total in sums] == [[1, 1], None if missing else [1, 1]]
+        assert len(read) - before == len(tensors) + missing  # each gradient is noted, and the notes are read
