@@ -215,7 +215,10 @@ def finish_step(run: Run, progress: Progress, step: Step, stop: StopRequest) -> 
         stop.name = stop.name or "a signal to another process"
         stop.agreed = True
     loss = total / run.launch.processes
-    left_out = skipped > 0 and not (run.config.TRAIN.AUTO_LOSS_SCALING or accelerator.scales_gradients())
+    scales = run.config.TRAIN.AUTO_LOSS_SCALING or accelerator.scales_gradients()
+    left_out = skipped > 0 and not scales
+    if skipped and scales:
+        logger.info("update %d: left out, its gradients overflowed; their scale is halved", progress.update)
     if (left_out or not math.isfinite(loss)) and not device_generates_data(run.config):
         check_may_skip(run, progress, step, loss)
         return math.nan, norm

@@ -89,6 +89,14 @@ def test_updates_that_are_not_finite_are_left_out_by_the_device_and_counted_late
     assert_same_run(train(digits, tmp_path / "at once", *options), found)
 
 
+def test_update_that_shows_the_scale_too_large_is_logged_and_stops_no_run(digits, tmp_path, monkeypatch, late):
+    spoil(monkeypatch, {1})
+    monkeypatch.setattr(accelerator, "scales_gradients", lambda: True)
+    found = train(digits, tmp_path, "--epochs", "1", "--opts", "TRAIN.WARMUP_EPOCHS", "0")
+    assert "update 1: left out, its gradients overflowed" in (tmp_path / "log.txt").read_text()
+    assert (found["progress"]["update"], found["progress"]["skipped"]) == (5, 0)
+
+
 def test_gradients_that_are_not_finite_stop_the_run_a_step_late_with_the_checkpoints_as_they_were(
     digits, tmp_path, monkeypatch, late
 ):
