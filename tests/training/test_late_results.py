@@ -8,6 +8,7 @@ A CPU stands in for the GPU: its updates decide for themselves, the loop reads l
 import contextlib
 import inspect
 import math
+import signal
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import accelerator
-from common.errors import EXIT_NONFINITE, Refusal
+from common.errors import EXIT_NONFINITE, Preempted, Refusal
 from tests.runs import assert_same_run, train
 from training import checkpoint, loop
 
@@ -56,6 +57,19 @@ def test_run_that_reads_late_is_the_run_that_reads_at_once(digits, tmp_path, mon
     assert_same_run(train(digits, tmp_path / "resumed", *options), unbroken)
     monkeypatch.setattr(accelerator, "answers_late", lambda: False)
     assert_same_run(train(digits, tmp_path / "at once", *options), unbroken)
+
+
+def test_run_that_is_asked_to_stop_finishes_what_it_has_begun_and_begins_nothing_more(
+    digits, tmp_path, monkeypatch, late
+):
+    end, options = loop.finish_step, ["--epochs", "1", "--opts", "TRAIN.WARMUP_EPOCHS", "0"]
+    unbroken = train(digits, tmp_path / "unbroken", *options)
+    monkeypatch.setattr(loop, "finish_step", lambda *args: signal.raise_signal(signal.SIGTERM) or end(*args))
+    with pytest.raises(Preempted):
+        train(digits, tmp_path / "stopped", *options)
+    assert late[-4:] == [("begins", 0), ("begins", 1), ("ends", 0), ("ends", 1)]
+    monkeypatch.setattr(loop, "finish_step", end)
+    assert_same_run(train(digits, tmp_path / "stopped", *options), unbroken)
 
 
 def test_average_has_the_weights_of_every_update(digits, tmp_path, monkeypatch, late):
