@@ -220,11 +220,9 @@ def peak_memory(args: argparse.Namespace) -> None:
         step = our_training(configured(args.cfg, dtype, args.batch, "recomputing" in name), images, labels)
     else:
         step = peer_training(peers(args.cfg, args.official, only=name)[name], images, labels, dtype, tuned=True)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(2):
         step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{name:<22} {peak / 1e6:.2f} GB, {(peak - before) / 1e6:.2f} GB of it in the steps", flush=True)
+    print(f"{name:<22} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB", flush=True)
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -253,9 +251,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         return
     print(f"torch {torch.__version__}, timm {timm.__version__}, {args.cfg}, batch {args.batch}, 1 thread", flush=True)
     images, labels = torch.randn(args.batch, 3, 224, 224), torch.randint(0, 1000, (args.batch,))
+    present = list(peers(args.cfg, args.official)) if args.memory else []  # the names: models would count below
     for dtype in args.dtypes:
         if args.memory:
-            present = peers(args.cfg, args.official)
             for name in ("ours", "ours, recomputing", *(peer for peer in args.peers if peer in present)):
                 given = list(sys.argv[1:] if argv is None else argv)
                 command = [sys.executable, "-m", "benchmarks.train_step", *given, "--alone", name, "--dtypes", dtype]
