@@ -4,6 +4,7 @@
 
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
@@ -199,7 +200,7 @@ class EpochView(Dataset[Batch]):
     def __getitems__(self, positions: Sequence[Position]) -> Batch:
         """The samples of some positions; PyTorch's loader prefers this to indexing."""
         images, memory = self._rows(len(positions))
-        labels = torch.empty(len(positions), dtype=torch.int64)
+        labels = np.empty(len(positions), np.int64)
         try:
             with generators_kept():
                 for row, (epoch, index) in enumerate(positions):
@@ -207,7 +208,7 @@ class EpochView(Dataset[Batch]):
         except (DataError, ShortageError) as error:
             self.failure.write(f"{type(error).__name__}: {error}")
             raise
-        return Batch(images, labels, positions, memory)
+        return Batch(images, torch.from_numpy(labels), positions, memory)
 
     def _read(self, epoch: int, index: int, into: torch.Tensor) -> int:
         """Writes an image, and returns its label."""

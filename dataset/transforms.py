@@ -88,7 +88,7 @@ def _for_pixels(part: Part) -> Part:
         if all(takes_pixels(operation) for operation in operations):
             for operation in operations:
                 adapt(operation)
-            return part
+            return part if isinstance(part, AutoAugment) else PlainRandAugment(**vars(part))
     return OnImage(part)
 
 
@@ -214,6 +214,17 @@ class RandomResizedCrop(RandomResizedCropAndInterpolation):
         modes = self.interpolation
         mode = random.choice(modes) if isinstance(modes, (tuple, list)) else modes
         return picture.crop((left, top, width, height)).resize((self.size[1], self.size[0]), PIXEL_MODES[mode])
+
+
+class PlainRandAugment(RandAugment):
+    """timm's RandAugment with its random numbers, without the array of all operations that np.random.choice makes."""
+
+    def __call__(self, picture: Pixels) -> Pixels:
+        if self.choice_weights is not None:
+            return super().__call__(picture)
+        for place in np.random.randint(0, len(self.ops), self.num_layers).tolist():
+            picture = self.ops[place](picture)
+        return picture
 
 
 class ResizedCentre:

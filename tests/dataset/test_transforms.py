@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data.auto_augment import RandAugment
+from timm.data.auto_augment import RandAugment, rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
@@ -22,7 +22,15 @@ from dataset.mixup import MixingCollate, build_mixup, group, unmixed
 from dataset.pixels import Pixels, Planes
 from dataset.samplers import Layout
 from dataset.samples import Batch
-from dataset.transforms import ByteErasing, Mirror, Normalise, RandomResizedCrop, build_transform, seeded
+from dataset.transforms import (
+    ByteErasing,
+    Mirror,
+    Normalise,
+    PlainRandAugment,
+    RandomResizedCrop,
+    build_transform,
+    seeded,
+)
 from tests.data_sets import photo, small_config
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -45,7 +53,7 @@ class TestTraining:
     def test_recipe_is_crop_flip_randaugment_normalise_erase(self):
         parts = build_transform(config_of(), training=True).transforms
         kinds = [type(part) for part in parts]
-        assert kinds[1:4] == [RandomResizedCrop, Mirror, RandAugment] and kinds[4:] == [Planes, RandomErasing]
+        assert kinds[1:4] == [RandomResizedCrop, Mirror, PlainRandAugment] and kinds[4:] == [Planes, RandomErasing]
         crop, flip, augment, *_, erasing = parts[1:]
         assert list(crop.scale) == [0.08, 1.0] and list(crop.ratio) == [0.75, 4 / 3] and flip.p == 0.5
         assert (erasing.probability, erasing.mode, erasing.max_count) == (0.25, "pixel", 1)
@@ -69,6 +77,18 @@ class TestTraining:
         ).transforms
         assert (parts[-1].probability, parts[-1].mode, parts[-1].max_count) == (0.5, "const", 3)
         assert (list(parts[1].scale), list(parts[1].ratio), parts[2].p) == ([0.5, 0.9], [1.0, 2.0], 0.1)
+
+    @pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "rand-m5-n3-p0.9", "rand-m9-n2-tweights"])
+    def test_randaugment_draws_as_timms_does(self, policy):
+        theirs = rand_augment_transform(policy, {})
+        ours = PlainRandAugment(**vars(theirs))
+        for place, operation in enumerate(theirs.ops):
+            operation.aug_fn = lambda drawn, *arguments, place=place, **_: [*drawn, (place, arguments)]
+        for seed in range(50):
+            with seeded(seed):
+                expected = theirs([])
+            with seeded(seed):
+                assert ours([]) == expected
 
     @pytest.mark.parametrize("nothing", ["", "none"])
     def test_colour_jitter_takes_over_without_randaugment(self, nothing):
