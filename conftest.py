@@ -19,6 +19,7 @@ ACCEPTANCE = (
     "tests/test_optimizer.py",
     "tests/test_options.py",
     "tests/dataset/test_build_ipu.py",
+    "tests/dataset/test_handover.py",
     "tests/dataset/test_restart_markers.py",
     "tests/dataset/test_shards.py",
     "tests/models/test_build.py",
