@@ -245,6 +245,6 @@ def _image_bytes(config: CfgNode) -> int:
 
 
 def _kept_memory(arguments: Dict[str, Any], batch_bytes: int) -> Optional[KeptMemory]:
-    """Memory for the batches that a worker prefetches, the one in use and the next, where there is room."""
+    """Memory for the batches that a worker prefetches, the one in use and the next, if two loaders have room."""
     workers, pieces = arguments["num_workers"], arguments.get("prefetch_factor", 0) + 2
-    return KeptMemory(pieces) if 0 < workers * pieces * batch_bytes <= free_shared_memory() else None
+    return KeptMemory(pieces) if 0 < 2 * workers * pieces * batch_bytes <= free_shared_memory() else None

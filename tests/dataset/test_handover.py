@@ -103,6 +103,8 @@ class TestLoader:
         assert len({file_of(images) for _ in range(2) for images, _ in loader}) <= 4
 
     def test_without_room_each_batch_has_memory_of_its_own(self, config, monkeypatch) -> None:
-        monkeypatch.setattr(build_ipu, "free_shared_memory", lambda: 4 * 2 * 3 * 32 * 32 * 4 - 1)
-        loader = self.loader(config(1))
-        assert loader.dataset._kept is None and len(list(loader)) == 20
+        two_loaders = 2 * 4 * (2 * 3 * 32 * 32 * 4)
+        for room, is_kept in ((two_loaders, True), (two_loaders - 1, False)):
+            monkeypatch.setattr(build_ipu, "free_shared_memory", lambda room=room: room)
+            loader = self.loader(config(1))
+            assert (loader.dataset._kept is not None) == is_kept and len(list(loader)) == 20
