@@ -2,8 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Bytes of untrusted image files -> pixels.
 
-The sizes of a file and of its picture are checked before decoding. A picture is decoded completely or rejected with a
-reason: a truncated one is never filled with grey, and only regular files are opened.
+The sizes of a file and of its picture are checked before decoding. A picture, or the part of it that is asked for, is
+decoded completely or rejected with a reason: a truncated one is never filled with grey, and only regular files are
+opened.
 """
 
 import functools

@@ -102,7 +102,7 @@ class JpegInTiles:
         out[:first] = np.frombuffer(self._data, np.uint8, first)
         out[at : at + 4] = np.frombuffer(struct.pack(">HH", *reversed(size)), np.uint8)
         places = first, self._marks.shape[1], north, south, west, east
-        copied = self._library.copy_tiles(self._data, _at(self._marks), *map(ctypes.c_int64, places), _at(out[first:]))
+        copied = self._library.copy_tiles(self._data, _at(self._marks), *places, _at(out[first:]))
         return out[: first + copied]
 
 
@@ -113,7 +113,7 @@ def in_parts(data: bytes) -> Union[JpegInRows, JpegInTiles, None]:
     """
     library = native.library()
     headers = Headers()
-    if library is None or not library.read_headers(data, ctypes.c_int64(len(data)), ctypes.byref(headers)):
+    if library is None or not library.read_headers(data, len(data), ctypes.byref(headers)):
         return None
     return _in_tiles(library, data, headers) if headers.interval else JpegInRows(data, headers)
 
@@ -124,7 +124,7 @@ def _in_tiles(library: ctypes.CDLL, data: bytes, headers: Headers) -> Optional[J
     if columns % interval or rows * columns // interval > len(data):
         return None
     marks = np.empty((rows, columns // interval), np.int64)
-    if not library.find_tiles(data, *map(ctypes.c_int64, (first, len(data), marks.size)), _at(marks)):
+    if not library.find_tiles(data, first, len(data), marks.size, _at(marks)):
         return None
     return JpegInTiles(library, data, headers, marks, (interval * across, down))
 
@@ -135,8 +135,8 @@ def _check(box: Box, size: Tuple[int, int]) -> None:
         raise ValueError(f"the part {box} reaches out of {size[0]}x{size[1]} pixels")
 
 
-def _at(array: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
+def _at(array: np.ndarray) -> int:
+    return int(array.ctypes.data)
 
 
 def _covering(start: int, length: int, reach: int, tile: int, count: int) -> Tuple[int, int]:

@@ -21,7 +21,7 @@ SOURCES = [Path(__file__).with_name(name) for name in ("pixels.c", "resize.c", "
 HEADER = Path(__file__).with_name("pixels.h")
 FLAGS = ["-O3", "-march=native", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", "-shared", "-fPIC"]
 BUILD_SECONDS = 120
-# Of each function that pixels.py calls: its arguments, p for an address, l for an int64_t.
+# Of each function that Python calls: its arguments, p for an address, l for an int64_t.
 ARGUMENTS = {
     "resize": "pliiiiiiiiiiiiiiip",
     "mirror": "piip",
@@ -39,6 +39,9 @@ ARGUMENTS = {
     "mix_floats": "pplff",
     "exchange": "pplllll",
     "to_levels": "pllffpl",
+    "read_headers": "plp",
+    "find_tiles": "plllp",
+    "copy_tiles": "ppllllllp",
 }
 TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 
