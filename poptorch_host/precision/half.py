@@ -48,6 +48,8 @@ _FLOOR_DIVISIONS = {"floor_divide", "__floordiv__", "__rfloordiv__"}
 _SLOW_ON_CPUS = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
 # Losses of which PyTorch does not differentiate operands of different dtypes.
 _PROMOTED_LOSSES = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
+# All functions that `_CastWeights` concerns itself with; most calls are of others.
+_CASTING = {*_FLOOR_DIVISIONS, *_OF_INDICES, *_PROMOTED_LOSSES, *_WEIGHTS, "linear"}
 _PROMOTED = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "matmul"}
 
 
@@ -65,8 +67,10 @@ class _CastWeights(TorchFunctionMode):
         self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
     ) -> Any:
         kwargs = kwargs or {}
-        data: Any = args[0] if args else kwargs.get("input")
         name = getattr(func, "__name__", "")
+        if name not in _CASTING:
+            return func(*args, **kwargs)
+        data: Any = args[0] if args else kwargs.get("input")
         if name in _FLOOR_DIVISIONS and any(tensor.requires_grad for tensor in tensors_in(args)):
             self._arithmetic.needed = True
             left, right = reversed(args) if name == "__rfloordiv__" else args

@@ -46,8 +46,10 @@ class HalfPartials:
     def replacement(self, name: str, operands: Operands) -> Optional[Callable[..., Any]]:
         """Returns the function that replaces operation `name` for these operands; None for PyTorch's."""
         function = self._functions.get(name)
+        if function is None:
+            return None
         tensors = [value for value in operands if isinstance(value, torch.Tensor)]
-        return function if function and all(tensor.dtype == torch.float16 for tensor in tensors) else None
+        return function if all(tensor.dtype == torch.float16 for tensor in tensors) else None
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

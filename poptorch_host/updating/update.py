@@ -463,7 +463,13 @@ class WeightUpdate:
 
 def _without_modes() -> ContextManager[Any]:
     """Returns a context manager that disables the modes of the program, which an update in float32 does not need."""
-    return _disable_current_modes() if _len_torch_dispatch_stack() else contextlib.nullcontext()
+    functions: ContextManager[Any] = torch._C.DisableTorchFunction()
+    if not _len_torch_dispatch_stack():
+        return functions
+    stack = contextlib.ExitStack()
+    stack.enter_context(functions)
+    stack.enter_context(_disable_current_modes())
+    return stack
 
 
 def is_apart(device: torch.device) -> bool:
