@@ -6,10 +6,13 @@ import math
 
 import pytest
 import torch
+from poptorch_host.updating.rule import UpdateRule
 from poptorch_host.updating.update import WeightUpdate
+from torch._C import _len_torch_dispatch_stack
 
 from tests.backend import host_only, optim, poptorch
 from tests.poptorch_host.device import Device, assert_close, make_batches, make_net, make_options, train_on_host
+from tests.poptorch_host.models import Classifier, classifier_batch
 
 pytestmark = host_only("its own modules, driven directly")
 
@@ -385,3 +388,21 @@ def test_weights_in_channels_last_order_are_updated_as_others(cls, dtype):
         return device.weights
 
     assert_close(run(torch.channels_last), run(torch.contiguous_format), 1e-5 if dtype == torch.float32 else 2e-3)
+
+
+def test_an_update_of_a_half_model_is_outside_the_modes_of_its_program(monkeypatch):
+    """A mode in Python at each of an update's many small operations took a fifth of a step."""
+    enabled = []
+    step = UpdateRule.step
+
+    def observed(*args):
+        enabled.append((torch._C._is_torch_function_mode_enabled(), _len_torch_dispatch_stack()))
+        step(*args)
+
+    monkeypatch.setattr(UpdateRule, "step", observed)
+    model = Classifier().half()
+    trainer = poptorch.trainingModel(model, make_options(), optim.SGD(model.parameters(), lr=0.1))
+    inputs, labels = classifier_batch()
+    trainer(inputs.half(), labels)
+    assert trainer.compiled.half_arithmetic
+    assert enabled == [(False, 0)]
