@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 from torch.overrides import TorchFunctionMode
 
+IPU = torch.device("ipu", 0)  # what the tensors of a forward say they are on
 _TO_IPU: Any = torch.Tensor.ipu  # type: ignore[attr-defined]  # torch's stubs leave it out
 
 
@@ -14,7 +15,7 @@ class IpuAsHost(TorchFunctionMode):
     """A context manager in which `device="ipu"`, `.to("ipu")` and `.ipu()` refer to `device`.
 
     Attributes:
-        met: whether one of them was used.
+        met: whether one of them was used, apart from the object IPU, which a tensor has only while a model is compiled.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,6 +36,6 @@ class IpuAsHost(TorchFunctionMode):
 
     def _on_host(self, value: Any) -> Any:
         if isinstance(value, (str, torch.device)) and str(value).split(":")[0] == "ipu":
-            self.met = True
+            self.met |= value is not IPU
             return self._device
         return value

@@ -19,6 +19,7 @@ from ..inputs.nested import tensors_in
 from ..options import Options, PipelinedExecution, ShardedExecution
 from . import losses
 from .host_tensors import is_forced_to_device, names_device, run_on_host
+from .ipu_names import IPU
 from .supported_ops import (
     MaskedShapeError,
     one_hot_without_classes,
@@ -47,6 +48,7 @@ _FROM_NUMBERS = {
 }
 # Functions that copy an index to the device of the indexed tensor.
 _INDEXING = {"__getitem__", "__setitem__"}
+_DEVICE_OF: Any = torch.Tensor.device.__get__  # type: ignore[attr-defined]
 # Functions that read values without a dispatched operation.
 _READS = {"tolist", "numpy", "__array__"}
 _CONVOLUTIONS = {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose2d", "aten::convolution"}
@@ -430,6 +432,8 @@ class _FunctionListener(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         tracer = self._tracer
+        if func == _DEVICE_OF and tracer.is_known(args[0]):
+            return IPU
         tracer.check_function(name, args, kwargs)
         around, tracer.makes_on_device = tracer.makes_on_device, tracer.is_on_device(name, args, kwargs)
         whole = takes_function(name) and tracer.makes_on_device

@@ -10,6 +10,7 @@ from tests.backend import needs_core, poptorch, raises
 from ..models import Function
 
 X = torch.arange(6.0).reshape(2, 3)
+ONES = torch.ones(3)
 
 
 @pytest.mark.parametrize(
@@ -19,8 +20,10 @@ X = torch.arange(6.0).reshape(2, 3)
         lambda x: x + torch.ones(3).to("ipu"),
         lambda x: x + torch.full((3,), 1.0, device=torch.device("ipu", 0)),
         lambda x: x.to("ipu:0", torch.float32) + 1,
+        lambda x: x + torch.ones(3, device=x.device),
+        lambda x: x + (ONES if ONES.device == x.device else ONES.to(x.device)),
     ],
-    ids=["factory", "to", "device", "input"],
+    ids=["factory", "to", "device", "input", "device of another", "moved if it is elsewhere"],
 )
 def test_device_called_ipu_is_the_one_that_models_run_on(make):
     model = poptorch.inferenceModel(Function(make), poptorch.Options().deviceIterations(2))
