@@ -15,7 +15,7 @@ import torch
 from poptorch_host import custom_ops
 
 from tools import program_data
-from tools.program_data.graphs import neighbors
+from tools.program_data.graphs import cliques, neighbors
 from tools.program_data.models import exercise, place
 from tools.run_programs import LATE, LISTING, REFUSED, RUNS, STOPS, Program, main, read_listing, run
 
@@ -124,6 +124,10 @@ def test_generated_graphs_are_undirected_without_self_loops_and_isolated_nodes()
     edges = set(zip(source.tolist(), target.tolist()))
     assert edges == {(b, a) for a, b in edges} and all(a != b for a, b in edges)
     assert set(source.tolist()) == set(range(50))
+
+
+def test_cliques_link_all_nodes_of_a_group():
+    assert cliques(5, 3).T.tolist() == [[0, 1], [0, 2], [1, 0], [1, 2], [2, 0], [2, 1], [3, 4], [4, 3]]
 
 
 def test_generated_answers_are_in_their_texts(tmp_path):

@@ -19,8 +19,18 @@ def neighbors(rng: np.random.Generator, nodes: int, degree: int = 4) -> np.ndarr
     return np.unique(np.stack([np.r_[source, target], np.r_[target, source]]), axis=1)
 
 
-def planetoid(folder: str, name: str, nodes: str, features: str, classes: str) -> None:
-    """Writes a citation graph (Cora, PubMed): folder/name/raw/ind.name.*; the last 100 nodes are the test set."""
+def cliques(nodes: int, size: int) -> np.ndarray:
+    """Returns the edges of groups of nodes that are all linked to each other, shape (2, edges)."""
+    source, target = np.divmod(np.arange(nodes * size), size)
+    target += source - source % size
+    return np.stack([source, target])[:, (source != target) & (target < nodes)]
+
+
+def planetoid(folder: str, name: str, nodes: str, features: str, classes: str, clique: str = "0") -> None:
+    """Writes a citation graph (Cora, PubMed): folder/name/raw/ind.name.*; the last 100 nodes are the test set.
+
+    With cliques, all samples of neighbors have the same size.
+    """
     count, train, known = int(nodes), 20 * int(classes), int(nodes) - 100
     if known < train + 500:
         raise ValueError(f"{nodes} nodes are too few for {train} training, 500 validation and 100 test nodes")
@@ -30,7 +40,8 @@ def planetoid(folder: str, name: str, nodes: str, features: str, classes: str) -
     words = (rng.random((count, int(features))) < 0.1).astype(np.float32)
     labels = np.eye(int(classes), dtype=np.int32)[rng.integers(0, int(classes), count)]
     graph: Dict[int, List[int]] = {node: [] for node in range(count)}
-    for source, target in neighbors(rng, count).T.tolist():
+    edges = cliques(count, int(clique)) if int(clique) else neighbors(rng, count)
+    for source, target in edges.T.tolist():
         graph[source].append(target)
     parts = {"x": csr_matrix(words[:train]), "allx": csr_matrix(words[:known]), "tx": csr_matrix(words[known:])}
     parts.update(y=labels[:train], ally=labels[:known], ty=labels[known:], graph=graph)
