@@ -48,7 +48,7 @@ _FROM_NUMBERS = {
 }
 # Functions that copy an index to the device of the indexed tensor.
 _INDEXING = {"__getitem__", "__setitem__"}
-_DEVICE_OF: Any = torch.Tensor.device.__get__  # type: ignore[attr-defined]
+_DEVICE_OF: Any = torch.Tensor.device.__get__
 # Functions that read values without a dispatched operation.
 _READS = {"tolist", "numpy", "__array__"}
 _CONVOLUTIONS = {"aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose2d", "aten::convolution"}
