@@ -85,7 +85,9 @@ class TestLoader:
     def config(self, tmp_path):
         accelerator.select(DEVICE)
         write_folders(tmp_path, {"train": {"a": 20, "b": 20}, "validation": {"a": 1, "b": 1}})
-        yield lambda workers: small_config(tmp_path, DATA__NUM_WORKERS=workers, DATA__BATCH_SIZE=2)
+        # Asynchronous loaders hand out buffers of their own, which the next batches overwrite.
+        keys = {"DATA__LOADER": "sync", "DATA__BATCH_SIZE": 2}
+        yield lambda workers: small_config(tmp_path, DATA__NUM_WORKERS=workers, **keys)
         accelerator._selected = None
 
     def loader(self, config):
