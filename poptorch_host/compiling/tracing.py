@@ -432,7 +432,7 @@ class _FunctionListener(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         tracer = self._tracer
-        if func == _DEVICE_OF and tracer.is_known(args[0]):
+        if func == _DEVICE_OF and tracer.own_op_depth == 0 and tracer.is_known(args[0]):
             return IPU
         tracer.check_function(name, args, kwargs)
         around, tracer.makes_on_device = tracer.makes_on_device, tracer.is_on_device(name, args, kwargs)

@@ -46,11 +46,12 @@ def test_device_called_ipu_is_nothing_outside_a_compiled_model():
         torch.ones(3, device="ipu")
 
 
-def test_host_function_is_called_for_each_micro_batch():
+def test_host_function_is_called_for_each_micro_batch_with_tensors_of_the_host():
     seen = []
-    count = poptorch.CPU(lambda x: seen.append(x.tolist()) or x, "count")
+    count = poptorch.CPU(lambda x: seen.append((x.device.type, x.tolist())) or x, "count")
     poptorch.inferenceModel(Function(lambda x: count(x) + 1), poptorch.Options().deviceIterations(2))(X)
-    assert seen[-2:] == [[row] for row in X.tolist()]
+    assert {device for device, _ in seen} == {"cpu"}
+    assert [values for _, values in seen[-2:]] == [[row] for row in X.tolist()]
 
 
 @needs_core("the compiler refuses operations and arguments")
