@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RULES = Path(__file__).resolve().with_suffix(".yaml")
 TEST_SECONDS = 120  # time limit of a test; compiling a network on a busy machine takes half of it
 REPEATS = 10  # of a test that races in itself
+WRITTEN_FOR = "2.0"  # PyTorch
 REQUIRED_SHARE = 0.97  # of the tests that a host can pass
 
 
@@ -42,6 +43,23 @@ class Result(NamedTuple):
     def id(self) -> str:
         """The id that pytest gives it."""
         return f"{self.file}.py::{self.name}"
+
+
+class Releases(NamedTuple):
+    """What an interpreter runs the tests with."""
+
+    python: str
+    torch: str
+
+    @classmethod
+    def of(cls, python: str) -> "Releases":
+        """Asks an interpreter."""
+        program = "import sys, torch; print('%d.%d' % sys.version_info[:2], torch.__version__.split('+')[0])"
+        return cls(*subprocess.check_output([python, "-c", program], text=True).split())
+
+    def are_newer(self) -> bool:
+        """Whether they are newer than those the tests were written for."""
+        return [int(part) for part in self.torch.split(".")[:2]] > [int(part) for part in WRITTEN_FOR.split(".")]
 
 
 def main() -> int:
@@ -63,7 +81,7 @@ def main() -> int:
         if not report.exists():
             run(file, tests, report, options.python)
     results = [result for report in sorted(options.output.glob("*.xml")) for result in read(report)]
-    table = Table(results, rules)
+    table = Table(results, rules, Releases.of(options.python))
     text = table.text([file for file in every if not (options.output / f"{Path(file).stem}.xml").exists()])
     if options.table:
         options.table.write_text(text, encoding="utf-8")
@@ -119,10 +137,12 @@ class Table:
     Args:
         results: of all tests.
         rules: from poptorch_tests.yaml.
+        releases: what the tests ran with.
     """
 
-    def __init__(self, results: List[Result], rules: Dict[str, Any]) -> None:
-        self._rules = rules
+    def __init__(self, results: List[Result], rules: Dict[str, Any], releases: Releases) -> None:
+        self._rules, self._releases = rules, releases
+        self._outdated: List[Result] = []
         self._outside: Dict[str, List[Result]] = collections.defaultdict(list)
         self._judged: List[Result] = []
         self._skipped: Dict[str, int] = collections.Counter()
@@ -132,6 +152,8 @@ class Table:
                 self._skipped[result.message] += 1
             elif reason is not None:
                 self._outside[reason].append(result)
+            elif releases.are_newer() and result.outcome == "failed" and self._reason(result, "newer"):
+                self._outdated.append(result)
             else:
                 self._judged.append(result)
         self._must = [result for result in self._judged if result.file in rules["must"]]
@@ -151,13 +173,15 @@ class Table:
         lines = [
             "# PopTorch's own tests on poptorch_host",
             "",
-            f"Written by `tools/{Path(__file__).name}` from the results of a run. `tools/{RULES.name}` has the rules.",
+            f"Written by `tools/{Path(__file__).name}` from the results of a run with PyTorch {self._releases.torch}, "
+            f"Python {self._releases.python}. `tools/{RULES.name}` has the rules.",
             "",
             f"- What a host must pass (PopTorch's own interface): {_share(self._must)}",
             f"- What a host can pass (these and all operations): {_share(self._judged)}",
             f"- Skipped by the tests themselves: {sum(self._skipped.values())}",
             f"- What a host cannot show: {sum(map(len, self._outside.values()))}, of which "
             f"{sum(map(_passed, self._outside.values()))} pass all the same",
+            f"- Fail because these releases are newer than the tests: {len(self._outdated)}",
             f"- Files that have not been run: {', '.join(missing) or 'none'}",
             "",
             "| file | passed | failed |",
@@ -173,6 +197,9 @@ class Table:
             if result.outcome == "failed":
                 reason = self._reason(result, "known") or _plain(result.message)
                 lines.append(f"- `{result.id}`: {reason}")
+        if self._outdated:
+            lines += ["", f"## Failed, written for PyTorch {WRITTEN_FOR}", ""]
+            lines += [f"- `{result.id}`: {self._reason(result, 'newer')}" for result in self._outdated]
         lines += ["", f"## Repeated until they pass, at most {REPEATS} times", ""]
         for reason, patterns in self._rules["races"].items():
             lines += [f"- `{pattern}`: {reason}" for pattern in patterns]

@@ -4,6 +4,7 @@
 
 import collections
 import contextlib
+import sys
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import torch
@@ -48,6 +49,7 @@ _FROM_NUMBERS = {
 }
 # Functions that copy an index to the device of the indexed tensor.
 _INDEXING = {"__getitem__", "__setitem__"}
+_PACKAGE = __name__.partition(".")[0]
 _DEVICE_OF: Any = torch.Tensor.device.__get__
 # Functions that read values without a dispatched operation.
 _READS = {"tolist", "numpy", "__array__"}
@@ -419,6 +421,14 @@ class Tracer(Execution):
         return tuple(StageRecord(ipu, tuple(blocks), tuple(run)) for ipu, blocks, run in self.stages)
 
 
+def _asked_by_pytorch() -> bool:
+    """Whether PyTorch's own code, such as torch.utils.checkpoint, which knows no device ipu, has called a mode."""
+    frame: Any = sys._getframe(1)
+    while frame.f_globals["__name__"].startswith(_PACKAGE):
+        frame = frame.f_back
+    return str(frame.f_globals["__name__"]).startswith("torch.")
+
+
 class _FunctionListener(TorchFunctionMode):
     """Reports calls of PyTorch's functions to a tracer."""
 
@@ -432,7 +442,7 @@ class _FunctionListener(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         tracer = self._tracer
-        if func == _DEVICE_OF and tracer.own_op_depth == 0 and tracer.is_known(args[0]):
+        if func == _DEVICE_OF and tracer.own_op_depth == 0 and tracer.is_known(args[0]) and not _asked_by_pytorch():
             return IPU
         tracer.check_function(name, args, kwargs)
         around, tracer.makes_on_device = tracer.makes_on_device, tracer.is_on_device(name, args, kwargs)

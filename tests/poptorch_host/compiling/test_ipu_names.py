@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from tests.backend import needs_core, poptorch, raises
 
@@ -22,8 +23,9 @@ ONES = torch.ones(3)
         lambda x: x.to("ipu:0", torch.float32) + 1,
         lambda x: x + torch.ones(3, device=x.device),
         lambda x: x + (ONES if ONES.device == x.device else ONES.to(x.device)),
+        lambda x: checkpoint(lambda y: y + 1, x, use_reentrant=False),
     ],
-    ids=["factory", "to", "device", "input", "device of another", "moved if it is elsewhere"],
+    ids=["factory", "to", "device", "input", "device of another", "moved if it is elsewhere", "PyTorch's own"],
 )
 def test_device_called_ipu_is_the_one_that_models_run_on(make):
     model = poptorch.inferenceModel(Function(make), poptorch.Options().deviceIterations(2))

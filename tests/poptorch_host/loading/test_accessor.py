@@ -585,7 +585,9 @@ def test_process_sleeps_while_the_buffers_are_full(access):
 
 
 @host_only("its process")
-def test_connection_that_breaks_before_its_worker_is_dead_is_reported_as_the_death():
+def test_connection_that_breaks_before_its_worker_is_dead_is_reported_as_the_death(monkeypatch):
+    # PyTorch sets its handler once in a process, and another test may have removed it.
+    monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
     before = signal.getsignal(signal.SIGCHLD)
     iterator = iter(torch.utils.data.DataLoader(ProcessIds(), num_workers=1))
     next(iterator)
