@@ -91,7 +91,7 @@ class SwinClassifier(SwinTransformer):
         images = self.normalised(images)
         if targets is None and self._flips:
             images = torch.cat([images, images.flip(-1)])  # the stages of a pipeline run once
-        with self.autocast(images.device.type):
+        with self.autocast():
             logits = self._network(images).float()
         if targets is None:
             return logits.view(2, -1, logits.shape[1]).mean(0) if self._flips else logits
@@ -109,10 +109,11 @@ class SwinClassifier(SwinTransformer):
             images = (images.float() / 255 - self.pixel_mean) / self.pixel_std
         return images.to(self._activations)
 
-    def autocast(self, device: str) -> ContextManager[Any]:
-        """The context of the forward pass, on a device of this type."""
+    def autocast(self) -> ContextManager[Any]:
+        """The context of the forward pass on the selected device; tensors say "ipu" while poptorch_host traces them."""
         if not self._autocasts:
             return contextlib.nullcontext()
+        device = "cuda" if accelerator.selected().device == "gpu" else "cpu"
         return torch.autocast(device, accelerator.autocast_dtype(device))
 
 

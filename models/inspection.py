@@ -46,7 +46,7 @@ class InspectedClassifier(nn.Module):
         last = [module for module in self.model.layers[-1].modules() if isinstance(module, ShiftedWindowAttention)]
         hooks = [attention.register_forward_hook(look) for attention in last]
         try:
-            with self.model.autocast(images.device.type):
+            with self.model.autocast():
                 features = self.model.forward_features(self.model.normalised(images))
                 logits = self.model.head(features)
         finally:

@@ -39,7 +39,7 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs the units in order."""
-        with self.part.autocast(x.device.type):
+        with self.part.autocast():
             for unit in self.units:
                 x = self._run(unit, x)
         return x

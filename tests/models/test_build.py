@@ -251,8 +251,10 @@ def test_marks_for_recomputation_are_the_configurations():
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 def test_autocast_uses_bfloat16_but_on_gpus_that_lack_it(monkeypatch, supported, dtype):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
-    assert built("MODEL.PRECISION", "mix").autocast("cuda").fast_dtype == dtype
-    assert built("MODEL.PRECISION", "mix").autocast("cpu").fast_dtype == torch.bfloat16
+    model = built("MODEL.PRECISION", "mix")
+    assert model.autocast().fast_dtype == torch.bfloat16
+    monkeypatch.setattr(accelerator, "selected", lambda: accelerator.Accelerator("gpu", None, None))
+    assert model.autocast().fast_dtype == dtype
 
 
 def test_autocast_is_refused_on_an_ipu(monkeypatch):
