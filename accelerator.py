@@ -156,6 +156,11 @@ def answers_late() -> bool:
     return selected().device == "gpu"
 
 
+def device_type() -> str:
+    """The type of the torch.device on which a host computes: 'cuda' or 'cpu'."""
+    return "cuda" if selected().device == "gpu" else "cpu"
+
+
 def autocast_dtype(device: str) -> torch.dtype:
     """What torch.autocast computes products in on a device of this type: float16 on a GPU without bfloat16."""
     if device != "cuda":

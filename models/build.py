@@ -113,7 +113,7 @@ class SwinClassifier(SwinTransformer):
         """The context of the forward pass on the selected device; tensors say "ipu" while poptorch_host traces them."""
         if not self._autocasts:
             return contextlib.nullcontext()
-        device = "cuda" if accelerator.selected().device == "gpu" else "cpu"
+        device = accelerator.device_type()
         return torch.autocast(device, accelerator.autocast_dtype(device))
 
 

@@ -33,9 +33,8 @@ def check_compiler() -> None:
         raise Refusal(
             f"TRAIN.COMPILE needs PyTorch {needed} or later, this is {torch.__version__}: leave --compile out"
         )
-    device = "cuda" if accelerator.selected().device == "gpu" else "cpu"
     try:
-        torch.compile(_add)(torch.zeros(2, device=device))
+        torch.compile(_add)(torch.zeros(2, device=accelerator.device_type()))
     except (RuntimeError, ImportError, OSError) as error:
         said = one_line(str(error).partition("Set TORCH")[0])  # without how to debug PyTorch
         raise Refusal(

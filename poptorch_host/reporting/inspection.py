@@ -4,7 +4,6 @@
 
 import datetime
 import json
-import math
 from typing import Any, List, Optional
 
 import torch
@@ -41,12 +40,6 @@ class Inspection:
         """The number of weight updates that were skipped since their gradients were not finite; not in PopTorch."""
         update = None if self._program is None else self._program.update
         return 0 if update is None else update.skipped
-
-    @property
-    def gradient_norm(self) -> float:
-        """The global gradient norm of the last weight update before clipping; not in PopTorch. NaN: not computed."""
-        update = None if self._program is None else self._program.update
-        return math.nan if update is None else update.gradient_norm
 
     def isCompiled(self) -> bool:
         """Returns whether the model is compiled."""

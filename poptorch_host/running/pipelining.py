@@ -203,11 +203,6 @@ class StageExecutor:
         """See `PoplarExecutor.skipped_updates`."""
         return self._update.skipped
 
-    @property
-    def gradient_norm(self) -> float:
-        """See `PoplarExecutor.gradient_norm`."""
-        return self._update.gradient_norm
-
     def _micro_batch(self, batch: torch.Tensor) -> torch.Tensor:
         """Returns the first micro-batch of a combined batch."""
         pieces = self.options.device_iterations * self._micro_batches

@@ -7,19 +7,18 @@ A CPU stands in for the GPU: its updates decide for themselves, the loop reads l
 
 import contextlib
 import inspect
-import math
 import signal
 
 import pytest
 import torch
 from poptorch_host.updating import update
-from poptorch_host.updating.update import WeightUpdate
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import accelerator
 from common.errors import EXIT_NONFINITE, Preempted, Refusal
 from tests.runs import assert_same_run, train
+from tests.training.test_nonfinite import spoil_gradients
 from training import checkpoint, loop
 
 pytest_plugins = ["tests.digits"]
@@ -79,32 +78,19 @@ def test_average_has_the_weights_of_every_update(digits, tmp_path, monkeypatch, 
     assert_same_run(train(digits, tmp_path / "at once", *options), found)
 
 
-def spoil(monkeypatch, updates):
-    """NaN in the gradients of these updates only; their losses are finite."""
-    factor, counted = WeightUpdate._unread_factor, []
-
-    def spoiling(self, slots, gradients, scale):
-        counted.append(0)
-        if len(counted) - 1 in updates:
-            gradients[0].fill_(math.nan)
-        return factor(self, slots, gradients, scale)
-
-    monkeypatch.setattr(WeightUpdate, "_unread_factor", spoiling)
-
-
 def test_updates_that_are_not_finite_are_left_out_by_the_device_and_counted_late(digits, tmp_path, monkeypatch, late):
     options = ["--epochs", "2", "--opts", "TRAIN.SKIP_NONFINITE", "2"]
-    spoil(monkeypatch, {1, 2, 7})
+    spoil_gradients(monkeypatch, {1, 2, 7}, "_unread_factor")
     found = train(digits, tmp_path / "late", *options)
     assert (found["progress"]["skipped"], found["progress"]["skipped_in_row"]) == (3, 0)
     assert all(torch.isfinite(weight).all() for weight in found["model"].values())
-    spoil(monkeypatch, {1, 2, 7})
+    spoil_gradients(monkeypatch, {1, 2, 7}, "_unread_factor")
     monkeypatch.setattr(accelerator, "answers_late", lambda: False)
     assert_same_run(train(digits, tmp_path / "at once", *options), found)
 
 
 def test_update_that_shows_the_scale_too_large_is_logged_and_stops_no_run(digits, tmp_path, monkeypatch, late):
-    spoil(monkeypatch, {1})
+    spoil_gradients(monkeypatch, {1}, "_unread_factor")
     monkeypatch.setattr(accelerator, "scales_gradients", lambda: True)
     found = train(digits, tmp_path, "--epochs", "1", "--opts", "TRAIN.WARMUP_EPOCHS", "0")
     assert "update 1: left out, its gradients overflowed" in (tmp_path / "log.txt").read_text()
@@ -115,7 +101,7 @@ def test_gradients_that_are_not_finite_stop_the_run_a_step_late_with_the_checkpo
     digits, tmp_path, monkeypatch, late
 ):
     options = ["--epochs", "2", "--opts", "TRAIN.CHECKPOINT_STEPS", "2"]
-    spoil(monkeypatch, {2})
+    spoil_gradients(monkeypatch, {2}, "_unread_factor")
     with pytest.raises(Refusal, match="gradients are not finite at update 2 .*checkpoints are as they were") as caught:
         train(digits, tmp_path, *options)
     assert caught.value.code == EXIT_NONFINITE and late[-2:] == [("begins", 3), ("ends", 2)]

@@ -33,9 +33,9 @@ def test_step_that_is_not_finite_is_told_with_its_rate_module_and_samples(digits
     assert ("SKIP_NONFINITE" in str(caught.value)) == (DEVICE == "cpu")  # which an IPU does not have
 
 
-def spoil_gradients(monkeypatch, updates):
-    """NaN in the gradients of these updates only; their losses are finite."""
-    factor = WeightUpdate._factor
+def spoil_gradients(monkeypatch, updates, where="_factor"):
+    """NaN in the gradients of these updates only, which method `where` gets; their losses are finite."""
+    factor = getattr(WeightUpdate, where)
     counted = []
 
     def spoiling(self, slots, gradients, scale):
@@ -44,7 +44,7 @@ def spoil_gradients(monkeypatch, updates):
             gradients[0].fill_(math.nan)
         return factor(self, slots, gradients, scale)
 
-    monkeypatch.setattr(WeightUpdate, "_factor", spoiling)
+    monkeypatch.setattr(WeightUpdate, where, spoiling)
 
 
 @host_only("an IPU applies every update")
