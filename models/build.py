@@ -15,6 +15,7 @@ from common.logs import logger
 from planning.geometry import architecture, configured_classes, configured_layers
 from planning.placement import pipeline_stages
 
+from . import kernels
 from .compiling import CompiledNetwork, check_compiler, is_watched
 from .fused_attention import FusedLayer, fused_is_faster
 from .host_blocks import HostLayer
@@ -153,7 +154,11 @@ def fastest(config: CfgNode) -> Type[SwinClassifier]:
             )
         return MODELS[swin.TYPE]
     if plain and device == "cpu":
-        logger.info("blocks: for CPUs, a few samples at a time, without those that stochastic depth drops")
+        between = "operations of PyTorch" if kernels.library() is None else "kernels.c"
+        logger.info(
+            "blocks: for CPUs, a few samples at a time, without those that stochastic depth drops; %s between products",
+            between,
+        )
         return HostSwinClassifier
     logger.info("blocks: ordinary operations of PyTorch")
     if plain and device == "gpu" and fused_is_faster(*_attention_of(config)):

@@ -9,6 +9,7 @@ Each residual branch is one differentiable function with a backward pass written
 - Rolling and cutting into windows is one gather of rows, before the projection, and one after it.
 - The backward pass computes all again but the first product, and with `recompute` that, too; never the last one.
 - Without a backward pass, weights are packed once for all parts, and GELU belongs to the product before it.
+- What lies between products takes one pass each; see kernels.py.
 
 Whoever watches the operations or the parts of a block (PopTorch's compiler, exports, hooks) sees the ordinary block.
 """
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from planning.geometry import LayerShape, Pair
 
+from . import kernels
 from .swin_transformer import BasicLayer, BlockStyle, SwinTransformerBlock
 
 CHUNK_BYTES = 5 << 18  # of the samples that a branch runs for at a time; what is made of them is some times larger
@@ -96,33 +98,29 @@ class Sums:
         elif self._wanted[index]:
             self._totals[index] = gradient.float()
 
+    def total(self, index: int, weight: Tensor) -> Tensor:
+        """The sum for a weight, to be added to."""
+        total = self._totals[index]
+        if total is None:
+            total = self._totals[index] = torch.zeros_like(weight, dtype=torch.float32)
+        return total
+
+    def norm_and_linear(self, gradient: Tensor, rows: Tensor, weights: Weights, eps: float) -> Tensor:
+        """The gradient of rows (rows, C), given that of their norm's product with the first linear layer."""
+        normed, *statistics = kernels.norm(rows, weights[0], weights[1], eps)
+        self.product(2, gradient, normed)
+        self.rows(3, gradient)
+        inner, *others = kernels.norm_back(gradient @ weights[2], rows, statistics, weights[0], weights[1])
+        self.add(0, others[0])
+        self.add(1, others[1])
+        return inner
+
     def results(self, weights: Weights) -> List[Optional[Tensor]]:
         """The gradients of the weights; zero if no sample was kept, None where they are not needed."""
         return [
-            torch.zeros_like(weight, dtype=torch.float32) if wants and total is None else total
+            (torch.zeros_like(weight, dtype=torch.float32) if total is None else total) if wants else None
             for weight, wants, total in zip(weights, self._wanted, self._totals)
         ]
-
-
-class Norm(NamedTuple):
-    """A layer norm of rows, which is computed again in the backward pass."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-    def forward(self, rows: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """(rows, C) -> the same, and mean and inverse deviation of each row."""
-        return torch.native_layer_norm(rows, rows.shape[1:], self.weight, self.bias, self.eps)
-
-    def backward(self, gradient: Tensor, rows: Tensor, mean: Tensor, inverse: Tensor, sums: Sums) -> Tensor:
-        """The gradient of the rows; those of weight and bias are added to the first two sums."""
-        found = torch.ops.aten.native_layer_norm_backward(
-            gradient, rows, rows.shape[1:], mean, inverse, self.weight, self.bias, [True, True, True]
-        )
-        sums.add(0, found[1])
-        sums.add(1, found[2])
-        return found[0]
 
 
 class MlpBranch(NamedTuple):
@@ -132,7 +130,7 @@ class MlpBranch(NamedTuple):
 
     def inner(self, x: Tensor, weights: Weights, out: Optional[Tensor] = None) -> Tensor:
         """Samples (B, H, W, C) -> what the backward pass needs of them, written to `out`, if any."""
-        normed = Norm(weights[0], weights[1], self.eps).forward(x.view(-1, x.shape[-1]))[0]
+        normed = kernels.norm(x.view(-1, x.shape[-1]), weights[0], weights[1], self.eps)[0]
         return linear(normed, weights[2], weights[3], "gelu", out)
 
     def outer(self, hidden: Tensor, x: Tensor, weights: Weights) -> Tensor:
@@ -143,14 +141,10 @@ class MlpBranch(NamedTuple):
     def back(self, gradient: Tensor, hidden: Tensor, x: Tensor, weights: Weights, sums: Sums) -> Tensor:
         """The gradient of the samples, given that of their branch."""
         rows, outer = x.view(-1, x.shape[-1]), gradient.view(-1, x.shape[-1])
-        sums.product(4, outer, functional.gelu(hidden))
+        inner, active = kernels.gelu_back(outer @ weights[4], hidden)
+        sums.product(4, outer, active)
         sums.rows(5, outer)
-        inner = torch.ops.aten.gelu_backward(outer @ weights[4], hidden)
-        norm = Norm(weights[0], weights[1], self.eps)
-        normed, mean, inverse = norm.forward(rows)
-        sums.product(2, inner, normed)
-        sums.rows(3, inner)
-        return norm.backward(inner @ weights[2], rows, mean, inverse, sums).view(x.shape)
+        return sums.norm_and_linear(inner, rows, weights, self.eps).view(x.shape)
 
 
 class AttentionBranch(NamedTuple):
@@ -168,7 +162,7 @@ class AttentionBranch(NamedTuple):
     def inner(self, x: Tensor, weights: Weights, out: Optional[Tensor] = None) -> Tensor:
         """As of MlpBranch: queries, keys and values (3, windows, heads, tokens, C / heads), as rows (..., 3 C)."""
         rows = x.view(-1, x.shape[-1]).index_select(0, self._rows(x)[0])
-        normed = Norm(weights[0], weights[1], self.eps).forward(rows)[0]
+        normed = kernels.norm(rows, weights[0], weights[1], self.eps)[0]
         joint = linear(normed, weights[2], weights[3])
         parts = joint.view(-1, self.window[0] * self.window[1], 3, self.heads, x.shape[-1] // self.heads)
         out = torch.empty_like(joint) if out is None else out
@@ -184,8 +178,7 @@ class AttentionBranch(NamedTuple):
         """Queries, keys and values (3, windows x heads, tokens, C / heads), attention weights, and rows (..., C)."""
         parts = kept.view(3, -1, bias.shape[-1], kept.shape[1] // (3 * self.heads))
         scores = torch.bmm(parts[0], parts[1].transpose(1, 2))
-        scores = torch.add(bias, scores.view(-1, *bias.shape), alpha=self.scale).view(scores.shape)
-        attention = torch.softmax(scores, -1).to(parts.dtype)
+        attention = kernels.softmax(scores, bias, self.scale)
         joined = (attention @ parts[2]).view(-1, self.heads, *parts.shape[2:]).transpose(1, 2)
         return parts, attention, joined.reshape(-1, kept.shape[1] // 3)
 
@@ -201,18 +194,12 @@ class AttentionBranch(NamedTuple):
         found = torch.empty_like(parts)
         torch.bmm(attention.transpose(1, 2), inner, out=found[2])
         scores = torch.bmm(inner, parts[2].transpose(1, 2))
-        scores = torch.ops.aten._softmax_backward_data(scores, attention, -1, scores.dtype)
-        sums.add(6, scores.view(-1, *weights[6].shape).sum(0))
-        scores.mul_(self.scale)
+        scores = kernels.softmax_back(scores, attention, sums.total(6, weights[6]), self.scale)
         torch.bmm(scores, parts[1], out=found[0])
         torch.bmm(scores.transpose(1, 2), parts[0], out=found[1])
         found = found.view(3, -1, self.heads, tokens, size).permute(1, 3, 0, 2, 4).reshape(len(outer), -1)
         rows = x.view(-1, x.shape[-1]).index_select(0, order)
-        norm = Norm(weights[0], weights[1], self.eps)
-        normed, mean, inverse = norm.forward(rows)
-        sums.product(2, found, normed)
-        sums.rows(3, found)
-        inner = norm.backward(found @ weights[2], rows, mean, inverse, sums)
+        inner = sums.norm_and_linear(found, rows, weights, self.eps)
         return inner.index_select(0, inverse_order).view(x.shape)
 
     def _rows(self, x: Tensor) -> Tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from timm.data.auto_augment import LEVEL_TO_ARG, AugmentOp
 
+from common.compiled import FLAGS
 from dataset import native
 from dataset.pixels import Pixels, Planes, adapt, exchange, put_levels, takes_pixels
 from dataset.transforms import mend_posterize, seeded
@@ -156,21 +157,6 @@ class TestBuilding:
         assert library_of({"CC": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path)}) == "False"
 
     @compiled
-    def test_compiled_once_and_only_into_the_cache(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        built = native._built()
-        monkeypatch.setattr(native, "_compile", None)
-        assert native._built() == built and [path for path in tmp_path.rglob("*") if path.is_file()] == [built]
-
-    @compiled
-    def test_each_processor_has_its_own(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        here = native._built()
-        monkeypatch.setattr(native, "_processor", lambda: "another")
-        monkeypatch.setattr(native, "_compile", lambda command: Path(command[command.index("-o") + 1]).touch(0o600))
-        assert native._built() != here
-
-    @compiled
     def test_processor_without_vectors_means_pillow(self, tmp_path):
         assert library_of({"CC": "cc -mno-avx2", "XDG_CACHE_HOME": str(tmp_path)}) == "False"
 
@@ -189,17 +175,20 @@ class TestBuilding:
         program = tmp_path / "fuzz"
         checks = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
         source = str(Path(__file__).with_name("fuzz_pixels.c"))
-        command = ["cc", *native.FLAGS[1:5], *checks, "-o", str(program), source, *map(str, native.SOURCES), "-lm"]
+        command = [
+            "cc",
+            *FLAGS[1:3],
+            *native.FLAGS[:2],
+            *checks,
+            "-o",
+            str(program),
+            source,
+            *map(str, native.SOURCES),
+            "-lm",
+        ]
         made = subprocess.run(command, capture_output=True, text=True)
         if "cannot find" in made.stderr:
             pytest.skip("the compiler has no address sanitizer")
         assert made.returncode == 0, made.stderr
         done = subprocess.run([str(program), "300", "1"], capture_output=True, text=True, timeout=60)
         assert done.stdout == "300 rounds without an error\n", done.stderr
-
-    @compiled
-    def test_code_that_others_can_write_is_not_loaded(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        native._built().chmod(0o777)
-        with pytest.raises(RuntimeError, match="other users"):
-            native._built()
