@@ -183,7 +183,7 @@ def _check_bounds(config: CfgNode) -> None:
     for key, (low, high) in {**BOUNDS, **_architecture_bounds(config)}.items():
         value = lookup(config, key)
         for number in value if isinstance(value, (list, tuple)) else [value]:
-            if number is None or isinstance(number, str):
+            if number is value and (number is None or isinstance(number, str)):  # such as 'auto'; not in a list
                 continue
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 raise Refusal(f"{key} holds {number!r}: expected numbers")

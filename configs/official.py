@@ -143,6 +143,8 @@ FLAGS: Dict[str, str] = {
     "run-name": "--tag",
     "sched": "TRAIN.LR_SCHEDULER.NAME",
     "smoothing": "MODEL.LABEL_SMOOTHING",
+    "torch-compile": "--compile",
+    "torchcompile": "--compile",
     "train-crop-size": "DATA.IMG_SIZE",
     "validation-batch-size": "TEST.BATCH_SIZE",
     "warmup-epochs": "TRAIN.WARMUP_EPOCHS",
@@ -168,7 +170,6 @@ FLAGS_WITHOUT_MEANING = {
     "pin-mem": "memory is the loader's concern",
     "pin-memory": "memory is the loader's concern",
     "sync-bn": "the model has no batch normalisation",
-    "torchcompile": "PopTorch compiles the model",
 }
 NOTES = {"TRAIN.BASE_LR": "; learning rates are for a global batch of 512 and scale with it"}
 

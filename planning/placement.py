@@ -85,7 +85,7 @@ def _check_layers(layers: Sequence[float], depths: Sequence[int]) -> None:
     if sum(layers) != sum(depths):
         raise ValueError(
             f"IPU.LAYERS_PER_IPU {list(layers)} adds up to {sum(layers):g} blocks, "
-            f"but MODEL.SWIN.DEPTHS {list(depths)} has {sum(depths)}"
+            f"but the model has {sum(depths)} (DEPTHS {list(depths)})"
         )
 
 

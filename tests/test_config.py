@@ -235,6 +235,10 @@ def test_empty_name_is_not_the_defaults():
         (["IPU.POPART.OUTER_FRAGMENT_FOR", "speed"], "memory, cycles"),
         (["IPU.POPART.OUTER_FRAGMENT_EXCLUDED", "[0.5]"], "expected integers"),
         (["IPU.POPART.PATTERNS", "['-Tied Gather']"], "'-Tied Gather'"),
+        (["IPU.LAYERS_PER_IPU", "['auto']"], "IPU.LAYERS_PER_IPU holds 'auto': expected numbers"),
+        (["DATA.IMG_SIZE", "['224', '224']"], "DATA.IMG_SIZE holds '224': expected numbers"),
+        (["DATA.MEAN", "[None, 0.5, 0.5]"], "DATA.MEAN holds None: expected numbers"),
+        (["TRAIN.CLASS_WEIGHTS", "['balanced']"], "TRAIN.CLASS_WEIGHTS holds 'balanced': expected numbers"),
     ],
 )
 def test_contradiction_or_value_out_of_range_is_refused(opts, said):

@@ -165,6 +165,8 @@ COMMAND_LINES = {
     "train.py --smoothing 0.1": "MODEL.LABEL_SMOOTHING",
     "train.py --channels-last": "no meaning",
     "train.py --grad-checkpointing": "--use-checkpoint",
+    "train.py --torchcompile": "--compile",
+    "run_image_classification.py --torch_compile": "--compile",
     "main.py --amp-opt-level O0": "--precision",
     "main.py --disable_amp": "--precision 32.32",
     "main.py --fused_window_process": "CUDA kernel",

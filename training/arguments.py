@@ -100,8 +100,8 @@ KEY_FLAGS = (
 )
 
 
-# what concerned the run alone, and what a checkpoint's weights began with
-OF_THE_RUN = (("OUTPUT", ""), ("TAG", ""), ("TRAIN.COMPILE", False), ("MODEL.PRETRAINED_EMA", False))
+# Keys and values as --opts takes them: these settings of the run that saved a checkpoint do not apply to its readers.
+OF_THE_RUN = ("OUTPUT", "", "TAG", "", "TRAIN.COMPILE", "False", "MODEL.PRETRAINED_EMA", "False")
 
 
 def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -210,11 +210,11 @@ def _check_prediction_files(args: argparse.Namespace) -> None:
 
 def _check_free(files: Sequence[Optional[str]]) -> None:
     """Raises `Refusal` for files of results that cannot be made; None and '' are not asked for."""
-    given = [file for file in files if file]
+    given = [Path(file) for file in files if file]
     for file in given:
         if given.count(file) > 1:
             raise Refusal(f"{file}: two results cannot be one file: give each a name of its own")
-        check_free(Path(file))
+        check_free(file)
 
 
 def _check_configuration(args: argparse.Namespace) -> None:
@@ -232,11 +232,12 @@ def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:
 def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes: int = 0) -> CfgNode:
     """The frozen configuration that a command line asks for, on top of a checkpoint's if `saved` holds one.
 
-    What only concerned the run that saved a checkpoint does not come with it. Generated images stand for those of the
-    configured data set, so they have as many classes: `classes` where the checkpoint knows how many those are.
+    Settings that only concerned the run that saved a checkpoint (OF_THE_RUN) are reset. Generated images stand for
+    those of the configured data set, so they have as many classes: `classes` where the checkpoint knows how many.
     """
-    given = overrides(args) if saved is None else [*OF_THE_RUN, *overrides(args)]
-    config = configuration.get_config(args.cfg, args.opts, given, saved)
+    opts = args.opts if saved is None else [*OF_THE_RUN, *args.opts]
+    given = overrides(args)
+    config = configuration.get_config(args.cfg, opts, given, saved)
     if getattr(args, "DATA.CACHE_MODE", None) is not None and not config.DATA.ZIP_MODE:
         raise Refusal("--cache-mode applies to zip files only: add --zip, or leave it out")
     if not args.synthetic:
@@ -246,7 +247,7 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
         ("DATA.GENERATED", args.synthetic),
         ("MODEL.NUM_CLASSES", config.MODEL.NUM_CLASSES or classes or configured_classes(config)),
     ]
-    return configuration.get_config(args.cfg, args.opts, given + generated, saved)
+    return configuration.get_config(args.cfg, opts, given + generated, saved)
 
 
 def origins(args: argparse.Namespace) -> Dict[str, str]:

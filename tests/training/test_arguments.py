@@ -151,3 +151,17 @@ def test_output_folder_of_the_run_that_saved_a_checkpoint_stays_behind():
     saved = build_config(parse_training(["--cfg", "SWIN_TINY", "--output", "out", "--tag", "a"])).dump()
     config = build_config(parse_validation(["--checkpoint", "out/a/best.pth"]), saved)
     assert (config.OUTPUT, config.TAG, config.MODEL.NAME) == ("", "", "swin_tiny_patch4_window7_224")
+
+
+def test_opts_win_over_what_is_reset_of_the_run_that_saved_a_checkpoint():
+    saved = build_config(parse_training(["--cfg", "SWIN_TINY", "--compile"])).dump()
+    argv = ["--checkpoint", "out/best.pth"]
+    assert build_config(parse_validation(argv), saved).TRAIN.COMPILE is False
+    opts = ["--opts", "TRAIN.COMPILE", "True", "MODEL.PRETRAINED_EMA", "True"]
+    config = build_config(parse_validation([*argv, *opts]), saved)
+    assert config.TRAIN.COMPILE is True and config.MODEL.PRETRAINED_EMA is True
+
+
+def test_two_results_in_one_file_are_refused_however_they_name_it():
+    with pytest.raises(Refusal, match="two results cannot be one file"):
+        parse_validation(["--checkpoint", "w.pth", "--predictions", "a.csv", "--confusion-matrix", "./a.csv"])
