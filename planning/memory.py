@@ -96,7 +96,7 @@ def configured_footprint(config: CfgNode) -> Footprint:
     """The footprint for MODEL.PRECISION and TRAIN.OPTIMIZER, as `optimizer.py` sets them."""
     half_weights, half_activations = config.MODEL.PRECISION == "16.16", config.MODEL.PRECISION.startswith("16.")
     weight = 2 if half_weights else 4  # accumulators and first moments are as wide, second moments always float32
-    state = weight + (4 if config.TRAIN.OPTIMIZER.NAME == "adamw" else 0)
+    state = weight + (0 if config.TRAIN.OPTIMIZER.NAME == "sgd" else 4)
     shares = config.IPU.AVAILABLE_MEMORY_PROPORTION
     return Footprint(
         weight=weight,

@@ -118,6 +118,9 @@ def test_optimizer_state_is_shared_by_the_replicas_of_a_process_of_sixteen_ipus(
         (["MODEL.PRECISION", "mix"], 4, 4, 8, 4),
         (["MODEL.PRECISION", "16.16", "TRAIN.OPTIMIZER.NAME", "sgd"], 2, 2, 2, 2),
         (["TRAIN.OPTIMIZER.NAME", "sgd"], 4, 4, 4, 4),
+        (["TRAIN.OPTIMIZER.NAME", "adam"], 4, 4, 8, 4),
+        (["TRAIN.OPTIMIZER.NAME", "lamb", "TRAIN.CLIP_GRAD", "0"], 4, 4, 8, 4),
+        (["TRAIN.OPTIMIZER.NAME", "rmsprop", "TRAIN.CLIP_GRAD", "0"], 4, 4, 8, 4),
     ],
 )
 def test_footprint_has_the_types_that_the_optimizer_is_given(opts, weight, gradient, optimizer, activation):
