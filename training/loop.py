@@ -96,7 +96,7 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Tracker, reporte
     early = progress.stopped_early(run.config.TRAIN.EARLY_STOPPING)
     if early:
         logger.info("%s", early)
-    if progress.step == 0:
+    if progress.step == 0 and progress.best_top1 >= 0:  # at the end of an epoch, and validated before
         whose = "" if run.average is None else " of averaged weights"
         logger.info("best top-1%s: %.2f %%", whose, progress.best_top1)
 
@@ -236,17 +236,15 @@ def check_may_skip(run: Run, progress: Progress, step: Step, loss: float) -> Non
         f"{what} not finite at update {progress.update} (epoch {progress.epoch}, step {progress.step}, "
         f"learning rate {step.rate:.3g})"
     )
-    allowed = run.config.TRAIN.SKIP_NONFINITE
-    if progress.skipped_in_row + run.config.IPU.DEVICE_ITERATIONS <= allowed:
-        logger.warning("%s: skipped, %d of at most %d consecutive ones", where, progress.skipped_in_row + 1, allowed)
+    allowed, in_row = run.config.TRAIN.SKIP_NONFINITE, progress.skipped_in_row + run.config.IPU.DEVICE_ITERATIONS
+    if in_row <= allowed:
+        logger.warning("%s: skipped, %d of at most %d consecutive ones", where, in_row, allowed)
         return
     on_ipu = accelerator.is_ipu()  # whose program neither leaves an update out nor can be looked into
     cause = "" if on_ipu else f": {explain(run, progress, step.images, step.targets)}"
-    further = (
-        "or use --precision 32.32"
-        if on_ipu
-        else ("use --precision 32.32, or leave such updates out by TRAIN.SKIP_NONFINITE")
-    )
+    further = "or use --precision 32.32"
+    if not on_ipu:
+        further = "use --precision 32.32, or leave such updates out by TRAIN.SKIP_NONFINITE"
     raise Refusal(
         f"{where}{cause}; checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, {further}",
         EXIT_NONFINITE,
@@ -261,7 +259,10 @@ def report(run: Run, progress: Progress, loss: float, learning: float, rate: flo
         rate: samples a second since the last line.
         wait: share of the time since then that steps waited for data.
     """
-    left = (run.config.TRAIN.EPOCHS * run.updates_per_epoch - progress.update) * run.launch.global_batch(run.config)
+    updates = run.config.TRAIN.EPOCHS * run.updates_per_epoch
+    if run.config.TRAIN.TRAINING_STEPS:
+        updates = min(updates, run.config.TRAIN.TRAINING_STEPS)
+    left = max(updates - progress.update, 0) * run.launch.global_batch(run.config)
     logger.info(
         "epoch: %d/%d step: %d/%d loss: %.4f lr: %.4g throughput: %.1f samples/sec eta: %s data wait: %.0f %%",
         progress.epoch + 1,

@@ -44,7 +44,7 @@ class Reporter:
         self._folder = folder if config.REPORT and launch.is_leader else None
         self._config = config
         self._origins = origins
-        self._start = time.time()
+        self._start = time.monotonic()
         self._results: Optional[Results] = None
         self._written = 0  # rows of the page that was written last
         self._facts: Dict[str, List[Tuple[str, str]]] = {}
@@ -105,7 +105,8 @@ class Reporter:
 
 
 def _duration(start: float) -> str:
-    return str(datetime.timedelta(seconds=round(time.time() - start)))
+    """The time since `start`, a value of the monotonic clock."""
+    return str(datetime.timedelta(seconds=round(time.monotonic() - start)))
 
 
 def _head(config: CfgNode, rows: Rows, start: float) -> page.Head:
