@@ -2,12 +2,14 @@
 # Copyright 2026 the Swin IPU trainer authors
 """tools/run_programs.py: the list is well formed, and what became of a program is told as it was."""
 
+import io
 import json
 import os
 import runpy
 import subprocess
 import sys
 import types
+import wave
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from poptorch_host import custom_ops
 
 from tools import program_data
 from tools.program_data.graphs import cliques, neighbors
+from tools.program_data.hub import noise
 from tools.program_data.models import exercise, place
 from tools.run_programs import LATE, LISTING, REFUSED, RUNS, STOPS, Program, main, read_listing, run
 
@@ -150,6 +153,8 @@ def test_a_graph_that_is_too_small_for_its_parts_is_an_error(tmp_path):
         ("rouge", ["a", "b"], ["a", "a"], {"exact": 0.5}),
         ("sacrebleu", ["a", "b"], [["a"], ["a"]], {"score": 50}),
         ("seqeval", [["O", "B"]], [["O", "O"]], {"overall_accuracy": 0.5}),
+        ("wer", ["a", "b"], ["a", "a"], 0.5),
+        ("xnli", [1, 2], [1, 1], {"accuracy": 0.5}),
         ("squad", [{"id": 7, "prediction_text": "a"}], [{"id": 7, "answers": {"text": ["a"]}}], {"exact_match": 100}),
     ],
 )
@@ -162,6 +167,13 @@ def test_generated_metrics_compute(name, predictions, references, expected, tmp_
     names = {}
     exec(compile(script.read_text(), str(script), "exec"), names)
     assert names["Generated"]()._compute(predictions, references) == expected
+
+
+def test_generated_sound_is_a_second_of_noise():
+    with wave.open(io.BytesIO(noise(np.random.default_rng(0), 16000))) as sound:
+        samples = np.frombuffer(sound.readframes(sound.getnframes()), np.int16)
+    assert (sound.getframerate(), sound.getnchannels(), len(samples)) == (16000, 1, 16000)
+    assert samples.std() > 10000
 
 
 def test_questions_and_answers_are_read_from_a_program(tmp_path):

@@ -29,8 +29,8 @@ from typing import Dict, List, NamedTuple, Optional, TextIO
 import yaml
 
 HOST = Path(__file__).resolve().parent.parent / "poptorch_host"
-LISTING = Path(__file__).with_name("programs.yml")
-DATA = Path(__file__).with_name("program_data")
+LISTING = Path(__file__).resolve().with_name("programs.yml")
+DATA = Path(__file__).resolve().with_name("program_data")
 
 _POLL_SECONDS = 0.5
 RUNS, REFUSED, STOPS, LATE = "runs", "refused", "stops", "too slow"

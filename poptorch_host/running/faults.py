@@ -13,8 +13,9 @@ from ..inputs.nested import tensors_in
 
 # These return uninitialised memory.
 _UNWRITTEN = {"empty_like", "new_empty", "new_empty_strided"}
-# The other results of these may be uninitialised in forward: statistics for training, random states of attention.
-_FIRST_RESULT_ONLY = ("batch_norm", "scaled_dot_product")
+# The other results of these in forward are for the backward pass. They may be uninitialised (statistics for training,
+# random states of attention), or infinite (logarithms of probabilities of what no CTC alignment reaches).
+_FIRST_RESULT_ONLY = ("batch_norm", "scaled_dot_product", "ctc_loss")
 
 _FINITE, _INFINITE, _NAN = range(3)
 _WORDS = {_INFINITE: "an infinite value", _NAN: "NaN"}

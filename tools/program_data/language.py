@@ -35,6 +35,10 @@ _METRICS = {
         pairs = [pair for lists in zip(predictions, references) for pair in zip(*lists)]
         return {"overall_accuracy": sum(found == known for found, known in pairs) / len(pairs)}""",
     ),
+    "wer": (
+        '{"predictions": Value("string"), "references": Value("string")}',
+        "return sum(map(str.__ne__, predictions, references)) / len(predictions)",
+    ),
     "squad": (
         """{
             "predictions": {"id": Value("string"), "prediction_text": Value("string")},
@@ -49,6 +53,7 @@ _METRICS = {
         return {"exact_match": 100 * sum(found) / len(found)}""",
     ),
 }
+_METRICS["xnli"] = _METRICS["accuracy"]
 _METRIC = '''\
 """Generated in place of a download."""
 
@@ -68,7 +73,7 @@ class Generated({library}.Metric):
 def metric(library: str, name: str) -> None:
     """Writes the script of a metric where `datasets` or `evaluate` would keep its download.
 
-    They are simpler than those of the names: squad, rouge and sacrebleu count exact matches, seqeval equal tags.
+    They are simpler than those of the names: squad, rouge, sacrebleu and wer compare whole texts, seqeval tags.
     """
     features, body = _METRICS[name]
     text = _METRIC.format(library=library, features=features, body=indent(dedent(body), " " * 8))

@@ -9,6 +9,7 @@ import pickle
 import struct
 import wave
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -93,8 +94,14 @@ def video(film: str, sound: str, frames: str) -> None:
     for frame in rng.integers(0, 256, (int(frames), 64, 64, 3), dtype=np.uint8):
         writer.write(frame)
     writer.release()
-    with wave.open(str(placed(sound)), "wb") as file:
-        file.setnchannels(2)
-        file.setsampwidth(2)
-        file.setframerate(48000)
-        file.writeframes(rng.integers(-(2**15), 2**15, (int(frames) * 1920, 2), dtype=np.int16).tobytes())
+    with placed(sound).open("wb") as file:
+        write_sound(file, rng.integers(-(2**15), 2**15, (int(frames) * 1920, 2), dtype=np.int16), 48000)
+
+
+def write_sound(file: BinaryIO, samples: np.ndarray, rate: int) -> None:
+    """Writes samples of 16 bits, shape (time, channels), as WAV."""
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(samples.shape[1])
+        sound.setsampwidth(2)
+        sound.setframerate(rate)
+        sound.writeframes(samples.tobytes())

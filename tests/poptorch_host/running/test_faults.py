@@ -45,6 +45,12 @@ def test_fault_is_an_error_that_names_the_operation(name):
     inference(function, enabled=False)(value)
 
 
+def alignments(x):
+    """A CTC loss of eight steps, which cannot reach every state of the targets at every step."""
+    steps, length = x.new_full((1,), 8).long(), x.new_full((1,), 2).long()
+    return torch.nn.functional.ctc_loss(x.log_softmax(2), x.new_ones(1, 2).long(), steps, length)
+
+
 LEGAL = {
     "underflow": (torch.exp, torch.tensor([-1e4])),
     "infinity that came in": (lambda x: x * 2, torch.tensor([INF, 1.0])),
@@ -54,6 +60,7 @@ LEGAL = {
         lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.0),
         torch.randn(1, 2, 4, 8),
     ),
+    "loss over alignments": (alignments, torch.randn(8, 1, 4)),
     "written later": (lambda x: torch.empty_like(x).copy_(x), torch.ones(1000)),
     "norm that is not training": (torch.nn.BatchNorm1d(3).eval(), torch.ones(2, 3)),
     "integers": (lambda x: x.clamp(min=0), torch.tensor([-5, 5])),
