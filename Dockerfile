@@ -7,7 +7,7 @@ FROM python:3.11-slim-bookworm
 
 ARG TORCH_INDEX=""
 
-# A compiler for dataset/*.c and torch.compile; Debian keeps one version of it in a release.
+# A compiler for dataset/*.c, models/*.c and torch.compile; Debian keeps one version of it in a release.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 
