@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Parameter names of timm and Hugging Face for official names: the inverse of weight_names."""
+"""Parameter names of timm and Hugging Face for official names, the inverse of weight_names; safetensors files."""
 
 import re
+from pathlib import Path
 from typing import Dict, Mapping
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -64,3 +66,8 @@ def to_hugging_face(weights: Weights, model_type: str) -> Dict[str, Tensor]:
 def contiguous(weights: Weights) -> Dict[str, Tensor]:
     """The weights as safetensors takes them: none shares memory with another."""
     return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
+
+
+def write_safetensors(path: Path, weights: Weights, metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file from memory: `save_file` has an error of its own for a full disk, this has OSError."""
+    path.write_bytes(safetensors.torch.save(contiguous(weights), metadata={"format": "pt", **metadata}))

@@ -4,11 +4,11 @@
 
 import importlib.util
 import inspect
+import io
 import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
@@ -21,7 +21,7 @@ from utils import reason
 
 from .build import MODELS
 from .export_limits import check_fits
-from .export_names import contiguous
+from .export_names import contiguous, write_safetensors
 from .hub_folders import write_hugging_face, write_timm
 from .pretrained import Wanted, check_exists, load_pretrained, read_weights
 from .swin_transformer import SwinTransformer
@@ -108,12 +108,13 @@ def _microsoft(leaving: Leaving, path: Path) -> None:
     contents: Dict[str, Any] = {"model": contiguous(leaving.weights)}
     if leaving.optimizer is not None:
         contents["optimizer"] = leaving.optimizer
-    torch.save(contents, path)
+    stream = io.BytesIO()  # torch.save reports a full disk by an error of its own
+    torch.save(contents, stream)
+    path.write_bytes(stream.getbuffer())
 
 
 def _safetensors(leaving: Leaving, path: Path) -> None:
-    stated = metadata(leaving.config.dump(), leaving.classes)
-    safetensors.torch.save_file(contiguous(leaving.weights), str(path), metadata={"format": "pt", **stated})
+    write_safetensors(path, leaving.weights, metadata(leaving.config.dump(), leaving.classes))
 
 
 def _timm(leaving: Leaving, path: Path) -> None:

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, cast
 
-import safetensors.torch
 import timm
 from timm.data import ImageNetInfo
 from yacs.config import CfgNode
@@ -25,7 +24,7 @@ from planning.geometry import (
 )
 
 from .export_limits import stated_window
-from .export_names import Weights, contiguous, to_hugging_face, to_timm
+from .export_names import Weights, to_hugging_face, to_timm, write_safetensors
 from .weight_files import IN_FOLDER
 from .weight_origin import metadata
 
@@ -162,4 +161,4 @@ def _write(folder: Path, files: Dict[str, Any], weights: Weights, stated: Dict[s
     folder.mkdir()
     for name, contents in files.items():
         (folder / name).write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    safetensors.torch.save_file(contiguous(weights), str(folder / IN_FOLDER), metadata={"format": "pt", **stated})
+    write_safetensors(folder / IN_FOLDER, weights, stated)

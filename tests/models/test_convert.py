@@ -4,6 +4,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any, Dict
 
@@ -14,7 +15,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
+from common.errors import EXIT_DATA, EXIT_RESOURCE, EXIT_USAGE, Refusal
 from common.files import open_regular
 from config import get_config
 from dataset.transforms import build_transform
@@ -351,15 +352,23 @@ def test_weights_of_the_other_generation_are_refused(tmp_path):
     assert error.code == EXIT_DATA and "MODEL.TYPE" in str(error)
 
 
-def test_nothing_is_overwritten_and_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
+def test_nothing_is_overwritten(tmp_path):
     source = made(tmp_path, "swin")
     before = source.read_bytes()
     assert "exists already" in str(refused(source, source, "--to", "microsoft"))
     assert source.read_bytes() == before
-    monkeypatch.setattr(
-        exporting.safetensors.torch, "save_file", lambda *_, **__: open(tmp_path / "no" / "folder", "w")
-    )
-    assert "cannot be written" in str(refused(source, tmp_path / "there", "--to", "timm"))
+
+
+@pytest.mark.parametrize("target", ["microsoft", "timm", "huggingface", "safetensors"])
+def test_file_that_cannot_be_written_to_its_end_is_refused_and_leaves_nothing(target, tmp_path):
+    source = made(tmp_path, "swin")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # as a full disk, but for the number of the error
+    try:
+        error = refused(source, tmp_path / "there", "--to", target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.code == EXIT_RESOURCE and "cannot be written: File too large" in str(error)
     assert sorted(os.listdir(tmp_path)) == ["best.pth", "tiny.yaml"]
 
 
