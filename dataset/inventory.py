@@ -26,7 +26,7 @@ class FolderFiles:
     """All files below the folder of a split; `read` gives their bytes.
 
     Attributes:
-        places: of the files but hidden ones, sorted. Links to folders are followed, each folder is read once.
+        places: of the files but hidden ones, sorted. Links to folders are followed.
     """
 
     def __init__(self, split: str, folder: Path) -> None:
@@ -117,17 +117,19 @@ def _once(texts: Any) -> List[str]:
 
 
 def _walk(split: str, folder: Path) -> Iterator[Place]:
+    """The files of a split; each folder is read once for each class, as training does."""
     seen = set()
     for here, folders, files in os.walk(str(folder), onerror=_refuse_unlistable, followlinks=True):
+        parts = Path(here).relative_to(folder).parts
+        label = parts[0] if parts else None
         status = os.stat(here)
-        if (status.st_dev, status.st_ino) in seen:
+        if (label, status.st_dev, status.st_ino) in seen:
             folders[:] = []
             continue
-        seen.add((status.st_dev, status.st_ino))
+        seen.add((label, status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        parts = Path(here).relative_to(folder).parts
         for name in sorted(name for name in files if not name.startswith(".")):
-            yield Place(os.path.join(here, name), split, parts[0] if parts else None)
+            yield Place(os.path.join(here, name), split, label)
 
 
 def _refuse_unlistable(error: OSError) -> None:

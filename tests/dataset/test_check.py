@@ -20,6 +20,7 @@ import dataset.prepare
 from common.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_USAGE, Refusal
 from dataset.build_ipu import build_dataset
 from dataset.findings import NEAR, near_pairs
+from dataset.image_folder import open_split
 from tests.data_sets import encoded, photo, small_config, write_folders
 
 NOTHING = 0
@@ -216,6 +217,14 @@ def test_folder_of_classes_without_splits_is_checked_too(tmp_path, capsys):
     said = checked(capsys, tmp_path / "photos", "--output", tmp_path / "o.csv", code=EXIT_FINDINGS)
     assert "folder: 5 images of 2 classes" in said and r"line\nbreak/bad\n.jpg' (is not a JPEG" in said
     assert rows(tmp_path / "o.csv")["line\nbreak/bad\n.jpg"]["class"] == "line\nbreak"
+
+
+def test_linked_class_has_the_images_that_training_reads(root, capsys):
+    for split in ("train", "validation"):
+        (root / split / "alias").symlink_to(root / split / "a", target_is_directory=True)
+    said = checked(capsys, root, code=EXIT_FINDINGS)
+    assert f"train: {len(open_split(root, training=True))} images of 3 classes" in said
+    assert "duplicate in another class" in said
 
 
 def test_reader_that_leaves_early_ends_the_check_as_sigpipe_would(root, monkeypatch):
