@@ -63,7 +63,7 @@ def _run(tree: CfgNode) -> None:
     tree.OUTPUT = ""  # output folder of the run
     tree.TAG = ""  # subfolder of OUTPUT, to separate runs of the same configuration
     tree.SEED = 0
-    tree.LOG_INTERVAL = 10  # weight updates between log lines
+    tree.LOG_INTERVAL = 10  # weight updates between log lines; the last of an epoch has one, too
     tree.REPORT = True  # write report.html at every epoch
     tree.TENSORBOARD = False  # also log to TensorBoard, in the folder tensorboard of OUTPUT
     tree.WANDB = False  # also log to Weights & Biases

@@ -137,7 +137,7 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
             whole.add(samples)
             bar.set_postfix(loss=f"{loss:.4f}", lr=f"{step.rate:.3g}", refresh=False)
             bar.update(samples)
-            if progress.update % config.LOG_INTERVAL < updates:
+            if progress.update % config.LOG_INTERVAL < updates or progress.step == run.updates_per_epoch:
                 report(run, progress, loss, step.rate, interval.read(), waits.read())
             if is_save_due(run, progress) and not (stop.agreed or is_finished(config, progress)):
                 save(run, progress, saver, is_best=False)  # the end of the epoch is saved after this loop
@@ -192,7 +192,8 @@ def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torc
         targets: class indices (N,) or probabilities (N, classes).
         ahead: steps that were started and not finished.
     """
-    run.schedule.step_update(progress.update + ahead * run.config.IPU.DEVICE_ITERATIONS)
+    position = progress.position(run.updates_per_epoch) + ahead * run.config.IPU.DEVICE_ITERATIONS
+    run.schedule.step_update(position)
     run.trainer.setOptimizer(run.optimizer)  # or the device would keep the old learning rate
     return Step(images, targets, learning_rate(run.optimizer), accelerator.start(run.trainer, images, targets))
 
@@ -259,10 +260,10 @@ def report(run: Run, progress: Progress, loss: float, learning: float, rate: flo
         rate: samples a second since the last line.
         wait: share of the time since then that steps waited for data.
     """
-    updates = run.config.TRAIN.EPOCHS * run.updates_per_epoch
+    updates = run.config.TRAIN.EPOCHS * run.updates_per_epoch - progress.position(run.updates_per_epoch)
     if run.config.TRAIN.TRAINING_STEPS:
-        updates = min(updates, run.config.TRAIN.TRAINING_STEPS)
-    left = max(updates - progress.update, 0) * run.launch.global_batch(run.config)
+        updates = min(updates, run.config.TRAIN.TRAINING_STEPS - progress.update)
+    left = max(updates, 0) * run.launch.global_batch(run.config)
     logger.info(
         "epoch: %d/%d step: %d/%d loss: %.4f lr: %.4g throughput: %.1f samples/sec eta: %s data wait: %.0f %%",
         progress.epoch + 1,

@@ -41,6 +41,13 @@ class Progress:
             self.loss_sum += loss * updates
             self.skipped_in_row = 0
 
+    def position(self, updates_per_epoch: int) -> int:
+        """The update of the run at which learning rates stand, if all epochs had `updates_per_epoch`.
+
+        That is `update`, unless the epochs before had another batch size or number of images.
+        """
+        return self.epoch * updates_per_epoch + self.step
+
     def mean_loss(self) -> float:
         """Over the updates of the current epoch that were not left out."""
         return self.loss_sum / max(self.step - self.skipped_in_epoch, 1)

@@ -21,3 +21,20 @@ def test_run_that_was_never_validated_tells_no_best_accuracy(digits, tmp_path):
     assert "best top-1" not in (tmp_path / "log.txt").read_text()
     train(digits, tmp_path, "--training-steps", "10", "--opts", "TEST.INTERVAL", "2")
     assert re.search(r"best top-1: [\d.]+ %", (tmp_path / "log.txt").read_text())
+
+
+def test_learning_rates_and_time_left_of_a_resumed_run_fit_its_new_batch_size(digits, tmp_path):
+    unbroken = train(digits, tmp_path / "unbroken", "--batch-size", "16")["progress"]["epochs"]
+    train(digits, tmp_path / "changed", "--opts", "TRAIN.TRAINING_STEPS", "10")
+    resumed = train(digits, tmp_path / "changed", "--batch-size", "16")["progress"]["epochs"]
+    assert resumed[1]["update"] < unbroken[1]["update"]
+    assert [row["lr"] for row in resumed[2:]] == [row["lr"] for row in unbroken[2:]]
+    larger = train(digits, tmp_path / "unbroken", "--batch-size", "64", "--epochs", "5")["progress"]["epochs"]
+    assert larger[4]["update"] > 5 * (larger[4]["update"] - larger[3]["update"])
+    assert "eta: -" not in (tmp_path / "unbroken" / "log.txt").read_text()
+
+
+def test_every_epoch_has_a_line_with_its_loss(digits, tmp_path):
+    train(digits, tmp_path, "--opts", "LOG_INTERVAL", "1000")
+    lines = re.findall(r"epoch: (\d)/4 step: (\d)/5 loss: \d", (tmp_path / "log.txt").read_text())
+    assert lines == [(str(epoch), "5") for epoch in range(1, 5)]
