@@ -3,6 +3,7 @@
 """Command lines: strict parsing, and errors as one line with an exit code."""
 
 import argparse
+import io
 import signal
 import sys
 from pathlib import Path
@@ -40,8 +41,11 @@ class CommandLine(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> int:
     """Runs an entry point and returns its exit code; a `Refusal` is printed as one line on standard error.
 
-    Every exception but a refusal and Ctrl-C is a bug of this program and keeps its traceback.
+    Every exception but a refusal and Ctrl-C is a bug of this program and keeps its traceback. Characters that the
+    encoding of standard output lacks are escaped, as Python does on standard error: a name must not end a run.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not where a test captures it
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except Refusal as refusal:
