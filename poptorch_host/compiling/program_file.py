@@ -7,6 +7,7 @@ was exported, is a pickle, and loading it can execute arbitrary code: `poptorch.
 while `loadExecutable` reads plain data only and is safe for any file.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -64,12 +65,16 @@ def write(
         ) from error
     header = {"format": FORMAT, "version": version, "model": model is not None}
     temporary = f"{filename}.{os.getpid()}.part"
-    with zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr(_HEADER, json.dumps(header))
-        archive.writestr(_PROGRAM, program)
-        if pickled is not None:
-            archive.writestr(_MODEL, pickled)
-    os.replace(temporary, filename)
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr(_HEADER, json.dumps(header))
+            archive.writestr(_PROGRAM, program)
+            if pickled is not None:
+                archive.writestr(_MODEL, pickled)
+        os.replace(temporary, filename)
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it is there only after an error, such as a full disk
+            os.remove(temporary)
 
 
 def read(filename: str, version: str) -> ProgramFile:

@@ -424,9 +424,13 @@ class Tracer(Execution):
 def _asked_by_pytorch() -> bool:
     """Whether PyTorch's own code, such as torch.utils.checkpoint, which knows no device ipu, has called a mode."""
     frame: Any = sys._getframe(1)
-    while frame.f_globals["__name__"].startswith(_PACKAGE):
+    while _module_of(frame).startswith(_PACKAGE):
         frame = frame.f_back
-    return str(frame.f_globals["__name__"]).startswith("torch.")
+    return _module_of(frame).startswith("torch.")
+
+
+def _module_of(frame: Any) -> str:
+    return str(frame.f_globals.get("__name__", ""))  # generated code may run without a name
 
 
 class _FunctionListener(TorchFunctionMode):

@@ -12,6 +12,7 @@ from ..models import Function
 
 X = torch.arange(6.0).reshape(2, 3)
 ONES = torch.ones(3)
+GENERATED = eval("lambda x: x + torch.ones(3, device=x.device)", {"torch": torch})  # in a module without a name
 
 
 @pytest.mark.parametrize(
@@ -24,8 +25,12 @@ ONES = torch.ones(3)
         lambda x: x + torch.ones(3, device=x.device),
         lambda x: x + (ONES if ONES.device == x.device else ONES.to(x.device)),
         lambda x: checkpoint(lambda y: y + 1, x, use_reentrant=False),
+        GENERATED,
     ],
-    ids=["factory", "to", "device", "input", "device of another", "moved if it is elsewhere", "PyTorch's own"],
+    ids=[
+        *("factory", "to", "device", "input", "device of another", "moved if it is elsewhere", "PyTorch's own"),
+        "generated code",
+    ],
 )
 def test_device_called_ipu_is_the_one_that_models_run_on(make):
     model = poptorch.inferenceModel(Function(make), poptorch.Options().deviceIterations(2))

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import os
 import re
+import resource
 
 import pytest
 import torch
@@ -388,6 +389,20 @@ def test_model_of_a_local_class_is_refused_with_what_to_do_and_leaves_no_file(tm
     assert not list(tmp_path.iterdir())
     executor.save(str(tmp_path / "model.poptorch"), export_model=False)
     poptorch.inferenceModel(Local(2, 2)).loadExecutable(str(tmp_path / "model.poptorch"))
+
+
+@host_only("its file of a program")
+def test_program_that_does_not_fit_on_the_disk_leaves_no_part_of_it(tmp_path):
+    executor = poptorch.inferenceModel(Classifier())
+    executor.compile(X)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            executor.save(str(tmp_path / "model.poptorch"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 @host_only("its file of a program")
