@@ -48,7 +48,9 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
     if channels != 3:
         raise Refusal(f"IN_CHANS {channels} of the model: image files have 3 channels")
     if training and fast_jpeg() is None:
-        logger.info("simplejpeg is not installed: Pillow decodes JPEGs, more slowly, and takes some damaged ones")
+        logger.info(
+            "simplejpeg is not installed: Pillow decodes unusual JPEGs, more slowly, and takes some damaged ones"
+        )
     transform = build_transform(config, training)  # checks its settings before a large data set is listed
     source = _source(config, training)
     configured, found = config.MODEL.NUM_CLASSES, len(source.classes)

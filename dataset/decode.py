@@ -11,7 +11,6 @@ import functools
 import importlib
 import io
 import os
-import re
 import struct
 import zlib
 from types import ModuleType
@@ -21,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from common.files import NotRegular, TooLarge, read_regular
-from dataset.jpeg_parts import Box, JpegInRows, JpegInTiles, in_parts
+from dataset.jpeg_parts import Box, decode_part, read_header
 from utils import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # Pillow's other decoders are never started
@@ -30,8 +29,6 @@ MAX_PIXELS = 89_478_485  # above this, Pillow warns of decompression bombs: 256 
 MAX_FILE_BYTES = 64 << 20
 BAD_SHARE = 0.05  # of a data set that may be bad before the run stops
 BAD_FEWEST = 3  # this many are always tolerated
-# What libjpeg says at last if it was told that a picture has fewer rows, and nothing was wrong with those.
-ROWS_LEFT_OUT = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
 
 # What Pillow's parsers raise on damaged input, beside its own OSError subclasses.
 DECODER_ERRORS = (
@@ -57,9 +54,8 @@ class BadImage(Exception):
 class PartialPicture:
     """A JPEG of which no more is decoded than is asked for. Damage in the rest goes unnoticed."""
 
-    def __init__(self, data: bytes, jpeg: Union[JpegInRows, JpegInTiles], decoder: ModuleType):
-        self._data, self._jpeg, self._decoder = data, jpeg, decoder
-        self.size = jpeg.size
+    def __init__(self, data: bytes, size: Tuple[int, int]):
+        self._data, self.size = data, size
 
     def part(self, box: Box) -> Tuple[np.ndarray, int, int]:
         """Pixels that `box` is among, bit for bit those of the whole picture, and where their left and upper edges are.
@@ -68,14 +64,8 @@ class PartialPicture:
             BadImage: as `decode`.
             ValueError: if `box` is not inside the picture.
         """
-        jpeg, (left, top, width, height) = self._jpeg.part(box)
-        pixels = np.empty((height, width, 3), np.uint8)
-        try:
-            self._decoder.decode_jpeg(jpeg, "RGB", buffer=pixels)
-        except ValueError as error:
-            if not ROWS_LEFT_OUT.fullmatch(str(error)):
-                return self.whole(), 0, 0
-        return pixels, left, top
+        pixels = decode_part(self._data, self.size, box)
+        return (self.whole(), 0, 0) if pixels is None else (pixels, *box[:2])
 
     def whole(self) -> np.ndarray:
         """All pixels; raises as `decode`."""
@@ -114,11 +104,10 @@ def read_file(path: str) -> bytes:
 
 def open_picture(data: bytes) -> Picture:
     """As `decode`, but an ordinary JPEG is decoded where it is used, as far as it is."""
-    decoder = fast_jpeg()
-    jpeg = in_parts(data) if decoder else None
-    if decoder is None or jpeg is None or jpeg.size[0] * jpeg.size[1] > MAX_PIXELS:
+    header = read_header(data)
+    if header is None or header.width * header.height > MAX_PIXELS:
         return decode(data)
-    return PartialPicture(data, jpeg, decoder)
+    return PartialPicture(data, (header.width, header.height))
 
 
 def decode(data: bytes) -> Union[Image.Image, np.ndarray]:

@@ -1,111 +1,104 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 the Swin IPU trainer authors
 //
-// Headers and tiles of JPEGs (dataset/jpeg_parts.py). The files are untrusted.
+// Headers of JPEGs (ITU-T T.81, annex B). The files are untrusted.
 
-#include <stdint.h>
-#include <string.h>
+#include "jpeg.h"
 
-enum { MARKER = 0xFF, RESTART = 0xD0, START_OF_IMAGE = 0xD8, END_OF_IMAGE = 0xD9, START_OF_SCAN = 0xDA, COMMENT = 0xFE };
+enum { START_OF_IMAGE = 0xD8, START_OF_SCAN = 0xDA, COMMENT = 0xFE, ADOBE = 0xEE };
 enum { BASELINE = 0xC0, EXTENDED = 0xC1, HUFFMAN_TABLES = 0xC4, QUANTIZATION_TABLES = 0xDB, RESTART_INTERVAL = 0xDD };
-enum { MOST_SEGMENTS = 100, MOST_COMPONENTS = 3 };
-
-// What headers say: size of the picture, most sampling factors, MCUs between restart markers or 0, where the height is in the
-// frame header, and where the entropy-coded data begin.
-typedef struct {
-    int64_t width, height, across, down, interval, height_at, first;
-} Headers;
-
-typedef struct {
-    int count;
-    uint8_t names[MOST_COMPONENTS];
-} Components;
+enum { MOST_SEGMENTS = 100, MOST_SIDE = 65500 }; // as libjpeg-turbo has it
 
 static int word(const uint8_t *at) { return at[0] << 8 | at[1]; }
 
-// The body of a frame header. 0 unless it has 8 bits and one or three components.
-static int read_frame(const uint8_t *body, int64_t size, Headers *headers, Components *components) {
-    if (size < 6 || body[0] != 8) return 0;
-    const int count = components->count = body[5];
+static int is_usual(const Jpeg *jpeg) {
+    if (!jpeg->width || !jpeg->height || jpeg->width > MOST_SIDE || jpeg->height > MOST_SIDE) return 0;
+    if (jpeg->across == 2 && jpeg->width <= 4) return 0; // libjpeg-turbo does not interpolate one or two samples
+    return jpeg->across && jpeg->across <= 2 && jpeg->down && jpeg->down <= jpeg->across;
+}
+
+static int read_frame(const uint8_t *body, int64_t size, Jpeg *jpeg) {
+    if (jpeg->count || size < 6 || body[0] != 8) return 0;
+    const int count = jpeg->count = body[5];
     if ((count != 1 && count != MOST_COMPONENTS) || size != 6 + 3 * count) return 0;
-    headers->height = word(body + 1);
-    headers->width = word(body + 3);
-    headers->across = headers->down = 1;
+    jpeg->height = word(body + 1);
+    jpeg->width = word(body + 3);
+    jpeg->across = body[7] >> 4;
+    jpeg->down = body[7] & 15;
     for (int i = 0; i < count; i++) {
         const uint8_t *component = body + 6 + 3 * i;
-        const int across = component[1] >> 4, down = component[1] & 15;
-        if (across < 1 || across > 4 || down < 1 || down > 4) return 0;
-        components->names[i] = component[0];
-        if (count > 1 && across > headers->across) headers->across = across;
-        if (count > 1 && down > headers->down) headers->down = down;
+        if (count > 1 && component[0] != i + 1) return 0; // other names may mean other colours
+        if ((i > 0 || count == 1) && component[1] != 0x11) return 0;
+        jpeg->names[i] = component[0];
+        jpeg->quantizer[i] = component[2];
     }
-    return headers->width && headers->height;
+    return is_usual(jpeg);
 }
 
-// Whether the body of a scan header announces all coefficients of all components.
-static int is_whole(const uint8_t *body, int64_t size, const Components *components) {
-    const int count = components->count;
-    if (size != 4 + 2 * count || body[0] != count) return 0;
-    for (int i = 0; i < count; i++)
-        if (body[1 + 2 * i] != components->names[i]) return 0;
-    return memcmp(body + 1 + 2 * count, "\0?\0", 3) == 0;
+// The header of a scan of all coefficients of all components, whose tables must be there.
+static int read_scan(const uint8_t *body, int64_t size, Jpeg *jpeg) {
+    const int count = jpeg->count;
+    if (!count || size != 4 + 2 * count || body[0] != count || memcmp(body + 1 + 2 * count, "\0?\0", 3)) return 0;
+    for (int i = 0; i < count; i++) {
+        const int dc = jpeg->codes[i][0] = body[2 + 2 * i] >> 4, ac = jpeg->codes[i][1] = body[2 + 2 * i] & 15;
+        if (body[1 + 2 * i] != jpeg->names[i] || jpeg->quantizer[i] >= TABLES || dc >= TABLES || ac >= TABLES) return 0;
+        if (!jpeg->quantizers[jpeg->quantizer[i]] || !jpeg->tables[dc][0] || !jpeg->tables[ac][1]) return 0;
+    }
+    return 1;
 }
 
-// Reads the headers of a sequential Huffman-coded JPEG of one scan; 0 for anything else.
-int read_headers(const uint8_t *data, int64_t size, Headers *headers) {
-    Components components = {0};
-    headers->interval = 0;
+static int read_quantizers(const uint8_t *body, int64_t size, Jpeg *jpeg) {
+    for (; size > COEFFICIENTS && body[0] < TABLES; body += 1 + COEFFICIENTS, size -= 1 + COEFFICIENTS)
+        jpeg->quantizers[body[0]] = body + 1;
+    return size == 0;
+}
+
+static int read_codes(const uint8_t *body, int64_t size, Jpeg *jpeg) {
+    while (size > LONGEST) {
+        const int kind = body[0] >> 4, place = body[0] & 15;
+        int64_t bytes = 1 + LONGEST;
+        for (int i = 1; i <= LONGEST; i++) bytes += body[i];
+        if (kind > 1 || place >= TABLES || bytes > size || bytes > 1 + LONGEST + 256) return 0;
+        jpeg->tables[place][kind] = body + 1;
+        body += bytes;
+        size -= bytes;
+    }
+    return size == 0;
+}
+
+static int read_segment(int code, const uint8_t *body, int64_t size, Jpeg *jpeg) {
+    switch (code) {
+    case BASELINE:
+    case EXTENDED: return read_frame(body, size, jpeg);
+    case HUFFMAN_TABLES: return read_codes(body, size, jpeg);
+    case QUANTIZATION_TABLES: return read_quantizers(body, size, jpeg);
+    case RESTART_INTERVAL: return size == 2 ? (jpeg->interval = word(body), 1) : 0;
+    case ADOBE: return size >= 12 && memcmp(body, "Adobe", 5) == 0 && body[11] == 1; // YCbCr
+    default: return code == COMMENT || code >> 4 == 0xE;
+    }
+}
+
+int read_headers(const uint8_t *data, int64_t size, Jpeg *jpeg) {
+    memset(jpeg, 0, sizeof *jpeg);
     if (size < 2 || data[0] != MARKER || data[1] != START_OF_IMAGE) return 0;
     int64_t at = 2;
     for (int i = 0; i < MOST_SEGMENTS && at + 4 <= size; i++) {
-        const int code = data[at + 1], length = word(data + at + 2);
+        const int code = data[at + 1], bytes = word(data + at + 2) - 2;
         const uint8_t *body = data + at + 4;
-        const int64_t end = at + 2 + length, bytes = length - 2;
-        if (data[at] != MARKER || bytes < 0 || end > size) return 0;
-        if (code == START_OF_SCAN) {
-            headers->first = end;
-            return components.count && is_whole(body, bytes, &components);
-        } else if (code == BASELINE || code == EXTENDED) {
-            if (components.count || !read_frame(body, bytes, headers, &components)) return 0;
-            headers->height_at = at + 5;
-        } else if (code == RESTART_INTERVAL) {
-            if (bytes != 2) return 0;
-            headers->interval = word(body);
-        } else if (code != HUFFMAN_TABLES && code != QUANTIZATION_TABLES && code != COMMENT && code >> 4 != 0xE) {
-            return 0;
-        }
-        at = end;
+        if (data[at] != MARKER || bytes < 0 || at + 4 + bytes > size) return 0;
+        at += 4 + bytes;
+        if (code == START_OF_SCAN) return jpeg->first = at, read_scan(body, bytes, jpeg);
+        if (!read_segment(code, body, bytes, jpeg)) return 0;
     }
     return 0;
 }
 
-// Whether bytes first..size are exactly `count` tiles: all end with a restart marker, numbered from 0 to 7 and again, but the
-// last, which ends with the image and the data. Their markers' `places` are written.
-int find_tiles(const uint8_t *data, int64_t first, int64_t size, int64_t count, int64_t *places) {
-    int64_t found = 0;
-    const uint8_t *at = data + first, *last = data + size - 1;
-    for (; at < last && (at = memchr(at, MARKER, last - at)); at++) {
-        if (at[1] == 0) continue; // a value of 255
-        const uint8_t expected = found == count - 1 ? END_OF_IMAGE : RESTART + (found & 7);
-        if (found == count || at[1] != expected) return 0;
-        places[found++] = at - data;
-    }
-    return found == count && places[count - 1] == size - 2;
-}
-
-// Copies the tiles of rows top..bottom and columns left..right, numbers their markers anew, and returns how many bytes they are.
-// `marks` has the places of the markers of all tiles, `wide` in a row; the first tile begins at `first`.
-int64_t copy_tiles(const uint8_t *data, const int64_t *marks, int64_t first, int64_t wide, int64_t top, int64_t bottom,
-                   int64_t left, int64_t right, uint8_t *out) {
-    uint8_t *at = out;
-    int64_t number = 0;
-    for (int64_t row = top; row < bottom; row++) {
-        const int64_t *ends = marks + row * wide, start = row || left ? ends[left - 1] + 2 : first;
-        const int64_t bytes = ends[right - 1] + 2 - start;
-        memcpy(at, data + start, bytes);
-        for (int64_t i = left; i < right; i++) at[ends[i] - start + 1] = RESTART + (number++ & 7);
-        at += bytes;
-    }
-    at[-1] = END_OF_IMAGE;
-    return at - out;
+// The same for Python, which takes width, height and interval.
+int describe_jpeg(const uint8_t *data, int64_t size, int64_t *description) {
+    Jpeg jpeg;
+    if (!read_headers(data, size, &jpeg)) return 0;
+    description[0] = jpeg.width;
+    description[1] = jpeg.height;
+    description[2] = jpeg.interval;
+    return 1;
 }

@@ -10,10 +10,10 @@ import numpy as np
 
 from common.errors import EXIT_DATA, Refusal
 from dataset.decode import MAX_FILE_BYTES, BadImage, decode
-from dataset.jpeg_parts import JpegInTiles, in_parts
+from dataset.jpeg_parts import read_header
 
 TOOL = "jpegtran"
-# A marker after every MCU, because the tiles of longer intervals must divide a row. Tables made for the picture save
+# A marker after every MCU, since of longer intervals more is read than a crop needs. Tables made for the picture save
 # more bytes than the markers take, except in small pictures.
 ARGUMENTS = ("-copy", "all", "-optimize", "-restart", "1B")
 SECONDS = 120  # for a picture; a megapixel takes some hundredths
@@ -44,7 +44,8 @@ def with_restart_markers(data: bytes, tool: str) -> Optional[bytes]:
         done = subprocess.run([tool, *ARGUMENTS], input=data, capture_output=True, timeout=SECONDS)
         if done.returncode or not 0 < len(done.stdout) <= MAX_FILE_BYTES:
             return None
-        if not isinstance(in_parts(done.stdout), JpegInTiles):
+        header = read_header(done.stdout)
+        if header is None or not header.interval:
             return None
         return done.stdout if np.array_equal(np.asarray(decode(done.stdout)), pixels) else None
     except (BadImage, subprocess.TimeoutExpired):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Parts of JPEGs: rows of any, tiles of those with restart markers."""
+"""Parts of JPEGs, with and without restart markers, beside the whole pictures that libjpeg-turbo decodes."""
 
 import io
 import random
@@ -13,12 +13,12 @@ from PIL import Image
 
 from dataset import native
 from dataset.decode import BadImage, PartialPicture, decode, fast_jpeg, open_picture
-from dataset.jpeg_parts import JpegInRows, JpegInTiles, in_parts
+from dataset.jpeg_parts import decode_part, read_header
 from dataset.pixels import PartialPixels, Pixels
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="pixels.c is not compiled")
 needs_decoder = pytest.mark.skipif(fast_jpeg() is None, reason="simplejpeg is not installed")
-SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "grey": None, "red, green and blue": None}
+SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -31,11 +31,9 @@ def encoded(width: int, height: int, subsampling: str = "4:2:0", blocks: int = 1
     image, buffer = picture(width, height), io.BytesIO()
     if subsampling == "grey":
         image = image.convert("L")
-    elif SUBSAMPLINGS[subsampling] is None:
-        options["keep_rgb"] = True
     else:
         options["subsampling"] = SUBSAMPLINGS[subsampling]
-    image.save(buffer, "JPEG", quality=80, restart_marker_blocks=blocks, **options)
+    image.save(buffer, "JPEG", restart_marker_blocks=blocks, **{"quality": 80, **options})
     return buffer.getvalue()
 
 
@@ -64,46 +62,84 @@ def cut(parts: PartialPicture, box: Tuple[int, int, int, int]) -> np.ndarray:
 
 
 @needs_decoder
-@pytest.mark.parametrize("blocks, kind", [(0, JpegInRows), (1, JpegInTiles)])
-@pytest.mark.parametrize("subsampling", sorted(SUBSAMPLINGS))
-@pytest.mark.parametrize("width, height", [(500, 77), (97, 130), (33, 17), (17, 49), (8, 64), (9, 8), (1, 1)])
-def test_parts_are_the_pixels_of_the_whole_picture(
-    subsampling: str, width: int, height: int, blocks: int, kind: type
-) -> None:
+@pytest.mark.parametrize("blocks", [0, 1, 7])
+@pytest.mark.parametrize("subsampling", [*SUBSAMPLINGS, "grey"])
+@pytest.mark.parametrize("width, height", [(500, 77), (97, 130), (33, 17), (17, 49), (8, 64), (9, 8), (5, 1)])
+def test_parts_are_the_pixels_of_the_whole_picture(subsampling: str, width: int, height: int, blocks: int) -> None:
     data = encoded(width, height, subsampling, blocks)
     whole, parts = np.asarray(decode(data)), opened(data)
-    assert isinstance(in_parts(data), kind) and parts.size == (width, height)
-    for left, top, wide, high in boxes(width, height, 60):
-        expected = whole[top : top + high, left : left + wide]
-        assert np.array_equal(cut(parts, (left, top, wide, high)), expected), (left, top, wide, high)
+    for box in boxes(width, height, 60):
+        left, top, wide, high = box
+        found = decode_part(data, parts.size, box)
+        assert found is not None and np.array_equal(found, whole[top : top + high, left : left + wide]), box
     assert np.array_equal(parts.whole(), whole)
 
 
-@needs_decoder
-@pytest.mark.parametrize("blocks", [2, 4, 8])
-def test_tiles_of_several_blocks_serve_as_well(blocks: int) -> None:
-    data = encoded(128, 50, blocks=blocks)
-    whole, parts = np.asarray(decode(data)), opened(data)
-    assert isinstance(in_parts(data), JpegInTiles)
-    for left, top, wide, high in boxes(128, 50, 60):
-        assert np.array_equal(cut(parts, (left, top, wide, high)), whole[top : top + high, left : left + wide])
-
-
-def test_a_part_leaves_the_data_of_other_tiles_out() -> None:
-    data = encoded(480, 480)
-    jpeg = in_parts(data)
-    assert jpeg is not None
-    part, box = jpeg.part((100, 200, 60, 50))
-    assert box == (96, 192, 80, 64)
-    assert len(part) < len(data) * (5 * 5) / (30 * 30) + 1000
+def random_jpeg(draw: random.Random) -> Tuple[bytes, Tuple[int, int]]:
+    """A JPEG of random size, detail, quality, sampling, Huffman tables and restart markers; and its size."""
+    width, height = (draw.randint(1, draw.choice((20, 70, 200))) for _ in range(2))
+    image, coarse = picture(width, height), draw.randint(1, 8)
+    image = image.resize((-(-width // coarse), -(-height // coarse))).resize((width, height), Image.Resampling.BICUBIC)
+    options = {"quality": draw.randint(1, 100), "optimize": draw.random() < 0.5}
+    options["restart_marker_blocks"] = draw.choice((0, draw.randint(1, 9)))
+    if draw.random() < 0.2:
+        image = image.convert("L")
+    else:
+        options["subsampling"] = draw.randint(0, 2)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue(), image.size
 
 
 @needs_decoder
-@pytest.mark.parametrize("subsampling, rows", [("4:2:0", 272), ("4:4:4", 256), ("4:2:2", 256), ("grey", 256)])
-def test_no_rows_below_a_part_are_decoded_but_those_of_its_last_blocks(subsampling: str, rows: int) -> None:
-    data = encoded(64, 480, subsampling, blocks=0)
-    pixels, left, top = opened(data).part((10, 20, 30, 235))
-    assert (pixels.shape, left, top) == ((rows, 64, 3), 0, 0)
+def test_random_files_and_parts_have_the_pixels_of_both_other_decoders() -> None:
+    draw, decoded = random.Random(0), 0
+    for _ in range(400):
+        data, size = random_jpeg(draw)
+        whole, slow = np.asarray(decode(data)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        assert np.array_equal(whole, slow)
+        for box in ((0, 0, *size), boxes(*size, 1)[-1]):
+            left, top, wide, high = box
+            found = decode_part(data, size, box)
+            decoded += found is not None
+            assert found is None or np.array_equal(found, whole[top : top + high, left : left + wide])
+    assert decoded > 700
+
+
+@needs_decoder
+def test_damaged_files_have_the_pixels_of_libjpeg_turbo_or_are_left_to_it() -> None:
+    draw, decoded = random.Random(1), 0
+    for _ in range(60):
+        data, size = random_jpeg(draw)
+        scan = data.index(b"\xff\xda")
+        for _ in range(20):
+            bad = bytearray(data)
+            for at in (draw.randrange(scan, len(bad)) for _ in range(draw.randint(1, 3))):
+                bad[at] = draw.choice((bad[at] ^ 1 << draw.randrange(8), 0, 255))
+            found = decode_part(bytes(bad), size, (0, 0, *size))
+            decoded += found is not None
+            assert found is None or np.array_equal(found, np.asarray(decode(bytes(bad))))
+    assert decoded > 150
+
+
+def test_no_truncated_file_is_decoded() -> None:
+    for blocks in (0, 1):
+        data = encoded(40, 30, blocks=blocks)
+        assert decode_part(data, (40, 30), (0, 0, 1, 1)) is not None
+        assert [size for size in range(len(data)) if decode_part(data[:size], (40, 30), (0, 0, 1, 1)) is not None] == []
+
+
+def test_segments_beside_a_part_are_not_read() -> None:
+    data = bytearray(encoded(480, 480))
+    marks = [at for at in range(len(data)) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7]
+    box, rows, columns = (100, 200, 60, 50), range(12, 16), range(6, 11)
+    expected = decode_part(bytes(data), (480, 480), box)
+    for tile, (start, end) in enumerate(zip(marks, marks[1:]), 1):
+        if tile // 30 not in rows or tile % 30 not in columns:
+            data[start + 2 : end] = bytes(end - start - 2)
+    found = decode_part(bytes(data), (480, 480), box)
+    assert expected is not None and found is not None and np.array_equal(found, expected)
+    assert decode_part(bytes(data), (480, 480), (80, 200, 60, 50)) is None
 
 
 @needs_decoder
@@ -124,8 +160,9 @@ def test_damage_below_a_part_goes_unnoticed_and_damage_in_it_does_not() -> None:
 
 @needs_decoder
 @pytest.mark.parametrize("missing", [1, 2, 3, 50, 2000])
-def test_truncated_files_are_bad_whatever_is_asked_of_them(missing: int) -> None:
-    data = encoded(64, 480, blocks=0)[:-missing]
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_truncated_files_are_bad_whatever_is_asked_of_them(missing: int, blocks: int) -> None:
+    data = encoded(64, 480, blocks=blocks)[:-missing]
     for box in ((0, 0, 64, 480), (0, 0, 64, 1), (30, 100, 5, 140)):
         with pytest.raises(BadImage, match="(?i)premature end"):
             opened(data).part(box)
@@ -149,36 +186,52 @@ def with_scans(data: bytes) -> bytes:
     return data[:at] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + data[at + 14 :]
 
 
-def test_files_that_do_not_fit_exactly_have_no_parts() -> None:
+def test_files_that_are_not_as_expected_have_no_parts() -> None:
     data = encoded(64, 64)
     marks = [at for at in range(len(data)) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7]
-    scan = data.index(b"\xff\xda")
+    scan, frame = data.index(b"\xff\xda"), data.index(b"\xff\xc0")
+    adobe = b"\xff\xee\x00\x0eAdobe\0\0\0\0\0\0"
     odd = {
-        "markers that do not divide rows": encoded(64, 64, blocks=3),
         "progressive": encoded(64, 64, progressive=True),
+        "red, green and blue": encoded(64, 64, "4:4:4", keep_rgb=True),
+        "colours of another kind": data[:2] + adobe + b"\x02" + data[2:],
         "wider": with_size(data, 80, 64),
         "lower": with_size(data, 64, 48),
         "of no height": with_size(data, 64, 0),
+        "larger than its data can be": with_size(encoded(64, 64, blocks=0), 60000, 60000),
         "truncated": data[:-40],
         "without its end": data[:-2],
-        "with more at its end": data + b"\0",
         "a marker less": data[: marks[3]] + data[marks[3] + 2 :],
         "a marker of another number": data[: marks[3] + 1] + b"\xd0" + data[marks[3] + 2 :],
         "two scans": with_scans(encoded(64, 64, blocks=0)),
         "12 bits": with_byte(data, b"\xff\xc0", 4, 12),
         "four components": with_byte(data, b"\xff\xc0", 9, 4),
-        "a component sampled five times": with_byte(data, b"\xff\xc0", 11, 0x51),
+        "a component sampled four times": with_byte(data, b"\xff\xc0", 11, 0x41),
+        "half the height alone": with_byte(data, b"\xff\xc0", 11, 0x12),
+        "colours as large as brightness of 2x2": with_byte(data, b"\xff\xc0", 14, 0x22),
+        "two samples of colour": encoded(4, 64),
+        "a table that is not there": with_byte(data, b"\xff\xc0", 12, 3),
+        "a table number too high": with_byte(data, b"\xff\xda", 6, 0x50),
+        "a table of 16 bits": with_byte(data, b"\xff\xdb", 4, 0x10),
+        "codes of ones alone": with_byte(data, b"\xff\xc4", 5, 2),
         "a scan of another component": with_byte(data, b"\xff\xda", 5, 9),
         "a scan of some coefficients": with_byte(data, b"\xff\xda", 12, 62),
         "a segment that reaches out": with_byte(data, b"\xff\xdb", 2, 255),
         "another marker": data[: marks[3] + 1] + b"\xfe" + data[marks[3] + 2 :],
-        "two frames": data[:scan] + data[data.index(b"\xff\xc0") : scan] + data[scan:],
+        "bytes left over": data[: marks[3]] + bytes(2) + data[marks[3] :],
+        "two frames": data[:scan] + data[frame:scan] + data[scan:],
         "headers alone": data[:scan],
         "nothing": b"",
         "no JPEG": b"\x89PNG",
     }
-    assert in_parts(data) is not None
-    assert [name for name, bad in odd.items() if in_parts(bad) is not None] == []
+    assert decode_part(data, (64, 64), (0, 0, 64, 64)) is not None
+    assert decode_part(data[:2] + adobe + b"\x01" + data[2:], (64, 64), (0, 0, 64, 64)) is not None
+    assert [name for name, bad in odd.items() if whole_by_parts(bad) is not None] == []
+
+
+def whole_by_parts(data: bytes) -> Optional[np.ndarray]:
+    header = read_header(data)
+    return None if header is None else decode_part(data, (header.width, header.height), (0, 0, 64, 48))
 
 
 @needs_decoder
@@ -201,23 +254,14 @@ def test_damaged_files_give_pixels_or_a_reason_and_nothing_else(blocks: int) -> 
     assert partial > 100
 
 
-@needs_decoder
-def test_truncated_files_are_rejected_as_a_whole() -> None:
-    with pytest.raises(BadImage):
-        open_picture(encoded(64, 64)[:-300])
-
-
 def test_a_part_outside_of_the_picture_is_refused() -> None:
-    for blocks in (0, 1):
-        check_refusals(encoded(64, 48, blocks=blocks))
-
-
-def check_refusals(data: bytes) -> None:
-    jpeg = in_parts(data)
-    assert jpeg is not None
     for box in ((-1, 0, 5, 5), (0, 44, 5, 5), (60, 0, 5, 5), (0, 0, 0, 5)):
         with pytest.raises(ValueError, match="64x48"):
-            jpeg.part(box)
+            opened(encoded(64, 48)).part(box)
+
+
+def test_a_size_that_is_not_that_of_the_file_decodes_nothing() -> None:
+    assert decode_part(encoded(64, 48), (640, 480), (60, 40, 5, 5)) is None
 
 
 @needs_decoder
