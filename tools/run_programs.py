@@ -46,7 +46,7 @@ Made by `python tools/run_programs.py` of the repository; do not edit. Each comm
 `python -m poptorch_host COMMAND` in a copy of its folder of a checkout, with generated data; `tools/programs.yml` has
 the data, the packages and the checkouts. Variables in front of a command are set for it: with `program_site` on
 PYTHONPATH, torchvision expects the sums of the generated CIFAR-10, and urllib reads downloads from a folder. A program
-that would run for long was ended after its first steps.
+that would run for long was ended after its first steps; what was compiled only says so.
 """
 
 
