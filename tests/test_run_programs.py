@@ -87,9 +87,11 @@ def test_table_holds_what_ran_in_this_and_earlier_calls(checkout, tmp_path, monk
     monkeypatch.setattr("tools.run_programs.read_listing", lambda: read_listing(listing))
     common = ["--checkout", f"theirs={checkout}", "--work", str(tmp_path / "work"), "--table", str(tmp_path / "t.md")]
     main([*common, "--only", "stops"])
+    assert "Not run yet: refused." in (tmp_path / "t.md").read_text()
     main([*common, "--only", "refused"])
     text = (tmp_path / "t.md").read_text()
     assert "Of 2 programs 0 run, " in text and " 2 stop, " in text and "`stops.py`" in text and "'weights'" in text
+    assert "Not run yet" not in text
     main(["--requirements", "main"])
     assert capsys.readouterr().out.splitlines()[-1] == "torch==2.0.1"
 

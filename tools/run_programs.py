@@ -185,6 +185,9 @@ def table(listing: Listing, results: Dict[str, Result]) -> str:
     page += ["| program | folder | command | packages | generated | edits | result |", "|---|---|---|---|---|---|---|"]
     page += [row(program, results[program.name]) for program in known]
     page += ["", "Not in the table:", ""] + [f"- `{folder}`: {why}" for folder, why in listing.left_out.items()]
+    waiting = [program.name for program in listing.programs if program.name not in results]
+    if waiting:
+        page += ["", f"Not run yet: {'; '.join(waiting)}."]
     return "\n".join(page) + "\n"
 
 
