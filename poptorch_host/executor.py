@@ -4,7 +4,7 @@
 
 import os
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple, Union
 
 import torch
 
@@ -36,6 +36,7 @@ class PoplarExecutor(Inspection):
 
     Attributes:
         per_replica_params: by name, the parameters that differ between replicas, and how replicas share them.
+        host_weights_version: how often the weights were copied to the host.
     """
 
     def __init__(
@@ -47,12 +48,10 @@ class PoplarExecutor(Inspection):
         optimizer: Optional[torch.optim.Optimizer] = None,
         user_model: Optional[torch.nn.Module] = None,
     ) -> None:
-        if options is not None and not isinstance(options, Options):
-            raise createPoptorchError(f"Invalid type {type(options).__name__} of options: use poptorch.Options()")
         self._user_model = user_model or model
         self._training = training
         self._version = poptorch_version
-        self._options = _own_options(options or Options(), training)
+        self._options = _own_options(options, training)
         self._latch: Optional[OptimizerLatch] = None
         if training:
             if optimizer is None:
@@ -64,9 +63,8 @@ class PoplarExecutor(Inspection):
             wrapping.wrap(self._user_model, self)
         self._forward_parameters = ForwardParameters(self._model.forward)
         self.per_replica_params: Dict[str, ReplicaGrouping] = {}
+        self.host_weights_version = 0
         self._forget_program()
-        if options is not None:
-            options._freeze()
         self._options._freeze()
 
     def _forget_program(self) -> None:
@@ -86,7 +84,7 @@ class PoplarExecutor(Inspection):
         return self._user_model
 
     def __getattr__(self, attr: str) -> Any:
-        if "_user_model" not in vars(self):  # while the executor is constructed or unpickled
+        if "_user_model" not in vars(self):  # while the executor is constructed
             raise AttributeError(attr)
         attribute = getattr(self._user_model, attr)
         if isinstance(attribute, torch.nn.Parameter):
@@ -95,6 +93,9 @@ class PoplarExecutor(Inspection):
 
     def __repr__(self) -> str:
         return module_repr(self._user_model)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("an executor cannot be copied or pickled: copy its model, or save() and poptorch.load() it")
 
     def load_state_dict(self, state_dict: Dict[str, torch.Tensor], strict: bool = True) -> Any:
         """Loads weights into the model, and copies them to the device if attached.
@@ -129,8 +130,7 @@ class PoplarExecutor(Inspection):
             return
         self._device_is_newer = False
         program.weights.download()
-        if self._training:
-            wrapping.note_new_host_weights(self._user_model)
+        self.host_weights_version += 1
 
     def copyWeightsToDevice(self) -> None:
         """Copies parameters and buffers from the user's model to the device, overwriting those on the device."""
@@ -149,8 +149,7 @@ class PoplarExecutor(Inspection):
 
     def _fetch_trained_weights(self, program: Program) -> None:
         """Copies weights to an inference device if the same model has been trained since."""
-        wrapping.fetch_trained_weights(self._user_model)
-        version = wrapping.host_version(self._user_model)
+        version = wrapping.trained_version(self._user_model)
         if version != self._trained_version:
             self._trained_version = version
             program.weights.upload()
@@ -175,10 +174,11 @@ class PoplarExecutor(Inspection):
     @outside_inference_mode
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compiles the model for the given arguments without running it. Has no effect on a compiled model."""
+        bound = self._forward_parameters.bind(args, kwargs)
         if self.isCompiled():
             logger.warning("Call to compile() ignored: the executable is already compiled; call destroy() first")
-            return
-        self._compile(self._forward_parameters.bind(args, kwargs))
+        else:
+            self._compile(bound)
 
     @outside_inference_mode
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -237,22 +237,21 @@ class PoplarExecutor(Inspection):
 
     def _compile(self, bound: Bound) -> Program:
         start = time.perf_counter()
-        compile_hooks.run_before()
         try:
             if self._training and not wrapping.is_wrapped(self._user_model):
                 wrapping.wrap(self._user_model, self)
-            check_options(self._options)
             inputs = InputContract(bound, self._forward_parameters.names, pieces_of(self._options))
             wrapping.fetch_trained_weights(self._user_model)
-            device = self._make_device()
-            with device.randomness.rehearsing():
-                compiled = compile_model(self._model, bound, inputs, device.weights, self._options, self._training)
+            with compile_hooks.around():
+                check_options(self._options)
+                device = self._make_device()
+                with device.randomness.rehearsing():
+                    compiled = compile_model(self._model, bound, inputs, device.weights, self._options, self._training)
             program = self._adopt(compiled, device)
+            self._attached = self._can_run
         except Exception:  # of any kind: a model that failed to compile must not keep part of a program
             self._forget_program()
             raise
-        finally:
-            compile_hooks.run_after()
         self._compilation_seconds = time.perf_counter() - start
         report_compilation(self)
         return program
@@ -264,9 +263,7 @@ class PoplarExecutor(Inspection):
 
     def _adopt(self, compiled: Compiled, device: Device) -> Program:
         """Makes `compiled` the program of this executor."""
-        self._trained_version = wrapping.host_version(self._user_model)
         self._program = Program(self._model, compiled, device, self._options, self._latch, self._can_run)
-        self._attached = self._can_run and self._options.connection_type == ConnectionType.Always.value
         return self._program
 
     def destroy(self) -> None:
@@ -360,8 +357,7 @@ class PoplarExecutor(Inspection):
         self, filename: str, *args: torch.Tensor, export_model: bool = True, **kwargs: torch.Tensor
     ) -> None:
         """Compiles the model for the given arguments and saves the program; see `save`."""
-        if not self.isCompiled():
-            self.compile(*args, **kwargs)
+        self.compile(*args, **kwargs)
         self.save(filename, export_model)
 
     @outside_inference_mode
@@ -388,6 +384,7 @@ class PoplarExecutor(Inspection):
         if self._training and not wrapping.is_wrapped(self._user_model):
             wrapping.wrap(self._user_model, self)
         program = self._adopt(loaded.compiled, self._make_device())
+        self._attached = self._can_run and self._options.connection_type == ConnectionType.Always.value
         logger.debug("Writing weights from host to IPU memory.")
         if loaded.rng_state is not None:
             program.rng_state = loaded.rng_state
@@ -428,15 +425,8 @@ def inferenceModel(model: Union[torch.nn.Module, PoplarExecutor], options: Optio
     Raises:
         Error: for options of another type, or with gradient accumulation.
     """
-    if isinstance(options, Options) and options.Training.gradient_accumulation != 1:
-        hint = ""
-        if isinstance(options._execution_strategy, PipelinedExecution):
-            hint = ". Use Options.deviceIterations to fill the pipeline"
-        raise createPoptorchError(
-            "You must set Options.Training.gradientAccumulation to 1 for inference, not "
-            f"{options.Training.gradient_accumulation}{hint}"
-        )
-    return PoplarExecutor(wrapping.own_copy(_unwrapped(model)), options, training=False, poptorch_version=_version())
+    model = wrapping.shallow_copy(_unwrapped(model))
+    return PoplarExecutor(model, options, training=False, poptorch_version=_version())
 
 
 def load(filename: str, edit_opts_fn: Optional[Callable[[Options], None]] = None) -> PoplarExecutor:
@@ -473,9 +463,19 @@ def load(filename: str, edit_opts_fn: Optional[Callable[[Options], None]] = None
     return executor
 
 
-def _own_options(options: Options, training: bool) -> Options:
-    """Returns a copy in which the default output mode is resolved."""
-    own = options.clone()
+def _own_options(options: Optional[Options], training: bool) -> Options:
+    """Freezes and checks the options. Returns a copy in which the default output mode is resolved."""
+    options = Options() if options is None else options
+    if not isinstance(options, Options):
+        raise createPoptorchError(f"Invalid type {type(options).__name__} of options: use poptorch.Options()")
+    options._freeze()
+    own, accumulation = options.clone(), options.Training.gradient_accumulation
+    if not training and accumulation != 1:
+        pipelined = isinstance(own._execution_strategy, PipelinedExecution)
+        hint = ". Use Options.deviceIterations to fill the pipeline" if pipelined else ""
+        raise createPoptorchError(
+            f"You must set Options.Training.gradientAccumulation to 1 for inference, not {accumulation}{hint}"
+        )
     if own.defaultOutputMode():
         own.outputMode(OutputMode.Final if training else OutputMode.All)
     return own

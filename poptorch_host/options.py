@@ -310,7 +310,7 @@ class Options(OptionsDict):
             logger.info("output_return_period has no effect with OutputMode.%s", output_mode.name)
         self.set(
             output_mode=output_mode.value,
-            output_return_period=1 if output_return_period is None else output_return_period,
+            output_return_period=output_return_period or 1,
         )
         return self
 

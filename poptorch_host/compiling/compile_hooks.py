@@ -3,7 +3,8 @@
 """Hooks that are called before and after every compilation."""
 
 import collections
-from typing import Any, Callable
+import contextlib
+from typing import Any, Callable, Iterator
 
 from torch.utils.hooks import RemovableHandle
 
@@ -36,13 +37,13 @@ def _register(hooks: "collections.OrderedDict[int, Callable[[], Any]]", hook: Ca
     return handle
 
 
-def run_before() -> None:
-    """Calls the hooks for the start of a compilation."""
-    for hook in list(_before.values()):
-        hook()
-
-
-def run_after() -> None:
-    """Calls the hooks for the end of a compilation."""
-    for hook in list(_after.values()):
-        hook()
+@contextlib.contextmanager
+def around() -> Iterator[None]:
+    """A context manager that calls the hooks before and after a compilation."""
+    try:
+        for hook in list(_before.values()):
+            hook()
+        yield
+    finally:
+        for hook in list(_after.values()):
+            hook()

@@ -79,6 +79,7 @@ class ForwardParameters:
         Raises:
             AssertionError: for too many arguments, an unknown keyword, or an argument given twice.
             Error: for a missing argument.
+            TypeError: for a forward with keyword-only parameters but no `*args`, since PopTorch passes all by position.
         """
         if not kwargs and len(args) == len(self.positional) and not self._keyword_only:
             return Bound(args, {})
@@ -91,6 +92,11 @@ class ForwardParameters:
         check(not given_twice, f"Parameter {', '.join(given_twice)} was passed more than once: by position and by name")
         positional = list(args) + [self._value(parameter, keywords) for parameter in self.positional[len(args) :]]
         keyword_only = {p.name: self._value(p, keywords) for p in self._keyword_only}
+        if keyword_only and not self._any_positional:
+            raise TypeError(
+                f"PopTorch passes {', '.join(keyword_only)} to forward by position, but forward takes it by keyword "
+                "only: leave out the * before it"
+            )
         check(
             self._any_keyword or not keywords, f"Invalid parameter {', '.join(keywords)}, expected one of {self.names}"
         )
@@ -132,7 +138,7 @@ class InputContract:
     def _adopt(self, signatures: List[Tuple[str, Signature]], positional: int) -> None:
         self.signatures = signatures
         self._positional = positional
-        plain = all(signature[0] == "tensor" for _, signature in signatures)
+        plain = all(signature[0] == "tensor" and signature[3] == str(torch.Tensor) for _, signature in signatures)
         self._plain: Optional[List[Tuple[torch.dtype, torch.Size]]] = (
             [(signature[1], torch.Size(signature[2])) for _, signature in signatures] if plain else None
         )
@@ -160,7 +166,7 @@ class InputContract:
         """
         if self._plain is not None and not bound.keywords and len(bound.positional) == len(self._plain):
             for value, (dtype, shape) in zip(bound.positional, self._plain):
-                if not (isinstance(value, torch.Tensor) and value.dtype is dtype and value.shape == shape):
+                if not (type(value) is torch.Tensor and value.dtype is dtype and value.shape == shape):
                     break
             else:
                 return bound

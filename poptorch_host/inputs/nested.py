@@ -69,7 +69,7 @@ def names_of(name: str, value: Any) -> List[str]:
 def signature_of(value: Any) -> Signature:
     """Returns the properties of `value` that a program is compiled for: containers, dtypes, shapes, other values."""
     if isinstance(value, torch.Tensor):
-        return ("tensor", value.dtype, tuple(value.shape))
+        return ("tensor", value.dtype, tuple(value.shape), _kind(value))
     if isinstance(value, (list, tuple)):
         return ("sequence", _kind(value), tuple(map(signature_of, value)))
     if isinstance(value, dict):
@@ -90,6 +90,7 @@ def check_signature(name: str, compiled: Signature, value: Any) -> None:
     if compiled[0] != actual[0]:
         _require_equal(f"Type mismatch for {name}", _words(compiled), _words(actual))
     if compiled[0] == "tensor":
+        _require_equal(f"Type mismatch for {name}", compiled[3], actual[3])
         _require_equal(f"Data type mismatch for {name}", compiled[1], actual[1])
         _require_equal(f"Shape mismatch for {name}", torch.Size(compiled[2]), torch.Size(actual[2]))
     elif compiled[0] == "constant":
@@ -163,7 +164,7 @@ def _kind(value: Any) -> str:
 def _words(signature: Signature) -> str:
     """Returns the type of value that a signature describes, for error messages."""
     if signature[0] == "tensor":
-        return str(torch.Tensor)
+        return str(signature[3])
     return str(type(signature[1])) if signature[0] == "constant" else signature[1]
 
 

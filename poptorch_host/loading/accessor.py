@@ -149,7 +149,7 @@ class AsynchronousDataAccessor:
     def _require_process(self) -> FetcherProcess:
         check(not self._failure, self._failure)
         if self._process is None:
-            raise createPoptorchError("this accessor was terminated: create a new one")
+            raise AssertionError("this accessor was terminated: create a new one")
         return self._process
 
 

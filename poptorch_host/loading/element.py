@@ -107,7 +107,8 @@ def concatenate(batches: Sequence[Any]) -> Any:
     if isinstance(first, dict):
         return {key: concatenate([batch[key] for batch in batches]) for key in first}
     if isinstance(first, (list, tuple)):
-        return [concatenate(parts) for parts in zip(*batches)]
+        parts = [concatenate(items) for items in zip(*batches)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
     parser = parser_of(first)
     if parser is None:
         raise createPoptorchError(

@@ -93,7 +93,7 @@ def _pipeline(stages: int, training: bool, options: Options) -> str:
 
 def _input(name: str, signature: Tuple[Any, ...]) -> str:
     kind, *rest = signature
-    return f"{name} {_tensor(*rest)}" if kind == "tensor" else f"{name} {rest[0] if kind == 'constant' else kind}"
+    return f"{name} {_tensor(*rest[:2])}" if kind == "tensor" else f"{name} {rest[0] if kind == 'constant' else kind}"
 
 
 def _tensor(dtype: torch.dtype, shape: Tuple[int, ...]) -> str:

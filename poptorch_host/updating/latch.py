@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 import math
+import numbers
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Optional, Set, Tuple
 
@@ -261,6 +262,8 @@ def _algorithm_of(optimizer: Any) -> Algorithm:
 def _read_group(optimizer: Any, group: Dict[str, Any], algorithm: Algorithm) -> Dict[str, Attribute]:
     if group.get("amsgrad"):
         raise ValueError("Only non-amsgrad Adam/AdamW optimizers are supported: use amsgrad=False")
+    missing = [name for name in algorithm.attributes if name not in group]
+    check(not missing, f"Mandatory attribute {', '.join(missing)} not found in optimizer group")
     values = {name: _value(name, group[name]) for name in algorithm.attributes}
     attributes = {
         name: Attribute(value, _is_constant(optimizer, algorithm, name, value)) for name, value in values.items()
@@ -276,8 +279,8 @@ def _value(name: str, value: Any) -> Any:
     if name == "betas":
         check(isinstance(value, tuple) and len(value) == 2, f"betas must be a tuple of two numbers, not {value!r}")
         return tuple(_value("beta", beta) for beta in value)
-    check(isinstance(value, (int, float)), f"Expected a number for the optimizer attribute {name}, got {value!r}")
-    return value
+    check(isinstance(value, numbers.Real), f"Expected a number for the optimizer attribute {name}, got {value!r}")
+    return value if isinstance(value, (int, float)) else float(value)  # of NumPy
 
 
 def _is_constant(optimizer: Any, algorithm: Algorithm, name: str, value: Any) -> bool:

@@ -12,19 +12,13 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional,
 
 import torch
 
+from .._logging import logger
 from ..enums import CommGroupType, VariableRetrievalMode
 from ..errors import createPoptorchError
 from .device import ReplicaGrouping, parse_grouping, untouched
 
 _OWNER = "_poptorch_executor"  # of a model: the executor that wraps it
 _OWNERS = "_poptorch_executors"  # of a tensor: the executors of all models that contain it
-
-# How often weights were copied from a device to a module on the host. Outlives the executor.
-_host_versions: "weakref.WeakKeyDictionary[torch.nn.Module, int]" = weakref.WeakKeyDictionary()
-
-
-# The original models of the copies that executors for inference have.
-_originals: "weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
 
 # Models that are temporarily unwrapped, with their executors.
 _set_aside: "weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
@@ -36,16 +30,17 @@ else:
     _TensorBase = _ModuleBase = object
 
 
-def host_version(model: torch.nn.Module) -> int:
-    """Returns how often weights were copied from a training device to this module, also as part of another one."""
-    original: Optional[torch.nn.Module] = _originals.get(model, lambda: None)()
-    return _host_versions.get(original or model, 0)
+def trained_version(model: torch.nn.Module) -> int:
+    """Copies newer weights to the host for a model that is in training, or was when this copy of it was made.
 
-
-def note_new_host_weights(model: torch.nn.Module) -> None:
-    """Called after weights were copied from a training device to this model."""
-    for part in model.modules():
-        _host_versions[part] = host_version(part) + 1
+    Returns:
+        How often its trained weights were copied to the host; 0 for other models.
+    """
+    trainer = vars(model).get(_OWNER)
+    if trainer is None:
+        return 0
+    trainer.copyWeightsToHostIfNeeded()
+    return int(trainer.host_weights_version)
 
 
 def fetch_trained_weights(model: torch.nn.Module) -> None:
@@ -58,6 +53,12 @@ def fetch_trained_weights(model: torch.nn.Module) -> None:
         }
     for owner in owners.values():
         owner.copyWeightsToHostIfNeeded()
+    if owners and not is_wrapped(model):
+        logger.warning(
+            "The weights of this model are trained as part of another one, or since before it was given to "
+            "inferenceModel: what is trained after now needs copyWeightsToHost() of the training model and "
+            "copyWeightsToDevice() of this one"
+        )
 
 
 class _Synchronised(_TensorBase):
@@ -100,6 +101,13 @@ class PoptorchParameter(_Synchronised, torch.nn.Parameter):
 class PoptorchBuffer(_Synchronised, torch.Tensor):
     """A buffer of a model that is wrapped for training."""
 
+    def __deepcopy__(self, memo: Dict[int, Any]) -> Any:
+        """Raises RuntimeError, as PyTorch does for PopTorch's buffers."""
+        raise RuntimeError(
+            "buffers of a model in training cannot be deep-copied: copy the model before trainingModel or after "
+            "destroy(), or its state_dict()"
+        )
+
 
 class _WrappedModel(_ModuleBase):
     """The mixin of wrapped models."""
@@ -111,6 +119,11 @@ class _WrappedModel(_ModuleBase):
     def destroy(self) -> None:
         """Destroys the training executor that wraps this model."""
         vars(self)[_OWNER].destroy()
+
+    @property
+    def _host_weights_version(self) -> int:
+        """How often the weights were copied to the host, under PopTorch's private name."""
+        return int(vars(self)[_OWNER].host_weights_version)
 
     def __getattribute__(self, name: str) -> Any:
         if name in ("_parameters", "_buffers"):
@@ -130,6 +143,9 @@ class _WrappedModel(_ModuleBase):
         entries: Dict[str, Any] = super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
         return entries
 
+    def __copy__(self) -> torch.nn.Module:
+        return shallow_copy(self)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.copyWeightsToHostIfNeeded()
         return plain_copy(self).__reduce_ex__(1)  # later protocols use the class of the object itself
@@ -148,10 +164,12 @@ def plain_copy(model: torch.nn.Module) -> torch.nn.Module:
     return copied
 
 
-def own_copy(model: torch.nn.Module) -> torch.nn.Module:
-    """A `plain_copy` that still gets the weights which a training device brings to `model`."""
+def shallow_copy(model: torch.nn.Module) -> torch.nn.Module:
+    """Returns a `plain_copy`, which is wrapped if the model is: it still gets the weights that are trained."""
     copied = plain_copy(model)
-    _originals[copied] = _originals.get(model) or weakref.ref(model)
+    if is_wrapped(model):
+        vars(copied)[_OWNER] = vars(model)[_OWNER]
+        copied.__class__ = type(model)
     return copied
 
 

@@ -352,6 +352,7 @@ def test_every_n_without_a_positive_period_is_refused(options, period):
 
 def test_period_of_another_mode_is_stored(options):
     assert options.outputMode(poptorch.OutputMode.All, 3).output_return_period == 3
+    assert options.outputMode(poptorch.OutputMode.All, 0).output_return_period == 1
     assert options.outputMode(poptorch.OutputMode.EveryN, output_return_period=2).output_return_period == 2
 
 

@@ -94,6 +94,48 @@ def test_dictionaries_are_fed_by_their_keys_in_the_order_that_was_compiled(itera
     assert [part.tolist() for part in executor(inputs)] == expected
 
 
+@pytest.mark.parametrize("call", [lambda e, x: e(x, scale=x), lambda e, x: e(scale=x, x=x), lambda e, x: e(x)])
+def test_keyword_only_parameters_need_free_arguments_before_them(call):
+    class KeywordOnly(torch.nn.Module):
+        def forward(self, x, *, scale=2.0):
+            return x * scale
+
+    class Free(torch.nn.Module):
+        def forward(self, x, *more, scale=2.0):
+            return x * scale
+
+    x = torch.full((1,), 2.0)
+    with raises(TypeError, match="PopTorch passes scale to forward by position"):
+        call(poptorch.inferenceModel(KeywordOnly()), x)
+    assert call(poptorch.inferenceModel(Free()), x).tolist() == [4]
+
+
+@pytest.mark.parametrize("compiled, given", [(torch.Tensor, torch.nn.Parameter), (torch.nn.Parameter, torch.Tensor)])
+@pytest.mark.parametrize("container", [lambda x: x, lambda x: (x,), lambda x: {"x": x}], ids=["", "tuple", "dict"])
+def test_classes_of_tensors_are_part_of_the_program(compiled, given, container):
+    def value(kind):
+        x = torch.ones(2)
+        return container(x if kind is torch.Tensor else kind(x, requires_grad=False))
+
+    executor = infer(lambda x: torch.zeros(1))
+    executor(value(compiled))
+    executor(value(compiled))
+    with raises(poptorch.Error, match="Type mismatch for .*expected <class 'torch.*> but got <class 'torch"):
+        executor(value(given))
+
+
+def test_compiling_again_has_no_effect_but_checks_the_arguments():
+    executor = poptorch.inferenceModel(Optional())
+    x = torch.ones(2)
+    executor.compile(x)
+    executor.compile(torch.ones(3))
+    assert executor(x).tolist() == [2, 2]
+    with raises(AssertionError, match="Too many arguments provided"):
+        executor.compile(x, x, 1.0, 4)
+    with raises(poptorch.Error, match="Mandatory parameter x missing"):
+        executor.compile()
+
+
 def test_wrong_arguments_are_refused_like_a_function_call():
     executor = poptorch.inferenceModel(Optional())
     x = torch.ones(2)

@@ -57,6 +57,8 @@ def test_inference_with_accumulation_is_refused_at_once():
     options = accumulating(2).setExecutionStrategy(poptorch.SerialPhasedExecution("a"))
     with raises(poptorch.Error, match="gradientAccumulation to 1 for inference, not 2$"):
         poptorch.inferenceModel(Classifier(), options)
+    with raises(AttributeError, match="frozen"):
+        options.deviceIterations(2)
 
 
 def test_an_executor_stands_for_its_model():

@@ -128,9 +128,7 @@ def test_connection_types_say_when_a_device_is_taken():
     on_demand = poptorch.inferenceModel(
         Classifier(), poptorch.Options().connectionType(poptorch.ConnectionType.OnDemand)
     )
-    on_demand.compile(X)
-    assert not on_demand.isAttachedToDevice()
-    on_demand(X)
+    on_demand.compile(X)  # as soon as there is a program to load
     assert on_demand.isAttachedToDevice()
     never = poptorch.inferenceModel(Classifier(), poptorch.Options().useOfflineIpuTarget())
     never.compile(X)
@@ -238,6 +236,10 @@ def test_hooks_surround_every_compilation():
         with raises(poptorch.Error):
             trained(Classifier())(X)
         assert calls == ["before", "after"]
+        calls.clear()
+        with raises(AssertionError, match="Invalid batch dimension"):
+            poptorch.inferenceModel(Classifier(), poptorch.Options().deviceIterations(3))(X)
+        assert calls == []
         for register in (poptorch.registerPreCompileHook, poptorch.registerPostCompileHook):
             with raises(RuntimeError, match="must be callable"):
                 register(3)

@@ -8,6 +8,7 @@ import json
 import logging
 import pickle
 
+import numpy
 import pytest
 import torch
 
@@ -101,6 +102,14 @@ def test_rate_of_zero_changes_nothing_until_another_is_set(cls):
     assert_close(weights_of(train(trainer)), start, 0)
     trainer.setOptimizer(optimizer)
     assert not torch.equal(weights_of(train(trainer))[0], start[0])
+
+
+@pytest.mark.parametrize("kind", [numpy.float32, numpy.float64, numpy.int64])
+def test_rates_may_be_numbers_of_numpy(kind):
+    (trainer, optimizer), (other, plain) = (make_trainer(lambda p: optim.SGD(p, lr=0.1)) for _ in range(2))
+    set_rate(trainer, optimizer, kind(2) / kind(8))
+    set_rate(other, plain, 0.25)
+    assert_close(weights_of(train(trainer)), weights_of(train(other)), 0)
 
 
 @pytest.mark.parametrize("cls", [torch.optim.SGD, optim.SGD, torch.optim.AdamW, optim.AdamW])

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -151,23 +152,69 @@ def test_inference_follows_the_training_of_its_model(compile_first):
     torch.testing.assert_close(inference(X), model(X).detach())
 
 
-@host_only("PopTorch's inference does not notice the training of a model around its own")
-def test_inference_follows_the_training_of_a_model_that_contains_its_own():
-    class Outer(torch.nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
+class Outer(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
 
-        def forward(self, x, labels):
-            return self.inner(x, labels)
+    def forward(self, x, labels):
+        return self.inner(x, labels)
 
-    inner = Classifier()
-    inference = poptorch.inferenceModel(inner)
-    before = inference(X)
-    training = trained(Outer(inner))
+
+@pytest.mark.parametrize("train", [lambda model: trained(Outer(model)), trained], ids=["around it", "later"])
+def test_inference_does_not_follow_a_training_that_it_was_not_made_of(train):
+    model = Classifier()
+    inference = poptorch.inferenceModel(model)
+    training = train(model)
     step(training)
-    assert not torch.equal(inference(X), before)
-    torch.testing.assert_close(inference(X), inner(X).detach())
+    torch.testing.assert_close(inference(X), model(X).detach())  # as compiled here
+    stale = inference(X)
+    step(training)
+    torch.testing.assert_close(inference(X), stale, rtol=0, atol=0)
+    training.copyWeightsToHost()
+    inference.copyWeightsToDevice()
+    assert not torch.equal(inference(X), stale)
+    torch.testing.assert_close(inference(X), model(X).detach())
+
+
+@host_only("PopTorch says nothing")
+def test_inference_on_a_part_of_a_model_in_training_is_warned_of(log):
+    model = Classifier()
+    training = trained(Outer(model))
+    poptorch.inferenceModel(training.model).compile(X, LABELS)
+    assert "trained as part of another" not in log.text
+    poptorch.inferenceModel(model).compile(X)
+    assert log.text.count("trained as part of another") == 1
+
+
+def test_copies_of_a_model_in_training_are_in_training_and_deep_copies_are_not():
+    model = Classifier()
+    executor = trained(model)
+    step(executor)
+    for copied in (copy.copy(model), poptorch.inferenceModel(model)):
+        with raises(RuntimeError, match="already been wrapped"):
+            poptorch.trainingModel(copied)
+    assert type(copy.copy(model)).__name__ == "PoptorchClassifier"
+    copied = copy.deepcopy(model)
+    assert type(copied) is Classifier and torch.equal(copied.fc.weight, model.fc.weight)
+    step(executor)
+    assert not torch.equal(copied.fc.weight, model.fc.weight)
+
+
+def test_buffers_of_a_model_in_training_cannot_be_deep_copied():
+    model = torch.nn.BatchNorm1d(3)
+    executor = trained(model)
+    with raises(RuntimeError, match="copy the model before trainingModel"):
+        copy.deepcopy(model)
+    assert torch.equal(copy.deepcopy(executor.state_dict())["running_var"], torch.ones(3))
+
+
+def test_executors_cannot_be_copied():
+    model = Classifier()
+    for executor in (trained(model), poptorch.inferenceModel(model)):
+        for duplicate in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+            with raises((TypeError, RecursionError, AttributeError), match="cannot be copied or pickled"):
+                duplicate(executor)
 
 
 @host_only("PopTorch's own classes are in what is copied and pickled")
@@ -185,7 +232,7 @@ def test_saved_models_and_state_dicts_are_those_of_the_original_classes():
         state = loaded if weights_only else loaded.state_dict()
         assert all(type(tensor) is torch.Tensor for tensor in state.values())
         assert torch.equal(state["fc.weight"], model.fc.weight.detach())
-    assert type(copy.deepcopy(model)) is Classifier and type(copy.copy(model)) is Classifier
+    assert type(copy.deepcopy(model)) is Classifier
 
 
 def test_tied_weights_stay_tied_and_frozen_ones_stay_as_they_are():
