@@ -21,7 +21,7 @@ fi
 processes=${PROCESSES:-$("$PYTHON" -c 'import torch; print(max(torch.cuda.device_count(), 1))')}
 nodes=${NODES:-1}
 # torchrun gives each process one thread otherwise
-cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+cores=$(PYTHONPATH="$root" "$PYTHON" -c 'from common.cores import usable_cores; print(usable_cores())')
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}"
 command=("$PYTHON" -m torch.distributed.run --nnodes "$nodes" --nproc-per-node "$processes")
 if [ "$nodes" -gt 1 ]; then

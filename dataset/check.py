@@ -10,7 +10,6 @@ data set.
 
 import argparse
 import collections
-import multiprocessing
 import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Counter, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from common.command_line import CommandLine, run_command
+from common.cores import usable_cores
 from common.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_RESOURCE, Refusal
 from common.logs import console_log
 from common.progress_bar import progress_bar
@@ -185,7 +185,7 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
         help="also find images that look the same, by perceptual hashes (pip install imagehash)",
     )
     parser.add_argument(
-        "--num-workers", type=int, metavar="N", help="processes that read images; default: one for each core"
+        "--num-workers", type=int, metavar="N", help="processes that read images; default: one for each usable core"
     )
     args = parser.parse(argv)
     if args.num_workers is not None and args.num_workers < 1:
@@ -206,7 +206,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         image_hashes()
     root = check_root(str(args.folder))
     with console_log(is_leader=True):
-        checked = check(root, args.num_workers or multiprocessing.cpu_count(), args.near_duplicates, args.zip)
+        checked = check(root, args.num_workers or usable_cores(), args.near_duplicates, args.zip)
         with standard_output():
             for line in summarise(checked):
                 print(line)

@@ -18,6 +18,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from common.cores import usable_cores
 from common.errors import EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.files import write_atomically
 from common.logs import logger
@@ -167,7 +168,7 @@ def _contents(folder: ImageFolder, part: range, options: Packing) -> Iterator[Tu
         rewritten = with_restart_markers(data, tool)
         return (data, False) if rewritten is None else (rewritten, True)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(part), AT_ONCE):
             yield from pool.map(rewrite, part[start : start + AT_ONCE])
 

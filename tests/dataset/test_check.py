@@ -251,3 +251,13 @@ def test_folders_that_cannot_be_checked_and_files_that_exist_are_refused(root, t
             dataset.check.main([str(word) for word in argv])
         assert caught.value.code == code
     assert (tmp_path / "mine.csv").read_text() == "keep"
+
+
+def test_as_many_processes_read_images_as_cores_are_usable(tmp_path, monkeypatch):
+    """A container's quota and the affinity of the process count, not the cores of the machine."""
+    asked = []
+    monkeypatch.setattr(dataset.check, "usable_cores", lambda: 3)
+    monkeypatch.setattr(dataset.check, "check", lambda root, processes, *_: asked.append(processes) or sys.exit())
+    with pytest.raises(SystemExit):
+        dataset.check.main([str(tmp_path)])
+    assert asked == [3]
