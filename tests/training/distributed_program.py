@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import sys
+import unittest.mock
 from pathlib import Path
 
 import torch
@@ -58,11 +59,23 @@ def run_job(job):
 
     loop.train_step, loop.finish_step, loop.save = noting_step, noting_end, signalled_save
     try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        with one_thread(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             code = run_command(lambda: PROGRAMS[job["program"]](job["argv"]))
     finally:
         loop.train_step, loop.finish_step, loop.save = begin, finish, save
     return {"code": code, "output": output.getvalue(), "errors": errors.getvalue(), **noted}
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Inside, runs have one thread of PyTorch, as under torchrun: sums are rounded in another order by several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with unittest.mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
