@@ -33,6 +33,7 @@ class SwinClassifier(SwinTransformer):
     """
 
     compiled: Optional[CompiledNetwork] = None  # what runs the network; None: the modules
+    fused_attention: Optional[bool] = None  # of `choose_attention`
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -142,18 +143,41 @@ class FusedSwinClassifier(SwinClassifier):
 MODELS = {"swin": SwinClassifier, "swinv2": SwinV2Classifier}  # by MODEL.TYPE
 
 
-def fastest(config: CfgNode) -> Type[SwinClassifier]:
-    """The class of the configured model that is fastest here; but for rounding, all give the same results."""
-    swin, device = config.MODEL, accelerator.selected().device
-    plain = swin.TYPE == "swin" and swin.PRECISION in ("32.32", "mix") and not (swin.DROP_RATE or swin.ATTN_DROP_RATE)
+def choose_attention(config: CfgNode, saved: Optional[bool] = None) -> Optional[bool]:
+    """Whether a GPU runs PyTorch's fused attention; None if there is no choice.
+
+    Both round differently, and a measurement of two that take nearly the same time may end either way. A run measures
+    once, therefore: all its processes and those that resume it take the choice that was `saved`.
+    """
+    if accelerator.selected().device != "gpu" or config.TRAIN.COMPILE or not _has_variants(config):
+        return None
+    if saved is None:
+        return fused_is_faster(*_attention_of(config))
+    logger.info("attention: %s, as chosen when the run began", "fused" if saved else "plain")
+    return saved
+
+
+def _has_variants(config: CfgNode) -> bool:
+    """Whether blocks for CPUs, or fused attention, can take the place of ordinary operations."""
+    swin = config.MODEL
+    return swin.TYPE == "swin" and swin.PRECISION in ("32.32", "mix") and not (swin.DROP_RATE or swin.ATTN_DROP_RATE)
+
+
+def fastest(config: CfgNode, fused: Optional[bool] = None) -> Type[SwinClassifier]:
+    """The class of the configured model that is fastest here; but for rounding, all give the same results.
+
+    Args:
+        fused: of `choose_attention`.
+    """
+    swin, on_cpu = config.MODEL, accelerator.selected().device == "cpu"
     if config.TRAIN.COMPILE:
         logger.info("blocks: ordinary operations of PyTorch, under torch.compile")
-        if plain and device == "cpu":
+        if on_cpu and _has_variants(config):
             logger.warning(
                 "TRAIN.COMPILE takes the place of blocks for CPUs, which take less time: leave --compile out"
             )
         return MODELS[swin.TYPE]
-    if plain and device == "cpu":
+    if on_cpu and _has_variants(config):
         between = "operations of PyTorch" if kernels.library() is None else "kernels.c"
         logger.info(
             "blocks: for CPUs, a few samples at a time, without those that stochastic depth drops; %s between products",
@@ -161,9 +185,7 @@ def fastest(config: CfgNode) -> Type[SwinClassifier]:
         )
         return HostSwinClassifier
     logger.info("blocks: ordinary operations of PyTorch")
-    if plain and device == "gpu" and fused_is_faster(*_attention_of(config)):
-        return FusedSwinClassifier
-    return MODELS[swin.TYPE]
+    return FusedSwinClassifier if fused else MODELS[swin.TYPE]
 
 
 def _attention_of(config: CfgNode) -> Tuple[Any, ...]:
@@ -174,13 +196,16 @@ def _attention_of(config: CfgNode) -> Tuple[Any, ...]:
     return configured_layers(config), style, config.DATA.BATCH_SIZE, dtype, "cuda"
 
 
-def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training: bool = True) -> SwinClassifier:
+def build_pipeline(
+    config: CfgNode, num_classes: Optional[int] = None, training: bool = True, fused: Optional[bool] = None
+) -> SwinClassifier:
     """Builds the configured model and marks the stages of its pipeline.
 
     Args:
         config: a checked configuration.
         num_classes: number of classes; None: from the configuration or its data set.
         training: whether to mark the outputs that IPU.RECOMPUTATION keeps for the backward pass.
+        fused: of `choose_attention`; None: it is called here.
 
     Raises:
         Refusal: for a precision that the accelerator does not support, and TRAIN.COMPILE where nothing compiles.
@@ -198,7 +223,9 @@ def build_pipeline(config: CfgNode, num_classes: Optional[int] = None, training:
     classes = configured_classes(config) if num_classes is None else num_classes
     if config.TRAIN.USE_CHECKPOINT and accelerator.is_ipu():
         logger.warning("TRAIN.USE_CHECKPOINT has no effect on IPUs, where IPU.RECOMPUTATION decides")
-    model = fastest(config)(config, classes)
+    fused = choose_attention(config) if fused is None else fused
+    model = fastest(config, fused)(config, classes)
+    model.fused_attention = fused
     if config.TRAIN.COMPILE:
         model.compiled = CompiledNetwork()
     annotate(model, pipeline_stages(config), recompute=training and config.IPU.RECOMPUTATION)

@@ -16,7 +16,7 @@ from common.logs import logger
 from dataset.balance import class_weights
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from lr_scheduler import build_scheduler
-from models.build import SwinClassifier, build_pipeline
+from models.build import SwinClassifier, build_pipeline, choose_attention
 from models.freezing import freeze
 from models.pretrained import Wanted, check_exists, load_pretrained
 from optimizer import build_optimizer
@@ -101,7 +101,8 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     updates_per_epoch = len(loader) * config.IPU.DEVICE_ITERATIONS
     check_position(progress, updates_per_epoch)
     classes = config.MODEL.NUM_CLASSES or len(train_data.classes)
-    model = _build_model(config, classes, state, train_data.classes)
+    fused = choose_attention(config, (state or {}).get("fused_attention")) if launch.is_leader else None
+    model = _build_model(config, classes, state, train_data.classes, processes.share(fused, launch))
     freeze(model, config.TRAIN.FREEZE)
     if config.TRAIN.CLASS_WEIGHTS:
         model.loss.weigh(class_weights(config.TRAIN.CLASS_WEIGHTS, train_data, classes))
@@ -162,12 +163,14 @@ def _log_run(run: Run, classes: int) -> None:
     )
 
 
-def _build_model(config: CfgNode, classes: int, state: Optional[Dict[str, Any]], names: List[str]) -> SwinClassifier:
+def _build_model(
+    config: CfgNode, classes: int, state: Optional[Dict[str, Any]], names: List[str], fused: Optional[bool]
+) -> SwinClassifier:
     """The model with the weights of the checkpoint or of --pretrained-model, or new ones."""
     if not state and not config.MODEL.PRETRAINED:
         with accelerator.new_weights():
-            return build_pipeline(config, classes, training=True)
-    model = build_pipeline(config, classes, training=True)
+            return build_pipeline(config, classes, training=True, fused=fused)
+    model = build_pipeline(config, classes, training=True, fused=fused)
     if state:
         checkpoint.check_classes(Path(checkpoint.LAST), state["classes"], names)
         checkpoint.load_weights(model, state["model"], Path(checkpoint.LAST))

@@ -21,7 +21,7 @@ from dataset.build_ipu import build_dataset, build_loader, example_batch
 from dataset.decode import shown
 from dataset.samples import PADDED
 from dataset.workers import batches
-from models.build import build_pipeline
+from models.build import build_pipeline, choose_attention
 from models.inspection import InspectedClassifier
 from models.pretrained import Wanted, load_pretrained
 from models.weight_origin import converted
@@ -130,7 +130,8 @@ def build_validator(
     Raises:
         Refusal: for weights of another architecture.
     """
-    model = build_pipeline(config, classes, training=False)
+    fused = choose_attention(config, (state or {}).get("fused_attention"))
+    model = build_pipeline(config, classes, training=False, fused=fused)
     if state:
         checkpoint.load_weights(model, checkpoint.weights_of(state, config.MODEL.PRETRAINED_EMA, path), path)
     else:

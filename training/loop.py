@@ -306,10 +306,11 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
         check_agreement(run, progress, sums)
         if run.folder is None or not run.launch.is_leader:
             return
-        average = run.average
+        average, fused = run.average, run.model.fused_attention
         saver.start(
             {
                 **({} if average is None else {"ema": average.weights, "ema_update": average.update}),
+                **({} if fused is None else {"fused_attention": fused}),
                 "model": dict(run.model.state_dict()),
                 "optimizer": run.optimizer.state_dict(),
                 "rng_states": list(rng_states),

@@ -16,7 +16,9 @@ from common.archive import DamagedFile, first_non_finite
 from common.errors import Refusal
 from config import parse
 
-FORMAT = 3  # 1: without a digest, counts of updates left out and the device of random states; 2: averaged weights
+# 1: without a digest, counts of updates left out and the device of random states; 2: without averaged weights;
+# 3: without the choice of attention
+FORMAT = 4
 NEVER = FORMAT + 1  # of a field that may be missing
 FINITE = ("model", "optimizer", "ema")  # fields whose numbers are all finite
 MAX_TEXT = 1 << 20
@@ -114,6 +116,10 @@ def _number(low: float, high: float) -> Callable[[Any], None]:
         _require(good, f"is {_shown(value)}: {low} to {high} are possible")
 
     return check
+
+
+def _switch(value: Any) -> None:
+    _require(type(value) is bool, f"is {_shown(value)}, not True or False")
 
 
 def _any_number(value: Any) -> None:
@@ -229,6 +235,7 @@ FIELDS = {
     "optimizer": Field(_optimizer),
     "ema": Field(_tensors, since=3, needed=NEVER),  # the averaged weights, and up to which update
     "ema_update": Field(_whole(0, MAX_COUNT), since=3, needed=NEVER),
+    "fused_attention": Field(_switch, since=4, needed=NEVER),  # of a GPU, if there was a choice
     "rng_states": Field(_list_of(_random_state, 1, MAX_PROCESSES)),
     "rng_device": Field(_text, since=2, needed=2),
     "progress": Field(_fields),

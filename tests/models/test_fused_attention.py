@@ -11,7 +11,10 @@ from models import build, fused_attention
 from models.fused_attention import FusedWindowAttention
 from models.swin_transformer import BlockStyle, WindowAttention
 from planning.geometry import layer_shapes
+from tests.runs import train
+from training import building
 
+pytest_plugins = ["tests.digits"]
 STYLE = BlockStyle(4.0, True, None, 0.0, 0.0, torch.nn.LayerNorm)
 
 
@@ -53,7 +56,37 @@ def test_gpu_takes_the_attention_that_a_measurement_finds_faster(faster, monkeyp
     monkeypatch.setattr(build, "_attention_of", lambda config: (*arguments[:-1], "cpu"))
     state = torch.get_rng_state()
     with caplog.at_level("INFO"):
-        chosen = build.fastest(get_config("SWIN_DEMO"))
-    assert chosen is (build.FusedSwinClassifier if faster else build.SwinClassifier)
+        fused = build.choose_attention(get_config("SWIN_DEMO"))
+    assert build.fastest(get_config("SWIN_DEMO"), fused) is (
+        build.FusedSwinClassifier if faster else build.SwinClassifier
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert f"attention: {'fused' if faster else 'plain'}; forward and backward take" in caplog.text
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_choice_that_a_run_has_saved_is_taken_without_a_measurement(saved, monkeypatch, caplog):
+    monkeypatch.setattr(accelerator, "_selected", accelerator.select("cpu")._replace(device="gpu"))
+    monkeypatch.setattr(build, "fused_is_faster", lambda *_: pytest.fail("measured"))
+    with caplog.at_level("INFO"):
+        assert build.choose_attention(get_config("SWIN_DEMO"), saved) is saved
+    assert f"attention: {'fused' if saved else 'plain'}, as chosen when the run began" in caplog.text
+
+
+@pytest.mark.parametrize("saved", [True, False, None])
+def test_nothing_is_chosen_on_a_cpu_and_for_models_without_fused_attention(saved, monkeypatch):
+    monkeypatch.setattr(accelerator, "_selected", accelerator.select("cpu"))
+    assert build.choose_attention(get_config("SWIN_DEMO"), saved) is None
+    monkeypatch.setattr(accelerator, "_selected", accelerator.select("cpu")._replace(device="gpu"))
+    for opts in (["MODEL.DROP_RATE", "0.1"], ["MODEL.PRECISION", "16.32"], ["TRAIN.COMPILE", "True"]):
+        assert build.choose_attention(get_config("SWIN_DEMO", opts), saved) is None
+
+
+def test_resumed_run_keeps_the_choice_of_its_checkpoint(digits, tmp_path, monkeypatch):
+    """The measurement of the second start would end the other way."""
+    for measured, updates in ((True, 2), (False, 4)):
+        monkeypatch.setattr(
+            building, "choose_attention", lambda config, saved, measured=measured: measured if saved is None else saved
+        )
+        state = train(digits, tmp_path, "--training-steps", str(updates))
+        assert (state["progress"]["update"], state["fused_attention"]) == (updates, True)

@@ -11,6 +11,7 @@ from training import checkpoint, schema
 
 GOOD = dict(state(4), format=schema.FORMAT)
 AVERAGED = {"ema": GOOD["model"], "ema_update": 4}
+CHOSEN = {"fused_attention": True}
 
 
 def changed(field, **values):
@@ -18,9 +19,9 @@ def changed(field, **values):
 
 
 def test_every_field_that_is_saved_is_described():
-    assert set(GOOD) | set(AVERAGED) == set(schema.FIELDS)
+    assert set(GOOD) | set(AVERAGED) | set(CHOSEN) == set(schema.FIELDS)
     assert schema.verified(GOOD, sealed=True) is GOOD
-    schema.verified({**GOOD, **AVERAGED}, sealed=True)
+    schema.verified({**GOOD, **AVERAGED, **CHOSEN}, sealed=True)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_every_field_that_is_saved_is_described():
         (changed("progress", step=5), "counts 5 updates of 4"),
         (changed("progress", best_top1=float("nan")), "best_top1 is nan"),
         (changed("progress", epochs=[{"loss": "x"}]), "a line without numbers"),
-        (changed("progress", color="red"), "progress 'color' is unknown to format 3"),
+        (changed("progress", color="red"), "progress 'color' is unknown to format 4"),
         ({"config": ""}, "config does not hold a configuration"),
         ({"config": "SEED: !!python/name:os.system"}, "config does not hold a configuration"),
         ({"config": "A: &a [1]\nB: [*a, *a]"}, "aliases are not supported"),
@@ -54,13 +55,15 @@ def test_every_field_that_is_saved_is_described():
         ({"classes": [1]}, "classes is 1, not a text"),
         ({"rng_device": 1}, "rng_device is 1, not a text"),
         ({"training_images": 0}, "training_images is 0"),
-        ({"later": 1}, "'later' is unknown to format 3"),
-        ({"later": 1, "format": 4}, "its format is 4, this program reads 1 to 3 and does not know its fields 'later'"),
+        ({"later": 1}, "'later' is unknown to format 4"),
+        ({"later": 1, "format": 5}, "its format is 5, this program reads 1 to 4 and does not know its fields 'later'"),
         ({"format": "two"}, "its format is 'two'"),
         ({"ema": {"a": torch.zeros(1)}, "ema_update": 1}, "ema has other names or shapes than model"),
         ({"ema": GOOD["model"]}, "ema goes with ema_update"),
         ({**AVERAGED, "format": 2}, "'ema' is unknown to format 2"),
         ({**AVERAGED, "ema": {k: v / 0 for k, v in GOOD["model"].items()}}, "ema.head.weight is not finite"),
+        ({"fused_attention": 1}, "fused_attention is 1, not True or False"),
+        ({**CHOSEN, "format": 3}, "'fused_attention' is unknown to format 3"),
         ({"model": {"a": torch.tensor([float("inf")])}}, "model.a is not finite"),
     ],
 )
