@@ -170,9 +170,9 @@ def autocast_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(**native) else torch.float16
 
 
-def keep_micro_batches_apart() -> None:
-    """Has a host compute micro-batches one at a time from now on, as functions that are compiled need it."""
-    importlib.import_module("poptorch_host.host").configure(fold=0)
+def keep_micro_batches_apart(model: torch.nn.Module) -> None:
+    """Has a host compute micro-batches of this model one at a time, as functions that are compiled need it."""
+    importlib.import_module("poptorch_host.host").keep_apart(model)
 
 
 def scale_gradients(wanted: bool) -> None:

@@ -219,7 +219,6 @@ def build_pipeline(
     accelerator.scale_gradients(on_gpu and accelerator.autocast_dtype("cuda") == torch.float16)
     if config.TRAIN.COMPILE:
         check_compiler()
-        accelerator.keep_micro_batches_apart()
     classes = configured_classes(config) if num_classes is None else num_classes
     if config.TRAIN.USE_CHECKPOINT and accelerator.is_ipu():
         logger.warning("TRAIN.USE_CHECKPOINT has no effect on IPUs, where IPU.RECOMPUTATION decides")
@@ -228,5 +227,6 @@ def build_pipeline(
     model.fused_attention = fused
     if config.TRAIN.COMPILE:
         model.compiled = CompiledNetwork()
+        accelerator.keep_micro_batches_apart(model)
     annotate(model, pipeline_stages(config), recompute=training and config.IPU.RECOMPUTATION)
     return model

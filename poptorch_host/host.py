@@ -19,6 +19,7 @@ import torch
 from .errors import createPoptorchError
 
 AUTO = "auto"
+_APART = "_micro_batches_apart"  # an attribute of modules, which their copies have, too
 
 
 class _Settings:
@@ -98,6 +99,19 @@ def fold_limit() -> Optional[int]:
     if chosen is None:
         chosen = _parse_fold(os.environ.get("POPTORCH_HOST_FOLD") or AUTO)
     return None if isinstance(chosen, str) else chosen
+
+
+def keep_apart(module: torch.nn.Module) -> None:
+    """Has programs of which `module` is a part compute micro-batches one at a time, from their next compilation on.
+
+    For modules that may not run under `torch.func.vmap`, or lose by it, such as functions of torch.compile.
+    """
+    setattr(module, _APART, True)
+
+
+def is_kept_apart(model: torch.nn.Module) -> bool:
+    """Returns whether `keep_apart` was called for `model` or one of its parts."""
+    return any(getattr(module, _APART, False) for module in model.modules())
 
 
 def timeout() -> Optional[datetime.timedelta]:

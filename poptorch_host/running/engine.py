@@ -389,6 +389,7 @@ class Engine:
             or self._faults
             or self._group_size > 1
             or _ONE_BY_ONE.intersection(compiled.ops)
+            or host.is_kept_apart(self._model)
         ):
             return 1
         together = self._per_update if compiled.training else self._total

@@ -11,7 +11,6 @@ import importlib
 
 import pytest
 import torch
-from poptorch_host import host
 
 import accelerator
 import train_swin
@@ -35,7 +34,6 @@ def quick(monkeypatch):
     testing = importlib.import_module("torch._dynamo.testing")
     accelerator.select("cpu")
     torch._dynamo.reset()
-    monkeypatch.setattr(host._settings, "fold", None)
     counted = testing.CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counted))
     return counted

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
+import copy
+
 import pytest
 import torch
 from poptorch_host import host
@@ -47,6 +49,14 @@ def test_configure_says_it_too():
     for wrong in (-1, "many"):
         with pytest.raises(poptorch.Error, match="fold is"):
             host.configure(fold=wrong)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_module_that_is_kept_apart_keeps_its_program_from_folding_and_no_other(whole):
+    apart = Classifier()
+    host.keep_apart(apart if whole else next(apart.children()))
+    assert forwards_of_a_call(copy.deepcopy(apart), accumulating(8), *classifier_batch(8)) == 8
+    assert forwards_of_a_call(Classifier(), accumulating(8), *classifier_batch(8)) == 1
 
 
 def test_devices_are_those_of_pytorch(monkeypatch):
