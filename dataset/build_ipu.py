@@ -2,10 +2,11 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Configuration -> data set and poptorch.DataLoader: one combined batch a step."""
 
+import contextlib
 import math
 import multiprocessing
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -83,6 +84,16 @@ def build_images(config: CfgNode, files: Sequence[str]) -> ImageDataset:
         training=False,
         stop_at_bad=False,
     )
+
+
+@contextlib.contextmanager
+def ending(*loaders: Any) -> Iterator[None]:
+    """Ends loaders with the context, however it is left: PopTorch's processes would spin on until this one ends."""
+    try:
+        yield
+    finally:
+        for loader in loaders:
+            loader.terminate()
 
 
 def build_loader(

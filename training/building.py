@@ -111,6 +111,8 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
     if state:
         _restore_optimizer(optimizer, state["optimizer"])
+        if progress.update and _lacks_moments(config, state["optimizer"]):
+            logger.warning("the checkpoint has no moments of the optimizer: they begin at zero")
     poptorch = accelerator.poptorch()
     if launch.stages == 1:
         trainer = poptorch.trainingModel(model.train(), options, optimizer)
@@ -191,6 +193,12 @@ def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
         raise Refusal(said, EXIT_CHECKPOINT) from error
     for group, settings in zip(optimizer.param_groups, configured):
         group.update(settings)
+
+
+def _lacks_moments(config: CfgNode, saved: Dict[str, Any]) -> bool:
+    """Whether an optimizer that keeps moments has none in the state of a run that has updated weights."""
+    keeps = config.TRAIN.OPTIMIZER.NAME != "sgd" or config.TRAIN.OPTIMIZER.MOMENTUM > 0
+    return keeps and not saved["ipu_state"] and not saved["state"]
 
 
 def random_device(config: CfgNode, launch: Launch) -> str:

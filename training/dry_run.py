@@ -17,6 +17,7 @@ from common.figures import new_figure, save_figure
 from common.launch import Launch
 from common.signals import StopRequest
 from configs.official import flat
+from dataset.build_ipu import ending
 from dataset.decode import shown
 from dataset.workers import batches
 from lr_scheduler import build_scheduler
@@ -50,7 +51,8 @@ def dry_run(
     if picture is not None and launch.is_leader:
         figure = new_figure(FLAG, path, (9.0, 4.5), "use --dry-run alone")
     run = build_run(_without_traces(config), launch, None, None)
-    cost = _cost(run, stop)
+    with ending(run.loader, run.validation_loader):
+        cost = _cost(run, stop)
     if not launch.is_leader:
         return
     print(report(run, config, origins, cost))

@@ -17,7 +17,7 @@ from common.errors import EXIT_CHECKPOINT, Refusal
 from common.launch import Launch
 from common.logs import logger
 from common.progress_bar import progress_bar
-from dataset.build_ipu import build_dataset, build_loader, example_batch
+from dataset.build_ipu import build_dataset, build_loader, ending, example_batch
 from dataset.decode import shown
 from dataset.samples import PADDED
 from dataset.workers import batches
@@ -195,8 +195,8 @@ def validate_weights(
     validator = build_validator(config, path, state, classes, launch)
     logger.info("validating %s on %d images of %d classes", path, len(dataset), classes)
     loader = build_loader(config, validator.options, dataset, training=False)
-    outcomes = evaluate_images(validator, loader, len(dataset), launch)
-    loader.terminate()
+    with ending(loader):
+        outcomes = evaluate_images(validator, loader, len(dataset), launch)
     accuracy = outcomes.accuracy()
     for name, (images, right) in zip(names, accuracy.classes) if per_class else ():
         logger.info("class %s: top-1: %.2f %% images: %d", shown(name), 100.0 * right / max(images, 1), images)

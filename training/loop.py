@@ -15,6 +15,7 @@ from common.errors import EXIT_NONFINITE, Refusal
 from common.launch import Launch
 from common.logs import REPEATED, logger
 from common.signals import StopRequest
+from dataset.build_ipu import ending
 from dataset.workers import batches, deaths_unannounced
 from lr_scheduler import learning_rate
 from options import device_generates_data
@@ -54,12 +55,10 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest, origins: Mapping[s
                 output_folder.write_configuration(folder, config, launch)
                 track, reporter = open_tracker(config, launch, folder), Reporter(config, folder, launch, origins)
                 run = build_run(config, launch, folder, state)
-                reporter.begin(run)
-                kept_in = folder if launch.is_leader else None
-                with Saver(kept_in, status, config.TRAIN.KEEP, reporter.write).running() as saver:
+                saver = Saver(folder if launch.is_leader else None, status, config.TRAIN.KEEP, reporter.write)
+                with ending(run.loader, run.validation_loader), saver.running():
+                    reporter.begin(run)
                     fit(run, progress, stop, track, reporter, saver)
-                for loader in (run.loader, run.validation_loader):
-                    loader.terminate()  # or PopTorch's processes would spin on until this one ends
                 status.cause = progress.stopped_early(config.TRAIN.EARLY_STOPPING)
 
 

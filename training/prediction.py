@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from common.errors import EXIT_DATA, Refusal
 from common.launch import Launch
 from common.progress_bar import progress_bar
-from dataset.build_ipu import build_images, build_loader
+from dataset.build_ipu import build_images, build_loader, ending
 from dataset.decode import shown
 from dataset.listing import image_files, note_left_out
 from dataset.workers import batches
@@ -117,7 +117,7 @@ def predict(
     classes = class_count(config, state["classes"] if state else [])
     validator = build_validator(config, path, state, classes, launch, inspected=features or overlays is not None)
     loader = build_loader(config, validator.options, build_images(config, files), training=False)
-    with progress_bar("prediction", len(files), " images") as bar:
+    with ending(loader), progress_bar("prediction", len(files), " images") as bar:
         for images, numbers in batches(loader):
             outputs = validator(images)
             logits, pooled, maps = outputs if isinstance(outputs, (tuple, list)) else (outputs, None, None)
@@ -128,7 +128,6 @@ def predict(
             rows = sorted((row for part in gathered for row in part), key=lambda row: row[0])
             yield [Prediction(files[number], likeliest, vector) for number, likeliest, vector in rows]
             bar.update(min(len(numbers) * launch.processes, len(files) - bar.n))
-    loader.terminate()
 
 
 def _rows(best: Any, pooled: Optional[torch.Tensor], numbers: torch.Tensor) -> List[Tuple[int, Any, Any]]:

@@ -75,29 +75,6 @@ def _inference(draw: random.Random, seed: int) -> Program:
     }
 
 
-def random_validation(seed: int) -> Program:
-    """The program of a seed that infers with what it trains."""
-    draw = random.Random(seed)
-    return {
-        "kind": "validation",
-        "seed": seed,
-        "options": {"deviceIterations": 1, "replicationFactor": 1},
-        "loss": "mse_loss",
-        "rows": 2,
-        "extra_rows": 0,
-        "dtype": "float32",
-        "second_dtype": None,
-        "buffer": draw.choice([False, True]),
-        "of": draw.choice(["model", "part", "copy", "deep copy", "executor"]),
-        "made": draw.choice(["before", "after"]),  # than the training
-        "actions": [
-            *draw.sample(["train", "infer"], 2),
-            *draw.choices(["train", "infer", "fetch", "send"], k=5),
-            *draw.choice([[], ["destroy", "infer"]]),
-        ],
-    }
-
-
 def _loading(draw: random.Random, seed: int) -> Program:
     return {
         "kind": "loading",

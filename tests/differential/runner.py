@@ -7,7 +7,6 @@ program can tell apart by `except`.
 """
 
 import contextlib
-import copy
 import json
 import sys
 from typing import Any, Callable, Dict, List
@@ -38,17 +37,6 @@ class Network(torch.nn.Module):
         if self.loss.startswith("identity_loss"):
             return output, poptorch.identity_loss((output - target) ** 2, self.loss.split()[1])
         return output, getattr(torch.nn.functional, self.loss)(output, target)
-
-
-class Around(torch.nn.Module):
-    """A model with a network as its part."""
-
-    def __init__(self, part: Network) -> None:
-        super().__init__()
-        self.part = part
-
-    def forward(self, x: Any, target: Any = None) -> Any:
-        return self.part(x, target)
 
 
 def _opened(x: Any) -> torch.Tensor:
@@ -122,37 +110,6 @@ def run_inference(program: Program, note: Callable[[str, Any], None]) -> None:
         note(f"call {number}", _call(executor, x, program["container"]))
 
 
-def run_validation(program: Program, note: Callable[[str, Any], None]) -> None:
-    """Training, and inference on the same weights before, between and after."""
-    part = _network(program)
-    if program["buffer"]:
-        part.register_buffer("table", torch.ones(2))
-    model = Around(part)
-    x, _, _, target = _batches(program)
-    chosen: Dict[str, Callable[[], Any]] = {
-        "model": lambda: model,
-        "part": lambda: part,
-        "copy": lambda: copy.copy(model),
-        "deep copy": lambda: copy.deepcopy(model),
-        "executor": lambda: poptorch.inferenceModel(model),
-    }
-    if program["made"] == "before":
-        inference = poptorch.inferenceModel(chosen[program["of"]](), _options(program))
-    trainer = poptorch.trainingModel(model, _options(program), poptorch.optim.SGD(model.parameters(), lr=0.1))
-    if program["made"] == "after":
-        inference = poptorch.inferenceModel(chosen[program["of"]](), _options(program))
-    do: Dict[str, Callable[[], Any]] = {
-        "train": lambda: trainer(x, target),
-        "infer": lambda: inference(x),
-        "fetch": trainer.copyWeightsToHost,
-        "send": lambda: (trainer.copyWeightsToHost(), inference.copyWeightsToDevice()),
-        "destroy": trainer.destroy,
-    }
-    for number, action in enumerate(program["actions"]):
-        note(f"{number} {action}", do[action]())
-    note("class", type(model).__name__)
-
-
 class Samples(torch.utils.data.Dataset):
     """Counts, in a container."""
 
@@ -195,13 +152,7 @@ def _plain(value: Any) -> Any:
 def outcome(program: Program) -> Dict[str, Any]:
     """What a program does here: everything up to the first error."""
     values: Dict[str, Any] = {}
-    runs = {
-        "training": run_training,
-        "inference": run_inference,
-        "validation": run_validation,
-        "loading": run_loading,
-    }
-    run = runs[program["kind"]]
+    run = {"training": run_training, "inference": run_inference, "loading": run_loading}[program["kind"]]
     try:
         run(program, lambda name, value: values.update({name: _plain(value)}))
     except Exception as error:  # whatever it is, it is the result

@@ -2,12 +2,16 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Checkpoints that another device wrote: what means the same everywhere goes on, and the rest is told of."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
+import accelerator
 import train_swin
+from common.errors import EXIT_RESOURCE, Refusal
 from tests.backend import DEVICE
-from training import checkpoint
+from training import checkpoint, loop
 
 SMALL = ["--cfg", "SWIN_DEMO", "--device", DEVICE, "--num-workers", "0", "--batch-size", "4"]
 OPTS = [
@@ -44,3 +48,28 @@ def test_checkpoint_of_another_device_goes_on_with_one_warning_of_its_random_sta
     assert ended["optimizer"]["param_groups"] == unbroken["optimizer"]["param_groups"]
     assert ended["progress"] == unbroken["progress"]
     assert len(ended["rng_states"][0]) == len(begun["rng_states"][0])
+
+
+@pytest.mark.parametrize("optimizer, momentum, warned", [("adamw", "0.9", 1), ("sgd", "0.9", 1), ("sgd", "0.0", 0)])
+def test_checkpoint_without_moments_goes_on_with_a_warning_if_the_optimizer_has_any(
+    optimizer, momentum, warned, tmp_path, capsys, monkeypatch
+):
+    added = ["TRAIN.OPTIMIZER.NAME", optimizer, "TRAIN.OPTIMIZER.MOMENTUM", momentum]
+    monkeypatch.setitem(globals(), "OPTS", [*OPTS, *added])
+    begun = train(tmp_path, 2)
+    train(tmp_path, 3)
+    assert "no moments" not in capsys.readouterr().out
+    bare = {**begun["optimizer"], "ipu_state": {}, "state": {}}
+    checkpoint.save(tmp_path, {**begun, "optimizer": bare}, is_best=False)
+    train(tmp_path, 4)
+    assert capsys.readouterr().out.count("the checkpoint has no moments of the optimizer") == warned
+
+
+def test_loaders_end_with_a_run_that_fails(tmp_path, monkeypatch):
+    loaders, ended = accelerator.poptorch().DataLoader, []
+    end = loaders.terminate
+    monkeypatch.setattr(loaders, "terminate", lambda loader: ended.append(loader) or end(loader))
+    monkeypatch.setattr(loop, "fit", Mock(side_effect=Refusal("the disk is full", EXIT_RESOURCE)))
+    with pytest.raises(Refusal, match="the disk is full"):
+        train(tmp_path, 1)
+    assert len(set(map(id, ended))) == 2  # of training and of validation
