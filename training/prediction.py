@@ -19,6 +19,7 @@ from common.progress_bar import progress_bar
 from dataset.build_ipu import build_images, build_loader, ending
 from dataset.decode import shown
 from dataset.listing import image_files, note_left_out
+from dataset.shards import is_sharded
 from dataset.workers import batches
 from planning.geometry import configured_classes
 from training import processes
@@ -44,7 +45,7 @@ def find_images(names: Sequence[str]) -> List[str]:
     standard input, which may be missing or damaged: that shows when they are read.
 
     Raises:
-        Refusal: for a missing file or folder, a folder without images, and a pattern without matches.
+        Refusal: for a missing file or folder, a folder without images or with shards, and a pattern without matches.
     """
     files: List[str] = []
     for name in names:
@@ -67,6 +68,8 @@ def _images_at(name: str, may_lack: bool = False) -> List[str]:
     """A file as it is, or the images in a folder."""
     if not os.path.isdir(name):
         return [name]
+    if is_sharded(Path(name)):
+        raise Refusal(f"{shown(name)} holds shards: validate.py --predictions FILE predicts the images of a data set")
     left_out: Counter[str] = Counter()
     found = sorted(os.path.join(name, file) for file in image_files(Path(name), left_out=left_out))
     note_left_out(Path(name), left_out)

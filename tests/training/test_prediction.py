@@ -115,6 +115,12 @@ def test_no_image_is_refused(name, said, weights, pictures, monkeypatch):
     assert caught.value.code == EXIT_DATA
 
 
+def test_folder_of_shards_is_refused_and_what_predicts_them_named(weights, pictures):
+    (pictures / "shards.json").write_text("{}")
+    with pytest.raises(Refusal, match="holds shards: validate.py --predictions FILE"):
+        predict.main(["--checkpoint", str(weights), "--device", DEVICE, "."])
+
+
 def test_results_that_cannot_be_made_are_refused_before_the_weights_are_read(pictures, monkeypatch):
     (pictures / "taken.npy").write_bytes(b"mine")
     monkeypatch.setattr(os, "access", lambda path, mode: os.path.basename(str(path)) != "in")  # root may write all
