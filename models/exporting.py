@@ -7,7 +7,7 @@ import inspect
 import io
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -23,9 +23,10 @@ from .build import MODELS
 from .export_limits import check_fits
 from .export_names import contiguous, write_safetensors
 from .hub_folders import write_hugging_face, write_timm
-from .pretrained import Wanted, check_exists, load_pretrained, read_weights
+from .pretrained import Wanted, Weights, check_exists, load_found, weights_in
 from .swin_transformer import SwinTransformer
-from .weight_origin import metadata, read_origin
+from .weight_files import BadFile, opened
+from .weight_origin import Origin, metadata, origin_of
 
 OF_A_RUN = ("OUTPUT", "TAG", "DATA.DATA_PATH", "MODEL.PRETRAINED", "MODEL.RESUME")  # paths, which stay behind
 
@@ -53,22 +54,31 @@ def read(path: Path, cfg: Optional[str], optimizer: bool = False, averaged: bool
         Refusal: for weights that cannot be used, and if the configuration or the optimizer's state is missing.
     """
     check_exists(path)
-    text, classes, state = read_origin(path)
-    if cfg is None and text is None:
-        raise Refusal(f"{path} has no configuration: pass one by --cfg")
-    if optimizer and state is None:
+    origin, config, found = _read_once(path, cfg, averaged)
+    if optimizer and origin.optimizer is None:
         raise Refusal(f"--optimizer: {path} has no state of an optimizer that is known here: leave it out", EXIT_DATA)
-    config = _without_run(get_config(cfg, saved=text if cfg is None else None))
-    wanted = Wanted.of(config)._replace(averaged=averaged)
-    entries = read_weights(path, wanted).entries
-    head = entries.get("head.weight")
+    head = found.entries.get("head.weight")
     full = config.clone()
     full.defrost()
     full.MODEL.PRECISION = "32.32"  # exact for weights in half precision, too
     full.TEST.FLIP = False  # other programs get the model for one image
     model = MODELS[config.MODEL.TYPE](full, len(head) if isinstance(head, Tensor) else 0).eval()
-    load_pretrained(model, path, new_head=False, wanted=wanted)
-    return Leaving(config, classes, model, _in_precision(model, entries), state if optimizer else None)
+    load_found(model, found, path, new_head=False)
+    state = origin.optimizer if optimizer else None
+    return Leaving(config, origin.classes, model, _in_precision(model, found.entries), state)
+
+
+def _read_once(path: Path, cfg: Optional[str], averaged: bool) -> Tuple[Origin, CfgNode, Weights]:
+    """What a file states, its configuration and its weights, all of one reading: it may be replaced in the meantime."""
+    try:
+        with opened(path) as contents:
+            origin = origin_of(contents)
+            if cfg is None and origin.config is None:
+                raise Refusal(f"{path} has no configuration: pass one by --cfg")
+            config = _without_run(get_config(cfg, saved=origin.config if cfg is None else None))
+            return origin, config, weights_in(contents, Wanted.of(config)._replace(averaged=averaged))
+    except BadFile as error:
+        raise Refusal(f"weights {path} cannot be used: {error}", EXIT_DATA) from error
 
 
 def write(leaving: Leaving, target: str, path: Path) -> None:

@@ -157,7 +157,7 @@ def _processor(config: CfgNode) -> Dict[str, Any]:
 
 
 def _write(folder: Path, files: Dict[str, Any], weights: Weights, stated: Dict[str, str]) -> None:
-    """Writes the folder; `stated` is for `weight_origin.read_origin`, other programs leave it alone."""
+    """Writes the folder; `stated` is for `weight_origin.origin_of`, other programs leave it alone."""
     folder.mkdir()
     for name, contents in files.items():
         (folder / name).write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

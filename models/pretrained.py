@@ -82,8 +82,12 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True, w
         Refusal: for a file that cannot be read or holds no weights of this architecture, and for weights that are not
             finite.
     """
+    return load_found(model, read_weights(path, wanted), path, new_head)
+
+
+def load_found(model: SwinTransformer, found: Weights, path: Path, new_head: bool = True) -> Report:
+    """The same for weights that were read already; `path` is for messages. `found` is not modified."""
     own = model.state_dict()
-    found = read_weights(path, wanted)
     weights = {name: value for name, value in found.entries.items() if isinstance(value, Tensor)}
     computed = {name: weights.pop(name) for name in list(weights) if name.endswith(COMPUTED)}
     _check_names(weights, own, found, path)

@@ -6,15 +6,13 @@ Checkpoints have them as entries, files of `models.convert` as metadata (safeten
 """
 
 import json
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 from common.archive import plain
-from common.errors import EXIT_DATA, Refusal
 
 from .pretrained import weights_in
 from .swin_transformer import COMPUTED
-from .weight_files import BadFile, Contents, opened
+from .weight_files import Contents
 from .weight_names import PARTS
 
 
@@ -27,21 +25,8 @@ class Origin(NamedTuple):
 
 
 def metadata(config: str, classes: List[str]) -> Dict[str, str]:
-    """The entries of a file's metadata that `read_origin` understands."""
+    """The entries of a file's metadata that `origin_of` understands."""
     return {"config": config, "classes": json.dumps(classes)}
-
-
-def read_origin(path: Path) -> Origin:
-    """What the file, or the folder of Hugging Face or timm, states about its run.
-
-    Raises:
-        Refusal: if the file cannot be read.
-    """
-    try:
-        with opened(path) as contents:
-            return origin_of(contents)
-    except BadFile as error:
-        raise Refusal(f"weights {path} cannot be used: {error}", EXIT_DATA) from error
 
 
 def origin_of(contents: Contents) -> Origin:

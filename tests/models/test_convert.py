@@ -203,17 +203,18 @@ def test_onnx_has_our_weights_and_gives_our_logits_for_any_batch(kind, tmp_path)
 
 @pytest.mark.parametrize("target", ["timm", "huggingface", "safetensors", "onnx"])
 @pytest.mark.parametrize("kind", TYPES)
-def test_converted_weights_are_read_once_to_predict_and_validate_without_a_configuration(
+def test_weights_are_read_once_to_convert_and_then_to_predict_and_validate_without_a_configuration(
     kind, target, tmp_path, capsys, monkeypatch
 ):
     if target == "onnx":
         foreign("onnx"), foreign("onnxscript")
     source, there = made(tmp_path, kind, **(small(kind) if target == "onnx" else {})), tmp_path / "there"
-    convert.main([str(source), str(there), "--to", target])
     write_folders(tmp_path / "data", {"validation": dict.fromkeys(CLASSES, 2)})
     picture = next((tmp_path / "data" / "validation" / "ant").iterdir())
     said, opened = [], []
     monkeypatch.setattr(weight_files, "open_regular", lambda path: opened.append(path) or open_regular(path))
+    convert.main([str(source), str(there), "--to", target])
+    assert opened == [source]
     for path in (source, there):
         opened.clear()
         capsys.readouterr()
