@@ -31,6 +31,7 @@ UNCHANGED = ("000.jpg", "001.png", "002.jpg", "003.jpg")  # truncated, no JPEG, 
 @pytest.fixture(scope="module", autouse=True)
 def device():
     accelerator.select(DEVICE)
+    native.library()  # made now, since tests replace the function that starts the compiler
     yield
     accelerator._selected = None
 
