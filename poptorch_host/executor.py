@@ -58,7 +58,7 @@ class PoplarExecutor(Inspection):
                 raise createPoptorchError("a training model needs an optimizer: use poptorch.trainingModel")
             self._latch = OptimizerLatch(self._options)
             self._latch.set(optimizer)
-        self._model = wrapping.plain_copy(model) if training else self._user_model
+        self._model = wrapping.plain_copy(model) if training else wrapping.unwrapped_view(self._user_model)
         if training:
             wrapping.wrap(self._user_model, self)
         self._forward_parameters = ForwardParameters(self._model.forward)

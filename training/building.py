@@ -102,7 +102,9 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     check_position(progress, updates_per_epoch)
     classes = config.MODEL.NUM_CLASSES or len(train_data.classes)
     fused = choose_attention(config, (state or {}).get("fused_attention")) if launch.is_leader else None
-    model = _build_model(config, classes, state, train_data.classes, processes.share(fused, launch))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():  # not when one process compiles alone
+        fused = processes.share(fused, launch)
+    model = _build_model(config, classes, state, train_data.classes, fused)
     freeze(model, config.TRAIN.FREEZE)
     if config.TRAIN.CLASS_WEIGHTS:
         model.loss.weigh(class_weights(config.TRAIN.CLASS_WEIGHTS, train_data, classes))

@@ -106,9 +106,9 @@ class Compiled(NamedTuple):
 
 
 def pieces_of(options: Options) -> int:
-    """Returns the number of micro-batches that a call splits its inputs into."""
+    """Returns the number of micro-batches that a call splits its inputs into; 1 for options to be refused."""
     groups = options.replication_factor // options.input_group_size
-    return int(options.device_iterations * groups * options.Training.gradient_accumulation)
+    return max(int(options.device_iterations * groups * options.Training.gradient_accumulation), 1)
 
 
 def check_options(options: Options) -> None:

@@ -164,6 +164,15 @@ def plain_copy(model: torch.nn.Module) -> torch.nn.Module:
     return copied
 
 
+def unwrapped_view(model: torch.nn.Module) -> torch.nn.Module:
+    """Returns a wrapped model under its original class, with the attributes of the model itself; others as they are."""
+    if not is_wrapped(model):
+        return model
+    view = plain_copy(model)
+    view.__dict__ = vars(model)
+    return view
+
+
 def shallow_copy(model: torch.nn.Module) -> torch.nn.Module:
     """Returns a `plain_copy`, which is wrapped if the model is: it still gets the weights that are trained."""
     copied = plain_copy(model)

@@ -74,7 +74,7 @@ def test_numbers_in_the_readme_and_the_configurations_are_the_plans():
     hand, auto = (make_plan(get_config("SWIN_BASE", opts)) for opts in ([], ["IPU.LAYERS_PER_IPU", "auto"]))
     said = " ".join((root / "README.md").read_text(encoding="utf-8").split())
     layers = ", ".join(f"{count:g}" for count in auto.layers)
-    assert f"`[{layers}]`, {auto.slowest / 1e9:.2f} instead of {hand.slowest / 1e9:.2f} GMACs" in said
+    assert f"`[{layers}]`, with {auto.slowest / 1e9:.2f} instead of {hand.slowest / 1e9:.2f} GMACs" in said
     config = get_config("SWIN_BASE_22K_PRETRAIN")
     head, footprint = configured_units(config)[-1], configured_footprint(config)
     size = head.parameters * (footprint.weight + footprint.gradient + footprint.optimizer) / 2**20
