@@ -203,9 +203,8 @@ def choose_threads() -> None:
     cores = usable_cores()
     threads = model_threads(min(torch.get_num_threads(), cores), on_gpu=selected().device == "gpu")
     torch.set_num_threads(threads)
-    logger.info(
-        "threads: %d of %d usable cores, the others for data workers; OMP_NUM_THREADS overrides", threads, cores
-    )
+    others = ", the others for data workers" if threads < cores else ""
+    logger.info("threads: %d of %d usable cores%s; OMP_NUM_THREADS overrides", threads, cores, others)
 
 
 def peak_memory() -> int:

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, TextIO, Type, Union
+from typing import Any, Iterator, List, Optional, Set, TextIO, Type, Union
 
 from common.files import open_regular
 from common.progress_bar import above_bars, bars_shown
@@ -46,10 +46,14 @@ def console_log(is_leader: bool, bars: Optional[bool] = None, stream: Optional[T
 
 @contextlib.contextmanager
 def _warnings_logged() -> Iterator[None]:
-    """Warnings of libraries become lines of the log inside the context."""
+    """Warnings of libraries become lines of the log inside the context, each of them once."""
+    told: Set[str] = set()
 
     def show(message: Union[Warning, str], category: Type[Warning], *_: Any, **__: Any) -> None:
-        logger.warning("%s: %s", category.__name__, one_line(message))
+        line = f"{category.__name__}: {one_line(message)}"
+        if line not in told:
+            told.add(line)
+            logger.warning("%s", line)
 
     shown = warnings.showwarning
     warnings.showwarning = show

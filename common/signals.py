@@ -61,7 +61,9 @@ class StopRequest:
     def check(self) -> None:
         """Raises `Preempted` if a stop was requested."""
         if self.name:
-            raise Preempted(f"stopped by {self.name}; run the same command to resume")
+            raise Preempted(
+                f"stopped by {self.name}; the same command goes on from the last checkpoint, if there is one"
+            )
 
     def _handle(self, number: int, frame: Any) -> None:
         if self._closed:

@@ -131,7 +131,7 @@ def build_loader(
     handed_over = layout.combined_batch
     if mode == poptorch.DataLoaderMode.AsyncRebatched:
         handed_over = arguments["rebatched_worker_size"] = _share_of(layout.combined_batch, unit)
-    arguments.update(_worker_arguments(config, dataset, handed_over))
+    arguments.update(_worker_arguments(config, dataset, len(sampler), handed_over))
     kept = _kept_memory(arguments, handed_over * _image_bytes(config))
     view = EpochView(dataset, len(sampler), kept)
     others = set(multiprocessing.active_children())
@@ -239,10 +239,14 @@ def _share_of(combined_batch: int, unit: int) -> int:
     return max([part for part in parts if part <= REBATCHED_SAMPLES] or parts[:1])
 
 
-def _worker_arguments(config: CfgNode, dataset: Any, samples: int) -> Dict[str, Any]:
-    """Arguments of torch's DataLoader for workers that pass on `samples` at a time."""
+def _worker_arguments(config: CfgNode, dataset: Any, epoch: int, samples: int) -> Dict[str, Any]:
+    """Arguments of torch's DataLoader for workers that pass on `samples` at a time, of `epoch` in an epoch.
+
+    A worker that would have nothing to do, as with few images to predict, is not started.
+    """
     target_bytes = 4 * (config.MODEL.NUM_CLASSES or len(dataset.classes))
-    workers, prefetch = affordable_workers(config.DATA.NUM_WORKERS, samples * (_image_bytes(config) + target_bytes))
+    useful = min(config.DATA.NUM_WORKERS, math.ceil(epoch / samples))
+    workers, prefetch = affordable_workers(useful, samples * (_image_bytes(config) + target_bytes))
     if workers == 0:
         return {"num_workers": 0}
     return {

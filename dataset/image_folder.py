@@ -52,8 +52,8 @@ class ImageFolder:
         empty = [name for name, count in zip(self.classes, counts) if count == 0]
         if empty and (not allow_empty or not any(counts)):
             raise Refusal(
-                f"{shown(folder)}: no images ({', '.join(EXTENSIONS)}) in {some(empty)}; DATA.ALLOW_EMPTY_CLASSES "
-                "accepts that",
+                f"{shown(folder)}: no images ({', '.join(EXTENSIONS)}) in {some(empty)}: remove what is no "
+                "class, or have training accept it by DATA.ALLOW_EMPTY_CLASSES",
                 EXIT_DATA,
             )
         if empty:
@@ -92,7 +92,7 @@ def open_split(root: Path, training: bool, allow_empty: bool = False, cache: Opt
     if folder is None:
         raise Refusal(
             f"{shown(root)} has no folder {' or '.join(names)}: ImageNet layout is train/CLASS/*.JPEG and "
-            "validation/CLASS/*.JPEG",
+            "validation/CLASS/*.JPEG, into which python -m dataset.prepare folder splits a folder of classes",
             EXIT_DATA,
         )
     other = _first_existing(root, others)

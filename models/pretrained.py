@@ -248,7 +248,7 @@ def _check_architecture(
     ]
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise _refusal(path, f"they have another architecture: {'; '.join(problems[:SHOWN])}{more}")
+        raise _refusal(path, f"they have another architecture: {'; '.join(problems[:SHOWN])}{more}: see --cfg")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -93,6 +93,8 @@ def opened(path: Path) -> Iterator[Contents]:
         BadFile: for a file of another kind, or a damaged one.
     """
     try:
+        if path.is_dir() and not weights_at(path).exists():
+            raise BadFile(f"it is a folder without {IN_FOLDER}: name the file")
         path = weights_at(path)
         with open(open_regular(path), "rb") as stream:
             start = stream.read(len(OLD_START))

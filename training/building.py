@@ -149,6 +149,8 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
 
 def _log_run(run: Run, classes: int) -> None:
     """Logs what the run computes, where, and on which data."""
+    if classes == 1:
+        logger.warning("the data set has one class, %s: a classifier needs two or more", run.classes[0])
     units = run.model.units
     logger.info("device: %s; processes: %d", accelerator.description(), run.launch.processes)
     logger.info(

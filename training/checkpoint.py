@@ -33,6 +33,7 @@ from utils import reason
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
 KEPT = re.compile(r"update-(\d{8,})\.pth")
 ATTEMPTS = 2  # to save, for transient errors of the storage
+OTHER_CLASSES = "check --data-path, or fine-tune the weights by --pretrained-model in another --output"
 CHUNK = 1 << 20  # bytes read at once for a digest
 
 # What to do about a system error before the same command is run again.
@@ -205,7 +206,10 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], pa
     ]
     if problems:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise Refusal(f"checkpoint {path} has another architecture: {shown}", EXIT_CHECKPOINT)
+        raise Refusal(
+            f"checkpoint {path} has another architecture: {shown}; give the --cfg, --opts and --num-classes of its run",
+            EXIT_CHECKPOINT,
+        )
     model.load_state_dict(weights)
 
 
@@ -220,11 +224,14 @@ def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> L
     if _numbered(trained) and len(found) == len(trained):
         return list(found)
     if len(trained) != len(found):
-        raise Refusal(f"the data set has {len(found)} classes, checkpoint {path} knows {len(trained)}", EXIT_DATA)
+        raise Refusal(
+            f"the data set has {len(found)} classes, checkpoint {path} knows {len(trained)}: {OTHER_CLASSES}", EXIT_DATA
+        )
     for index, names in enumerate(zip(found, trained)):
         if names[0] != names[1]:
             raise Refusal(
-                f"class {index} of the data set is {names[0]}, but {names[1]} in checkpoint {path}", EXIT_DATA
+                f"class {index} of the data set is {names[0]}, but {names[1]} in checkpoint {path}: {OTHER_CLASSES}",
+                EXIT_DATA,
             )
     return list(trained)
 

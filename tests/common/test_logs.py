@@ -29,3 +29,11 @@ def test_warnings_of_libraries_are_lines_of_the_log_and_of_nothing_else_afterwar
     assert (tmp_path / "log.txt").read_text().endswith("WARNING UserWarning: eight processes on two cores\n")
     assert capfd.readouterr().err == ""
     assert warnings.showwarning is before
+
+
+@pytest.mark.filterwarnings("always")
+def test_warning_that_a_library_repeats_is_logged_once(capsys):
+    with console_log(is_leader=True):
+        for number in (1, 1, 2):
+            warnings.warn(f"worker {number}", stacklevel=1)
+    assert [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()] == ["1", "2"]

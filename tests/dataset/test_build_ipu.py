@@ -22,7 +22,7 @@ import torch
 import accelerator
 from common import deadlines, memory
 from common.errors import EXIT_DATA, EXIT_RESOURCE, EXIT_USAGE, Refusal
-from dataset import samples, workers
+from dataset import build_ipu, samples, workers
 from dataset.build_ipu import build_dataset, build_loader, example_batch
 from dataset.generated import GeneratedImages
 from dataset.samplers import PADDING, EvaluationSampler, Layout, epoch_order
@@ -395,6 +395,12 @@ class TestMemory:
     def test_prefetching_is_given_up_first_then_workers(self, monkeypatch, room, expected):
         monkeypatch.setattr(workers, "free_shared_memory", lambda: room)
         assert affordable_workers(4, 100) == expected
+
+    @pytest.mark.parametrize("images, started", [(1, 1), (8, 2), (9, 3), (100, 5)])
+    def test_workers_that_would_have_nothing_to_do_are_not_started(self, root, images, started):
+        config = small_config(root, DATA__NUM_WORKERS=5)
+        data = build_dataset(config, training=False)
+        assert build_ipu._worker_arguments(config, data, images, 4)["num_workers"] == started
 
     def test_no_workers_wanted_are_none(self):
         assert affordable_workers(0, 10**15)[0] == 0

@@ -21,6 +21,7 @@ from yacs.config import CfgNode
 from common.errors import EXIT_DATA, Refusal
 from models.pretrained import Wanted, load_pretrained
 from models.pretrained_sizes import Sizes
+from models.weight_files import BadFile, opened
 from tests.models.test_pretrained import SMALL, assert_taken, official, refusal, small
 
 Weights = Dict[str, torch.Tensor]
@@ -366,3 +367,9 @@ def test_pipe_is_refused_and_not_waited_for(tmp_path):
     with pytest.raises(Refusal, match="not a regular file") as caught:
         load_pretrained(small(), tmp_path / "w.pth")
     assert caught.value.code == EXIT_DATA
+
+
+def test_folder_without_a_file_of_weights_is_told_as_that(tmp_path):
+    with pytest.raises(BadFile, match="folder without model.safetensors: name the file"):
+        with opened(tmp_path):
+            pass

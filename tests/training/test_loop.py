@@ -3,6 +3,7 @@
 """What the training loop logs of its progress and of its end."""
 
 import re
+import shutil
 
 from tests.runs import train
 
@@ -38,3 +39,11 @@ def test_every_epoch_has_a_line_with_its_loss(digits, tmp_path):
     train(digits, tmp_path, "--opts", "LOG_INTERVAL", "1000")
     lines = re.findall(r"epoch: (\d)/4 step: (\d)/5 loss: \d", (tmp_path / "log.txt").read_text())
     assert lines == [(str(epoch), "5") for epoch in range(1, 5)]
+
+
+def test_data_set_with_a_single_class_is_warned_of(digits, tmp_path):
+    for split in ("train", "validation"):
+        shutil.copytree(digits / split / "3", tmp_path / "data" / split / "3")
+        shutil.copytree(digits / split / "4", tmp_path / "data" / split / "3" / "more")
+    train(tmp_path / "data", tmp_path / "output", "--epochs", "2", "--training-steps", "1")
+    assert "WARNING the data set has one class, 3: a classifier needs two" in (tmp_path / "output/log.txt").read_text()
