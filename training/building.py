@@ -101,10 +101,7 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     updates_per_epoch = len(loader) * config.IPU.DEVICE_ITERATIONS
     check_position(progress, updates_per_epoch)
     classes = config.MODEL.NUM_CLASSES or len(train_data.classes)
-    fused = choose_attention(config, (state or {}).get("fused_attention")) if launch.is_leader else None
-    if torch.distributed.is_available() and torch.distributed.is_initialized():  # not when one process compiles alone
-        fused = processes.share(fused, launch)
-    model = _build_model(config, classes, state, train_data.classes, fused)
+    model = _build_model(config, classes, state, train_data.classes, _fused_attention(config, launch, state))
     freeze(model, config.TRAIN.FREEZE)
     if config.TRAIN.CLASS_WEIGHTS:
         model.loss.weigh(class_weights(config.TRAIN.CLASS_WEIGHTS, train_data, classes))
@@ -183,6 +180,13 @@ def _build_model(
     else:
         load_pretrained(model, Path(config.MODEL.PRETRAINED), wanted=Wanted.of(config))
     return model
+
+
+def _fused_attention(config: CfgNode, launch: Launch, state: Optional[Dict[str, Any]]) -> Optional[bool]:
+    """The choice of `choose_attention`, which the leader makes for all processes."""
+    fused = choose_attention(config, (state or {}).get("fused_attention")) if launch.is_leader else None
+    alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()  # compiles for several
+    return fused if alone else processes.share(fused, launch)
 
 
 def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
