@@ -221,8 +221,8 @@ def main() -> None:
         size = write_photographs(root, arguments.images)
         print(
             f"{arguments.images} JPEGs of {WIDTH}x{HEIGHT} pixels, {size / 1024:.0f} KiB on average; "
-            f"torch {torch.__version__}, decoded by {'simplejpeg' if fast_jpeg() else 'Pillow'}, "
-            f"augmented by {'pixels.c' if native.library() else 'Pillow'}"
+            f"torch {torch.__version__}, decoded and augmented by "
+            + ("C code of dataset/" if native.library() else f"{'simplejpeg' if fast_jpeg() else 'Pillow'} and Pillow")
         )
         places = prepared(root)
         compare("CPU time, one process", places, 0, arguments, time.process_time)

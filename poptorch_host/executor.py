@@ -14,10 +14,10 @@ from ._logging import logger
 from ._printing import module_repr
 from .compiling import compile_hooks, program_file
 from .compiling.compiler import Compiled, can_run, check_options, compile_model, pieces_of
-from .enums import ConnectionType, OutputMode
+from .enums import ConnectionType
 from .errors import Error, check, createPoptorchError
 from .inputs.arguments import Bound, ForwardParameters, InputContract
-from .options import Options, PipelinedExecution
+from .options import Options, own_options
 from .reporting.inspection import Inspection
 from .reporting.summary import report_compilation
 from .running.inference_mode import outside_inference_mode
@@ -51,7 +51,7 @@ class PoplarExecutor(Inspection):
         self._user_model = user_model or model
         self._training = training
         self._version = poptorch_version
-        self._options = _own_options(options, training)
+        self._options = own_options(options, training)
         self._latch: Optional[OptimizerLatch] = None
         if training:
             if optimizer is None:
@@ -94,8 +94,15 @@ class PoplarExecutor(Inspection):
     def __repr__(self) -> str:
         return module_repr(self._user_model)
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+    def _refuse_copies(self, *_: Any) -> NoReturn:
         raise TypeError("an executor cannot be copied or pickled: copy its model, or save() and poptorch.load() it")
+
+    __copy__ = __deepcopy__ = __setstate__ = _refuse_copies
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._training or self.isCompiled():
+            self._refuse_copies()
+        return super().__reduce_ex__(protocol)  # PopTorch writes such an executor, and cannot read it
 
     def load_state_dict(self, state_dict: Dict[str, torch.Tensor], strict: bool = True) -> Any:
         """Loads weights into the model, and copies them to the device if attached.
@@ -461,24 +468,6 @@ def load(filename: str, edit_opts_fn: Optional[Callable[[Options], None]] = None
     executor.per_replica_params.update(saved.get("per_replica_params", {}))
     executor.loadExecutable(filename)
     return executor
-
-
-def _own_options(options: Optional[Options], training: bool) -> Options:
-    """Freezes and checks the options. Returns a copy in which the default output mode is resolved."""
-    options = Options() if options is None else options
-    if not isinstance(options, Options):
-        raise createPoptorchError(f"Invalid type {type(options).__name__} of options: use poptorch.Options()")
-    options._freeze()
-    own, accumulation = options.clone(), options.Training.gradient_accumulation
-    if not training and accumulation != 1:
-        pipelined = isinstance(own._execution_strategy, PipelinedExecution)
-        hint = ". Use Options.deviceIterations to fill the pipeline" if pipelined else ""
-        raise createPoptorchError(
-            f"You must set Options.Training.gradientAccumulation to 1 for inference, not {accumulation}{hint}"
-        )
-    if own.defaultOutputMode():
-        own.outputMode(OutputMode.Final if training else OutputMode.All)
-    return own
 
 
 def _unwrapped(model: Union[torch.nn.Module, PoplarExecutor]) -> torch.nn.Module:

@@ -453,6 +453,24 @@ def environment_engine_options() -> Dict[str, str]:
         raise createPoptorchError(f"POPLAR_ENGINE_OPTIONS is {text!r}: it must be a JSON object") from error
 
 
+def own_options(options: Optional[Options], training: bool) -> Options:
+    """Freezes and checks the options. Returns a copy in which the default output mode is resolved."""
+    options = Options() if options is None else options
+    if not isinstance(options, Options):
+        raise createPoptorchError(f"Invalid type {type(options).__name__} of options: use poptorch.Options()")
+    options._freeze()
+    own, accumulation = options.clone(), options.Training.gradient_accumulation
+    if not training and accumulation != 1:
+        pipelined = isinstance(own._execution_strategy, PipelinedExecution)
+        hint = ". Use Options.deviceIterations to fill the pipeline" if pipelined else ""
+        raise createPoptorchError(
+            f"You must set Options.Training.gradientAccumulation to 1 for inference, not {accumulation}{hint}"
+        )
+    if own.defaultOutputMode():
+        own.outputMode(enums.OutputMode.Final if training else enums.OutputMode.All)
+    return own
+
+
 def _check_output_mode(output_mode: enums.OutputMode, period: Optional[int]) -> None:
     check(isinstance(output_mode, enums.OutputMode), f"expected a poptorch.OutputMode, not {output_mode!r}")
     if output_mode == enums.OutputMode.EveryN:

@@ -217,6 +217,16 @@ def test_executors_cannot_be_copied():
                 duplicate(executor)
 
 
+def test_executor_for_inference_can_be_written_until_it_is_compiled_but_not_read():
+    executor = poptorch.inferenceModel(Classifier())
+    written = pickle.dumps(executor)
+    with raises((TypeError, RecursionError), match="cannot be copied or pickled"):
+        pickle.loads(written)
+    executor(torch.ones(2, 4))
+    with raises(TypeError, match="cannot be copied or pickled"):
+        pickle.dumps(executor)
+
+
 @host_only("PopTorch's own classes are in what is copied and pickled")
 def test_saved_models_and_state_dicts_are_those_of_the_original_classes():
     model = Classifier()
