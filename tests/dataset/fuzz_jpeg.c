@@ -13,21 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
+
 int decode_part(const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, uint8_t *);
 int describe_jpeg(const uint8_t *, int64_t, int64_t *);
 
 enum { ROOM = 1 << 20, MOST_SYMBOLS = 256, LONGEST = 16, END_OF_BLOCK = 0, SIXTEEN_ZEROS = 0xF0 };
-
-static uint64_t state;
-
-static uint32_t draw(void) { // splitmix64
-    uint64_t z = state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return (uint32_t)(z >> 32);
-}
-
-static int upto(int most) { return 1 + (int)(draw() % (uint32_t)most); }
 
 static void *room(size_t bytes) {
     void *memory = malloc(bytes);

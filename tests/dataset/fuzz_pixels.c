@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
+
 int resize(const uint8_t *, int64_t, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, uint8_t *);
 int affine(const uint8_t *, int, int, const double *, int, const uint8_t *, uint8_t *);
 void mirror(const uint8_t *, int, int, uint8_t *);
@@ -31,17 +33,6 @@ void mix_bytes(uint8_t *, uint8_t *, int64_t, float, float);
 void mix_floats(float *, float *, int64_t, float, float);
 void exchange(uint8_t *, uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t);
 void to_levels(const float *, int64_t, int64_t, float, float, uint8_t *, int64_t);
-
-static uint64_t state;
-
-static uint32_t draw(void) { // splitmix64
-    uint64_t z = state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return (uint32_t)(z >> 32);
-}
-
-static int upto(int most) { return 1 + (int)(draw() % (uint32_t)most); }
 
 static int side(void) { return draw() % 8 ? upto(40) : upto(300); }
 
