@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Builds everything a training run uses, from its configuration and, to resume, from a checkpoint."""
 
+import contextlib
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -29,26 +30,36 @@ from training.progress import Progress, check_position, check_same_data, check_s
 from utils import one_line
 
 
+class Data(NamedTuple):
+    """The data sets of `build_dataset`, and their loaders."""
+
+    training: Any
+    validation: Any
+    training_loader: Any
+    validation_loader: Any
+
+    @property
+    def classes(self) -> List[str]:
+        """The names of the classes."""
+        classes: List[str] = self.training.classes
+        return classes
+
+
 class Run(NamedTuple):
     """The objects that the training loop uses."""
 
     config: CfgNode
+    saved_config: str  # the configuration as text, for checkpoints
     launch: Launch
     folder: Optional[Path]  # None: nothing is written
-    classes: List[str]
+    data: Data
+    updates_per_epoch: int
     model: SwinClassifier
     average: Optional[WeightAverage]  # of the model's weights
-    trainer: Any  # poptorch.trainingModel of the model, or what trains a stage of it: see host_pipeline
-    validator: Any  # poptorch.inferenceModel of the same model
     optimizer: Any
     schedule: Scheduler
-    loader: Any
-    validation_loader: Any
-    training_data: Any  # from build_dataset
-    validation_images: int
-    updates_per_epoch: int
-    validation_data: Any  # from build_dataset
-    saved_config: str  # the configuration as checkpoints hold it
+    trainer: Any  # poptorch.trainingModel of the model, or the trainer of one of its stages: see host_pipeline
+    validator: Any  # poptorch.inferenceModel of the same model
 
 
 def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optional[Dict[str, Any]]:
@@ -86,107 +97,97 @@ def _furthest(config: CfgNode, folder: Optional[Path]) -> Optional[Tuple[Path, D
 def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Optional[Dict[str, Any]]) -> Run:
     """Builds data, model, optimizer and schedule, and restores the state of a checkpoint."""
     progress = Progress(**state["progress"]) if state else Progress()
-    if config.TRAIN.SKIP_NONFINITE and accelerator.is_ipu():
-        raise Refusal("TRAIN.SKIP_NONFINITE is for hosts, an IPU applies every update: use TRAIN.AUTO_LOSS_SCALING")
+    _check_device(config)
     torch.manual_seed(config.SEED)
-    if config.MODEL.PRETRAINED and not state:
-        check_exists(Path(config.MODEL.PRETRAINED))  # before a large data set is listed
-    train_data, validation_data = build_dataset(config, training=True), build_dataset(config, training=False)
-    if state:
-        check_same_data(progress, state.get("training_images", len(train_data)), len(train_data))
+    training, validation = _open_data(config, progress, state)
     options, validation_options = training_options(config, launch.instance), inference_options(config, launch)
-    start_epoch, start_step = progress.epoch, progress.step // config.IPU.DEVICE_ITERATIONS
-    loader = build_loader(config, options, train_data, training=True, start_epoch=start_epoch, start_step=start_step)
-    validation_loader = build_loader(config, validation_options, validation_data, training=False)
-    updates_per_epoch = len(loader) * config.IPU.DEVICE_ITERATIONS
+    training_loader = _build_training_loader(config, options, training, progress)
+    validation_loader = build_loader(config, validation_options, validation, training=False)
+    updates_per_epoch = len(training_loader) * config.IPU.DEVICE_ITERATIONS
     check_position(progress, updates_per_epoch)
-    classes = config.MODEL.NUM_CLASSES or len(train_data.classes)
-    model = _build_model(config, classes, state, train_data.classes, _fused_attention(config, launch, state))
-    freeze(model, config.TRAIN.FREEZE)
-    if config.TRAIN.CLASS_WEIGHTS:
-        model.loss.weigh(class_weights(config.TRAIN.CLASS_WEIGHTS, train_data, classes))
+    model = _build_model(config, launch, training, state)
     average = start_average(config, model, state)
     optimizer = build_optimizer(config, model, launch)
     schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
     if state:
         _restore_optimizer(optimizer, state["optimizer"])
-        if progress.update and _lacks_moments(config, state["optimizer"]):
-            logger.warning("the checkpoint has no moments of the optimizer: they begin at zero")
-    poptorch = accelerator.poptorch()
-    if launch.stages == 1:
-        trainer = poptorch.trainingModel(model.train(), options, optimizer)
-    else:
-        trainer = host_pipeline.build_trainer(config, model, options, optimizer, launch)
-    validator = poptorch.inferenceModel(model, validation_options)
+        _warn_without_moments(config, progress, state["optimizer"])
     run = Run(
-        config,
-        launch,
-        folder,
-        train_data.classes,
-        model,
-        average,
-        trainer,
-        validator,
-        optimizer,
-        schedule,
-        loader,
-        validation_loader,
-        train_data,
-        len(validation_data),
-        updates_per_epoch,
-        validation_data,
-        config.dump(),
+        config=config,
+        saved_config=config.dump(),
+        launch=launch,
+        folder=folder,
+        data=Data(training, validation, training_loader, validation_loader),
+        updates_per_epoch=updates_per_epoch,
+        model=model,
+        average=average,
+        optimizer=optimizer,
+        schedule=schedule,
+        trainer=_build_trainer(config, launch, model, options, optimizer),
+        validator=accelerator.poptorch().inferenceModel(model, validation_options),
     )
-    _log_run(run, classes)
-    compile_program(trainer, "training", example_batch(config, options, classes, training=True))
+    _log_run(run)
+    compile_program(run.trainer, "training", example_batch(config, options, model.num_classes, training=True))
     if state:
         _restore_randomness(run, state)
     return run
 
 
-def _log_run(run: Run, classes: int) -> None:
-    """Logs what the run computes, where, and on which data."""
-    if classes == 1:
-        logger.warning("the data set has one class, %s: a classifier needs two or more", run.classes[0])
-    units = run.model.units
-    logger.info("device: %s; processes: %d", accelerator.description(), run.launch.processes)
-    logger.info(
-        "model: %s, %.1f million parameters, %.2f GMACs an image, %d classes",
-        run.config.MODEL.NAME,
-        sum(unit.parameters for unit in units) / 1e6,
-        sum(unit.macs for unit in units) / 1e9,
-        classes,
-    )
-    logger.info(
-        "data: %d training images, %d validation images; global batch %d, %d updates an epoch",
-        len(run.training_data),
-        run.validation_images,
-        run.launch.global_batch(run.config),
-        run.updates_per_epoch,
-    )
+def _check_device(config: CfgNode) -> None:
+    """Refuses what only hosts can do, on an IPU."""
+    if config.TRAIN.SKIP_NONFINITE and accelerator.is_ipu():
+        raise Refusal("TRAIN.SKIP_NONFINITE is for hosts, an IPU applies every update: use TRAIN.AUTO_LOSS_SCALING")
 
 
-def _build_model(
-    config: CfgNode, classes: int, state: Optional[Dict[str, Any]], names: List[str], fused: Optional[bool]
-) -> SwinClassifier:
-    """The model with the weights of the checkpoint or of --pretrained-model, or new ones."""
-    if not state and not config.MODEL.PRETRAINED:
-        with accelerator.new_weights():
-            return build_pipeline(config, classes, training=True, fused=fused)
-    model = build_pipeline(config, classes, training=True, fused=fused)
+def _open_data(config: CfgNode, progress: Progress, state: Optional[Dict[str, Any]]) -> Tuple[Any, Any]:
+    """The training and the validation data set; a resumed run needs the data that it began with."""
+    if config.MODEL.PRETRAINED and not state:
+        check_exists(Path(config.MODEL.PRETRAINED))  # before a large data set is listed
+    training, validation = build_dataset(config, training=True), build_dataset(config, training=False)
     if state:
-        checkpoint.check_classes(Path(checkpoint.LAST), state["classes"], names)
-        checkpoint.load_weights(model, state["model"], Path(checkpoint.LAST))
-    else:
-        load_pretrained(model, Path(config.MODEL.PRETRAINED), wanted=Wanted.of(config))
+        check_same_data(progress, state.get("training_images", len(training)), len(training))
+    return training, validation
+
+
+def _build_training_loader(config: CfgNode, options: Any, data: Any, progress: Progress) -> Any:
+    """The training loader, from the position of the checkpoint."""
+    step = progress.step // config.IPU.DEVICE_ITERATIONS
+    return build_loader(config, options, data, training=True, start_epoch=progress.epoch, start_step=step)
+
+
+def _build_model(config: CfgNode, launch: Launch, data: Any, state: Optional[Dict[str, Any]]) -> SwinClassifier:
+    """The model with its weights, frozen as TRAIN.FREEZE says, and the class weights of its loss.
+
+    Args:
+        data: the training data set.
+    """
+    classes = config.MODEL.NUM_CLASSES or len(data.classes)
+    fused = _fused_attention(config, launch, state)
+    is_new = not state and not config.MODEL.PRETRAINED
+    with accelerator.new_weights() if is_new else contextlib.nullcontext():
+        model = build_pipeline(config, classes, training=True, fused=fused)
+    _load_weights(model, config, data.classes, state)
+    freeze(model, config.TRAIN.FREEZE)
+    if config.TRAIN.CLASS_WEIGHTS:
+        model.loss.weigh(class_weights(config.TRAIN.CLASS_WEIGHTS, data, classes))
     return model
 
 
+def _load_weights(model: SwinClassifier, config: CfgNode, classes: List[str], state: Optional[Dict[str, Any]]) -> None:
+    """Loads the weights of the checkpoint or of --pretrained-model, if there is one."""
+    if state:
+        checkpoint.check_classes(Path(checkpoint.LAST), state["classes"], classes)
+        checkpoint.load_weights(model, state["model"], Path(checkpoint.LAST))
+    elif config.MODEL.PRETRAINED:
+        load_pretrained(model, Path(config.MODEL.PRETRAINED), wanted=Wanted.of(config))
+
+
 def _fused_attention(config: CfgNode, launch: Launch, state: Optional[Dict[str, Any]]) -> Optional[bool]:
-    """The choice of `choose_attention`, which the leader makes for all processes."""
+    """Whether attention is fused: the leader's choice, for all processes."""
     fused = choose_attention(config, (state or {}).get("fused_attention")) if launch.is_leader else None
-    alone = not torch.distributed.is_available() or not torch.distributed.is_initialized()  # compiles for several
-    return fused if alone else processes.share(fused, launch)
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return fused  # --compile-only has the launch of several processes in a single one
+    return processes.share(fused, launch)
 
 
 def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
@@ -203,10 +204,41 @@ def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
         group.update(settings)
 
 
-def _lacks_moments(config: CfgNode, saved: Dict[str, Any]) -> bool:
-    """Whether an optimizer that keeps moments has none in the state of a run that has updated weights."""
+def _warn_without_moments(config: CfgNode, progress: Progress, saved: Dict[str, Any]) -> None:
+    """Warns if the optimizer keeps moments and a checkpoint after the first update has none."""
     keeps = config.TRAIN.OPTIMIZER.NAME != "sgd" or config.TRAIN.OPTIMIZER.MOMENTUM > 0
-    return keeps and not saved["ipu_state"] and not saved["state"]
+    if progress.update and keeps and not saved["ipu_state"] and not saved["state"]:
+        logger.warning("the checkpoint has no moments of the optimizer: they begin at zero")
+
+
+def _build_trainer(config: CfgNode, launch: Launch, model: SwinClassifier, options: Any, optimizer: Any) -> Any:
+    """The training program: of the whole model, or of this process's stage."""
+    if launch.stages > 1:
+        return host_pipeline.build_trainer(config, model, options, optimizer, launch)
+    return accelerator.poptorch().trainingModel(model.train(), options, optimizer)
+
+
+def _log_run(run: Run) -> None:
+    """Logs what the run computes, where, and on which data."""
+    classes = run.model.num_classes
+    if classes == 1:
+        logger.warning("the data set has one class, %s: a classifier needs two or more", run.data.classes[0])
+    units = run.model.units
+    logger.info("device: %s; processes: %d", accelerator.description(), run.launch.processes)
+    logger.info(
+        "model: %s, %.1f million parameters, %.2f GMACs an image, %d classes",
+        run.config.MODEL.NAME,
+        sum(unit.parameters for unit in units) / 1e6,
+        sum(unit.macs for unit in units) / 1e9,
+        classes,
+    )
+    logger.info(
+        "data: %d training images, %d validation images; global batch %d, %d updates an epoch",
+        len(run.data.training),
+        len(run.data.validation),
+        run.launch.global_batch(run.config),
+        run.updates_per_epoch,
+    )
 
 
 def random_device(config: CfgNode, launch: Launch) -> str:

@@ -56,7 +56,7 @@ def _search(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> Op
         micro_batch,
     )
     step = progress.step // run.config.IPU.DEVICE_ITERATIONS
-    data = run.training_data
+    data = run.data.training
     indices = step_samples(len(data), layout, run.config.SEED, progress.epoch, step, drawing(run.config, data))
     model = _plain_model(run)
     for first in range(0, len(images), micro_batch):

@@ -51,7 +51,7 @@ def dry_run(
     if picture is not None and launch.is_leader:
         figure = new_figure(FLAG, path, (9.0, 4.5), "use --dry-run alone")
     run = build_run(_without_traces(config), launch, None, None)
-    with ending(run.loader, run.validation_loader):
+    with ending(run.data.training_loader, run.data.validation_loader):
         cost = _cost(run, stop)
     if not launch.is_leader:
         return
@@ -159,20 +159,20 @@ def _draw(figure: Any, run: Run) -> None:
 
 def _data(run: Run) -> List[str]:
     lines = [
-        f"training images: {len(run.training_data):,}; validation images: {run.validation_images:,}; "
-        f"classes: {len(run.classes):,}"
+        f"training images: {len(run.data.training):,}; validation images: {len(run.data.validation):,}; "
+        f"classes: {len(run.data.classes):,}"
     ]
-    labels = getattr(run.training_data, "labels", None)
+    labels = getattr(run.data.training, "labels", None)
     counts = Counter(labels.tolist()) if labels is not None else {}
     if counts:
-        sizes = sorted(counts.get(label, 0) for label in range(len(run.classes)))
+        sizes = sorted(counts.get(label, 0) for label in range(len(run.data.classes)))
         middle = sizes[len(sizes) // 2]
         lines.append(f"training images of a class: {sizes[0]:,} to {sizes[-1]:,}, median {middle:,}")
     names = [
         shown(name) + (f" ({counts.get(label, 0):,})" if counts else "")
-        for label, name in enumerate(run.classes[:SHOWN_CLASSES])
+        for label, name in enumerate(run.data.classes[:SHOWN_CLASSES])
     ]
-    more = f" and {len(run.classes) - SHOWN_CLASSES:,} more" if len(run.classes) > SHOWN_CLASSES else ""
+    more = f" and {len(run.data.classes) - SHOWN_CLASSES:,} more" if len(run.data.classes) > SHOWN_CLASSES else ""
     return lines + textwrap.wrap(f"classes: {', '.join(names)}{more}", WIDTH, subsequent_indent="    ")
 
 
@@ -181,7 +181,7 @@ def _cost(run: Run, stop: StopRequest) -> List[str]:
     progress, updates, epochs = Progress(), run.config.IPU.DEVICE_ITERATIONS, run.config.TRAIN.EPOCHS
     run.model.train()
     marks, losses = [time.monotonic()], []
-    for images, targets in _two(run.loader):
+    for images, targets in _two(run.data.training_loader):
         losses.append(finish_step(run, progress, train_step(run, progress, images, targets), stop)[0])
         progress.advance(updates, losses[-1])
         marks.append(time.monotonic())
@@ -200,7 +200,7 @@ def _cost(run: Run, stop: StopRequest) -> List[str]:
         + ", ".join(f"{loss:.4f}" for loss in losses),
         f"an epoch: about {training:,.0f} s of training in {run.updates_per_epoch:,} updates of {batch:,} samples, "
         f"{batch * updates / last:,.1f} samples/s",
-        f"a validation{weights}: about {validation:,.0f} s, {run.validation_images:,} images",
+        f"a validation{weights}: about {validation:,.0f} s, {len(run.data.validation):,} images",
         f"{epochs} epochs with {validations} validations: about {whole}",
         f"memory: {accelerator.peak_memory() / 1e6:,.0f} MB of the {place} at most{beside}; "
         "--plan estimates that of IPUs",
@@ -211,11 +211,11 @@ def _validation_seconds(run: Run) -> float:
     """What a validation takes at the pace of its second batch; with averaged weights (EMA), it validates twice."""
     with validating(run):
         marks = [time.monotonic()]
-        for images, _ in _two(run.validation_loader):
+        for images, _ in _two(run.data.validation_loader):
             run.validator(images)
             marks.append(time.monotonic())
     rounds = 1 if run.average is None else 2
-    return rounds * (marks[-1] - marks[-2]) * len(run.validation_loader)
+    return rounds * (marks[-1] - marks[-2]) * len(run.data.validation_loader)
 
 
 def _two(loader: Any) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:

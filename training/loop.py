@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The training loop: epochs, weight updates, validation and checkpoints."""
+"""The training loop: epochs, weight updates, validation and checkpoints.
+
+`train` builds a run, `fit` goes through its epochs, and `train_epoch` through the steps of one. A step is `train_step`,
+which starts it on the device, and `finish_step`, which waits for its results.
+"""
 
 import dataclasses
 import datetime
@@ -26,6 +30,7 @@ from training.building import Run, build_run, find_state, random_device
 from training.compiling import errors_refused
 from training.diagnosis import explain
 from training.loader_wait import LoaderWait, report_wait
+from training.outcomes import Outcomes
 from training.pace import Pace, epoch_bar
 from training.processes import ending_together
 from training.progress import AVERAGED, Progress
@@ -56,7 +61,7 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest, origins: Mapping[s
                 track, reporter = open_tracker(config, launch, folder), Reporter(config, folder, launch, origins)
                 run = build_run(config, launch, folder, state)
                 saver = Saver(folder if launch.is_leader else None, status, config.TRAIN.KEEP, reporter.write)
-                with ending(run.loader, run.validation_loader), saver.running():
+                with ending(run.data.training_loader, run.data.validation_loader), saver.running():
                     reporter.begin(run)
                     fit(run, progress, stop, track, reporter, saver)
                 status.cause = progress.stopped_early(config.TRAIN.EARLY_STOPPING)
@@ -71,19 +76,10 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Tracker, reporte
         stop_if_asked(run, progress, stop, saver)
         if progress.step < run.updates_per_epoch:  # --training-steps ended the run inside an epoch
             break
-        row: Dict[str, Any] = {
-            "epoch": progress.epoch,
-            "update": progress.update,
-            "lr": learning_rate(run.optimizer),
-            "loss": progress.mean_loss(),
-            "throughput": round(pace.throughput, 1),
-        }
         results = validate_epoch(run, progress)
-        row.update(accuracy_columns(run, results))
-        row.update(pace.columns())
+        row = epoch_row(run, progress, pace, results)
         with stop.deferred():
-            decisive = results.get(AVERAGED, results.get(""))
-            best = progress.best_top1 if decisive is None else max(decisive.accuracy().top1, progress.best_top1)
+            best = max(top1_of(results), progress.best_top1)
             is_best = best > progress.best_top1
             progress.end_epoch(row, best)
             reporter.note(run, progress.epoch, results.get(""))
@@ -92,6 +88,30 @@ def fit(run: Run, progress: Progress, stop: StopRequest, track: Tracker, reporte
         stop_if_asked(run, progress, stop, saver)
     saver.finish()
     processes.share(None, run.launch)
+    log_outcome(run, progress)
+
+
+def epoch_row(run: Run, progress: Progress, pace: Pace, results: Dict[str, Outcomes]) -> Dict[str, Any]:
+    """The row of metrics.csv for an epoch."""
+    return {
+        "epoch": progress.epoch,
+        "update": progress.update,
+        "lr": learning_rate(run.optimizer),
+        "loss": progress.mean_loss(),
+        "throughput": round(pace.throughput, 1),
+        **accuracy_columns(run, results),
+        **pace.columns(),
+    }
+
+
+def top1_of(results: Dict[str, Outcomes]) -> float:
+    """The top-1 accuracy that decides on the best checkpoint: of averaged weights if any; -1 without validation."""
+    outcomes = results.get(AVERAGED, results.get(""))
+    return -1.0 if outcomes is None else outcomes.accuracy().top1
+
+
+def log_outcome(run: Run, progress: Progress) -> None:
+    """Logs why the run stopped early, if it did, and its best accuracy."""
     early = progress.stopped_early(run.config.TRAIN.EARLY_STOPPING)
     if early:
         logger.info("%s", early)
@@ -125,7 +145,7 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
     run.model.train()
     if progress.step == run.updates_per_epoch:  # stopped after the last update of the epoch, before its validation
         return Pace(0.0, 0.0, 0.0, None)
-    waits, norms = LoaderWait(batches(run.loader)), []
+    waits, norms = LoaderWait(batches(run.data.training_loader)), []
     with epoch_bar(run, progress) as bar:
         for step, loss, norm in finished_steps(run, progress, waits, stop):
             saver.check()
@@ -316,8 +336,8 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
                 "rng_device": random_device(run.config, run.launch),
                 "progress": vars(progress),
                 "config": run.saved_config,
-                "classes": list(run.classes),
-                "training_images": len(run.training_data),
+                "classes": list(run.data.classes),
+                "training_images": len(run.data.training),
             },
             is_best,
         )

@@ -70,7 +70,9 @@ class Reporter:
             return
         try:
             found = _mistakes(run, outcomes)
-            self._results = build_results(epoch, run.classes, outcomes.confusions(), outcomes.class_counts(), found)
+            self._results = build_results(
+                epoch, run.data.classes, outcomes.confusions(), outcomes.class_counts(), found
+            )
         except Exception as error:
             self._give_up(error)
 
@@ -137,19 +139,19 @@ def _run_facts(run: Run) -> List[Tuple[str, str]]:
 
 def _data_facts(run: Run) -> List[Tuple[str, str]]:
     facts = [("path", run.config.DATA.DATA_PATH or f"generated on the {run.config.DATA.GENERATED}")]
-    for split, data in (("training", run.training_data), ("validation", run.validation_data)):
+    for split, data in (("training", run.data.training), ("validation", run.data.validation)):
         facts.append((f"{split} images", f"{len(data):,}"))
         if hasattr(data, "labels"):  # generated images have no files
             facts.append((f"{split} fingerprint", manifest.fingerprint(data.classes, data.labels, data.name)))
-    return [*facts, ("classes", f"{len(run.classes):,}")]
+    return [*facts, ("classes", f"{len(run.data.classes):,}")]
 
 
 def _mistakes(run: Run, outcomes: Outcomes) -> List[Mistake]:
     """The mistakes with the highest probabilities, and their pictures; generated images have none."""
-    data = run.validation_data
+    data = run.data.validation
     if not hasattr(data, "read"):
         return []
-    names = [*run.classes, *(str(label) for label in range(len(run.classes), outcomes.num_classes))]
+    names = [*run.data.classes, *(str(label) for label in range(len(run.data.classes), outcomes.num_classes))]
     wrong = np.flatnonzero(outcomes.is_readable & ~outcomes.hits[:, 0])
     worst = wrong[np.argsort(-outcomes.probabilities[wrong, 0], kind="stable")][:SHOWN_MISTAKES]
     return [

@@ -99,7 +99,7 @@ def pictures(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> Ite
 
 def sample_images(run: Run) -> np.ndarray:
     """The first training images as augmented in the first epoch, (N, H, W, C) uint8."""
-    data, count = run.training_data, min(SAMPLES, len(run.training_data))
+    data, count = run.data.training, min(SAMPLES, len(run.data.training))
     images = torch.stack([data[index][0] for index in range(count)])
     if images.dtype != torch.uint8:
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (run.config.DATA.MEAN, run.config.DATA.STD))

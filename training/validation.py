@@ -58,4 +58,4 @@ def accuracy_columns(run: Run, results: Dict[str, Outcomes]) -> Dict[str, Option
 
 def _evaluate(run: Run) -> Outcomes:
     """The outcomes of the weights that the validation program has."""
-    return evaluate_images(run.validator, run.validation_loader, run.validation_images, run.launch)
+    return evaluate_images(run.validator, run.data.validation_loader, len(run.data.validation), run.launch)

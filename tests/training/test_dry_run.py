@@ -75,7 +75,8 @@ def test_validation_is_measured_by_its_second_batch_and_counts_twice_with_averag
     monkeypatch.setattr(dry_run, "batches", iter)
     loader = [(torch.zeros(1), torch.zeros(1))] * 7
     for average, seconds in ((None, 21), ("some", 42)):
-        run = types.SimpleNamespace(validation_loader=loader, validator=lambda images: None, average=average)
+        data = types.SimpleNamespace(validation_loader=loader)
+        run = types.SimpleNamespace(data=data, validator=lambda images: None, average=average)
         assert dry_run._validation_seconds(run) == seconds
 
 
