@@ -43,21 +43,39 @@ def built(sources: Sequence[Path], flags: Sequence[str]) -> Path:
     folder = user_cache()
     if folder is None:
         raise RuntimeError("there is no folder to keep it in: set XDG_CACHE_HOME")
-    compiler = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS]
+    compiler = [*_compiler(), *FLAGS]
     contents = b"".join(path.read_bytes() for path in sources)
     version = hashlib.sha256(contents + "\n".join([*compiler, *flags, platform.platform(), processor()]).encode())
     library = folder / f"{sources[0].stem}-{version.hexdigest()[:20]}.so"
-    if not library.exists():
+    if not _is_private(library):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=str(folder)) as place:
             made = os.path.join(place, library.name)
             files = [str(path) for path in sources if path.suffix == ".c"]
             compile_with([*compiler, "-o", made, *files, *flags])
+            os.chmod(made, 0o700)  # whatever the umask: with 002, the usual one of some systems, a group could write it
             os.replace(made, str(library))  # atomic: other processes may be doing the same
-    status = library.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+    if not _is_private(library):
         raise RuntimeError(f"{library} can be written by other users")
     return library
+
+
+def _compiler() -> List[str]:
+    """The command of the C compiler: $CC or cc."""
+    named = os.environ.get("CC", "")
+    try:
+        return shlex.split(named) or ["cc"]
+    except ValueError as error:
+        raise RuntimeError(f"CC={named} is not a command: {error}") from error
+
+
+def _is_private(library: Path) -> bool:
+    """Whether the file exists and nobody but this user can have written it."""
+    try:
+        status = library.stat()
+    except FileNotFoundError:
+        return False
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def processor() -> str:

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """C code is compiled once for each processor and version, into the user's cache, and loaded from nowhere else."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import List
@@ -46,9 +47,34 @@ def test_other_code_flags_or_processors_have_another_library(source, monkeypatch
     assert len(set(found)) == 4
 
 
-def test_code_that_others_can_write_is_not_loaded(source):
-    compiled.built([source], []).chmod(0o777)
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o077])
+def test_compiled_code_is_private_whatever_the_umask(source, mask):
+    before = os.umask(mask)
+    try:
+        library = compiled.built([source], [])
+    finally:
+        os.umask(before)
+    assert library.stat().st_mode & 0o777 == 0o700
+
+
+def test_code_that_others_can_write_is_compiled_again(source):
+    library = compiled.built([source], [])
+    library.write_bytes(b"replaced")
+    library.chmod(0o777)
+    assert compiled.load([source], [], {"answer": "i"}).answer(41) == 42
+    assert library.stat().st_mode & 0o777 == 0o700
+
+
+def test_code_of_another_user_that_cannot_be_replaced_is_not_loaded(source, monkeypatch):
+    compiled.built([source], [])
+    monkeypatch.setattr(os, "getuid", lambda: -1)
     with pytest.raises(RuntimeError, match="other users"):
+        compiled.load([source], [], {})
+
+
+def test_compiler_that_is_no_command_is_named(source, monkeypatch):
+    monkeypatch.setenv("CC", "gcc '-O2")
+    with pytest.raises(RuntimeError, match="CC=gcc '-O2 is not a command: No closing quotation"):
         compiled.load([source], [], {})
 
 
