@@ -118,7 +118,9 @@ def open_zip(root: Path, training: bool, cache: str, process: int, processes: in
     if stem is None:
         expected = "train.zip" if training else "validation.zip or val.zip"
         raise Refusal(
-            f"{shown(root)} has no {expected}: python -m dataset.prepare zip packs a folder data set", EXIT_DATA
+            f"{shown(root)} has no {expected}: leave --zip out for folders and shards; python -m dataset.prepare zip "
+            "packs a folder data set",
+            EXIT_DATA,
         )
     other_map = None if other is None else root / f"{other}_map.txt"
     images, classes = _read_maps(root / f"{stem}_map.txt", other_map, training, limit)

@@ -90,6 +90,7 @@ def open_split(root: Path, training: bool, allow_empty: bool = False, cache: Opt
     names, others = (TRAINING_NAMES, VALIDATION_NAMES) if training else (VALIDATION_NAMES, TRAINING_NAMES)
     folder = _first_existing(root, names)
     if folder is None:
+        refuse_archives(root, names)
         raise Refusal(
             f"{shown(root)} has no folder {' or '.join(names)}: ImageNet layout is train/CLASS/*.JPEG and "
             "validation/CLASS/*.JPEG, into which python -m dataset.prepare folder splits a folder of classes",
@@ -101,6 +102,12 @@ def open_split(root: Path, training: bool, allow_empty: bool = False, cache: Opt
     trained, validated = (folder, other) if training else (other, folder)
     check_same_classes(trained, validated, allow_empty)
     return ImageFolder(folder, class_names(trained), allow_empty, cache)
+
+
+def refuse_archives(root: Path, names: Sequence[str]) -> None:
+    """Raises `Refusal` if a split of one of these names is an archive, which only --zip reads."""
+    if any((root / f"{name}.zip").exists() for name in names):
+        raise Refusal(f"{shown(root)} has archives: add --zip to read them", EXIT_DATA)
 
 
 def check_same_classes(trained: Path, validated: Path, allow_empty: bool) -> None:

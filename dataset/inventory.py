@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from common.errors import EXIT_DATA, Refusal
 from dataset.cached_image_folder import MAP_22K, open_22k, open_zip
 from dataset.decode import read_file, shown
-from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES, ImageFolder, open_split
+from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES, ImageFolder, open_split, refuse_archives
 from dataset.shards import ShardedImages, is_sharded
 
 
@@ -81,8 +81,8 @@ def take_inventory(root: Path, zipped: bool) -> Inventory:
         return _listed(root, lambda training: ShardedImages(root, "train" if training else "validation"))
     if not folders and (root / MAP_22K.format("train")).exists():
         return _listed(root, lambda training: open_22k(root, training))
-    if not folders and (root / f"{TRAINING_NAMES[0]}.zip").exists():
-        raise Refusal(f"{shown(root)} has archives: add --zip to read them, as in training", EXIT_DATA)
+    if not folders:
+        refuse_archives(root, TRAINING_NAMES)
     folders = folders or {"": root}
     splits = {split: FolderFiles(split, folder) for split, folder in folders.items()}
     return Inventory(splits, _folder_refusals(root, folders))

@@ -68,7 +68,7 @@ def prepare(
         arguments["options"] = packing
         marker.update({key: str(value) for key, value in packing._asdict().items()})
     if _is_prepared(out, marker):
-        logger.info("%s is prepared already in %s", name, shown(out))
+        logger.info("%s is prepared already in %s: remove it to prepare it again", name, shown(out))
         return
     try:
         with _partial_folder(out, marker) as partial:
@@ -88,9 +88,11 @@ def _is_prepared(out: Path, marker: Dict[str, str]) -> bool:
         pass  # what cannot be listed is something else
     if _is_marked(out, marker):
         return True
-    origin = f" prepared from {marker['source']}" if marker["source"] else ""
+    origin = f" prepared from {shown(marker['source'])}" if marker["source"] else ""
+    options = ", ".join(f"{key} {value}" for key, value in marker.items() if key not in ("data set", "source"))
     raise Refusal(
-        f"{shown(out)} exists and is not data set {marker['data set']}{origin}: it is not overwritten; "
+        f"{shown(out)} exists and is not data set {marker['data set']}{origin}{options and f' with {options}'}: it is "
+        "not overwritten; "
         "choose another --out or remove it"
     )
 
@@ -293,6 +295,8 @@ def _folder(out: Path, source: Optional[Path], split: Split = Split()) -> None: 
     """Splits a folder with one folder a class, each class in the same proportion."""
     if source is None:
         raise Refusal("folder splits a folder of classes: give it by --source")
+    if source.resolve() in out.resolve().parents:
+        raise Refusal(f"--out lies in --source {shown(source)}, where it would be a class: choose a folder outside")
     folder = ImageFolder(source)
     for label, name in enumerate(tracked(folder.classes, "splitting", " classes")):
         members = np.flatnonzero(folder.labels == label).tolist()

@@ -207,8 +207,11 @@ def test_images_of_an_archive_are_read_whatever_their_names(root, tmp_path, caps
 
 def test_archives_without_the_flag_are_refused_as_in_training(tmp_path):
     (tmp_path / "train.zip").write_bytes(b"not read")
-    with pytest.raises(Refusal, match="add --zip"):
+    with pytest.raises(Refusal, match="add --zip") as checking:
         dataset.check.main([str(tmp_path)])
+    with pytest.raises(Refusal) as training:
+        open_split(tmp_path, training=True)
+    assert str(training.value) == str(checking.value)
 
 
 def test_folder_of_classes_without_splits_is_checked_too(tmp_path, capsys):

@@ -372,8 +372,15 @@ class TestFolder:
         module.main(command)
         before = digest(tmp_path / "out")
         module.main(command)
-        assert refusal(module.main, [*command, "--seed", "3"]).code == EXIT_USAGE
+        error = refusal(module.main, [*command, "--seed", "3"])
+        assert error.code == EXIT_USAGE and "with validation_share 0.2, seed 3, link_mode copy" in str(error)
         assert digest(tmp_path / "out") == before
+
+    def test_a_folder_inside_the_source_is_refused_and_nothing_is_left_in_it(self, photos):
+        before = sorted(photos.rglob("*"))
+        error = refusal(module.main, ["folder", "--source", str(photos), "--out", str(photos / "out")])
+        assert "--out lies in --source" in str(error)
+        assert sorted(photos.rglob("*")) == before
 
     @pytest.mark.parametrize(
         "argv, said",

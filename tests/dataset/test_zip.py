@@ -73,7 +73,7 @@ class TestZipMode:
 
     def test_missing_archive_is_refused(self, folders):
         message = refusal(open_zip, folders, True, "no", 0, 1)
-        assert "train.zip" in message and str(folders) in message
+        assert "train.zip" in message and str(folders) in message and "leave --zip out" in message
 
     def test_missing_map_is_refused(self, zips):
         (zips / "train_map.txt").unlink()
