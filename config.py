@@ -343,9 +343,10 @@ def _named_layers(name: str, seen: Tuple[str, ...]) -> List[Tuple[str, Dict[str,
 
 
 def _file_layers(path: Path, root: Path, seen: Tuple[Path, ...]) -> Iterator[Tuple[str, Dict[str, Any]]]:
-    """Layers of a YAML file; BASE may name files beside or below the first one only."""
+    """Layers of a YAML file; BASE may name configurations of ours, and files beside or below the first one only."""
     if path.suffix not in (".yaml", ".yml") or root not in path.parents:
-        raise Refusal(f"BASE {path} must be a .yaml file inside {root}")
+        meant = nearest(path.name, _named())
+        raise Refusal(f"BASE {path} must be a .yaml file inside {root}, or a name in {NAMED_CONFIGS.name}{meant}")
     if path in seen or len(seen) >= MAX_BASE_DEPTH:
         raise Refusal(f"{seen[0]}: BASE is circular or deeper than {MAX_BASE_DEPTH} files")
     values = dict(_read(path))
@@ -354,7 +355,10 @@ def _file_layers(path: Path, root: Path, seen: Tuple[Path, ...]) -> Iterator[Tup
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise Refusal(f"{path}: BASE takes the name of a file, or a list of them, not {_brief(bases)}")
     for base in filter(None, bases):
-        yield from _file_layers((path.parent / base).resolve(), root, seen + (path,))
+        if base in _named():
+            yield from _named_layers(base, ())
+        else:
+            yield from _file_layers((path.parent / base).resolve(), root, seen + (path,))
     yield str(path), values
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import config as configuration
 from common.errors import EXIT_USAGE, Refusal
-from config import get_config, keys_of, named_configs
+from config import get_config, keys_of, named_configs, origins
 from planning.geometry import configured_layers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -295,6 +295,12 @@ def test_base_file_is_merged_first_and_deeply(tmp_path):
     assert (config.TRAIN.EPOCHS, config.TRAIN.BASE_LR) == (100, 0.1)
 
 
+def test_base_of_a_file_may_be_a_named_configuration(tmp_path):
+    path = write(tmp_path, "mine.yaml", "BASE: SWIN_PHOTOS\nTRAIN: {EPOCHS: 7}")
+    assert get_config(path) == get_config("SWIN_PHOTOS", ["TRAIN.EPOCHS", "7"])
+    assert origins(path)["IPU.LAYERS_PER_IPU"] == "configs.yaml: SWIN_TINY"
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
@@ -309,6 +315,7 @@ def test_base_file_is_merged_first_and_deeply(tmp_path):
         ("BASE: ['a.yaml']", "circular"),
         ("BASE: ['../b.yaml']", "inside"),
         ("BASE: ['evil.py']", ".yaml file"),
+        ("BASE: SWIN_PHOTO", "or a name in configs.yaml (did you mean SWIN_PHOTOS"),
         ("[" * 3000, "not a configuration"),
     ],
 )
