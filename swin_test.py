@@ -73,7 +73,7 @@ def test_log_says_what_the_result_depends_on(unbroken):
     log = (unbroken[0] / "log.txt").read_text()
     name = {"cpu": "CPU, poptorch_host", "ipu": "IPU, PopTorch"}[DEVICE]
     assert f"device: {name} {poptorch.__version__}, PyTorch {torch.__version__}, timm " in log
-    assert "GMACs an image" in log and "TRAIN.WARMUP_EPOCHS 1" in log
+    assert "GMACs per image" in log and "TRAIN.WARMUP_EPOCHS 1" in log
     assert "configuration: SWIN_DEMO with " in log and "MODEL.SWIN.PATCH_SIZE" not in log  # as the named one has it
     assert get_config(str(unbroken[0] / "config.yaml")).TRAIN.WARMUP_EPOCHS == 1
 

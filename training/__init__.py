@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""A run: its command line, processes and output folder, building, the training loop, evaluation, checkpoints.
+"""Training, evaluation and prediction runs: command line, processes, output folder, training loop, checkpoints.
 
-Imports every room, and is imported by entries only. Command-line arguments and a configuration go in; checkpoints,
-metrics, logs and predictions come out. `arguments` imports no torch, so that entries answer before they load it.
+May import every other package and is imported by the entry points only. Takes command-line arguments and a
+configuration; produces checkpoints, metrics, logs and predictions. `arguments` does not import torch, which keeps
+--help fast.
 """

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Whether the processes of a run hold the same weights: all of them apply the same updates to the same weights."""
+"""Checks that all processes of a run hold the same weights, since they apply the same updates."""
 
 from typing import List, Sequence
 
@@ -15,9 +15,9 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # b
 
 
 def bit_sums(run: Run) -> List[int]:
-    """The sum of the bits of each weight, read as integers; empty where there is nothing to compare with.
+    """The sum of each weight's bits, read as integers; empty if there is nothing to compare.
 
-    Stages of a pipeline hold different weights, and on IPUs each replica rounds for itself.
+    Pipeline stages hold different weights, and IPU replicas round independently.
     """
     if run.launch.processes == 1 or run.launch.stages > 1 or accelerator.is_ipu():
         return []
@@ -28,7 +28,7 @@ def check_agreement(run: Run, progress: Progress, sums: Sequence[Sequence[int]])
     """Compares the `bit_sums` of all processes.
 
     Raises:
-        Refusal: if they differ: memory, a processor or a connection has changed a number unnoticed.
+        Refusal: if they differ: memory, a processor or a link has silently corrupted a value.
     """
     for process, theirs in enumerate(sums):
         names = zip(run.model.state_dict(), sums[0], theirs)
@@ -36,8 +36,8 @@ def check_agreement(run: Run, progress: Progress, sums: Sequence[Sequence[int]])
         if differing:
             raise Refusal(
                 f"process {process} has other weights than process 0 at update {progress.update} ({differing[0]} and "
-                f"{len(differing) - 1} more): its hardware or that of process 0 has changed a number; nothing of it is "
-                "saved: check the machines, then the same command resumes from before",
+                f"{len(differing) - 1} more): the hardware of one of them has corrupted a value; nothing was saved: "
+                "check the machines, then run the same command again to resume from the last checkpoint",
                 EXIT_RESOURCE,
             )
 

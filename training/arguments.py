@@ -80,7 +80,7 @@ KEY_FLAGS = (
         "TRAIN.USE_CHECKPOINT",
         bool,
         "",
-        "compute blocks again in the backward pass, to save memory (hosts only)",
+        "recompute blocks in the backward pass to save memory (hosts only)",
     ),
     KeyFlag(
         ("--compile",),
@@ -100,7 +100,7 @@ KEY_FLAGS = (
 )
 
 
-# Keys and values as --opts takes them: these settings of the run that saved a checkpoint do not apply to its readers.
+# Keys and values as for --opts: settings of the training run that do not apply when its checkpoint is evaluated.
 OF_THE_RUN = ("OUTPUT", "", "TAG", "", "TRAIN.COMPILE", "False", "MODEL.PRETRAINED_EMA", "False")
 
 
@@ -113,9 +113,9 @@ def parse_training(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         "--dry-run", action="store_true", help="print configuration, model, schedule and data, train two steps and stop"
     )
-    parser.add_argument("--schedule-output", metavar="FILE.png", help="dry run that draws the learning-rate schedule")
+    parser.add_argument("--schedule-output", metavar="FILE.png", help="dry run that plots the learning-rate schedule")
     parser.add_argument("--plan", action="store_true", help="print what each IPU would run and store")
-    parser.add_argument("--plan-output", metavar="FILE.png", help="print the plan and draw it as a chart")
+    parser.add_argument("--plan-output", metavar="FILE.png", help="print the plan and plot it")
     args = parser.parse(argv)
     if args.cfg is None:
         raise Refusal(f"--cfg is required: one of {', '.join(configuration.named_configs())}, or a YAML file")
@@ -138,9 +138,9 @@ def parse_validation(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
         help="log the accuracy of each class, and write it to FILE.csv if given, with top-5 and precision",
     )
     parser.add_argument(
-        "--confusion-matrix", metavar="FILE.csv", help="write the cells of the confusion matrix that are not zero"
+        "--confusion-matrix", metavar="FILE.csv", help="write the non-zero cells of the confusion matrix"
     )
-    parser.add_argument("--predictions", metavar="FILE.csv", help="write the five likeliest classes of each image")
+    parser.add_argument("--predictions", metavar="FILE.csv", help="write the top five classes of each image")
     args = parser.parse(argv)
     _check_source(args)
     _check_free([args.per_class, args.confusion_matrix, args.predictions])
@@ -157,13 +157,13 @@ def parse_prediction(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
     parser.add_argument(
         "--format",
         choices=PREDICTION_FORMATS,
-        help="text, csv, or jsonl (JSON lines); default: by the ending of --output, else text",
+        help="text, csv, or jsonl (JSON lines); default: from the extension of --output, else text",
     )
     parser.add_argument("--output", metavar="FILE", help="write the predictions to a new file, not to standard output")
-    parser.add_argument("--features", metavar="FILE.npy", help="write the features before the head, paths beside it")
-    parser.add_argument("--attention", metavar="DIR", help="draw where the last blocks look, on each image")
+    parser.add_argument("--features", metavar="FILE.npy", help="write the pooled features, and their paths to FILE.csv")
+    parser.add_argument("--attention", metavar="DIR", help="write each image with its attention map overlaid")
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image files, folders, quoted patterns; -: a path a line on input"
+        "images", nargs="+", metavar="IMAGE", help="image files, folders, quoted patterns; -: paths from standard input"
     )
     args = parser.parse(argv)
     if args.top < 1:
@@ -174,7 +174,7 @@ def parse_prediction(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
 
 
 def _check_one_command(args: argparse.Namespace) -> None:
-    """Raises `Refusal` for more than one of the flags that select what to do.
+    """Raises `Refusal` if several of the flags that select a command are given.
 
     --plan-output implies --plan, and --schedule-output implies --dry-run.
     """
@@ -191,17 +191,17 @@ def _check_one_command(args: argparse.Namespace) -> None:
 
 
 def _check_source(args: argparse.Namespace) -> None:
-    """Raises `Refusal` for flags that exclude each other."""
+    """Raises `Refusal` for mutually exclusive flags."""
     if args.synthetic and getattr(args, "DATA.DATA_PATH") is not None:
         raise Refusal("--data-path and --synthetic: give only one of them")
 
 
 def _check_prediction_files(args: argparse.Namespace) -> None:
-    """Fills in the format, and raises `Refusal` for files that cannot be made."""
+    """Fills in the format, and raises `Refusal` for files that cannot be created."""
     ending = Path(args.output or "").suffix[1:]
     args.format = args.format or (ending if ending in PREDICTION_FORMATS else PREDICTION_FORMATS[0])
     if args.features and not args.features.endswith(".npy"):
-        raise Refusal(f"--features {args.features}: the name has to end in .npy")
+        raise Refusal(f"--features {args.features}: the name must end in .npy")
     paths = args.features and str(Path(args.features).with_suffix(".csv"))
     folder = args.attention
     is_empty = folder and Path(folder).is_dir() and not any(Path(folder).iterdir())
@@ -209,31 +209,31 @@ def _check_prediction_files(args: argparse.Namespace) -> None:
 
 
 def _check_free(files: Sequence[Optional[str]]) -> None:
-    """Raises `Refusal` for files of results that cannot be made; None and '' are not asked for."""
+    """Raises `Refusal` for result files that cannot be created; None and '' are skipped."""
     given = [Path(file) for file in files if file]
     for file in given:
         if given.count(file) > 1:
-            raise Refusal(f"{file}: two results cannot be one file: give each a name of its own")
+            raise Refusal(f"{file}: given for two results: give each its own file")
         check_free(file)
 
 
 def _check_configuration(args: argparse.Namespace) -> None:
-    """Raises `Refusal` for an invalid configuration, before the checkpoint is read."""
+    """Raises `Refusal` if --cfg is given and invalid, before the checkpoint is read."""
     if args.cfg is not None:
         build_config(args)
 
 
 def overrides(args: argparse.Namespace) -> List[Tuple[str, Any]]:
-    """(key, value) pairs of the flags that were given."""
+    """The (key, value) pairs of the flags given."""
     given = [(flag.key, getattr(args, flag.key, None)) for flag in KEY_FLAGS]
     return [(key, value) for key, value in given if value is not None]
 
 
 def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes: int = 0) -> CfgNode:
-    """The frozen configuration that a command line asks for, on top of a checkpoint's if `saved` holds one.
+    """The frozen configuration of a command line, on top of a checkpoint's configuration `saved` if given.
 
-    Settings that only concerned the run that saved a checkpoint (OF_THE_RUN) are reset. Generated images stand for
-    those of the configured data set, so they have as many classes: `classes` where the checkpoint knows how many.
+    Settings that only concerned the run that saved the checkpoint (OF_THE_RUN) are reset. Generated images have as many
+    classes as the configured data set, or `classes` if the checkpoint says how many.
     """
     opts = args.opts if saved is None else [*OF_THE_RUN, *args.opts]
     given = overrides(args)
@@ -251,7 +251,7 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
 
 
 def origins(args: argparse.Namespace) -> Dict[str, str]:
-    """Who set each key of train_swin.py's configuration: default, a named configuration or file, --opts or a flag."""
+    """What set each key of train_swin.py's configuration: default, a named configuration or file, --opts or a flag."""
     flags = {flag.key: flag.names[0] for flag in KEY_FLAGS}
     found = configuration.origins(args.cfg, args.opts, overrides(args))
     named = {key: flags[key] if source == "flag" else source for key, source in found.items()}
@@ -262,7 +262,7 @@ def origins(args: argparse.Namespace) -> Dict[str, str]:
 
 
 def log_configuration(args: argparse.Namespace, config: CfgNode) -> None:
-    """Says in one line what differs from the configuration that --cfg names; see also `log_keys_without_meaning`."""
+    """Logs how the configuration differs from that of --cfg, in one line; also calls `log_keys_without_meaning`."""
     named, ours = (dict(flat(tree)) for tree in (configuration.get_config(args.cfg), config))
     changes = [f"{key} {value if value != '' else repr(value)}" for key, value in ours.items() if value != named[key]]
     logger.info("configuration: %s%s", args.cfg, f" with {', '.join(changes)}" if changes else "")
@@ -270,7 +270,7 @@ def log_configuration(args: argparse.Namespace, config: CfgNode) -> None:
 
 
 def log_keys_without_meaning(args: argparse.Namespace) -> None:
-    """Says in one line which keys of an official configuration have no meaning here."""
+    """Logs the keys of an official configuration that have no meaning here, in one line."""
     keys = configuration.keys_without_meaning(args.cfg)
     if keys:
         logger.info("%s: without meaning here: %s", args.cfg, ", ".join(keys))
@@ -289,7 +289,7 @@ def _common_parser(command: str, description: str) -> CommandLine:
             choices=("host", "device"),
             help="use random images, generated on the host (default) or the device",
         )
-    # torch.distributed.launch passes it to every process; the environment says the same.
+    # torch.distributed.launch passes it to every process; it is read from the environment instead.
     parser.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
     for flag in KEY_FLAGS:
         if command not in flag.commands:

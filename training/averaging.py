@@ -2,9 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Exponential moving average of the weights (EMA), kept on the host: TRAIN.EMA_DECAY.
 
-Hosts average after every call of the training program. An IPU would have to send its weights back each time: there
-they are averaged when they come anyway, at the end of epochs and every TRAIN.CHECKPOINT_STEPS updates, as if they had
-had that value since the last time.
+Hosts average after every call of the training program. An IPU would have to copy its weights to the host each time, so
+its weights are averaged only when they are copied anyway: at the end of epochs and every TRAIN.CHECKPOINT_STEPS
+updates. They count for all updates since the last copy.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ WARMUP_POWER = 2 / 3  # of timm's ModelEmaV3, for runs of a million updates or m
 
 
 class WeightAverage:
-    """The average of a model's weights, by the rule of timm's ModelEmaV3.
+    """The average of a model's weights, computed as by timm's ModelEmaV3.
 
     Args:
-        model: its weights are where the average begins, in float32 whatever their type.
-        decay: what is left of the average after an update.
+        model: initial weights; floating-point ones are averaged in float32.
+        decay: weight of the old average in an update.
         warmup: whether the decay grows from 0 with the updates.
 
     Attributes:
-        weights: the averages by name, and the other entries of the model's state dict as they are.
-        update: the number of updates that are averaged.
+        weights: state dict of the model, with its floating-point entries averaged.
+        update: number of updates averaged.
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: bool) -> None:
@@ -40,19 +40,19 @@ class WeightAverage:
         self.update = 0
 
     def restore(self, weights: Mapping[str, Tensor], update: int) -> None:
-        """Goes on from the attributes of an earlier run."""
+        """Restores the attributes saved by an earlier run."""
         for name, value in self.weights.items():
             value.copy_(weights[name])
         self.update = update
 
     def decay_of(self, update: int) -> float:
-        """What is left of the average at an update, from 1: nothing at the first one."""
+        """The decay at an update, counted from 1; 0 at the first one."""
         if update <= 1:
             return 0.0
         return min(1 - update**-WARMUP_POWER, self._decay) if self._warmup else self._decay
 
     def add(self, model: nn.Module, update: int) -> None:
-        """Averages the weights of the model after an update, which stand for those since the last call."""
+        """Adds the model's weights after an update, which count for all updates since the last call."""
         left = 1.0
         for number in range(self.update + 1, update + 1):
             left *= self.decay_of(number)
@@ -64,7 +64,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def installed(self, model: nn.Module) -> Iterator[None]:
-        """The model has the averaged weights inside the context, and its own again after it."""
+        """Gives the model the averaged weights inside the context, and its own weights back after it."""
         own = {name: value.clone() for name, value in model.state_dict().items()}
         _copy(self.weights, model)
         try:
@@ -74,7 +74,7 @@ class WeightAverage:
 
 
 def start_average(config: CfgNode, model: nn.Module, state: Optional[Dict[str, Any]]) -> Optional[WeightAverage]:
-    """The average of a run, from its checkpoint if that has one; None without TRAIN.EMA_DECAY."""
+    """The weight average of a run, restored from its checkpoint if it has one; None without TRAIN.EMA_DECAY."""
     train = config.TRAIN
     if not train.EMA_DECAY:
         return None
@@ -83,18 +83,18 @@ def start_average(config: CfgNode, model: nn.Module, state: Optional[Dict[str, A
         average.restore(state["ema"], state["ema_update"])
     elif state:
         average.update = state["progress"]["update"]
-        logger.warning("the checkpoint has no averaged weights (EMA): they begin with its weights")
+        logger.warning("the checkpoint has no averaged weights (EMA): averaging starts from its weights")
     often = "every update" if train.CHECKPOINT_STEPS == 1 else f"every {train.CHECKPOINT_STEPS} updates and epoch"
     when = f"{often if train.CHECKPOINT_STEPS else 'every epoch'}, when an IPU copies its weights"
     logger.info(
-        "weights are averaged (EMA) on the host after %s; the best checkpoint is that of the best averaged weights",
+        "weights are averaged (EMA) on the host after %s; the best checkpoint has the best averaged weights",
         when if accelerator.is_ipu() else "every update",
     )
     return average
 
 
 def is_due(config: CfgNode, progress: Progress, updates_per_epoch: int) -> bool:
-    """Whether the weights after the updates so far are averaged."""
+    """Whether the current weights are to be averaged."""
     if not accelerator.is_ipu():
         return True
     steps = config.TRAIN.CHECKPOINT_STEPS

@@ -90,7 +90,7 @@ def _furthest(config: CfgNode, folder: Optional[Path]) -> Optional[Tuple[Path, D
     named = Path(config.MODEL.RESUME), checkpoint.load(Path(config.MODEL.RESUME))
     if own is None or own[1]["progress"]["update"] <= named[1]["progress"]["update"]:
         return named
-    logger.warning("%s has more updates than --resume %s, which TRAIN.AUTO_RESUME False takes", own[0], named[0])
+    logger.warning("%s has more updates than --resume %s: set TRAIN.AUTO_RESUME False to use that", own[0], named[0])
     return own
 
 
@@ -134,13 +134,13 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
 
 
 def _check_device(config: CfgNode) -> None:
-    """Refuses what only hosts can do, on an IPU."""
+    """Refuses keys that an IPU does not support."""
     if config.TRAIN.SKIP_NONFINITE and accelerator.is_ipu():
         raise Refusal("TRAIN.SKIP_NONFINITE is for hosts, an IPU applies every update: use TRAIN.AUTO_LOSS_SCALING")
 
 
 def _open_data(config: CfgNode, progress: Progress, state: Optional[Dict[str, Any]]) -> Tuple[Any, Any]:
-    """The training and the validation data set; a resumed run needs the data that it began with."""
+    """Opens the training and the validation data set, and checks them against the checkpoint."""
     if config.MODEL.PRETRAINED and not state:
         check_exists(Path(config.MODEL.PRETRAINED))  # before a large data set is listed
     training, validation = build_dataset(config, training=True), build_dataset(config, training=False)
@@ -150,13 +150,13 @@ def _open_data(config: CfgNode, progress: Progress, state: Optional[Dict[str, An
 
 
 def _build_training_loader(config: CfgNode, options: Any, data: Any, progress: Progress) -> Any:
-    """The training loader, from the position of the checkpoint."""
+    """The training loader, positioned where the checkpoint was saved."""
     step = progress.step // config.IPU.DEVICE_ITERATIONS
     return build_loader(config, options, data, training=True, start_epoch=progress.epoch, start_step=step)
 
 
 def _build_model(config: CfgNode, launch: Launch, data: Any, state: Optional[Dict[str, Any]]) -> SwinClassifier:
-    """The model with its weights, frozen as TRAIN.FREEZE says, and the class weights of its loss.
+    """The model with its weights, frozen according to TRAIN.FREEZE, and the class weights of its loss.
 
     Args:
         data: the training data set.
@@ -191,7 +191,7 @@ def _fused_attention(config: CfgNode, launch: Launch, state: Optional[Dict[str, 
 
 
 def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
-    """Restores moments and learning rates; other settings of the groups are those of the configuration."""
+    """Restores moments and learning rates; the other settings of the groups come from the configuration."""
     configured = [
         {key: value for key, value in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups
     ]
@@ -208,7 +208,7 @@ def _warn_without_moments(config: CfgNode, progress: Progress, saved: Dict[str, 
     """Warns if the optimizer keeps moments and a checkpoint after the first update has none."""
     keeps = config.TRAIN.OPTIMIZER.NAME != "sgd" or config.TRAIN.OPTIMIZER.MOMENTUM > 0
     if progress.update and keeps and not saved["ipu_state"] and not saved["state"]:
-        logger.warning("the checkpoint has no moments of the optimizer: they begin at zero")
+        logger.warning("the checkpoint has no optimizer moments: they start at zero")
 
 
 def _build_trainer(config: CfgNode, launch: Launch, model: SwinClassifier, options: Any, optimizer: Any) -> Any:
@@ -226,14 +226,14 @@ def _log_run(run: Run) -> None:
     units = run.model.units
     logger.info("device: %s; processes: %d", accelerator.description(), run.launch.processes)
     logger.info(
-        "model: %s, %.1f million parameters, %.2f GMACs an image, %d classes",
+        "model: %s, %.1f million parameters, %.2f GMACs per image, %d classes",
         run.config.MODEL.NAME,
         sum(unit.parameters for unit in units) / 1e6,
         sum(unit.macs for unit in units) / 1e9,
         classes,
     )
     logger.info(
-        "data: %d training images, %d validation images; global batch %d, %d updates an epoch",
+        "data: %d training images, %d validation images; global batch %d, %d updates per epoch",
         len(run.data.training),
         len(run.data.validation),
         run.launch.global_batch(run.config),
@@ -242,27 +242,27 @@ def _log_run(run: Run) -> None:
 
 
 def random_device(config: CfgNode, launch: Launch) -> str:
-    """What a process's random state belongs to; to other devices it means nothing."""
+    """The device that a process's random state is valid for."""
     if not accelerator.is_ipu():
         return accelerator.selected().device
     return f"{ipus_of(pipeline_stages(config)) * launch.local_replicas} IPUs"
 
 
 def _restore_randomness(run: Run, state: Dict[str, Any]) -> None:
-    """Restores the random state of each process; a run on other devices or processes starts from the seed.
+    """Restores the random state of each process; on another device or number of processes, the seed's is kept.
 
-    The devices are compared by name: the length of an IPU's state is unknown before it has run.
+    Devices are compared by name, since the length of an IPU's state is unknown before it has run.
     """
     states, here = state["rng_states"], random_device(run.config, run.launch)
     there = state.get("rng_device", here)
     if len(states) != run.launch.processes:
         origin = f"{len(states)} processes, not {run.launch.processes}"
     elif there != here:
-        origin = f"another device, {there} and not {here}"
+        origin = f"another device, {there}, not {here}"
     else:
         try:
             run.trainer.rng_state = states[run.launch.process]
         except accelerator.poptorch().Error as error:
-            raise Refusal(f"the checkpoint's random state fits no device here: {error}", EXIT_CHECKPOINT) from error
+            raise Refusal(f"the random state of the checkpoint is invalid here: {error}", EXIT_CHECKPOINT) from error
         return
     logger.warning("the checkpoint was saved by %s: random numbers differ from an unbroken run's", origin)

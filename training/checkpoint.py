@@ -2,13 +2,13 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Checkpoints: one file format, saved atomically, verified before use.
 
-A checkpoint is a zip archive as torch.save writes it, holding plain tensors and plain containers only, with a digest of
-the whole file in the archive's comment. A run keeps these in its output folder:
+A checkpoint is a zip archive written by torch.save that holds only plain tensors and containers, with a digest of the
+whole file in the archive's comment. The output folder of a run has:
 
     last.pth             the newest state
-    previous.pth         the one before, should the newest be damaged
+    previous.pth         the one before, in case the newest is damaged
     best.pth             the state with the best validation accuracy
-    update-00001234.pth  the last TRAIN.KEEP states, by their number of updates
+    update-00001234.pth  the last TRAIN.KEEP states, named by their number of updates
 """
 
 import errno
@@ -32,11 +32,11 @@ from utils import reason
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
 KEPT = re.compile(r"update-(\d{8,})\.pth")
-ATTEMPTS = 2  # to save, for transient errors of the storage
+ATTEMPTS = 2  # to save, in case of transient storage errors
 OTHER_CLASSES = "check --data-path, or fine-tune the weights by --pretrained-model in another --output"
 CHUNK = 1 << 20  # bytes read at once for a digest
 
-# What to do about a system error before the same command is run again.
+# What to do about a system error before running the same command again.
 REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "your quota is used up: free some space",
@@ -66,10 +66,10 @@ def load(path: Path) -> Dict[str, Any]:
 def load_own(
     path: Path, foreign: Optional[Callable[[Contents], Optional[Dict[str, Any]]]] = None
 ) -> Optional[Dict[str, Any]]:
-    """The checkpoint at `path`, verified, or what `foreign` gives of a valid file of another program, or None.
+    """The checkpoint at `path`, verified; for a valid file of another program, what `foreign` returns, or None.
 
     Args:
-        foreign: takes the open contents of such a file, which may hold objects of any class; raises BadFile.
+        foreign: called with the open contents of such a file, which may hold objects of any class; raises BadFile.
 
     Raises:
         Refusal: if the file is missing or damaged.
@@ -86,10 +86,10 @@ def load_own(
 def find(folder: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
     """The newest valid checkpoint of an output folder with its path; None if there is no checkpoint.
 
-    That is the last one or the one before. The others are asked only where both are lost, since some may be of a run
-    that had come further before this one was begun again from an older state.
+    This is last.pth or previous.pth. The others are used only if both are lost: they may be newer, but left over from
+    before the run was restarted from an older state.
 
-    Damaged ones are renamed once a valid one is found, so that no save replaces it by them.
+    Damaged checkpoints are renamed once a valid one is found, so that the next save does not make one the previous.
 
     Raises:
         Refusal: if there are checkpoints and none of them is valid.
@@ -118,18 +118,18 @@ def find(folder: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
 
 
 def kept(folder: Path) -> List[str]:
-    """Names of the checkpoints kept by TRAIN.KEEP, in the order of their updates."""
+    """Names of the checkpoints kept by TRAIN.KEEP, ordered by update."""
     return sorted((path.name for path in folder.iterdir() if KEPT.fullmatch(path.name)), key=_update_of)
 
 
 def save(folder: Path, state: Mapping[str, Any], is_best: bool, keep: int = 0) -> None:
-    """Makes `state` the folder's last checkpoint, and its best if it is; the old last one becomes the previous one.
+    """Saves `state` as last.pth, and as best.pth if `is_best`; the old last.pth becomes previous.pth.
 
     There is a valid checkpoint at any time: the new file is written beside the old ones, synchronised and read back
     before anything is renamed or deleted.
 
     Args:
-        keep: number of the last checkpoints that are kept in addition, named by their update.
+        keep: how many of the latest checkpoints to keep in addition, named by their update.
 
     Raises:
         Refusal: if it cannot be saved; the existing files are unchanged.
@@ -148,9 +148,9 @@ def save(folder: Path, state: Mapping[str, Any], is_best: bool, keep: int = 0) -
             if temporary.is_file():
                 temporary.unlink()
             if cause.errno in TRANSIENT_ERRORS and attempt < ATTEMPTS:
-                logger.warning("checkpoint %s is saved once more: %s", path, reason(cause))
+                logger.warning("checkpoint %s could not be saved, trying again: %s", path, reason(cause))
                 continue
-            remedy = REMEDIES.get(cause.errno or 0, "solve this")
+            remedy = REMEDIES.get(cause.errno or 0, "fix this")
             raise Refusal(
                 f"checkpoint {path} of {_megabytes(state)} cannot be saved: {cause}; {remedy} "
                 "and run the same command again",
@@ -162,7 +162,7 @@ def remove_leftovers(folder: Path) -> None:
     """Deletes the temporary files of a killed run.
 
     Raises:
-        Refusal: for anything but a regular file under such a name, which no run creates.
+        Refusal: if one of them is not a regular file, and so not of a run.
     """
     for pattern in (".*.tmp", ".probe.*"):
         for leftover in folder.glob(pattern):
@@ -172,10 +172,10 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def weights_of(state: Mapping[str, Any], averaged: bool, path: Path) -> Mapping[str, torch.Tensor]:
-    """The weights of a checkpoint, or their average over the training.
+    """The weights of a checkpoint, or their moving average if `averaged`.
 
     Raises:
-        Refusal: if there is no average.
+        Refusal: if it has no averaged weights.
     """
     if averaged and "ema" not in state:
         raise Refusal(
@@ -200,7 +200,7 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], pa
         if key in weights and weights[key].shape != own[key].shape
     ]
     problems += [
-        f"{key} is of {weights[key].dtype}, not {own[key].dtype}"
+        f"{key} is {weights[key].dtype}, not {own[key].dtype}"
         for key in own
         if key in weights and weights[key].is_floating_point() != own[key].is_floating_point()
     ]
@@ -214,18 +214,18 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], pa
 
 
 def check_classes(path: Path, trained: Sequence[str], found: Sequence[str]) -> List[str]:
-    """The names of the classes; raises `Refusal` if labels of the data set mean other classes than the checkpoint's.
+    """The names of the classes; raises `Refusal` if the data set and the checkpoint label classes differently.
 
-    Classes that a map only numbers take the names of the other side.
+    If one of them only numbers its classes, the names come from the other.
     """
     if _numbered(found) and not _numbered(trained) and len(found) <= len(trained):
-        logger.info("the data set numbers its classes: their names are those of checkpoint %s", path)
+        logger.info("the data set has no class names: they are taken from checkpoint %s", path)
         return list(trained)
     if _numbered(trained) and len(found) == len(trained):
         return list(found)
     if len(trained) != len(found):
         raise Refusal(
-            f"the data set has {len(found)} classes, checkpoint {path} knows {len(trained)}: {OTHER_CLASSES}", EXIT_DATA
+            f"the data set has {len(found)} classes, checkpoint {path} has {len(trained)}: {OTHER_CLASSES}", EXIT_DATA
         )
     for index, names in enumerate(zip(found, trained)):
         if names[0] != names[1]:
@@ -293,7 +293,7 @@ def _put_in_place(temporary: Path, folder: Path, update: int, is_best: bool, kee
 
 
 def _prune(folder: Path, update: int, keep: int) -> None:
-    """Deletes kept checkpoints but the last ones; those after `update`, of a run that was left, are the oldest."""
+    """Deletes all but the last `keep` kept checkpoints; those after `update` are of an abandoned run, and go first."""
     oldest_first = sorted(kept(folder), key=lambda name: (_update_of(name) <= update, _update_of(name)))
     for name in oldest_first[:-keep]:
         (folder / name).unlink()
@@ -309,7 +309,7 @@ def _megabytes(state: Mapping[str, Any]) -> str:
 
 
 def _system_error(error: BaseException) -> Optional[OSError]:
-    """The OSError that caused an error of torch.save, which does not name it; None if there is none."""
+    """The OSError behind an error of torch.save; None if there is none."""
     cause: Optional[BaseException] = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
@@ -317,18 +317,18 @@ def _system_error(error: BaseException) -> Optional[OSError]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Makes `target` the same file as `source`, or a copy where the file system has no links; atomically."""
+    """Atomically makes `target` a hard link to `source`, or a copy on file systems without links."""
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
-    except OSError:  # no hard links: a copy takes the space of another checkpoint
+    except OSError:  # no hard links: a copy takes as much space again
         shutil.copyfile(source, temporary)
     os.replace(temporary, target)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes renames in the folder survive a power cut."""
+    """Makes renames in the folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

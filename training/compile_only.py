@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""--compile-only: everything up to the first step. On IPUs it fills the executable cache; hosts check and report."""
+"""--compile-only: does everything up to the first step. IPUs fill the executable cache; hosts check and report."""
 
 from yacs.config import CfgNode
 
@@ -18,14 +18,14 @@ MOST_IPUS = 64  # per process, a limit of PopTorch
 def compile_only(config: CfgNode, launch: Launch) -> None:
     """Builds data, model and options, and compiles the training and validation programs; writes nothing.
 
-    Hosts compile without values (`accelerator.without_values`). For a run of several processes, the program of one of
-    them is compiled.
+    Hosts compile without allocating weights (`accelerator.without_values`). For a run with several processes, the
+    program of a single process is compiled.
 
     Raises:
-        Refusal: for everything that a run refuses before its first step, errors of PopTorch's compiler included.
+        Refusal: for everything that a run refuses before its first step, including errors of PopTorch's compiler.
     """
     if launch.stages > 1:
-        raise Refusal("HOST_PIPELINE has no effect on --compile-only: unset it")
+        raise Refusal("HOST_PIPELINE has no effect with --compile-only: unset it")
     share = launch if accelerator.is_ipu() else _share_of_one(config, launch)
     if share != launch:
         ipus = ipus_of(pipeline_stages(config)) * launch.replicas
@@ -43,7 +43,7 @@ def compile_only(config: CfgNode, launch: Launch) -> None:
 
 
 def _share_of_one(config: CfgNode, launch: Launch) -> Launch:
-    """The launch of one of several processes, if a single one cannot have the IPUs of all replicas."""
+    """The launch of one of several processes, if a single process cannot use the IPUs of all replicas."""
     most = max(MOST_IPUS // ipus_of(pipeline_stages(config)), 1)
     if launch.processes > 1 or launch.replicas <= most:
         return launch

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Compilation with PopTorch, and its errors as one line with an exit code."""
+"""Compilation with PopTorch; errors become one line with an exit code."""
 
 import contextlib
 import time
@@ -20,11 +20,11 @@ LONGEST_MESSAGE = 600  # characters of an error of the compiler, which may list 
 
 @contextlib.contextmanager
 def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
-    """Converts errors of PopTorch and shortages of the host inside the context to `Refusal`.
+    """Converts PopTorch errors and exhausted host resources inside the context to `Refusal`.
 
     Args:
-        what: the beginning of the line, such as "the training program does not compile".
-        code: the exit code; shortages and device faults always have EXIT_RESOURCE.
+        what: start of the message, such as "the training program does not compile".
+        code: the exit code; exhausted resources and device faults always use EXIT_RESOURCE.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def errors_refused(what: str, code: int = EXIT_RESOURCE) -> Iterator[None]:
         if not (is_shortage(error) or isinstance(error, torch.cuda.OutOfMemoryError)):
             raise
         raise Refusal(
-            f"{what}: no memory, threads or descriptors are left ({_shortened(str(error) or 'out of memory')}): "
+            f"{what}: out of memory, threads or file descriptors ({_shortened(str(error) or 'out of memory')}): "
             "lower --batch-size and raise --ga, or use fewer --num-workers",
             EXIT_RESOURCE,
         ) from error
@@ -47,7 +47,7 @@ def compile_program(program: Any, name: str, inputs: Sequence[torch.Tensor]) -> 
 
     Args:
         program: from poptorch.trainingModel or inferenceModel.
-        name: name of the program, for the log and errors.
+        name: of the program, for the log and errors.
         inputs: a combined batch, of which only shapes and types are used.
 
     Raises:
@@ -56,7 +56,7 @@ def compile_program(program: Any, name: str, inputs: Sequence[torch.Tensor]) -> 
     start = time.monotonic()
     if not accelerator.selected().blank:
         inputs = [tensor.contiguous() for tensor in inputs]
-    # PopTorch shows a bar of its own for an IPU.
+    # PopTorch shows its own progress bar on IPUs.
     shown = contextlib.nullcontext() if accelerator.is_ipu() else elapsed_time(f"compiling the {name} program")
     with errors_refused(f"the {name} program does not compile", EXIT_USAGE), shown:
         program.compile(*inputs)

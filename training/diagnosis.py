@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The cause of a loss or gradient that is not finite: the module and the samples."""
+"""Finds the module and the samples that cause a non-finite loss or gradient."""
 
 import contextlib
 from typing import Any, Callable, List, NamedTuple, Optional
@@ -19,21 +19,21 @@ SHOWN = 8  # samples in a message
 
 
 class Finding(NamedTuple):
-    """The first value that is not finite, and the names of the samples in its micro-batch."""
+    """The first non-finite value, and the names of the samples in its micro-batch."""
 
     what: str
     samples: List[str]
 
     def __str__(self) -> str:
         more = f" and {len(self.samples) - SHOWN} more" if len(self.samples) > SHOWN else ""
-        return f"{self.what}, of the samples {', '.join(self.samples[:SHOWN])}{more}"
+        return f"{self.what}, for the samples {', '.join(self.samples[:SHOWN])}{more}"
 
 
 def explain(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> str:
     """Repeats a step with checks and describes what is not finite; called in every process.
 
     The host runs it in float32 (or autocast), one micro-batch at a time, with new dropout masks. The weights are those
-    before the step, since poptorch_host did not update them; but a GPU may have begun the next one.
+    before the step, since poptorch_host skipped the update, unless a GPU has already started the next step.
     """
     run.trainer.copyWeightsToHost()
     found = [finding for finding in processes.gather(_search(run, progress, images, targets), run.launch) if finding]
@@ -41,11 +41,11 @@ def explain(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> st
         return str(found[0])
     if run.config.MODEL.PRECISION.startswith("16"):
         return "the same step is finite in float32: half precision overflowed"
-    return "the same step is finite with other masks of dropout"
+    return "the same step is finite with other dropout masks"
 
 
 def _search(run: Run, progress: Progress, images: Tensor, targets: Tensor) -> Optional[Finding]:
-    """The first value that is not finite in this process's part of the step, by micro-batch."""
+    """The first non-finite value in this process's share of the step, by micro-batch."""
     micro_batch, launch = run.config.DATA.BATCH_SIZE, run.launch.instance
     layout = Layout(
         run.config.IPU.DEVICE_ITERATIONS,
@@ -79,9 +79,9 @@ def _plain_model(run: Run) -> nn.Module:
 
 
 def first_bad(model: nn.Module, images: Tensor, targets: Tensor) -> str:
-    """The first non-finite value of a forward and backward pass: pixels, weights, outputs of modules, gradients.
+    """The first non-finite value of a forward and backward pass (pixels, weights, module outputs, gradients).
 
-    Empty if everything is finite.
+    Empty if all are finite.
     """
     if not _is_finite(images):
         return "a pixel is not finite"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""--dry-run: what a command would train, and what an epoch takes, measured in two steps. Nothing is saved."""
+"""--dry-run: prints what a command would train, and how long an epoch takes from two steps. Nothing is saved."""
 
 import datetime
 import textwrap
@@ -41,8 +41,8 @@ def dry_run(
     """Prints the configuration, model, learning rates and data of a run, trains two steps, and prints their cost.
 
     Args:
-        origins: who set each key, from `arguments.origins`.
-        picture: PNG file to draw the learning rates into; None: none.
+        origins: what set each key, from `arguments.origins`.
+        picture: PNG file for a plot of the learning rates; None: no plot.
 
     Raises:
         Refusal: for everything that a run refuses before its third step.
@@ -74,14 +74,14 @@ def report(run: Run, config: CfgNode, origins: Mapping[str, str], cost: Sequence
 
 
 def configuration(config: CfgNode, origins: Mapping[str, str]) -> List[str]:
-    """A line for each key: its value, and who set it."""
+    """One line per key: its value, and what set it."""
     rows = [(key, repr(value) if value == "" else str(value), origins[key]) for key, value in flat(config)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return [f"{key:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {origin}" for key, value, origin in rows]
 
 
 def _without_traces(config: CfgNode) -> CfgNode:
-    """The configuration, with nothing kept in the output folder."""
+    """The configuration, changed to keep nothing in the output folder."""
     changed = config.clone()
     changed.defrost()
     if changed.IPU.EXECUTABLE_CACHE == "auto":
@@ -91,7 +91,7 @@ def _without_traces(config: CfgNode) -> CfgNode:
 
 
 def _model(run: Run) -> List[str]:
-    """A row for each part of the model with its parameters and operations, and their sums."""
+    """One row per module with its parameters and multiply-accumulates, and their sums."""
     rows: Dict[str, List[int]] = {}
     for unit in run.model.units:
         parts = unit.module.split(".")
@@ -117,7 +117,7 @@ def _model(run: Run) -> List[str]:
 
 
 def rates(run: Run, updates: Sequence[int]) -> List[float]:
-    """The learning rate at each of some updates, that of a group without a factor of its own."""
+    """The learning rates at the given updates, for a parameter group without its own factor."""
     weight = torch.nn.Parameter(torch.zeros(1))
     rate = run.config.TRAIN.BASE_LR * run.launch.learning_rate_factor(run.config)
     optimizer = torch.optim.SGD([weight], lr=rate)
@@ -130,7 +130,7 @@ def rates(run: Run, updates: Sequence[int]) -> List[float]:
 
 
 def _spread(run: Run, count: int) -> List[int]:
-    """At most `count` updates from the first of the run to its last."""
+    """At most `count` evenly spaced updates, from the first of the run to the last."""
     last = run.config.TRAIN.EPOCHS * run.updates_per_epoch - 1
     return sorted({round(last * index / (count - 1)) for index in range(count)})
 
@@ -143,7 +143,7 @@ def _schedule(run: Run) -> List[str]:
         words = "  end of the warm-up" if update == warmup and warmup else ""
         lines.append(f"{update // run.updates_per_epoch + 1:>8}{update:>12,}{rate:>14.4g}{words}")
     factor = run.launch.learning_rate_factor(run.config)
-    return [*lines, f"{run.config.TRAIN.LR_SCHEDULER.NAME}; rates of the configuration times {factor:g}"]
+    return [*lines, f"{run.config.TRAIN.LR_SCHEDULER.NAME}; configured rates times {factor:g}"]
 
 
 def _draw(figure: Any, run: Run) -> None:
@@ -167,7 +167,7 @@ def _data(run: Run) -> List[str]:
     if counts:
         sizes = sorted(counts.get(label, 0) for label in range(len(run.data.classes)))
         middle = sizes[len(sizes) // 2]
-        lines.append(f"training images of a class: {sizes[0]:,} to {sizes[-1]:,}, median {middle:,}")
+        lines.append(f"training images per class: {sizes[0]:,} to {sizes[-1]:,}, median {middle:,}")
     names = [
         shown(name) + (f" ({counts.get(label, 0):,})" if counts else "")
         for label, name in enumerate(run.data.classes[:SHOWN_CLASSES])
@@ -177,7 +177,7 @@ def _data(run: Run) -> List[str]:
 
 
 def _cost(run: Run, stop: StopRequest) -> List[str]:
-    """Trains two steps, validates two batches, and says what an epoch takes at the pace of the second ones."""
+    """Trains two steps, validates two batches, and estimates the time of an epoch from the second ones."""
     progress, updates, epochs = Progress(), run.config.IPU.DEVICE_ITERATIONS, run.config.TRAIN.EPOCHS
     run.model.train()
     marks, losses = [time.monotonic()], []
@@ -193,7 +193,7 @@ def _cost(run: Run, stop: StopRequest) -> List[str]:
     whole = datetime.timedelta(seconds=round(training * epochs + validation * validations))
     place = "GPU" if accelerator.selected().device == "gpu" else "host"
     workers = run.config.DATA.NUM_WORKERS
-    beside = f", beside its {workers} data workers" if workers else ""
+    beside = f", without its {workers} data workers" if workers else ""
     weights = " of both weights" if run.average is not None else ""
     return [
         f"measured: {first:.2f} s for the first step, {last:.2f} s for the last, losses "
@@ -202,13 +202,13 @@ def _cost(run: Run, stop: StopRequest) -> List[str]:
         f"{batch * updates / last:,.1f} samples/s",
         f"a validation{weights}: about {validation:,.0f} s, {len(run.data.validation):,} images",
         f"{epochs} epochs with {validations} validations: about {whole}",
-        f"memory: {accelerator.peak_memory() / 1e6:,.0f} MB of the {place} at most{beside}; "
-        "--plan estimates that of IPUs",
+        f"memory: {accelerator.peak_memory() / 1e6:,.0f} MB of the {place} at peak{beside}; "
+        "--plan estimates the memory of IPUs",
     ]
 
 
 def _validation_seconds(run: Run) -> float:
-    """What a validation takes at the pace of its second batch; with averaged weights (EMA), it validates twice."""
+    """The time of a validation, estimated from its second batch; averaged weights (EMA) are validated as well."""
     with validating(run):
         marks = [time.monotonic()]
         for images, _ in _two(run.data.validation_loader):
@@ -219,7 +219,7 @@ def _validation_seconds(run: Run) -> float:
 
 
 def _two(loader: Any) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-    """The first two batches of a loader, or the only one."""
+    """The first two batches of a loader, or its only one."""
     for number, batch in enumerate(batches(loader), 1):
         yield batch
         if number == 2:
@@ -227,10 +227,10 @@ def _two(loader: Any) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
 
 
 def _continuation(config: CfgNode) -> List[str]:
-    """Says whether the command would go on from a checkpoint; the dry run started anew."""
+    """Says whether the command would resume from a checkpoint, which the dry run does not."""
     folder = Path(config.OUTPUT, config.TAG)
     if config.MODEL.RESUME:
-        return [f"a run would resume from {config.MODEL.RESUME}; these steps started anew"]
+        return [f"a run would resume from {config.MODEL.RESUME}; these steps started from the beginning"]
     if config.OUTPUT and config.TRAIN.AUTO_RESUME and (folder / checkpoint.LAST).exists():
-        return [f"a run would resume from {folder / checkpoint.LAST}; these steps started anew"]
+        return [f"a run would resume from {folder / checkpoint.LAST}; these steps started from the beginning"]
     return []

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Evaluation: the validation program of a file of weights, its accuracy and its throughput."""
+"""Evaluation of a file of weights: accuracy and throughput of its validation program."""
 
 import argparse
 import time
@@ -35,12 +35,12 @@ from utils import Throughput
 
 
 def evaluate(validator: Any, loader: Any, images: int, launch: Launch) -> Accuracy:
-    """The accuracy of `evaluate_images`, which has the same arguments."""
+    """The accuracy of `evaluate_images`, with the same arguments."""
     return evaluate_images(validator, loader, images, launch).accuracy()
 
 
 def evaluate_images(validator: Any, loader: Any, images: int, launch: Launch) -> Outcomes:
-    """Evaluates a model on a data set: what it says of every image exactly once, the same in every process.
+    """Evaluates a model on every image of a data set exactly once; all processes return the same outcomes.
 
     Args:
         validator: a poptorch.inferenceModel that maps a combined batch of images to logits (N, classes).
@@ -67,13 +67,13 @@ def evaluate_images(validator: Any, loader: Any, images: int, launch: Launch) ->
     numbers, *columns = (np.concatenate(column) for column in zip(*processes.gather(mine, launch)))
     order = np.argsort(numbers, kind="stable")
     if not np.array_equal(numbers[order], np.arange(images)):
-        raise AssertionError(f"evaluation counted {len(numbers)} images of {images}, or some of them twice")
+        raise AssertionError(f"evaluation counted {len(numbers)} of {images} images, or some of them twice")
     labels, predicted, probabilities = (column[order] for column in columns)
     return Outcomes(labels, predicted, probabilities, classes)
 
 
 def answers(validator: Any, batches: Iterable[Any]) -> Iterator[Tuple[Tensor, Tensor]]:
-    """The float32 logits and the labels of each batch, when the next one is begun if the device answers late."""
+    """The float32 logits and the labels of each batch, one batch late on devices that answer late."""
     begun: List[Tuple[Callable[[], Any], Tensor]] = []
     for images, labels in batches:
         begun.append((accelerator.start(validator, images), labels.clone()))  # a loader may overwrite its batches
@@ -85,9 +85,9 @@ def answers(validator: Any, batches: Iterable[Any]) -> Iterator[Tuple[Tensor, Te
 
 
 def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, Optional[Dict[str, Any]]]:
-    """The configuration of the weights at `path`, and what `checkpoint.load_own` reads there; None for foreign weights.
+    """The configuration for the weights at `path`, and the result of `checkpoint.load_own`, None for foreign weights.
 
-    Files of `models.convert` count as foreign with --cfg, and as checkpoints without.
+    Files written by `models.convert` count as foreign with --cfg, and as checkpoints without.
 
     Raises:
         Refusal: for a damaged file, and for foreign weights without --cfg.
@@ -103,7 +103,7 @@ def configured_weights(args: argparse.Namespace, path: Path) -> Tuple[CfgNode, O
 
 
 def _check_room(config: CfgNode, weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Raises `Refusal` if the configuration, which may be the file's own, is of a model with more than the weights."""
+    """Raises `Refusal` if the configuration, which may be the file's own, needs more weights than the file has."""
     units = configured_units(config)
     wanted = sum(unit.parameters for unit in units if unit.module != "head" or config.MODEL.NUM_CLASSES)
     there = sum(tensor.numel() for tensor in weights.values())
@@ -122,10 +122,10 @@ def build_validator(
     launch: Launch,
     inspected: bool = False,
 ) -> Any:
-    """The compiled poptorch.inferenceModel of `configured_weights`; its loader takes the same options.
+    """The compiled poptorch.inferenceModel for the results of `configured_weights`; use its options for the loader.
 
     Args:
-        inspected: whether it is that of an `InspectedClassifier`.
+        inspected: whether to wrap the model in an `InspectedClassifier`.
 
     Raises:
         Refusal: for weights of another architecture.
@@ -152,7 +152,7 @@ def compile_validator(config: CfgNode, validator: Any, classes: int) -> None:
 
 
 def measure_throughput(config: CfgNode, launch: Launch) -> None:
-    """Logs the inference throughput on generated images, over at least ten seconds after the first call."""
+    """Logs the inference throughput on generated images, measured for at least ten seconds after the first call."""
     dataset = build_dataset(config, training=False)
     options = inference_options(config, launch)
     classes = config.MODEL.NUM_CLASSES or len(dataset.classes)
@@ -181,8 +181,8 @@ def validate_weights(
     Args:
         path: the file of weights.
         state: from `checkpoint.load_own`; None for foreign weights.
-        per_class: whether to log the accuracy of each class, too.
-        tables: which files to write.
+        per_class: whether to also log the accuracy of each class.
+        tables: files to write.
 
     Raises:
         Refusal: for weights of another architecture, and for a data set with other classes.

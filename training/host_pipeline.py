@@ -4,10 +4,10 @@
 
     HOST_PIPELINE=1 PROCESSES=4 ./torchrun.sh --cfg SWIN_TINY ...
 
-It verifies on any machine that a split is a valid pipeline. Processes = stages x data-parallel instances; process r
-runs stage r % stages. Without dropout (MODEL.DROP_RATE, ATTN_DROP_RATE and DROP_PATH_RATE 0) the weights equal those of
-the unstaged model up to rounding; each stage draws its own masks. Every process reads the whole batch of its instance;
-validation is data-parallel, with the whole model in every process.
+Verifies on any machine that a split is a valid pipeline. Processes = stages x data-parallel instances; process r runs
+stage r % stages. Without dropout (MODEL.DROP_RATE, ATTN_DROP_RATE and DROP_PATH_RATE 0) the weights equal those of the
+unstaged model up to rounding; with dropout, each stage draws its own masks. Every process reads the whole batch of its
+instance; validation is data-parallel, with the whole model in every process.
 """
 
 import os
@@ -28,7 +28,7 @@ PRECISIONS = ("32.32", "mix")
 
 
 def stages(config: CfgNode) -> int:
-    """The number of processes that train one model: the number of stages with HOST_PIPELINE=1, otherwise one.
+    """The number of processes per model: the number of stages with HOST_PIPELINE=1, otherwise one.
 
     Raises:
         Refusal: if stages cannot run in separate processes.
@@ -45,16 +45,14 @@ def stages(config: CfgNode) -> int:
             f"use {' or '.join(PRECISIONS)}"
         )
     if config.TRAIN.COMPILE:
-        raise Refusal(
-            f"{VARIABLE}=1 runs parts of a model, which TRAIN.COMPILE compiles as a whole: leave --compile out"
-        )
+        raise Refusal(f"{VARIABLE}=1 splits the model, which TRAIN.COMPILE compiles as a whole: leave --compile out")
     if config.TRAIN.FREEZE:
         raise Refusal(f"{VARIABLE}=1 trains the weights of every stage: leave TRAIN.FREEZE out")
     return len(pipeline_stages(config))
 
 
 def build_trainer(config: CfgNode, model: SwinClassifier, options: Any, optimizer: Any, launch: Launch) -> Any:
-    """The trainer of the stage of this process, with the interface of poptorch.trainingModel's executor.
+    """The trainer of this process's stage, with the interface of poptorch.trainingModel's executor.
 
     Args:
         model: the whole model.

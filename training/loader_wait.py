@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""How long training waits for data: the share of time, and what shortens it."""
+"""Measures how long training waits for data, and suggests how to shorten it."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ TOLERATED = 0.1  # share of time above which the log names remedies
 
 
 class LoaderWait(Iterator[Any]):
-    """Iterates over batches, and measures the time that their consumer waits for them.
+    """Iterates over batches and measures how long the consumer waits for them.
 
     Args:
         batches: from a loader.
@@ -39,11 +39,11 @@ class LoaderWait(Iterator[Any]):
 
     @property
     def share(self) -> float:
-        """The share of the time since the start, 0 to 1."""
+        """The share of time spent waiting since the start, 0 to 1."""
         return self._waited / max(self._clock() - self._start, 1e-9)
 
     def read(self) -> float:
-        """The share of the time since the last `read` or the start; starts a new interval."""
+        """The share of time spent waiting since the last `read` or the start; starts a new interval."""
         now = self._clock()
         share = (self._waited - self._waited_at_mark) / max(now - self._mark, 1e-9)
         self._mark, self._waited_at_mark = now, self._waited
@@ -51,16 +51,16 @@ class LoaderWait(Iterator[Any]):
 
 
 def report_wait(config: CfgNode, epoch: int, share: float) -> None:
-    """Logs the share of an epoch's time that was spent waiting for data, with remedies if it is above TOLERATED."""
+    """Logs the share of an epoch's time spent waiting for data, with remedies if it is above TOLERATED."""
     text = f"epoch: {epoch}/{config.TRAIN.EPOCHS} waited for data: {100 * share:.1f} % of the time"
     if share > TOLERATED:
-        logger.warning("%s; shorter with %s", text, ", ".join(remedies(config)))
+        logger.warning("%s; to shorten it: %s", text, ", ".join(remedies(config)))
     else:
         logger.info("%s", text)
 
 
 def remedies(config: CfgNode) -> List[str]:
-    """Changes of the configuration that make data arrive sooner, the most effective first."""
+    """Changes that speed up data loading, the most effective first."""
     data = config.DATA
     cores = usable_cores()
     if data.DATASET == "generated":
@@ -73,5 +73,5 @@ def remedies(config: CfgNode) -> List[str]:
     if data.LOADER == "sync":
         found.append("--opts DATA.LOADER async")
     if data.DATASET == "imagenet" and not data.ZIP_MODE and not is_sharded(Path(data.DATA_PATH)):
-        found.append("python -m dataset.prepare shards where storage is slow with many files")
+        found.append("python -m dataset.prepare shards if storage is slow with many files")
     return found or ["a host with more cores, or faster storage"]

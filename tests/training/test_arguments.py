@@ -163,5 +163,5 @@ def test_opts_win_over_what_is_reset_of_the_run_that_saved_a_checkpoint():
 
 
 def test_two_results_in_one_file_are_refused_however_they_name_it():
-    with pytest.raises(Refusal, match="two results cannot be one file"):
+    with pytest.raises(Refusal, match="given for two results"):
         parse_validation(["--checkpoint", "w.pth", "--predictions", "a.csv", "--confusion-matrix", "./a.csv"])

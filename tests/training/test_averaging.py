@@ -130,7 +130,7 @@ def test_both_weights_are_validated(run, capsys):
     assert not torch.equal(state["ema"]["head.weight"], state["model"]["head.weight"])
     log = (folder / "unbroken" / "log.txt").read_text()
     often = "every epoch, when an IPU copies its weights" if DEVICE == "ipu" else "every update"
-    assert f"averaged (EMA) on the host after {often}; the best checkpoint is that of the best averaged" in log
+    assert f"averaged (EMA) on the host after {often}; the best checkpoint has the best averaged" in log
     for flags, column in ([], "top1"), (["--use-ema"], "ema_top1"):
         command = ["--checkpoint", str(folder / "unbroken" / "last.pth"), "--data-path", data[3], "--device", DEVICE]
         validate.main([*command, *flags])
@@ -158,7 +158,7 @@ def test_average_that_begins_late_begins_with_the_weights(run, capsys):
     folder, data, _ = run
     train(folder / "late", 2, *data)
     late = train(folder / "late", 3, *data, *EMA, "TRAIN.BASE_LR", "0", "TRAIN.WARMUP_LR", "0")
-    assert "the checkpoint has no averaged weights (EMA): they begin with its weights" in capsys.readouterr().out
+    assert "the checkpoint has no averaged weights (EMA): averaging starts from its weights" in capsys.readouterr().out
     assert late["ema_update"] == 3 and torch.equal(late["ema"]["head.weight"], late["model"]["head.weight"])
 
 

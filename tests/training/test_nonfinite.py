@@ -27,7 +27,7 @@ def test_step_that_is_not_finite_is_told_with_its_rate_module_and_samples(digits
         own_process = ["DATA.LOADER", "sync", "DATA.NUM_WORKERS", "0"]  # others would not have the patch above
         train(digits, tmp_path, "--opts", "AUG.MIXUP", "0.0", "AUG.CUTMIX", "0.0", *own_process)
     assert caught.value.code == EXIT_NONFINITE
-    cause = r": a pixel is not finite, of the samples .*train/0/\d+.png" if DEVICE == "cpu" else ""
+    cause = r": a pixel is not finite, for the samples .*train/0/\d+.png" if DEVICE == "cpu" else ""
     where = r"not finite at update \d+ \(epoch 0, step \d+, learning rate [\d.e-]+\)"
     assert re.search(f"{where}{cause}.*; checkpoints are as they were", str(caught.value))
     assert ("SKIP_NONFINITE" in str(caught.value)) == (DEVICE == "cpu")  # which an IPU does not have
@@ -58,5 +58,5 @@ def test_updates_that_are_not_finite_are_left_out_and_counted_and_resuming_is_ex
     spoil_gradients(monkeypatch, {0, 2, 6})
     assert_same_run(train(digits, tmp_path / "resumed", *options), unbroken)
     spoil_gradients(monkeypatch, {1, 2, 3})
-    with pytest.raises(Refusal, match="gradients are not finite at update 3 .*finite with other masks"):
+    with pytest.raises(Refusal, match="gradients are not finite at update 3 .*finite with other dropout masks"):
         train(digits, tmp_path / "stopped", *options)

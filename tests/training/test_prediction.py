@@ -126,7 +126,7 @@ def test_results_that_cannot_be_made_are_refused_before_the_weights_are_read(pic
     monkeypatch.setattr(os, "access", lambda path, mode: os.path.basename(str(path)) != "in")  # root may write all
     cases = (
         (["--features", "taken.npy"], "exists already", EXIT_USAGE),
-        (["--features", "f.txt"], "has to end in .npy", EXIT_USAGE),
+        (["--features", "f.txt"], "must end in .npy", EXIT_USAGE),
         (["--features", "f.npy", "--output", "f.csv"], "two results", EXIT_USAGE),
         (["--attention", "in"], "exists already", EXIT_USAGE),
         (["--output", "none/a.csv"], "does not exist", EXIT_USAGE),
