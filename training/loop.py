@@ -43,10 +43,10 @@ from utils import Throughput
 
 
 def train(config: CfgNode, launch: Launch, stop: StopRequest, origins: Mapping[str, str]) -> None:
-    """Trains to the end, from the newest checkpoint of the output folder if there is one.
+    """Trains to the end, starting from the newest checkpoint of the output folder if there is one.
 
     Args:
-        origins: who set each key, for the report.
+        origins: what set each key, for the report.
     """
     with output_folder.opened(config, launch) as folder, recorded(folder, config, launch, stop) as status:
         with ending_together(launch):
@@ -68,7 +68,7 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest, origins: Mapping[s
 
 
 def fit(run: Run, progress: Progress, stop: StopRequest, track: Tracker, reporter: Reporter, saver: Saver) -> None:
-    """Trains and validates epoch by epoch; every state that is worth going on from is saved before it can be lost."""
+    """Trains, validates and saves, epoch by epoch."""
     while not is_finished(run.config, progress):
         with stop.deferred():
             pace = train_epoch(run, progress, stop, saver)
@@ -121,7 +121,7 @@ def log_outcome(run: Run, progress: Progress) -> None:
 
 
 def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> None:
-    """Raises Preempted in all processes, after the save, when one was asked to stop and something is left to do."""
+    """Raises Preempted in all processes once the save is complete, if one was asked to stop and training goes on."""
     if is_finished(run.config, progress):
         return
     asked = processes.sum_over_processes(torch.tensor([float(bool(stop.name))]), run.launch)
@@ -129,15 +129,12 @@ def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver)
         return
     stop.name = stop.name or "a signal to another process"
     saver.finish()
-    processes.share(None, run.launch)  # waits: one that left would have torchrun end the leader's save
+    processes.share(None, run.launch)  # waits for the leader's save: when a process exits, torchrun ends the others
     stop.check()
 
 
 def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> Pace:
-    """Trains from where `progress` stands to the end of its epoch.
-
-    Stops early on a stop request and after TRAIN.TRAINING_STEPS updates.
-    """
+    """Trains from `progress` to the end of the epoch, a stop request, or TRAIN.TRAINING_STEPS updates."""
     config = run.config
     updates = config.IPU.DEVICE_ITERATIONS
     samples = run.launch.global_batch(config) * updates
@@ -166,7 +163,7 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
 
 
 class Step(NamedTuple):
-    """A step that was started: the combined batch, its learning rate, and what waits for its results."""
+    """A step in progress: its combined batch and learning rate, and a function that waits for its results."""
 
     images: torch.Tensor
     targets: torch.Tensor
@@ -177,10 +174,10 @@ class Step(NamedTuple):
 def finished_steps(
     run: Run, progress: Progress, batches: Iterable[Any], stop: StopRequest
 ) -> Iterator[Tuple[Step, float, float]]:
-    """Trains on batches to the end of the epoch or of the run, or to a stop request.
+    """Trains on batches until the end of the epoch or of the run, or a stop request.
 
-    Yields each step with the results of `finish_step`, when the next one is started if the device answers late: a GPU
-    then has work while the host reads what it found. After a step whose state is needed, nothing is started before.
+    Yields each step with the results of `finish_step`. If the device answers late, the next step is started first, to
+    keep a GPU busy while the host reads the results, unless the state after this step is needed.
     """
     started: List[Step] = []
     for images, targets in batches:
@@ -196,7 +193,7 @@ def finished_steps(
 
 
 def is_state_needed(run: Run, progress: Progress, ahead: int, stop: StopRequest) -> bool:
-    """Whether the weights after `ahead` more steps are used for something, so that no further step may change them."""
+    """Whether the weights after `ahead` more steps are read, and no further step may be started before."""
     updates = ahead * run.config.IPU.DEVICE_ITERATIONS
     then = dataclasses.replace(progress, step=progress.step + updates, update=progress.update + updates)
     averages = run.average is not None and is_due(run.config, then, run.updates_per_epoch)
@@ -209,23 +206,23 @@ def train_step(run: Run, progress: Progress, images: torch.Tensor, targets: torc
     Args:
         images: the combined batch of this process.
         targets: class indices (N,) or probabilities (N, classes).
-        ahead: steps that were started and not finished.
+        ahead: number of unfinished steps.
     """
     position = progress.position(run.updates_per_epoch) + ahead * run.config.IPU.DEVICE_ITERATIONS
     run.schedule.step_update(position)
-    run.trainer.setOptimizer(run.optimizer)  # or the device would keep the old learning rate
+    run.trainer.setOptimizer(run.optimizer)  # otherwise the device keeps the old learning rate
     return Step(images, targets, learning_rate(run.optimizer), accelerator.start(run.trainer, images, targets))
 
 
 def finish_step(run: Run, progress: Progress, step: Step, stop: StopRequest) -> Tuple[float, float]:
-    """Waits for the results of a step, the first that is not finished.
+    """Waits for the results of the oldest unfinished step.
 
     Args:
-        stop: set to agreed if any process was asked to stop, so that all stop after the same update.
+        stop: set to agreed if any process was asked to stop: all processes stop after the same update.
 
     Returns:
-        The mean loss over the micro-batches of all replicas of all processes, and the norm of the last gradients. The
-        loss is NaN if the updates were left out.
+        The mean loss over the micro-batches of all replicas and processes (NaN if the updates were skipped), and the
+        norm of the last gradients.
     """
     (_, losses), norm, skipped = step.results()
     micro_batches = run.config.TRAIN.ACCUMULATION_STEPS * run.config.IPU.DEVICE_ITERATIONS
@@ -238,7 +235,7 @@ def finish_step(run: Run, progress: Progress, step: Step, stop: StopRequest) -> 
     scales = run.config.TRAIN.AUTO_LOSS_SCALING or accelerator.scales_gradients()
     left_out = skipped > 0 and not scales
     if skipped and scales:
-        logger.info("update %d: left out, its gradients overflowed; their scale is halved", progress.update)
+        logger.info("update %d: skipped, its gradients overflowed; the loss scale is halved", progress.update)
     if (left_out or not math.isfinite(loss)) and not device_generates_data(run.config):
         check_may_skip(run, progress, step, loss)
         return math.nan, norm
@@ -246,10 +243,10 @@ def finish_step(run: Run, progress: Progress, step: Step, stop: StopRequest) -> 
 
 
 def check_may_skip(run: Run, progress: Progress, step: Step, loss: float) -> None:
-    """Goes on after a step that is not finite, which hosts left out, while TRAIN.SKIP_NONFINITE allows it.
+    """Accepts that a host skipped a non-finite step, as often in a row as TRAIN.SKIP_NONFINITE allows.
 
     Raises:
-        Refusal: otherwise, saying what is known of the cause.
+        Refusal: otherwise, with the cause if it is found.
     """
     what = "the loss is" if not math.isfinite(loss) else "the gradients are"
     where = (
@@ -260,13 +257,13 @@ def check_may_skip(run: Run, progress: Progress, step: Step, loss: float) -> Non
     if in_row <= allowed:
         logger.warning("%s: skipped, %d of at most %d consecutive ones", where, in_row, allowed)
         return
-    on_ipu = accelerator.is_ipu()  # whose program neither leaves an update out nor can be looked into
+    on_ipu = accelerator.is_ipu()  # an IPU program can neither skip an update nor be inspected
     cause = "" if on_ipu else f": {explain(run, progress, step.images, step.targets)}"
     further = "or use --precision 32.32"
     if not on_ipu:
-        further = "use --precision 32.32, or leave such updates out by TRAIN.SKIP_NONFINITE"
+        further = "use --precision 32.32, or skip such updates with TRAIN.SKIP_NONFINITE"
     raise Refusal(
-        f"{where}{cause}; checkpoints are as they were: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, {further}",
+        f"{where}{cause}; the checkpoints are unchanged: lower TRAIN.BASE_LR or TRAIN.LOSS_SCALING, {further}",
         EXIT_NONFINITE,
     )
 
@@ -276,8 +273,8 @@ def report(run: Run, progress: Progress, loss: float, learning: float, rate: flo
 
     Args:
         learning: the learning rate.
-        rate: samples a second since the last line.
-        wait: share of the time since then that steps waited for data.
+        rate: samples per second since the last line.
+        wait: share of the time since then spent waiting for data.
     """
     updates = run.config.TRAIN.EPOCHS * run.updates_per_epoch - progress.position(run.updates_per_epoch)
     if run.config.TRAIN.TRAINING_STEPS:
@@ -299,7 +296,7 @@ def report(run: Run, progress: Progress, loss: float, learning: float, rate: flo
 
 
 def average_weights(run: Run, progress: Progress) -> None:
-    """Adds the new weights to the run's average, if it has one and they are due."""
+    """Adds the new weights to the run's average, if it has one and averaging is due."""
     if run.average is not None and is_due(run.config, progress, run.updates_per_epoch):
         with deaths_unannounced():
             run.trainer.copyWeightsToHost()
@@ -314,10 +311,10 @@ def is_save_due(run: Run, progress: Progress) -> bool:
 
 
 def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
-    """Begins to save the state of a run that has a folder; called in every process, written by the leader.
+    """Starts saving the state of a run with an output folder; called in every process, written by the leader.
 
     Raises:
-        Refusal: when the save before this one failed, and if the processes hold different weights.
+        Refusal: if the previous save failed, or if the processes hold different weights.
     """
     with deaths_unannounced():  # a worker's death is reported at the next batch, after the state is saved
         run.trainer.copyWeightsToHost()
@@ -344,7 +341,7 @@ def save(run: Run, progress: Progress, saver: Saver, is_best: bool) -> None:
 
 
 def is_finished(config: CfgNode, progress: Progress) -> bool:
-    """Whether all epochs, or TRAIN.TRAINING_STEPS updates, are done, or the accuracy does not rise any more."""
+    """Whether all epochs or TRAIN.TRAINING_STEPS updates are done, or TRAIN.EARLY_STOPPING ends the run."""
     steps = config.TRAIN.TRAINING_STEPS
     at_end = progress.epoch >= config.TRAIN.EPOCHS or 0 < steps <= progress.update
     return at_end or bool(progress.stopped_early(config.TRAIN.EARLY_STOPPING))

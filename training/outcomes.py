@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a model says of each image of a data set, and what follows from it: accuracy, confusions, calibration."""
+"""A model's predictions for each image of a data set, and their accuracy, confusion matrix and calibration."""
 
 from typing import NamedTuple, Optional, Sequence, Tuple
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from dataset.samples import UNREADABLE
 
-TOP = 5  # of the likeliest classes of an image are kept
+TOP = 5  # classes kept per image
 CALIBRATION_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks", ICML 2017
 
 
@@ -36,11 +36,11 @@ class Accuracy(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """The likeliest classes of every image of a data set, in its order; N images, k = min(TOP, num_classes).
+    """The top k classes of each image of a data set, in its order; N images, k = min(TOP, num_classes).
 
     Attributes:
-        labels: the true classes, (N,) int64; UNREADABLE for images that do not decode, whose rows are to be ignored.
-        predicted: the likeliest classes, (N, k) int64, the likeliest first.
+        labels: true classes, (N,) int64; UNREADABLE for images that do not decode: ignore the rest of their rows.
+        predicted: the top classes, (N, k) int64, most probable first.
         probabilities: of `predicted`, (N, k) float32.
         num_classes: number of classes of the model.
     """
@@ -57,7 +57,7 @@ class Outcomes(NamedTuple):
 
     @property
     def hits(self) -> np.ndarray:
-        """Which of `predicted` is the true class, (N, k) bool: no one or one in a row."""
+        """Which of `predicted` is the true class, (N, k) bool, at most one per row."""
         return self.predicted == self.labels[:, None]
 
     def accuracy(self) -> Accuracy:
@@ -67,15 +67,15 @@ class Outcomes(NamedTuple):
         return Accuracy(len(self.labels), int(hits[:, 0].sum()), int(hits.sum()), classes)
 
     def class_counts(self) -> np.ndarray:
-        """For each class its readable images, those with top-1 and those with top-5 correct: (num_classes, 3) int64."""
+        """Per class the number of readable images, of top-1 and of top-5 correct ones, (num_classes, 3) int64."""
         hits = self.hits
         chosen = (self.labels[self.is_readable], self.labels[hits[:, 0]], self.labels[hits.any(1)])
         return np.stack([np.bincount(labels, minlength=self.num_classes) for labels in chosen], axis=1)
 
     def confusions(self) -> np.ndarray:
-        """The cells of the confusion matrix that are not zero, (M, 3) int64: true class, predicted class, images.
+        """The M non-zero cells of the confusion matrix, (M, 3) int64: true class, predicted class, images.
 
-        They are sorted by class. A whole matrix of ImageNet-22k would have 477 million cells.
+        Sorted by class. The full matrix of ImageNet-22k would have 477 million cells.
         """
         pairs = np.stack([self.labels, self.predicted[:, 0]], axis=1)[self.is_readable]
         cells, images = np.unique(pairs, axis=0, return_counts=True)
@@ -84,9 +84,9 @@ class Outcomes(NamedTuple):
     def calibration_error(self) -> float:
         """The expected calibration error (ECE) of the top-1 predictions of the readable images, 0 to 1.
 
-        Predictions are sorted by probability into 15 bins of equal width, (0, 1/15] to (14/15, 1]; the error is the
-        mean over all predictions of the distance in their bin between accuracy and mean probability (Guo et al., 2017,
-        equation 3). NaN without a readable image.
+        Predictions are binned by probability into 15 bins of equal width, (0, 1/15] to (14/15, 1]. The error is the
+        distance between accuracy and mean probability of a bin, averaged over all predictions (Guo et al., 2017,
+        equation 3). NaN without readable images.
         """
         confidence = self.probabilities[self.is_readable, 0].astype(np.float64)
         right = self.hits[self.is_readable, 0]

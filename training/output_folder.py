@@ -26,8 +26,8 @@ LOCK, LOG, METRICS, CONFIGURATION = ".lock", "log.txt", "metrics.csv", "config.y
 def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
     """Creates the output folder, checks that it is writable, and locks it against other runs inside the context.
 
-    The leader holds the lock for all processes; it is released when the leader ends. A run limited by
-    TRAIN.TRAINING_STEPS, such as a benchmark, may omit OUTPUT: it has no folder and saves nothing.
+    The leader holds the lock for all processes, until it exits. A run limited by TRAIN.TRAINING_STEPS, such as a
+    benchmark, may omit OUTPUT: it has no folder and saves nothing.
 
     Raises:
         Refusal: if no folder is given, the tag leads out of it, it is not writable, or it is in use.
@@ -51,7 +51,7 @@ def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
         except OSError as error:
             raise Refusal(
                 f"--output {folder} cannot be locked against other runs: {reason(error)}; choose a "
-                "folder on a file system that has locks"
+                "folder on a file system with locks"
             ) from error
         checkpoint.remove_leftovers(folder)
         _check_names(folder)
@@ -63,7 +63,7 @@ def logged(folder: Optional[Path], launch: Launch) -> Iterator[None]:
     """While this context is open, the leader of a run with a folder also logs to log.txt.
 
     Raises:
-        Refusal: when that cannot be opened.
+        Refusal: if the log cannot be opened.
     """
     if folder is None or not launch.is_leader:
         yield
@@ -77,15 +77,15 @@ def logged(folder: Optional[Path], launch: Launch) -> Iterator[None]:
 
 
 def write_configuration(folder: Optional[Path], config: CfgNode, launch: Launch) -> None:
-    """Writes the whole configuration to config.yaml, which --cfg takes."""
+    """Writes the whole configuration to config.yaml, a file for --cfg."""
     if folder is not None and launch.is_leader:
         status.note(folder / CONFIGURATION, config.dump())
 
 
 def write_metrics(folder: Path, rows: List[Dict[str, Any]]) -> None:
-    """Writes metrics.csv with one row per epoch, as a whole, so that a resumed run never repeats a row.
+    """Rewrites metrics.csv, with one row per epoch: a resumed run never repeats a row.
 
-    Rows that another version or configuration wrote may have other columns.
+    Rows written by another version or configuration may have other columns.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in reversed(rows) for name in row)))
@@ -112,8 +112,8 @@ def _opened_lock(folder: Path) -> TextIO:
 
 
 def _check_names(folder: Path) -> None:
-    """Refuses a folder, a pipe or the like where the run is going to write a file; a checkpoint's may be a link."""
+    """Refuses folders, pipes and the like in place of the files of a run; links to files are accepted."""
     for name in (LOG, METRICS, status.NAME, checkpoint.PREVIOUS, checkpoint.BEST):
         path = folder / name
         if os.path.lexists(path) and not path.is_file():
-            raise Refusal(f"{path} is not a regular file, which this run needs it to be: move it away")
+            raise Refusal(f"{path} is not a regular file, but this run writes there: move it away")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Pictures of where the last blocks of a model look."""
+"""Overlays of a model's attention maps on its images."""
 
 from pathlib import Path
 from typing import Sequence
@@ -17,20 +17,20 @@ from utils import reason
 
 LITTLE, MIDDLE, MUCH = "navy", "crimson", "yellow"  # colours of attention
 OPACITY = 0.5
-SHORTEST = 224  # pixels of an overlay's shorter side at least: smaller images are enlarged
-STEM = 60  # characters of a file's name that are kept: a name has at most 255 bytes
+SHORTEST = 224  # minimum pixels of an overlay's shorter side: smaller images are enlarged
+STEM = 60  # characters kept of a file's name, which has at most 255 bytes
 
 
 class Overlays:
-    """A folder of overlays: the attention map of `models.inspection.InspectedClassifier` on the image it belongs to.
+    """A folder of overlays: images with the attention map of `models.inspection.InspectedClassifier` on top.
 
     The map is interpolated to the size of the image and coloured from its smallest value (blue) to its largest
-    (yellow), so that colours of two images are not comparable. The image is what the model sees, resized and cropped.
+    (yellow): colours are not comparable between images. The image is the model's input, resized and cropped.
     Files are named by the image's position in the list of images, from 1, and its name: 0000012_cat.png.
 
     Args:
-        folder: an existing one.
-        config: has the mean and standard deviation of the images.
+        folder: existing folder.
+        config: configuration with the mean and standard deviation of the images.
     """
 
     def __init__(self, folder: Path, config: CfgNode):
@@ -39,16 +39,16 @@ class Overlays:
 
     @classmethod
     def made(cls, folder: Path, config: CfgNode, launch: Launch) -> "Overlays":
-        """Overlays in a new folder, or an empty one, which the leader makes for all processes.
+        """Overlays in a new or empty folder, which the leader creates for all processes.
 
         Raises:
-            Refusal: if that cannot be made.
+            Refusal: if the folder cannot be created.
         """
         if launch.is_leader:
             try:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
-                raise Refusal(f"{folder} cannot be made: {reason(error)}", EXIT_RESOURCE) from error
+                raise Refusal(f"{folder} cannot be created: {reason(error)}", EXIT_RESOURCE) from error
         processes.share(None, launch)  # waits for it
         return cls(folder, config)
 
@@ -58,7 +58,7 @@ class Overlays:
         Args:
             images: (N, 3, H, W), as the model takes them.
             maps: (N, h, w).
-            numbers: of the files, (N,); negative ones are left out.
+            numbers: indices into `files`, (N,); negative ones are skipped.
 
         Raises:
             Refusal: if one cannot be written.
@@ -79,10 +79,10 @@ class Overlays:
 
 
 def overlay(picture: Image.Image, attention: np.ndarray) -> Image.Image:
-    """The picture with an attention map (h, w) over it, in colours; a small one is enlarged by a whole factor."""
+    """The picture with a coloured attention map (h, w) on top; a small picture is enlarged by an integer factor."""
     factor = -(-SHORTEST // min(picture.size))
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    spread = float(np.ptp(attention)) or 1.0  # an even map is blue all over
+    spread = float(np.ptp(attention)) or 1.0  # a constant map is all blue
     levels = ((attention - attention.min()) / spread * 255).astype(np.uint8)
     heat = Image.fromarray(levels).resize(picture.size, Image.Resampling.BICUBIC)
     return Image.blend(picture, ImageOps.colorize(heat, LITTLE, MUCH, MIDDLE), OPACITY)

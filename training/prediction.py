@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Prediction of the most probable classes of single images."""
+"""Predicts the most probable classes of single images."""
 
 import glob
 import os
@@ -31,7 +31,7 @@ STANDARD_INPUT = "-"
 
 
 class Prediction(NamedTuple):
-    """The likeliest classes of an image, the likeliest first; `features` (num_features,) float32 where asked for."""
+    """The top classes of an image, most probable first, and its `features` (num_features,) float32 if requested."""
 
     path: str
     classes: Sequence[Tuple[int, float]]  # labels and probabilities
@@ -39,10 +39,10 @@ class Prediction(NamedTuple):
 
 
 def find_images(names: Sequence[str]) -> List[str]:
-    """The files in `names`, the images in its folders at any depth, and what its patterns match, sorted.
+    """The files that `names` stand for: files, folders (their images at any depth, sorted) and patterns (sorted).
 
-    A pattern has *, ? or [...], and ** for folders at any depth. The name '-' stands for the paths in the lines of
-    standard input, which may be missing or damaged: that shows when they are read.
+    A pattern has *, ? or [...], and ** for folders at any depth. '-' stands for the paths on standard input, one per
+    line; those are only checked when they are read.
 
     Raises:
         Refusal: for a missing file or folder, a folder without images or with shards, and a pattern without matches.
@@ -65,7 +65,7 @@ def find_images(names: Sequence[str]) -> List[str]:
 
 
 def _images_at(name: str, may_lack: bool = False) -> List[str]:
-    """A file as it is, or the images in a folder."""
+    """The file itself, or the images in a folder."""
     if not os.path.isdir(name):
         return [name]
     if is_sharded(Path(name)):
@@ -79,16 +79,16 @@ def _images_at(name: str, may_lack: bool = False) -> List[str]:
 
 
 def _listed() -> List[str]:
-    """The paths in standard input, one a line."""
+    """The paths on standard input, one per line."""
     lines = [os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer]
     files = [file for line in lines if line for file in _images_at(line, may_lack=True)]
     if not files:
-        raise Refusal("standard input lists no images: it should have a path a line", EXIT_DATA)
+        raise Refusal("standard input lists no images: it needs one path per line", EXIT_DATA)
     return files
 
 
 def class_count(config: CfgNode, names: Sequence[str]) -> int:
-    """The number of classes of the weights, with the names that come with them."""
+    """The number of classes of the weights, whose class names are `names`, if known."""
     return config.MODEL.NUM_CLASSES or len(names) or configured_classes(config)
 
 
@@ -102,17 +102,17 @@ def predict(
     features: bool = False,
     overlays: Optional[Overlays] = None,
 ) -> Iterator[List[Prediction]]:
-    """The predictions of one batch after the other, in the order of `files`, of all processes in each of them.
+    """Yields the predictions batch by batch, in the order of `files`; every process gets those of all processes.
 
-    Files that cannot be read as images are logged and left out.
+    Files that cannot be read as images are logged and skipped.
 
     Args:
-        path: where the weights are.
-        state: what `checkpoint.load_own` read there; None for foreign weights.
-        files: the same in all processes.
-        top: number of classes of each.
-        features: whether predictions have features.
-        overlays: draws an overlay of each image.
+        path: file of the weights.
+        state: its contents from `checkpoint.load_own`; None for foreign weights.
+        files: image files, the same in all processes.
+        top: number of classes per image.
+        features: whether to return features.
+        overlays: where to draw an overlay of each image.
 
     Raises:
         Refusal: for weights of another architecture.
@@ -134,7 +134,7 @@ def predict(
 
 
 def _rows(best: Any, pooled: Optional[torch.Tensor], numbers: torch.Tensor) -> List[Tuple[int, Any, Any]]:
-    """Number, (label, probability) pairs and features of each image of a batch, without padding and unreadable ones."""
+    """Index, (label, probability) pairs and features of each image of a batch, without padding and unreadable ones."""
     vectors = [None] * len(numbers) if pooled is None else pooled.float().numpy().copy()
     return [
         (number, list(zip(labels, probabilities)), vector)
@@ -146,17 +146,17 @@ def _rows(best: Any, pooled: Optional[torch.Tensor], numbers: torch.Tensor) -> L
 
 
 def synsets() -> Dict[str, str]:
-    """The classes of ImageNet-1k in the order of their labels, with their descriptions."""
+    """The classes of ImageNet-1k in label order, with their descriptions."""
     return cast(Dict[str, str], ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True))
 
 
 def name_classes(names: Sequence[str], classes: int) -> List[str]:
-    """The names of all classes; weights with 1,000 classes and no names have those of ImageNet-1k."""
+    """The names of all classes; weights with 1,000 unnamed classes get the names of ImageNet-1k."""
     known = synsets()
     return list(known) if not names and classes == len(known) else numbered(names, classes)
 
 
 def describe(names: Sequence[str], classes: int) -> List[str]:
-    """Readable class names: ImageNet-1k synsets with their descriptions, and numbers for classes without a name."""
+    """Readable class names: ImageNet-1k synsets with their descriptions, and numbers for unnamed classes."""
     words = synsets()
     return [f"{name} ({words[name]})" if name in words else name for name in name_classes(names, classes)]

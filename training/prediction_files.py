@@ -29,7 +29,7 @@ Line = Callable[[Prediction], str]
 
 
 class Destination(NamedTuple):
-    """Where predictions go, and as what.
+    """Where and in which format to write predictions.
 
     Attributes:
         kind: 'text', 'csv' or 'jsonl'.
@@ -53,16 +53,16 @@ def write_predictions(
     launch: Launch,
     destination: Destination,
 ) -> None:
-    """Predicts the classes of images and writes them, in the order of the images; the leader writes for all processes.
+    """Predicts the classes of images and writes them in the order of the images; the leader writes for all processes.
 
     Args:
-        path: where the weights are.
-        state: what `checkpoint.load_own` read there; None for foreign weights.
-        names: of the images, as `find_images` takes them.
-        top: number of classes of each image.
+        path: file of the weights.
+        state: its contents from `checkpoint.load_own`; None for foreign weights.
+        names: images, folders and patterns for `find_images`.
+        top: number of classes per image.
 
     Raises:
-        Refusal: EXIT_DATA at the end, with everything written, if some files cannot be read as images; see also
+        Refusal: with EXIT_DATA, after writing everything else, if some files cannot be read as images; see also
             `find_images`, `predict` and `opened`.
     """
     files = processes.share(find_images(names) if launch.is_leader else None, launch)
@@ -87,15 +87,15 @@ def write_predictions(
 
 
 def _nowhere(lines: List[str]) -> None:
-    """Leaves the lines to the leader."""
+    """Discards the lines, which the leader writes."""
 
 
 def line_format(kind: str, names: Sequence[str], classes: int) -> Line:
     """The function that formats a prediction as a line: 'text' for people, 'csv' or 'jsonl' for programs.
 
     Args:
-        names: of the classes, as the weights have them.
-        classes: how many there are.
+        names: class names of the weights.
+        classes: number of classes.
     """
     if kind == "text":
         words = [shown(name) for name in describe(names, classes)]
@@ -124,10 +124,10 @@ def _csv(cells: Sequence[Any]) -> str:
 
 @contextlib.contextmanager
 def opened(output: Optional[Path]) -> Iterator[Callable[[List[str]], None]]:
-    """A function that writes lines to a new file, which is at `output` when the context ends, or to standard output.
+    """A function that writes lines to standard output, or to a new file that appears at `output` after the context.
 
     Raises:
-        Refusal: if the file exists already, or one of them cannot be written.
+        Refusal: if the file exists already, or the lines cannot be written.
     """
     if output is None:
         yield _print
@@ -145,7 +145,7 @@ def write_features(path: Path, predictions: Sequence[Prediction]) -> None:
     """Writes the features (N, num_features) as float32 to a .npy file, and the paths of its rows to a .csv beside it.
 
     Raises:
-        Refusal: if one exists already or cannot be written.
+        Refusal: if one of the files exists already or cannot be written.
     """
     try:
         with new_path(path) as temporary, open(temporary, "xb") as stream:

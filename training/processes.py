@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The processes of a run: a single one, or several started by poprun on IPUs or torchrun on CPUs and GPUs."""
+"""The processes of a run: one, or several started by poprun (IPUs) or torchrun (CPUs and GPUs)."""
 
 import contextlib
 import ctypes
@@ -26,13 +26,13 @@ from common.logs import logger
 from common.signals import stop_signals_go_to
 from utils import one_line
 
-_LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # a collective that another process left
-# Keys of the store that the processes share: the first refusal, how many there are, that a process knows of one, and
-# that it has lost another one.
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # errors of a collective that a process left
+# Keys of the store shared by the processes: the first refusal, the number of refusals, whether a process knows of one,
+# and whether a process that lost another one is alive.
 _REFUSAL, _REFUSALS, _KNOWN, _ALIVE = "refusal", "refusals", "known/{}", "alive/{}"
-_IDENTITY = "identity/{}"  # host, process id and start time, so that one that hangs can be ended
-_TORCHRUN = "TORCHELASTIC_RUN_ID"  # a variable that torchrun sets in the environment of its processes
-_ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # another: the store outlives the processes that it starts again
+_IDENTITY = "identity/{}"  # host, process id and start time, to end a process that hangs
+_TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable that torchrun sets for its processes
+_ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # another one: the store outlives processes that torchrun restarts
 _REFUSAL_WAIT = datetime.timedelta(seconds=deadlines.LAST_WORD)
 
 
@@ -40,10 +40,10 @@ _REFUSAL_WAIT = datetime.timedelta(seconds=deadlines.LAST_WORD)
 def joined(config: CfgNode, stages: int = 1) -> Iterator[Launch]:
     """Joins the process group of the run, if there is one, and leaves it at the end of the context.
 
-    Under poprun the number of replicas is poprun's; otherwise IPU.REPLICAS are divided evenly among processes.
+    Under poprun, poprun sets the number of replicas; otherwise IPU.REPLICAS are divided evenly among processes.
 
     Args:
-        stages: number of processes that share a model.
+        stages: number of processes per model.
 
     Raises:
         Refusal: if the replicas cannot be divided evenly.
@@ -61,22 +61,22 @@ def joined(config: CfgNode, stages: int = 1) -> Iterator[Launch]:
 
 
 def _store() -> distributed_c10d.Store:
-    """The store that the processes of this start of the run share, with what they have to say."""
+    """The store through which the processes of this attempt exchange messages."""
     prefix = f"swin/{os.environ.get(_ATTEMPT, '0')}"
     return distributed_c10d.PrefixStore(prefix, distributed_c10d._get_default_store())
 
 
 def _keep_group() -> None:
-    """Keeps the group of a finished run until the process ends: its destructor hangs occasionally in torch 2.0.
+    """Keeps the group of a finished run until the process exits: its destructor occasionally hangs in torch 2.0.
 
-    After a refusal the group is destroyed nevertheless, since the other processes wait for that.
+    After a refusal the group is destroyed all the same, since the other processes wait for that.
     """
     if torch.__version__.startswith("2.0.") and torch.distributed.is_initialized():
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(distributed_c10d._get_default_group()))
 
 
 def _leave(launch: Launch) -> None:
-    """Leaves the group; after a refusal the leader, which may host the store, waits until all processes know of it."""
+    """Leaves the group; after a refusal, the leader waits until all processes know of it, as it may host the store."""
     if not torch.distributed.is_initialized():
         return
     store = _store()
@@ -90,12 +90,12 @@ def _leave(launch: Launch) -> None:
 
 @contextlib.contextmanager
 def ending_together(launch: Launch) -> Iterator[None]:
-    """Inside the context, a refusal of one process is raised in all of them, with the same line and exit code.
+    """Raises a `Refusal` of one process inside the context in all processes, with the same message and exit code.
 
     A process that leaves breaks the collectives of the others, which then read its refusal from the store.
 
     Raises:
-        Refusal: that of the first process that left, or EXIT_RESOURCE if it left none.
+        Refusal: that of the first process to leave, or with EXIT_RESOURCE if that left without one.
     """
     if launch.processes == 1 or not torch.distributed.is_initialized():
         yield
@@ -118,19 +118,19 @@ def _leave_word(refusal: Refusal, launch: Launch) -> None:
         if store.add(_REFUSALS, 1) == 1:
             store.set(_REFUSAL, json.dumps([str(refusal), refusal.code]))
         store.set(_KNOWN.format(launch.process), "")
-    except RuntimeError as error:  # the process that hosts the store is gone: the others know that the run is over
+    except RuntimeError as error:  # the process hosting the store is gone: the others know that the run is over
         logger.debug("the other processes cannot be notified of the refusal: %s", error)
 
 
 def heed(launch: Launch) -> None:
-    """Raises the refusal of a process that has left, if there is one: for work in which the others do not answer.
+    """Raises the refusal of a process that has left, if any; to be called during long work without collectives.
 
-    A process that meets them only after LAST_WORD would find neither them nor their word.
+    After LAST_WORD seconds, the process that left and its refusal would be gone.
     """
     if launch.processes == 1 or not torch.distributed.is_initialized():
         return
     left = 0
-    with contextlib.suppress(RuntimeError):  # the store is gone: the next exchange with the others tells that
+    with contextlib.suppress(RuntimeError):  # the store is gone: the next collective fails and reports it
         left = _store().add(_REFUSALS, 0)
     if left:
         raise _find_word(launch)
@@ -146,28 +146,28 @@ def _find_word(launch: Launch) -> Refusal:
         return refusal
     except RuntimeError:  # no refusal in time: the process was killed, hangs, or failed with a traceback
         return Refusal(
-            f"{_silent(store, launch)} of the run ended or hangs: see its own messages; the same command resumes",
+            f"{_silent(store, launch)} of the run exited or hangs: see its messages; run the same command to resume",
             EXIT_RESOURCE,
         )
 
 
 def _silent(store: distributed_c10d.Store, launch: Launch) -> str:
-    """A description of the processes that did not report to be alive."""
+    """A description of the processes that did not report themselves alive."""
     try:
         silent = [str(process) for process in range(launch.processes) if not store.add(_ALIVE.format(process), 0)]
         for process in silent:
             _end_stopped(*json.loads(store.get(_IDENTITY.format(process))))
-    except RuntimeError:  # the store is gone with the process that kept it
+    except RuntimeError:  # the store is gone with the process that hosted it
         silent = []
     return f"process {' and '.join(silent)}" if silent else "another process"
 
 
 def _end_stopped(host: str, pid: int, started: str) -> None:
-    """Ends a process of this machine that was stopped: it cannot end itself, and its launcher would wait for it."""
+    """Kills a stopped (SIGSTOP) process of this machine: it cannot exit itself, and its launcher would wait for it."""
     if host != socket.gethostname() or system_processes.start_time(pid) != started:
         return
     if system_processes.state(pid) in system_processes.STOPPED:
-        logger.warning("process id %d is stopped, and is ended", pid)
+        logger.warning("process %d (pid) is stopped: killing it", pid)
         os.kill(pid, signal.SIGKILL)
 
 
@@ -178,10 +178,10 @@ def _join(config: CfgNode, stages: int) -> Launch:
         _check_stages(1, stages)
         return Launch(0, 1, config.IPU.REPLICAS, config.IPU.REPLICAS)
     try:
-        # Restore default handlers: PyTorch waits here for the other processes, up to half an hour, and Python's
-        # handlers do not run before it returns.
+        # Restore default handlers: PyTorch waits here for the other processes, up to half an hour, and Python handlers
+        # only run after it returns.
         with stop_signals_go_to(signal.SIG_DFL):
-            if _TORCHRUN in os.environ:  # killed itself, it cannot end its processes, which would train on unwatched
+            if _TORCHRUN in os.environ:  # a killed torchrun cannot end its processes, which would go on training
                 system_processes.end_with_parent()
             popdist.init()
     except (chosen.poptorch.Error, RuntimeError, ValueError) as error:
@@ -230,7 +230,7 @@ def sum_over_processes(values: torch.Tensor, launch: Launch) -> torch.Tensor:
 
 
 def share(value: Any, launch: Launch) -> Any:
-    """Broadcasts the `value` of the leader to every process."""
+    """Broadcasts the leader's `value` to every process."""
     if launch.processes == 1:
         return value
     if accelerator.is_ipu():
@@ -241,7 +241,7 @@ def share(value: Any, launch: Launch) -> Any:
 
 
 def gather(value: Any, launch: Launch) -> List[Any]:
-    """Gathers the `value` of every process in every process, in the order of ranks."""
+    """Gathers the `value` of every process in every process, in rank order."""
     if launch.processes == 1:
         return [value]
     if accelerator.is_ipu():
@@ -252,7 +252,7 @@ def gather(value: Any, launch: Launch) -> List[Any]:
 
 
 def _horovod() -> ModuleType:
-    """Horovod, which the SDK ships for communication between instances."""
+    """Horovod, shipped with the SDK for communication between instances."""
     try:
         return importlib.import_module("horovod.torch")
     except ModuleNotFoundError as error:

@@ -25,7 +25,7 @@ class Progress:
     loss_sum: float = 0.0  # over the updates of the current epoch
     best_top1: float = -1.0  # per cent
     epochs: List[Dict[str, Any]] = dataclasses.field(default_factory=list)  # rows of metrics.csv
-    skipped: int = 0  # weight updates that were left out because they were not finite
+    skipped: int = 0  # non-finite weight updates, which were not applied
     skipped_in_epoch: int = 0
     skipped_in_row: int = 0
 
@@ -42,23 +42,23 @@ class Progress:
             self.skipped_in_row = 0
 
     def position(self, updates_per_epoch: int) -> int:
-        """The update of the run at which learning rates stand, if all epochs had `updates_per_epoch`.
+        """The position in the learning-rate schedule, in updates, as if all epochs had `updates_per_epoch`.
 
-        That is `update`, unless the epochs before had another batch size or number of images.
+        Equal to `update`, unless earlier epochs had another batch size or number of images.
         """
         return self.epoch * updates_per_epoch + self.step
 
     def mean_loss(self) -> float:
-        """Over the updates of the current epoch that were not left out."""
+        """The mean loss over the updates applied in the current epoch."""
         return self.loss_sum / max(self.step - self.skipped_in_epoch, 1)
 
     def stopped_early(self, patience: int) -> str:
-        """Why the run ends after an epoch without a better accuracy than `patience` epochs before; '' if it goes on.
+        """Why the run stops early: the best top-1 accuracy is `patience` epochs old. '' if training continues.
 
-        That is the top-1 accuracy, of the averaged weights where there are some. The last epoch has been validated.
+        Averaged weights count if there are any. Only an epoch with a validation can end a run.
 
         Args:
-            patience: TRAIN.EARLY_STOPPING; 0: any number of epochs.
+            patience: TRAIN.EARLY_STOPPING; 0: never stops.
         """
         scores = [row.get(f"{AVERAGED}top1", row.get("top1")) for row in self.epochs]
         if not patience or not scores or scores[-1] is None:
@@ -78,7 +78,7 @@ class Progress:
         self.loss_sum = 0.0
 
 
-# A resumed run with another value of these would not be the run that was saved.
+# These define the run: they cannot change when it is resumed.
 FIXED = (
     "MODEL.TYPE",
     "MODEL.SWIN",
@@ -86,10 +86,10 @@ FIXED = (
     "MODEL.PRECISION",
     "DATA.IMG_SIZE",
     "TRAIN.OPTIMIZER.NAME",
-    "TRAIN.LAYER_DECAY",  # groups of parameters
+    "TRAIN.LAYER_DECAY",  # defines the parameter groups
     "TRAIN.FREEZE",
 )
-# These decide which samples an update sees: they may change only between two epochs.
+# These determine the samples of an update: they may change between epochs only.
 SAMPLE_ORDER = (
     "SEED",
     "DATA.BATCH_SIZE",
@@ -128,13 +128,13 @@ FREE = (
 
 
 def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
-    """Compares the configuration of a checkpoint with that of the run that resumes it.
+    """Compares the configuration of a checkpoint with that of the resuming run.
 
     Raises:
-        Refusal: for a change of the model, or of the order of samples inside an epoch.
+        Refusal: if the model changed, or the order of samples inside an epoch.
     """
     before, now = _flatten(parse(saved, "checkpoint")), _flatten(parse(config.dump(), "configuration"))
-    before = {**_flatten(defaults()), **before}  # the checkpoint may be older than a key
+    before = {**_flatten(defaults()), **before}  # a key may be newer than the checkpoint
     for key in sorted(set(before) | set(now)):
         change = (before.get(key), now.get(key))
         if change[0] == change[1]:
@@ -163,10 +163,10 @@ def check_same_data(progress: Progress, before: int, now: int) -> None:
 
 
 def check_position(progress: Progress, updates: int) -> None:
-    """Raises `Refusal` if training stands behind the end of an epoch, which has so many updates."""
+    """Raises `Refusal` if the checkpoint's position is beyond the end of an epoch, which has `updates` updates."""
     if progress.step > updates:
         raise Refusal(
-            f"the checkpoint is of update {progress.step} of an epoch, which has {updates} here", EXIT_CHECKPOINT
+            f"the checkpoint is at update {progress.step} of an epoch, which has {updates} here", EXIT_CHECKPOINT
         )
 
 

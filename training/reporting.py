@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""report.html of a run: what the page is made of is gathered during training, and written after each epoch's save."""
+"""report.html of a run: collects its contents during training and writes it after each epoch's checkpoint."""
 
 import datetime
 import os
@@ -31,13 +31,13 @@ Rows = Sequence[Dict[str, Any]]
 
 
 class Reporter:
-    """Writes the report of a run with an output folder, in its leader; elsewhere it does nothing.
+    """Writes the report in the leader of a run with an output folder; does nothing elsewhere.
 
     Errors are logged and do not stop the run.
 
     Args:
         folder: output folder of the run; None: no report.
-        origins: who set each key, from `arguments.origins`.
+        origins: what set each key, from `arguments.origins`.
     """
 
     def __init__(self, config: CfgNode, folder: Optional[Path], launch: Launch, origins: Mapping[str, str]) -> None:
@@ -46,11 +46,11 @@ class Reporter:
         self._origins = origins
         self._start = time.monotonic()
         self._results: Optional[Results] = None
-        self._written = 0  # rows of the page that was written last
+        self._written = 0  # rows of the last page written
         self._facts: Dict[str, List[Tuple[str, str]]] = {}
 
     def begin(self, run: Run) -> None:
-        """Notes what does not change during the run: data, code, devices."""
+        """Collects what does not change during the run: data, code, devices."""
         if self._folder is None:
             return
         try:
@@ -65,7 +65,7 @@ class Reporter:
             self._give_up(error)
 
     def note(self, run: Run, epoch: int, outcomes: Optional[Outcomes]) -> None:
-        """Takes the results of a validation after `epoch`, from 1, with the pictures of the worst mistakes."""
+        """Collects the results of the validation after `epoch`, counted from 1, and pictures of the worst mistakes."""
         if self._folder is None or outcomes is None:
             return
         try:
@@ -77,7 +77,7 @@ class Reporter:
             self._give_up(error)
 
     def write(self, rows: Rows) -> None:
-        """Writes the page if there are new rows of metrics; called by the thread that has just saved a checkpoint."""
+        """Writes the page if there are new rows of metrics; called by the saving thread after each checkpoint."""
         if self._folder is None or len(rows) == self._written:
             return
         try:
@@ -90,8 +90,8 @@ class Reporter:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """The report is worth less than the run: whatever is wrong with it is told once."""
-        logger.warning("%s is not written any more: %s: %s", NAME, type(error).__name__, one_line(error))
+        """Logs an error and writes no further reports: a report is no reason to end a run."""
+        logger.warning("%s is no longer written: %s: %s", NAME, type(error).__name__, one_line(error))
         self._folder = None
 
     def _manifest(self, folder: Path) -> manifest.Manifest:
@@ -133,7 +133,7 @@ def _run_facts(run: Run) -> List[Tuple[str, str]]:
         ("started", datetime.datetime.now().astimezone().isoformat(timespec="seconds")),
         ("seed", str(config.SEED)),
         ("processes", str(launch.processes)),
-        ("global batch", f"{launch.global_batch(config):,} samples, {run.updates_per_epoch:,} updates an epoch"),
+        ("global batch", f"{launch.global_batch(config):,} samples, {run.updates_per_epoch:,} updates per epoch"),
     ]
 
 
@@ -147,7 +147,7 @@ def _data_facts(run: Run) -> List[Tuple[str, str]]:
 
 
 def _mistakes(run: Run, outcomes: Outcomes) -> List[Mistake]:
-    """The mistakes with the highest probabilities, and their pictures; generated images have none."""
+    """The most confident mistakes with their pictures; none for generated images."""
     data = run.data.validation
     if not hasattr(data, "read"):
         return []
@@ -169,7 +169,7 @@ def _mistakes(run: Run, outcomes: Outcomes) -> List[Mistake]:
 def _picture(contents: bytes) -> str:
     try:
         return data_uri(decode(contents))
-    except BadImage:  # it changed since it was read
+    except BadImage:  # the file has changed since it was validated
         return ""
 
 

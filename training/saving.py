@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Saving in the background: training waits for a copy of the state, not for the disk."""
+"""Saves checkpoints in the background: training waits for a copy of the state, not for the disk."""
 
 import concurrent.futures
 import contextlib
@@ -21,10 +21,10 @@ class Saver:
     """Writes the checkpoints of a run, one at a time, in the leader of a run with an output folder.
 
     Args:
-        folder: output folder of the run.
+        folder: output folder of the run; None: nothing is saved.
         status: updated after each checkpoint.
         keep: TRAIN.KEEP.
-        report: called with the rows of metrics after each checkpoint; it raises no error.
+        report: called with the rows of metrics after each checkpoint; must not raise.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Saver:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Saver"]:
-        """Waits for the last checkpoint when the context closes, also after an error.
+        """Waits for the last checkpoint at the end of the context, even after an error.
 
         Raises:
-            Refusal: if it could not be saved; an error that already ends the run takes precedence.
+            Refusal: if it could not be saved; an error raised inside the context takes precedence.
         """
         try:
             yield self
@@ -61,7 +61,7 @@ class Saver:
         self.finish()
 
     def start(self, state: Dict[str, Any], is_best: bool) -> None:
-        """Saves a copy of `state`, after the previous save.
+        """Starts saving a copy of `state`, after the previous save is complete.
 
         Raises:
             Refusal: if the previous save failed.
@@ -100,7 +100,7 @@ class Saver:
 
 
 def _copied(value: Any) -> Any:
-    """A deep copy on the CPU, which training does not change."""
+    """A deep copy on the CPU."""
     if isinstance(value, torch.Tensor):
         return torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
     if isinstance(value, dict):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a checkpoint holds: its fields by format, with the types and ranges of their values.
+"""The schema of a checkpoint: its fields by format version, with the types and ranges of their values.
 
-A value of a file is used only after it passed here. Whatever fails counts as damage, so that automatic resume goes on
-from an older checkpoint. Random states are the device's own, and only their kind is checked: those of another kind of
-device are good, though this one may have no use for them.
+All values of a file are checked here before they are used. Any failure counts as damage, and automatic resuming uses an
+older checkpoint. Random states are specific to a device, so only their type is checked: a checkpoint of another kind of
+device is valid, even if its random state is of no use here.
 """
 
 import math
@@ -16,7 +16,7 @@ from common.archive import DamagedFile, first_non_finite
 from common.errors import Refusal
 from config import parse
 
-# 1: without a digest, counts of updates left out and the device of random states; 2: without averaged weights;
+# 1: without a digest, counts of skipped updates and the device of random states; 2: without averaged weights;
 # 3: without the choice of attention
 FORMAT = 4
 NEVER = FORMAT + 1  # of a field that may be missing
@@ -33,7 +33,7 @@ class Wrong(ValueError):
 
 
 class Field(NamedTuple):
-    """What a field holds: `check` raises Wrong; `since` is the first format that may have it, `needed` that must."""
+    """A field: `check` raises Wrong for bad values; formats from `since` on may have it, from `needed` on must."""
 
     check: Callable[[Any], None]
     since: int = 1
@@ -48,10 +48,10 @@ def verified(state: Any, sealed: bool) -> Dict[str, Any]:
         sealed: whether the file has a digest.
 
     Raises:
-        DamagedFile: naming the first field that is missing, unknown or wrong, and the format if it is a later one.
+        DamagedFile: naming the first missing, unknown or invalid field, or a format that is too new.
     """
     if not looks_own(state):
-        raise DamagedFile("it is not a checkpoint of this program; pass other weights by --pretrained-model")
+        raise DamagedFile("it is not a checkpoint of this program; use --pretrained-model for other weights")
     version = state["format"]
     if type(version) is not int or not 1 <= version <= FORMAT:
         unknown = ", ".join(repr(name) for name in state if name not in FIELDS)
@@ -60,7 +60,7 @@ def verified(state: Any, sealed: bool) -> Dict[str, Any]:
             + (f" and does not know its fields {unknown}" if unknown else "")
         )
     if version > 1 and not sealed:
-        raise DamagedFile("its digest is missing: it was changed or cut off after it was written")
+        raise DamagedFile("its digest is missing: it was changed or truncated after it was written")
     try:
         _check_fields(state, FIELDS, version)
         _check_average(state)
@@ -74,7 +74,7 @@ def verified(state: Any, sealed: bool) -> Dict[str, Any]:
 
 
 def looks_own(state: Any) -> bool:
-    """Whether contents have the fields of a checkpoint of this program; values are not checked."""
+    """Whether a file has the fields of a checkpoint of this program; values are not checked."""
     return isinstance(state, dict) and all(name in state for name, field in FIELDS.items() if field.needed == 1)
 
 
@@ -142,7 +142,7 @@ def _list_of(check: Callable[[Any], None], low: int, high: int) -> Callable[[Any
 
 
 def _row(value: Any) -> None:
-    """An epoch's line of metrics."""
+    """A row of metrics."""
     _require(type(value) is dict and bool(value), f"has a line that is {_shown(value)}")
     for name, number in value.items():
         _require(type(name) is str and (number is None or type(number) in (int, float)), "has a line without numbers")
@@ -156,7 +156,7 @@ def _tensors(value: Any) -> None:
 
 
 def _optimizer(value: Any) -> None:
-    """torch.optim's form: groups, and state by the number of a parameter; PopTorch's tensors by name beside them."""
+    """As torch.optim: groups, and state by parameter index. PopTorch adds tensors by name."""
     _require(type(value) is dict, f"is {_shown(value)}, not a state")
     groups, state = value.get("param_groups"), value.get("state")
     _require(type(groups) is list and bool(groups), "has no param_groups")
@@ -179,7 +179,7 @@ def _optimizer(value: Any) -> None:
 
 
 def _random_state(value: Any) -> None:
-    """Of one process: whole numbers or a tensor of them."""
+    """The random state of one process: integers or an integer tensor."""
     if isinstance(value, torch.Tensor):
         _require(value.dtype in EXACT and value.dim() == 1, f"has a state of {value.dtype}")
         return
@@ -200,7 +200,7 @@ def _fields(value: Any) -> None:
 
 
 def _check_average(state: Dict[str, Any]) -> None:
-    """The averages are those of the weights."""
+    """Averaged weights have the names and shapes of the weights."""
     _require(("ema" in state) == ("ema_update" in state), "ema goes with ema_update")
     shapes = [{name: tensor.shape for name, tensor in state[key].items()} for key in ("ema", "model") if key in state]
     _require(shapes[0] == shapes[-1], "ema has other names or shapes than model")
@@ -233,7 +233,7 @@ FIELDS = {
     "format": Field(_whole(1, FORMAT)),
     "model": Field(_tensors),
     "optimizer": Field(_optimizer),
-    "ema": Field(_tensors, since=3, needed=NEVER),  # the averaged weights, and up to which update
+    "ema": Field(_tensors, since=3, needed=NEVER),  # averaged weights, and the last update averaged
     "ema_update": Field(_whole(0, MAX_COUNT), since=3, needed=NEVER),
     "fused_attention": Field(_switch, since=4, needed=NEVER),  # of a GPU, if there was a choice
     "rng_states": Field(_list_of(_random_state, 1, MAX_PROCESSES)),

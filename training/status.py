@@ -2,8 +2,8 @@
 # Copyright 2026 the Swin IPU trainer authors
 """status.json of a training run: its state, exit code, and the number of restarts without progress.
 
-torchrun turns every exit code into 1; this file keeps the original. It says "running" from the start: if the process
-that it names is gone, the run was killed.
+torchrun turns every exit code into 1; this file has the original. Its state is "running" from the start: if its process
+no longer exists, the run was killed.
 """
 
 import contextlib
@@ -42,11 +42,11 @@ NO_FAILURES = (EXIT_OK, EXIT_USAGE, EXIT_CHECKPOINT, EXIT_BUSY, EXIT_PREEMPTED, 
 
 
 class Status:
-    """The status of one run, written by its leader if there is an output folder.
+    """The status of a run, written by its leader if there is an output folder.
 
     Attributes:
         progress: of the run.
-        cause: why a run ended before its last epoch, without being stopped.
+        cause: why a run finished before its last epoch; '' if it did not.
     """
 
     def __init__(self, folder: Optional[Path], config: CfgNode) -> None:
@@ -69,12 +69,12 @@ class Status:
         }
 
     def open(self) -> None:
-        """The run looks for a checkpoint. A finished run keeps its status until it trains again."""
+        """Writes the status before training; a finished run keeps its status until it trains again."""
         if self._before.get("state") != "done":
             self.write()
 
     def begin(self, progress: Progress) -> None:
-        """Training begins at `progress`.
+        """Records that training starts at `progress`.
 
         Raises:
             Refusal: after TRAIN.MAX_FRUITLESS_RESTARTS starts without a newer checkpoint.
@@ -113,7 +113,7 @@ class Status:
         note(self._folder / NAME, json.dumps({**self._fields, **where}, indent=2) + "\n")
 
     def end(self, code: int, cause: str) -> None:
-        """The run ended; one that had nothing left to do keeps the existing file."""
+        """Records how the run ended; a run with nothing left to do keeps the existing file."""
         if code == EXIT_OK and not self._begun and self._before.get("state") == "done":
             return
         self._fields.update(state="done" if code == EXIT_OK else "stopped", exit_code=code, cause=cause or self.cause)
@@ -122,10 +122,10 @@ class Status:
 
 @contextlib.contextmanager
 def recorded(folder: Optional[Path], config: CfgNode, launch: Launch, stop: StopRequest) -> Iterator[Status]:
-    """Keeps the status of a run inside the context, and writes how it ended.
+    """Keeps the status of a run inside the context, and records how it ended.
 
     Stop signals are ignored from then on, so that they cannot change the recorded result. Blocking them in this thread
-    would not do: the system hands them to another one.
+    is not enough: the system would deliver them to another one.
     """
     status = Status(folder if launch.is_leader else None, config)
     code, cause = EXIT_OK, ""
@@ -156,7 +156,7 @@ def note(path: Path, text: str) -> None:
 
 
 def _read(path: Path) -> Dict[str, Any]:
-    """The status that an earlier run wrote; empty if there is none or it is invalid."""
+    """The status written by an earlier run; empty if there is none or it is invalid."""
     try:
         fields = json.loads(read_regular(path, MAX_BYTES).decode())
     except FileNotFoundError:

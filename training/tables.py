@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The CSV files of an evaluation: classes, confusion matrix, and predictions for each image."""
+"""CSV files of an evaluation: accuracy per class, confusion matrix, and predictions per image."""
 
 from pathlib import Path
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
@@ -20,14 +20,14 @@ class Tables(NamedTuple):
     predictions: Optional[Path] = None
 
     def write(self, outcomes: Outcomes, names: Sequence[str], dataset: Any) -> None:
-        """Writes the tables that were asked for.
+        """Writes the tables that have a path.
 
         Args:
-            names: of the classes; those without a name are numbered.
-            dataset: from `build_dataset`; tells paths and labels.
+            names: of the classes; unnamed ones are numbered.
+            dataset: from `build_dataset`; has the paths and labels.
 
         Raises:
-            Refusal: for a file that exists already or cannot be written.
+            Refusal: if a file exists already or cannot be written.
         """
         every = numbered(names, outcomes.num_classes)
         if self.per_class:
@@ -43,17 +43,17 @@ class Tables(NamedTuple):
 
 
 def numbered(names: Sequence[str], classes: int) -> List[str]:
-    """The names of all classes: those without one have their number."""
+    """The names of all classes; unnamed ones get their number."""
     return [*names, *(str(label) for label in range(len(names), classes))]
 
 
 def prediction_header(top: int) -> List[str]:
-    """The columns of `top` predicted classes, the likeliest first."""
+    """The columns of the `top` predicted classes."""
     return [f"{column}_{rank}" for rank in range(1, top + 1) for column in ("predicted", "probability")]
 
 
 def _classes(outcomes: Outcomes, names: Sequence[str]) -> Iterator[List[Any]]:
-    """For each class its images, top-1 (recall) and top-5 in per cent, how often it is predicted, and precision."""
+    """Per class: images, top-1 (recall) and top-5 accuracy in per cent, number of predictions, precision."""
     predicted = np.bincount(outcomes.predicted[outcomes.is_readable, 0], minlength=len(names)).tolist()
     for name, (images, top1, top5), told in zip(names, outcomes.class_counts().tolist(), predicted):
         yield [name, images, _percent(top1, images), _percent(top5, images), told, _percent(top1, told)]
@@ -62,7 +62,7 @@ def _classes(outcomes: Outcomes, names: Sequence[str]) -> Iterator[List[Any]]:
 def _images(outcomes: Outcomes, names: Sequence[str], dataset: Any) -> Iterator[List[Any]]:
     rows = zip(outcomes.labels.tolist(), outcomes.predicted.tolist(), outcomes.probabilities.tolist())
     for index, (label, predicted, probabilities) in enumerate(rows):
-        if label == UNREADABLE:  # which counts as incorrect
+        if label == UNREADABLE:  # counts as incorrect
             yield [dataset.path(index), names[dataset.label(index)], 0, *[""] * (2 * len(predicted))]
             continue
         told = [cell for guess, share in zip(predicted, probabilities) for cell in (names[guess], f"{share:.6g}")]
@@ -70,5 +70,5 @@ def _images(outcomes: Outcomes, names: Sequence[str], dataset: Any) -> Iterator[
 
 
 def _percent(part: int, whole: int) -> str:
-    """Empty where there is nothing to divide by."""
+    """A percentage; empty if `whole` is zero."""
     return f"{100 * part / whole:.4f}" if whole else ""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""TensorBoard and Weights & Biases, both optional packages: metrics, sample images and confusions of a run."""
+"""Logs metrics, sample images and the confusion matrix to TensorBoard and Weights & Biases, both optional packages."""
 
 import importlib
 from pathlib import Path
@@ -20,17 +20,17 @@ from training.outcomes import Outcomes
 from utils import one_line
 
 FOLDER = "tensorboard"
-SAMPLES = 8  # training images shown, as they are augmented in the first epoch
-DRAWN_CLASSES = 500  # the largest confusion matrix that is drawn
-MATRIX_SIDE = 300  # pixels, about
+SAMPLES = 8  # training images shown, as augmented in the first epoch
+DRAWN_CLASSES = 500  # larger confusion matrices are not drawn
+MATRIX_SIDE = 300  # approximate, in pixels
 Tracker = Callable[[Run, Dict[str, Any], Optional[Outcomes]], None]
 
 
 def open_tracker(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Tracker:
-    """A function that logs an epoch to what --tensorboard and --wandb ask for.
+    """A function that logs an epoch to TensorBoard and Weights & Biases, as --tensorboard and --wandb request.
 
-    It takes the run, the epoch's row of metrics, and the outcomes of its validation. An error is logged once, and the
-    run goes on.
+    It takes the run, the epoch's row of metrics, and the outcomes of its validation. An error is logged once and does
+    not stop the run.
 
     Raises:
         Refusal: if a package is not installed, or TensorBoard has no output folder.
@@ -61,7 +61,7 @@ def _open_wandb(config: CfgNode, folder: Optional[Path]) -> Tracker:
     except Exception as error:  # wandb.errors.UsageError without an API key, CommError without a network, and others
         cause = one_line(error).rstrip(".")
         raise Refusal(
-            f"--wandb cannot begin: {cause}; log in (wandb login), or set WANDB_MODE=offline", EXIT_RESOURCE
+            f"--wandb cannot start: {cause}; log in (wandb login), or set WANDB_MODE=offline", EXIT_RESOURCE
         ) from error
 
     def log(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> None:
@@ -72,9 +72,9 @@ def _open_wandb(config: CfgNode, folder: Optional[Path]) -> Tracker:
 
 
 def _open_tensorboard(folder: Optional[Path]) -> Tracker:
-    """Event files in the folder `tensorboard` of the output folder, by weight update."""
+    """TensorBoard event files in the folder `tensorboard` of the output folder, by weight update."""
     if folder is None:
-        raise Refusal("--tensorboard writes into the output folder: give one by --output")
+        raise Refusal("--tensorboard writes to the output folder: pass --output")
     writer = _required("torch.utils.tensorboard", "--tensorboard", "tensorboard").SummaryWriter(str(folder / FOLDER))
 
     def log(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> None:
@@ -90,7 +90,7 @@ def _open_tensorboard(folder: Optional[Path]) -> Tracker:
 
 
 def pictures(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> Iterator[Tuple[str, np.ndarray]]:
-    """Names and pictures of an epoch, (N, H, W, C) uint8: training images (of the first one) and confusion matrix."""
+    """Names and pictures of an epoch, (N, H, W, C) uint8: training images (first epoch only) and confusion matrix."""
     if row["epoch"] == 0:
         yield "training images", sample_images(run)
     if outcomes is not None and outcomes.num_classes <= DRAWN_CLASSES:
@@ -108,7 +108,7 @@ def sample_images(run: Run) -> np.ndarray:
 
 
 def matrix_image(outcomes: Outcomes) -> np.ndarray:
-    """The confusion matrix as a picture, (H, W) uint8: rows are true classes, white is all images of a class."""
+    """The confusion matrix as a picture, (H, W) uint8: rows are true classes, white means all images of a class."""
     classes = outcomes.num_classes
     matrix = np.zeros((classes, classes))
     true, predicted, images = outcomes.confusions().T

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Validation between the epochs of a training run, of its weights and of their average."""
+"""Validates the weights of a training run, and their average, between epochs."""
 
 import contextlib
 from typing import Dict, Iterator, Optional
@@ -16,8 +16,8 @@ def validate_epoch(run: Run, progress: Progress) -> Dict[str, Outcomes]:
     """Validates every TEST.INTERVAL epochs and after the last one; the two programs take turns on the device.
 
     Returns:
-        The outcomes of the weights by "", and those of the averaged weights, where there are some, by AVERAGED; nothing
-        in an epoch without validation.
+        The outcomes of the weights under "", and of the averaged weights, if any, under AVERAGED; empty for an epoch
+        without validation.
     """
     epoch, epochs = progress.epoch + 1, run.config.TRAIN.EPOCHS
     if epoch % run.config.TEST.INTERVAL and epoch < epochs:
@@ -36,7 +36,7 @@ def validate_epoch(run: Run, progress: Progress) -> Dict[str, Outcomes]:
 
 @contextlib.contextmanager
 def validating(run: Run) -> Iterator[None]:
-    """The validation program has the device inside the context, with the model's weights, and the training after it."""
+    """Gives the device to the validation program, with the model's weights, and back to training after the context."""
     run.trainer.detachFromDevice()
     run.model.eval()
     compile_validator(run.config, run.validator, run.model.num_classes)
@@ -46,7 +46,7 @@ def validating(run: Run) -> Iterator[None]:
 
 
 def accuracy_columns(run: Run, results: Dict[str, Outcomes]) -> Dict[str, Optional[float]]:
-    """The columns of metrics.csv for the results of `validate_epoch`; empty ones in an epoch without validation."""
+    """The columns of metrics.csv for the results of `validate_epoch`; values are None without validation."""
     columns: Dict[str, Optional[float]] = {}
     for prefix in [""] if run.average is None else ["", AVERAGED]:
         accuracy = results[prefix].accuracy() if prefix in results else None
@@ -57,5 +57,5 @@ def accuracy_columns(run: Run, results: Dict[str, Outcomes]) -> Dict[str, Option
 
 
 def _evaluate(run: Run) -> Outcomes:
-    """The outcomes of the weights that the validation program has."""
+    """The outcomes of the validation program's current weights."""
     return evaluate_images(run.validator, run.data.validation_loader, len(run.data.validation), run.launch)

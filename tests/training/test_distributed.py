@@ -386,7 +386,7 @@ def test_process_does_not_wait_for_one_that_was_killed_and_the_run_goes_on_later
     _, errors = leader.communicate(timeout=60)
     other.communicate()
     assert leader.returncode == EXIT_RESOURCE
-    assert "process 1 of the run ended or hangs" in errors.splitlines()[-1]
+    assert "process 1 of the run exited or hangs" in errors.splitlines()[-1]
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["exit_code"] == EXIT_RESOURCE and "process 1" in status["cause"]
     assert 0 < checkpoint.load(tmp_path / "last.pth")["progress"]["update"] <= status["last_update"]
@@ -402,7 +402,7 @@ def test_process_that_hangs_is_given_up_after_the_timeout(data, tmp_path):
         other.kill()
         other.communicate()
     assert leader.returncode == EXIT_RESOURCE
-    assert "process 1 of the run ended or hangs" in errors.splitlines()[-1]
+    assert "process 1 of the run exited or hangs" in errors.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

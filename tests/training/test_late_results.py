@@ -93,7 +93,7 @@ def test_update_that_shows_the_scale_too_large_is_logged_and_stops_no_run(digits
     spoil_gradients(monkeypatch, {1}, "_unread_factor")
     monkeypatch.setattr(accelerator, "scales_gradients", lambda: True)
     found = train(digits, tmp_path, "--epochs", "1", "--opts", "TRAIN.WARMUP_EPOCHS", "0")
-    assert "update 1: left out, its gradients overflowed" in (tmp_path / "log.txt").read_text()
+    assert "update 1: skipped, its gradients overflowed" in (tmp_path / "log.txt").read_text()
     assert (found["progress"]["update"], found["progress"]["skipped"]) == (5, 0)
 
 
@@ -102,7 +102,7 @@ def test_gradients_that_are_not_finite_stop_the_run_a_step_late_with_the_checkpo
 ):
     options = ["--epochs", "2", "--opts", "TRAIN.CHECKPOINT_STEPS", "2"]
     spoil_gradients(monkeypatch, {2}, "_unread_factor")
-    with pytest.raises(Refusal, match="gradients are not finite at update 2 .*checkpoints are as they were") as caught:
+    with pytest.raises(Refusal, match="gradients are not finite at update 2 .*checkpoints are unchanged") as caught:
         train(digits, tmp_path, *options)
     assert caught.value.code == EXIT_NONFINITE and late[-2:] == [("begins", 3), ("ends", 2)]
     assert checkpoint.load(tmp_path / "last.pth")["progress"]["update"] == 2

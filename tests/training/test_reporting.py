@@ -72,7 +72,7 @@ def test_error_in_the_report_does_not_end_the_run(digits, finished, tmp_path, mo
 
     monkeypatch.setattr(reporting, broken, fail)
     state = train(digits, tmp_path, "--epochs", "2", "--seed", "3")
-    assert capsys.readouterr().out.count("report.html is not written any more: RuntimeError: no report today") == 1
+    assert capsys.readouterr().out.count("report.html is no longer written: RuntimeError: no report today") == 1
     assert_same_run(state, finished[1])
 
 

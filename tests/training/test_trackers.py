@@ -78,7 +78,7 @@ def test_wandb_that_cannot_begin_is_one_clear_line(monkeypatch, tmp_path):
         raise RuntimeError("api_key not configured (no-tty)\ncall wandb.login")
 
     monkeypatch.setitem(sys.modules, "wandb", fake_wandb(init=no_key))
-    with pytest.raises(Refusal, match="--wandb cannot begin: api_key not configured.*WANDB_MODE=offline") as caught:
+    with pytest.raises(Refusal, match="--wandb cannot start: api_key not configured.*WANDB_MODE=offline") as caught:
         tracker(tmp_path, WANDB=True)
     assert caught.value.code == EXIT_RESOURCE and "\n" not in str(caught.value)
 
