@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What all rooms share: errors and exit codes, command lines, logging, signals, files, and a process's place in a run.
+"""Shared by all packages: errors and exit codes, command lines, logging, signals, files, a process's place in a run.
 
 Imports `utils` and, in `archive`, torch; nothing else of the application.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Files of torch.save, read as data only: nothing in them is executed, and all sizes are checked.
+"""Reads files of torch.save as data only: nothing in them is executed, and all sizes are checked.
 
-A file is read once. The same bytes are checked and used: tensors are views of them, so that a file takes the memory of
-its size and no more, whatever sizes it states.
+A file is read once, and the bytes that were checked are the ones used. Tensors are views of them, so a file takes no
+more memory than its size, whatever sizes it claims.
 """
 
 import io
@@ -24,8 +24,8 @@ MAX_BYTES = 64 << 30  # a Swin-L with its optimizer takes 2.4 GB
 MAX_DEPTH = 16
 MAX_DIMENSIONS = 16
 MAX_VALUES = 1_000_000
-TOO_MUCH = f"it holds more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}"
-PART = 1 << 18  # values of a tensor that are looked at together
+TOO_MUCH = f"it holds more than {MAX_VALUES} values, or nests them deeper than {MAX_DEPTH}"
+PART = 1 << 18  # values of a tensor checked at once
 
 
 class DamagedFile(Exception):
@@ -35,16 +35,16 @@ class DamagedFile(Exception):
 class Archive(NamedTuple):
     """The contents of a file."""
 
-    contents: Any  # numbers, texts, None, lists, tuples, dictionaries and dense tensors on the CPU
-    sealed: bool  # whether the file has a digest, which was verified; see common/seal.py
+    contents: Any  # numbers, strings, None, lists, tuples, dicts and dense tensors on the CPU
+    sealed: bool  # whether the file has a (verified) digest; see common/seal.py
 
 
 def read_archive(path: Path) -> Archive:
-    """The contents of a file that torch.save wrote, as data only.
+    """The contents of a file written by torch.save, as data only.
 
-    The digest of a sealed file is verified first; without one, the checksums of the archive are. torch.load checks
-    neither: flipped bits would change weights silently. Compressed members are refused, since a small file could unpack
-    into a large one, and so are formats before PyTorch 1.6.
+    Verifies the digest of a sealed file, or else the checksums of the archive. torch.load checks neither, so flipped
+    bits would change weights silently. Formats older than PyTorch 1.6 are refused, and so are compressed members, since
+    a small file could unpack into a large one.
 
     Raises:
         DamagedFile: if the file cannot be read or its contents are not plain data.
@@ -87,32 +87,32 @@ class _Contents:
             raise BadArchive("it is not little-endian")
 
     def read(self) -> Any:
-        """The object: plain containers, numbers, texts and dense tensors.
+        """The object: plain containers, numbers, strings and dense tensors.
 
         Raises:
-            BadPickle: for anything else, and for too much or too deeply nested of it.
+            BadPickle: for anything else, and for too many or too deeply nested values.
         """
         return plain(read_pickle(io.BytesIO(self._members[f"{self._root}/data.pkl"])), self._tensor)
 
     def _tensor(self, stored: StoredTensor) -> torch.Tensor:
         contents = self._members.get(f"{self._root}/data/{stored.storage.key}")
         if contents is None:
-            raise BadPickle("it refers to a storage that it does not hold")
+            raise BadPickle("it refers to a missing storage")
         try:
             tensor = dense_tensor(stored, contents)
         except BadPickle as error:
             raise BadPickle(f"one of its tensors {error}") from error
         self._room -= tensor.numel() * tensor.element_size()
         if self._room < 0:
-            raise BadPickle("its tensors together are more than the file holds")
+            raise BadPickle("its tensors together are larger than the file")
         return tensor
 
 
 def plain(value: Any, tensor: Callable[[StoredTensor], torch.Tensor]) -> Any:
-    """A copy of what `read_pickle` returns, with tensors; a container that is shared is copied each time it occurs.
+    """A copy of a result of `read_pickle` with tensors; shared containers are copied each time they occur.
 
     Raises:
-        BadPickle: for anything but plain containers, numbers, texts and tensors, for too many and too deeply nested.
+        BadPickle: for anything but plain containers, numbers, strings and tensors, and for too many or too deep values.
     """
     count, height = _extent(value, 0, {})
     if count > MAX_VALUES or height > MAX_DEPTH:
@@ -121,11 +121,11 @@ def plain(value: Any, tensor: Callable[[StoredTensor], torch.Tensor]) -> Any:
 
 
 def _extent(value: Any, depth: int, known: Dict[int, Tuple[int, int]]) -> Tuple[int, int]:
-    """How many values a value holds, itself included, and how many levels of containers; shared ones are walked once.
+    """The number of values in a value, including itself, and its levels of containers; visits shared ones once.
 
     Args:
         depth: levels around the value.
-        known: what was found, by the id of a container.
+        known: results by the id of a container.
     """
     if type(value) not in (list, tuple, dict):
         return 1, 0
@@ -148,20 +148,20 @@ def _copied(value: Any, tensor: Callable[[StoredTensor], torch.Tensor]) -> Any:
         return kind([_copied(item, tensor) for item in value])
     if value is None or kind in (str, int, float, bool):
         return value
-    raise BadPickle(f"it holds {described(value)}: only plain data are read")
+    raise BadPickle(f"it holds {described(value)}: only plain data is read")
 
 
 def dense_tensor(stored: StoredTensor, contents: Union[memoryview, bytearray]) -> torch.Tensor:
-    """The tensor that a pickle describes, as a view of the bytes of its storage.
+    """The tensor described by a pickle, as a view of the bytes of its storage.
 
     Raises:
-        BadPickle: if it reaches beyond them, or has more values than they are.
+        BadPickle: if it extends beyond its storage, or has more values.
     """
     storage, offset, size, stride = stored
     sound = type(size) is type(stride) is tuple and len(size) == len(stride) <= MAX_DIMENSIONS
     numbers = (offset, storage.first, *size, *stride) if sound else (None,)
     if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
-        raise BadPickle("has a size, stride or offset that none can have")
+        raise BadPickle("has an invalid size, stride or offset")
     dtype = getattr(torch, storage.dtype)
     values, count = len(contents) // torch.empty(0, dtype=dtype).element_size(), math.prod(size)
     if not count:
@@ -170,12 +170,12 @@ def dense_tensor(stored: StoredTensor, contents: Union[memoryview, bytearray]) -
     last = offset + sum((side - 1) * step for side, step in zip(size, stride))
     if count > values or last >= values:
         shape = "x".join(map(str, size)) or "a number"
-        raise BadPickle(f"claims to be {shape}, which is more than the file holds")
+        raise BadPickle(f"claims to be {shape}, more than the file holds")
     return torch.frombuffer(contents, dtype=dtype, count=values).as_strided(size, stride, offset)
 
 
 def first_non_finite(tensors: Mapping[str, Any]) -> Optional[str]:
-    """The name of the first tensor in nested containers with a NaN or infinite value, or None."""
+    """The name of the first tensor with a NaN or infinite value in nested containers, or None."""
     for name, tensor in tensors_of(tensors):
         parts = tensor.reshape(-1).split(PART) if tensor.is_floating_point() else ()  # isfinite copies its argument
         if not all(torch.isfinite(part).all() for part in parts):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Command lines: strict parsing, and errors as one line with an exit code."""
+"""Command lines: strict parsing; errors become one line with an exit code."""
 
 import argparse
 import io
@@ -18,7 +18,7 @@ def _nowhere(flag: str, ours: Collection[str]) -> str:
 
 
 class CommandLine(argparse.ArgumentParser):
-    """An argument parser that raises `Refusal`, and suggests the nearest flag for a mistyped one."""
+    """An argument parser that raises `Refusal`, and suggests the closest flag for a mistyped one."""
 
     def error(self, message: str) -> Any:
         """Called by argparse for invalid arguments."""
@@ -29,7 +29,7 @@ class CommandLine(argparse.ArgumentParser):
         self._elsewhere = elsewhere
 
     def parse(self, argv: Optional[Sequence[str]]) -> argparse.Namespace:
-        """Parses `argv`, by default that of the process; raises `Refusal` for unknown arguments."""
+        """Parses `argv`, by default the arguments of the process; raises `Refusal` for unknown ones."""
         args, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [name for action in self._actions for name in action.option_strings]
@@ -41,8 +41,8 @@ class CommandLine(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> int:
     """Runs an entry point and returns its exit code; a `Refusal` is printed as one line on standard error.
 
-    Every exception but a refusal and Ctrl-C is a bug of this program and keeps its traceback. Characters that the
-    encoding of standard output lacks are escaped, as Python does on standard error: a name must not end a run.
+    Any other exception except Ctrl-C is a bug of this program and keeps its traceback. Characters that standard output
+    cannot encode are escaped, as Python does on standard error: a file name must not end a run.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # not where a test captures it
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""C code that is compiled on first use, once for each machine and version of the code, and kept in the user's cache."""
+"""C code, compiled on first use, once per machine and version of the code, and kept in the user's cache."""
 
 import ctypes
 import hashlib
@@ -21,13 +21,13 @@ FAILURES = (OSError, RuntimeError, subprocess.SubprocessError)  # of `load`
 
 
 def load(sources: Sequence[Path], flags: Sequence[str], arguments: Dict[str, str]) -> ctypes.CDLL:
-    """The compiled code of some sources, made by $CC or cc.
+    """Loads the code of some sources, compiled by $CC or cc.
 
     Args:
         sources: C files, and the headers that they include from their folder.
-        flags: of the compiler beside FLAGS, followed by those of the linker.
-        arguments: of each function that Python calls its arguments: p for an address, l for an int64_t, i for an int,
-            f for a float.
+        flags: compiler flags in addition to FLAGS, followed by linker flags.
+        arguments: argument types of each function called from Python: p for an address, l for int64_t, i for int,
+            f for float.
 
     Raises:
         OSError, RuntimeError, subprocess.SubprocessError: if it cannot be compiled, kept or loaded.
@@ -39,7 +39,7 @@ def load(sources: Sequence[Path], flags: Sequence[str], arguments: Dict[str, str
 
 
 def built(sources: Sequence[Path], flags: Sequence[str]) -> Path:
-    """The shared library, compiled if this machine has none of this version; arguments and errors as of `load`."""
+    """The path of the shared library, compiled unless cached; arguments and errors as in `load`."""
     folder = user_cache()
     if folder is None:
         raise RuntimeError("there is no folder to keep it in: set XDG_CACHE_HOME")
@@ -79,7 +79,7 @@ def _is_private(library: Path) -> bool:
 
 
 def processor() -> str:
-    """Tells processors with other instructions apart, since several machines may share a home directory."""
+    """Identifies the processor's instruction set, since machines may share a home directory."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -88,7 +88,7 @@ def processor() -> str:
 
 
 def compile_with(command: List[str]) -> None:
-    """Runs a compiler; raises RuntimeError with what it says if it fails."""
+    """Runs a compiler; raises RuntimeError with its output if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=BUILD_SECONDS)
     if done.returncode:
         raise RuntimeError(f"{command[0]}: {done.stderr or done.stdout}")

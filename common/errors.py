@@ -10,7 +10,7 @@ EXIT_CHECKPOINT = 4
 EXIT_NONFINITE = 5
 EXIT_RESOURCE = 6
 EXIT_BUSY = 7
-EXIT_FINDINGS = 8  # of dataset.check: training goes on, but a file deserves a look
+EXIT_FINDINGS = 8  # of dataset.check: training would run, but some files need attention
 EXIT_PREEMPTED = 75
 EXIT_INTERRUPTED = 130  # by a second Ctrl-C
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Figures of matplotlib, an optional package, written to PNG files that a flag names."""
+"""Figures, written to PNG files; needs matplotlib, an optional package."""
 
 from pathlib import Path
 from typing import Any, Tuple
@@ -10,18 +10,18 @@ from utils import reason
 
 
 def new_figure(flag: str, path: Path, size: Tuple[float, float], otherwise: str) -> Any:
-    """A matplotlib figure for `save_figure`; it needs no display.
+    """A matplotlib figure for `save_figure`; needs no display.
 
     Args:
         flag: the flag that names the file, for messages.
         size: width and height in inches.
-        otherwise: what to do without matplotlib.
+        otherwise: what to do without matplotlib, for messages.
 
     Raises:
         Refusal: if the file's name does not end in .png, or matplotlib is not installed.
     """
     if path.suffix.lower() != ".png":
-        raise Refusal(f"{flag} {path}: the chart is a PNG, give the name of a .png file")
+        raise Refusal(f"{flag} {path}: the name must end in .png")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

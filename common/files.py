@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Files: opened only if they are regular, read once, and written atomically."""
+"""Opens regular files only, reads them once, and writes them atomically."""
 
 import contextlib
 import errno
@@ -27,7 +27,7 @@ class NotRegular(OSError):
 
 
 class TooLarge(OSError):
-    """The file is larger than the limit of its kind."""
+    """The file is larger than its limit."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(errno.EFBIG, f"it has {size} bytes, more than {limit}")
@@ -35,7 +35,7 @@ class TooLarge(OSError):
 
 
 def user_cache() -> Optional[Path]:
-    """This program's folder in the user's cache, as the XDG specification has it; None for a user without a home."""
+    """This program's folder in the user's cache, as in the XDG specification; None for a user without a home."""
     candidates = (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))
     return next((Path(base, "swin_ipu") for base in candidates if os.path.isabs(base)), None)
 
@@ -45,7 +45,7 @@ def open_regular(path: PathLike, flags: int = os.O_RDONLY) -> int:
 
     Args:
         path: an untrusted path.
-        flags: as os.open takes them.
+        flags: as for os.open.
 
     Raises:
         NotRegular: for a folder, a pipe (which would block), a device or a socket.
@@ -69,17 +69,17 @@ def read_regular(path: PathLike, limit: int) -> bytearray:
     Transient errors of network storage are retried a few times.
 
     Raises:
-        NotRegular, TooLarge: see there; nothing was read.
+        NotRegular, TooLarge: before anything is read.
         OSError: if it cannot be read.
     """
     return retried(lambda: _read_once(path, limit))
 
 
 def retried(read: Callable[[], Read]) -> Read:
-    """What `read` returns; transient errors of network storage are retried a few times.
+    """Calls `read`, again a few times after transient errors of network storage.
 
     Raises:
-        OSError: if it is another one, or the last attempt fails, too.
+        OSError: another error, or that of the last attempt.
     """
     for attempt in range(READ_ATTEMPTS - 1):
         try:
@@ -110,7 +110,7 @@ def _read_once(path: PathLike, limit: int) -> bytearray:
 
 
 def write_atomically(path: Path, contents: Union[str, bytes]) -> None:
-    """Writes bytes, or text as UTF-8, to the file at `path`; readers see the old contents or the new, never a part."""
+    """Writes bytes, or text as UTF-8, to the file at `path`; readers see either the old contents or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as stream:
@@ -126,10 +126,10 @@ def write_atomically(path: Path, contents: Union[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def new_path(path: Path) -> Iterator[Path]:
-    """A temporary name for a file or folder that is to be at `path`, and is once the context ends without an error.
+    """A temporary path for a new file or folder, renamed to `path` if the context ends without an error.
 
     Raises:
-        FileExistsError: where something is at `path` already; it stays as it is.
+        FileExistsError: if `path` exists, which is left unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The kinds of device, and the place of one process in a run."""
+"""The kinds of device, and the place of a process in a run."""
 
 from typing import NamedTuple
 
 from yacs.config import CfgNode
 
 DEVICES = ("auto", "ipu", "gpu", "cpu")
-REFERENCE_BATCH = 512  # global batch size for which the recipes give their learning rates
+REFERENCE_BATCH = 512  # global batch size of the configured learning rates
 
 
 class Launch(NamedTuple):
@@ -17,11 +17,11 @@ class Launch(NamedTuple):
     processes: int
     replicas: int  # over all processes
     local_replicas: int
-    stages: int = 1  # processes that share a model; see training/host_pipeline.py
+    stages: int = 1  # processes per model; see training/host_pipeline.py
 
     @property
     def instance(self) -> "Launch":
-        """The launch as data parallelism sees it: the processes that share a model count as one."""
+        """The launch for data parallelism: the processes of a model count as one."""
         return self._replace(process=self.process // self.stages, processes=self.processes // self.stages, stages=1)
 
     @property
@@ -34,5 +34,5 @@ class Launch(NamedTuple):
         return config.DATA.BATCH_SIZE * config.TRAIN.ACCUMULATION_STEPS * self.replicas
 
     def learning_rate_factor(self, config: CfgNode) -> float:
-        """The factor for the recipe's learning rates, which scale linearly with the global batch size."""
+        """The factor for the configured learning rates, which scale linearly with the global batch size."""
         return self.global_batch(config) / REFERENCE_BATCH

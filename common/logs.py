@@ -16,8 +16,8 @@ from common.files import open_regular
 from common.progress_bar import above_bars, bars_shown
 from utils import one_line
 
-REPEATED = {"repeated": True}  # `extra` of records that tell how far something is
-REPEATED_SECONDS = 0.5  # between two of them on a terminal; files have all
+REPEATED = {"repeated": True}  # `extra` of progress records
+REPEATED_SECONDS = 0.5  # between two of them on a terminal; files get all
 
 logger = logging.getLogger("swin")
 
@@ -26,11 +26,11 @@ logger = logging.getLogger("swin")
 def console_log(is_leader: bool, bars: Optional[bool] = None, stream: Optional[TextIO] = None) -> Iterator[None]:
     """Logs to standard output inside the context; processes other than the leader log warnings only.
 
-    Python's warnings, which libraries use, become lines of the log.
+    Python warnings, which libraries use, are logged as well.
 
     Args:
-        bars: whether progress bars are shown; None: in the leader.
-        stream: instead of standard output.
+        bars: whether to show progress bars; None: in the leader only.
+        stream: to use instead of standard output.
     """
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO if is_leader else logging.WARNING)
@@ -46,7 +46,7 @@ def console_log(is_leader: bool, bars: Optional[bool] = None, stream: Optional[T
 
 @contextlib.contextmanager
 def _warnings_logged() -> Iterator[None]:
-    """Warnings of libraries become lines of the log inside the context, each of them once."""
+    """Logs Python warnings inside the context, each of them once."""
     told: Set[str] = set()
 
     def show(message: Union[Warning, str], category: Type[Warning], *_: Any, **__: Any) -> None:
@@ -65,10 +65,10 @@ def _warnings_logged() -> Iterator[None]:
 
 @contextlib.contextmanager
 def file_log(path: Path) -> Iterator[None]:
-    """Also appends the log to the regular file at `path` inside the context, beginning with what the console showed.
+    """Also appends the log to the regular file at `path` inside the context, including the lines logged so far.
 
     Raises:
-        OSError: if it cannot be opened, or is something else.
+        OSError: if it cannot be opened or is not a regular file.
     """
     handler = _LogFile(str(path), encoding="utf-8")
     with _log_to(handler):
@@ -79,7 +79,7 @@ def file_log(path: Path) -> Iterator[None]:
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]  # not generic when it runs
-    """Writes above a progress bar, and on a terminal at most two repeated lines a second."""
+    """Writes above progress bars; on a terminal, at most two repeated lines per second."""
 
     _last = float("-inf")
 

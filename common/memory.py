@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""How much memory the machine has to spare, and how much this process has used."""
+"""The memory available on the machine and used by this process."""
 
 import errno
 import os
@@ -10,9 +10,9 @@ from typing import Optional
 
 SHARED_MEMORY = "/dev/shm"
 SHORTAGES = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # of memory, processes, descriptors
-# PyTorch's allocator and Python's threads have no exceptions of their own for them.
+# PyTorch's allocator and Python's threads raise RuntimeErrors with these texts.
 SHORTAGE_MESSAGES = ("DefaultCPUAllocator", "can't start new thread")
-ROOM = 16 << 20  # bytes: less than this is too little to work with
+ROOM = 16 << 20  # minimum bytes to work with
 
 
 def free_shared_memory() -> int:
@@ -36,13 +36,13 @@ def available_memory() -> Optional[int]:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has had resident so far, without its workers."""
+    """The peak resident bytes of this process so far, without its workers."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def is_shortage(error: Optional[BaseException]) -> bool:
-    """Whether an error, or what caused it, was a lack of memory, threads, processes or descriptors."""
+    """Whether an error, or its cause, is a lack of memory, threads, processes or file descriptors."""
     while error is not None:
         said = isinstance(error, RuntimeError) and any(part in str(error) for part in SHORTAGE_MESSAGES)
         if said or isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORTAGES):
@@ -52,7 +52,7 @@ def is_shortage(error: Optional[BaseException]) -> bool:
 
 
 def has_room() -> bool:
-    """Whether this process still gets memory to work with; decoders do not always say that they got none."""
+    """Whether this process can still allocate memory; decoders do not always report that they could not."""
     try:
         return len(bytearray(ROOM)) == ROOM
     except MemoryError:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Pickles, read as data: no class that they name is looked up, imported or called.
+"""Reads pickles as data: the classes they name are never looked up, imported or called.
 
-The instructions of a pickle are carried out here, on lists, dicts and records of this module only. Whatever else a
-pickle names becomes an `Inert` object that keeps the name and the data it was to be made of. What torch.save writes of
-a tensor becomes a `StoredTensor`, which says where its values lie and how they are laid out.
+The instructions of a pickle are executed here, on lists, dicts and records of this module only. Any other object
+becomes an `Inert`, which keeps the name of its class and its arguments. A tensor of torch.save becomes a
+`StoredTensor`, which describes the location and layout of its values.
 """
 
 import pickletools
 from typing import IO, Any, Callable, Dict, Hashable, List, NamedTuple, Tuple, cast
 
 MAX_PICKLE_BYTES = 64 << 20  # the pickle of a checkpoint with 2,000 tensors and their moments has less than one MiB
-MAX_LINE_BYTES = 1024  # of a name, or a number in digits, whose conversion takes quadratic time
+MAX_LINE_BYTES = 1024  # of a name, or a decimal number, which takes quadratic time to convert
 MAX_INSTRUCTIONS = 300_000  # such a pickle has a seventh of them, and thirty for each epoch that was trained
 KEYS = (str, int, float, bytes, type(None))  # of dicts; tuples could be nested until hashing them ends the process
 
@@ -37,7 +37,7 @@ class BadPickle(Exception):
 
 
 class Global(NamedTuple):
-    """A class or function that a pickle names, as 'module name'; it is never looked up."""
+    """A class or function named by a pickle, as 'module name'; it is never looked up."""
 
     name: str
 
@@ -52,7 +52,7 @@ class Inert:
 
 
 class Storage(NamedTuple):
-    """Values of a tensor: `length` of `dtype` from the value `first` on, in the part of the file that `key` names."""
+    """Values of a tensor: `length` values of `dtype`, starting at value `first` of the archive member `key`."""
 
     key: str
     dtype: str
@@ -61,7 +61,7 @@ class Storage(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as a pickle describes it, unchecked."""
+    """A tensor as described by a pickle, unchecked."""
 
     storage: Storage
     offset: Any
@@ -70,11 +70,11 @@ class StoredTensor(NamedTuple):
 
 
 def read_pickle(stream: Any, note: Callable[[Storage], Any] = lambda storage: None) -> Any:
-    """The object that the pickle at the stream's position describes; the stream is left at the end of the pickle.
+    """Reads the pickle at the stream's position; the stream is left at its end.
 
     Args:
         stream: has read, readline and tell.
-        note: called with every storage that the pickle names.
+        note: called with every storage in the pickle.
 
     Raises:
         BadPickle: for anything but a well-formed pickle of bounded size.
@@ -100,7 +100,7 @@ def described(value: Any) -> str:
 
 
 class _Bounded:
-    """A stream of which MAX_PICKLE_BYTES are read at most."""
+    """A stream of which at most MAX_PICKLE_BYTES can be read."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -128,11 +128,11 @@ class _Machine:
     def __init__(self, note: Callable[[Storage], Any]) -> None:
         self._note = note
         self.stack: List[Any] = []
-        self._below: List[List[Any]] = []  # stacks as they were at the marks
+        self._below: List[List[Any]] = []  # the stacks below the marks
         self._memo: Dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        """Carries out one instruction."""
+        """Executes one instruction."""
         if name in _PUSHED:
             self.stack.append(argument)
         elif name in _MADE:
@@ -142,10 +142,10 @@ class _Machine:
         elif name in _HANDLERS:
             _HANDLERS[name](self, argument)
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise BadPickle(f"it has the instruction {name}, which checkpoints do not need")
+            raise BadPickle(f"it has the instruction {name}, which checkpoints do not use")
 
     def mark(self, _: Any) -> None:
-        """What follows on the stack belongs together."""
+        """Pushes a mark."""
         self._below.append(self.stack)
         self.stack = []
 
@@ -154,7 +154,7 @@ class _Machine:
         return together
 
     def _fold(self, count: int, make: Callable[[List[Any]], Any]) -> None:
-        """Makes one value of the last `count`, or of those since the mark."""
+        """Makes one value of the last `count` values, or of those since the mark if negative."""
         if count < 0:
             parts = self._since_mark()
         else:
@@ -162,11 +162,11 @@ class _Machine:
         self.stack.append(make(parts))
 
     def append(self, _: Any) -> None:
-        """One value into a list."""
+        """Appends a value to a list."""
         self._extend([self.stack.pop()])
 
     def appends(self, _: Any) -> None:
-        """Values since the mark into a list."""
+        """Appends the values since the mark to a list."""
         self._extend(self._since_mark())
 
     def _extend(self, values: List[Any]) -> None:
@@ -174,12 +174,12 @@ class _Machine:
             self.stack[-1].extend(values)
 
     def setitem(self, _: Any) -> None:
-        """One key and value into a dict."""
+        """Adds a key and value to a dict."""
         value, key = self.stack.pop(), self.stack.pop()
         self._update([key, value])
 
     def setitems(self, _: Any) -> None:
-        """Keys and values since the mark into a dict."""
+        """Adds the keys and values since the mark to a dict."""
         self._update(self._since_mark())
 
     def _update(self, pairs: List[Any]) -> None:
@@ -189,72 +189,72 @@ class _Machine:
             target.update(_dict(pairs))
 
     def put(self, index: int) -> None:
-        """Remembers the last value under a number."""
+        """Memoizes the last value under a number."""
         self._memo[index] = self.stack[-1]
 
     def memoize(self, _: Any) -> None:
-        """Remembers the last value under the next number."""
+        """Memoizes the last value under the next number."""
         self._memo[len(self._memo)] = self.stack[-1]
 
     def get(self, index: int) -> None:
-        """A remembered value."""
+        """Pushes a memoized value."""
         self.stack.append(self._memo[index])
 
     def pop(self, _: Any) -> None:
-        """Forgets the last value, or the mark if there is none above it."""
+        """Drops the last value, or the mark if there is no value above it."""
         if self.stack:
             self.stack.pop()
         else:
             self._since_mark()
 
     def pop_mark(self, _: Any) -> None:
-        """Forgets the values since the mark."""
+        """Drops the values since the mark."""
         self._since_mark()
 
     def dup(self, _: Any) -> None:
-        """The last value once more."""
+        """Duplicates the last value."""
         self.stack.append(self.stack[-1])
 
     def name(self, argument: str) -> None:
-        """A class or function."""
+        """Pushes a class or function."""
         self.stack.append(Global(argument))
 
     def stack_name(self, _: Any) -> None:
-        """A class or function whose module and name are on the stack."""
+        """Pushes a class or function, whose module and name are on the stack."""
         name, module = self.stack.pop(), self.stack.pop()
         self.stack.append(Global(f"{module} {name}" if isinstance(module, str) and isinstance(name, str) else "?"))
 
     def instance(self, argument: str) -> None:
-        """An object of a named class, from the values since the mark."""
+        """Creates an object of a named class, from the values since the mark."""
         self.stack.append(_made(Global(argument), tuple(self._since_mark())))
 
     def instance_of(self, _: Any) -> None:
-        """An object of the class that is the first value since the mark."""
+        """Creates an object of the class that is the first value since the mark."""
         parts = self._since_mark()
         self.stack.append(_made(parts[0], tuple(parts[1:])))
 
     def call(self, _: Any) -> None:
-        """What a function is to make of a tuple of arguments."""
+        """Calls a function with a tuple of arguments, see `_made`."""
         arguments, function = self.stack.pop(), self.stack.pop()
         self.stack.append(_made(function, arguments))
 
     def call_with_names(self, _: Any) -> None:
-        """The same with arguments by name, which no tensor needs."""
+        """Calls a function with keyword arguments, which no tensor needs."""
         del self.stack[-2:]
         self.stack.append(_made(self.stack.pop(), None))
 
     def build(self, _: Any) -> None:
-        """Gives an object its state; of dicts, attributes are left out."""
+        """Sets the state of an object; attributes of dicts are ignored."""
         state = self.stack.pop()
         if isinstance(self.stack[-1], Inert):
             self.stack[-1].state = state
 
     def persistent(self, argument: Any) -> None:
-        """What the file keeps elsewhere, by a line of text."""
+        """Pushes an object stored elsewhere in the file, named by a line of text."""
         self.stack.append(Inert("persistent"))
 
     def stack_persistent(self, _: Any) -> None:
-        """What the file keeps elsewhere: the storages of tensors."""
+        """Pushes an object stored elsewhere in the file: the storage of a tensor."""
         storage = _storage(self.stack.pop())
         if isinstance(storage, Storage):
             self._note(storage)
@@ -320,16 +320,16 @@ _HANDLERS: Dict[str, Callable[[_Machine, Any], None]] = {
 
 
 def _storage(identity: Any) -> Any:
-    """The record of a persistent id of torch.save: ('storage', class, key, device, count[, view])."""
+    """The object with a persistent id of torch.save: ('storage', class, key, device, count[, view])."""
     if not isinstance(identity, tuple) or len(identity) not in (4, 5, 6) or not isinstance(identity[1], Global):
         return Inert("persistent")
-    if len(identity) == 4:  # ('module', class, file, source), of models that were saved whole
+    if len(identity) == 4:  # ('module', class, file, source), of whole saved models
         return identity[1]
     _, kind, key, _, count, *view = identity
     if kind.name not in STORAGES or not isinstance(key, str) or type(count) is not int or count < 0:
         return Inert(kind.name)
     first = 0
-    if view and view[0] is not None:  # of files from before PyTorch 1.6: a part of the storage
+    if view and view[0] is not None:  # a part of the storage, in files older than PyTorch 1.6
         _, first, _ = view[0]
     return Storage(key, STORAGES[kind.name], count, first)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Progress bars on standard error, if that is a terminal, and lines that are printed above them."""
+"""Progress bars on standard error, if it is a terminal, and lines printed above them."""
 
 import contextlib
 import os
@@ -10,8 +10,8 @@ from typing import Any, Iterator, Optional, Sequence, TypeVar
 
 from tqdm import tqdm
 
-DELAY = 0.5  # seconds before a bar appears: what takes less shows none
-REDRAW = 0.5  # seconds between two drawings of a bar that only tells the time
+DELAY = 0.5  # seconds before a bar appears; shorter work shows none
+REDRAW = 0.5  # seconds between updates of a bar that shows only the time
 
 Item = TypeVar("Item")
 
@@ -19,7 +19,7 @@ _are_shown = False
 
 
 class ProgressBar(tqdm):  # type: ignore[misc]  # tqdm has no types
-    """tqdm's, without its monitoring thread and without its lock between processes."""
+    """A tqdm bar without its monitoring thread and its lock between processes."""
 
     monitor_interval = 0
 
@@ -31,7 +31,7 @@ os.register_at_fork(after_in_child=lambda: ProgressBar.set_lock(threading.RLock(
 
 @contextlib.contextmanager
 def bars_shown(shown: bool) -> Iterator[None]:
-    """Whether this process shows progress bars inside the context; otherwise it shows none."""
+    """Shows or hides the progress bars of this process inside the context."""
     global _are_shown
     before, _are_shown = _are_shown, shown
     try:
@@ -41,13 +41,13 @@ def bars_shown(shown: bool) -> Iterator[None]:
 
 
 def progress_bar(what: str, total: Optional[int], unit: str, initial: int = 0, **options: Any) -> ProgressBar:
-    """A bar to be used as a context and moved by `update(count)`; it is cleared at the end.
+    """A progress bar, to be used as a context and moved by `update(count)`; it disappears at the end.
 
     Args:
-        what: what runs, shown before the bar.
-        total: how much there is to do; None: unknown.
-        unit: what is counted, such as ' images'.
-        initial: how much is done already.
+        what: label before the bar.
+        total: final count; None: unknown.
+        unit: unit of the count, such as ' images'.
+        initial: initial count.
         options: further arguments of tqdm.
     """
     return ProgressBar(
@@ -64,7 +64,7 @@ def progress_bar(what: str, total: Optional[int], unit: str, initial: int = 0, *
 
 
 def tracked(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
-    """The items, with a bar that tells how many of them are done."""
+    """Iterates over the items with a progress bar."""
     with progress_bar(what, len(items), unit) as bar:
         for item in items:
             yield item
@@ -73,7 +73,7 @@ def tracked(items: Sequence[Item], what: str, unit: str) -> Iterator[Item]:
 
 @contextlib.contextmanager
 def elapsed_time(what: str) -> Iterator[None]:
-    """Shows the time since the context was entered, for work that does not tell how far it is."""
+    """Shows the time since the context was entered, for work whose progress is unknown."""
     with progress_bar(what, None, "", bar_format="{desc}: {elapsed}") as bar:
         if bar.disable:
             yield
@@ -90,7 +90,7 @@ def elapsed_time(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def above_bars() -> Iterator[None]:
-    """What is printed to standard output inside the context stands above the progress bar, which is drawn again."""
+    """Prints to standard output inside the context appear above the progress bar."""
     with ProgressBar.external_write_mode(file=sys.stdout):
         yield
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Files of results: whether they can be made is found out before the work, and what is there is not overwritten."""
+"""Result files: checks that they can be created before the work starts, and never overwrites one."""
 
 import contextlib
 import csv
@@ -16,7 +16,7 @@ from utils import reason
 
 
 def check_free(path: Path) -> None:
-    """Raises `Refusal` if something is at `path`, or if its folder is missing or read-only."""
+    """Raises `Refusal` if `path` exists, or if its folder is missing or read-only."""
     folder = path.absolute().parent
     if os.path.lexists(path):
         raise Refusal(
@@ -30,9 +30,9 @@ def check_free(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_text(path: Path) -> Iterator[TextIO]:
-    """A text stream for a new file, which is at `path` once the context ends without an error.
+    """A text stream for a new file, which appears at `path` if the context ends without an error.
 
-    Names that are no UTF-8 keep their bytes.
+    File names that are not UTF-8 keep their bytes.
 
     Raises:
         Refusal: if it exists by then or cannot be written.
@@ -47,24 +47,24 @@ def new_text(path: Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[None]:
-    """Printing inside the context ends quietly, as SIGPIPE would end it, when nobody reads standard output any more.
+    """Exits quietly, as by SIGPIPE, if the reader of standard output goes away while the context prints.
 
     Raises:
-        SystemExit: then.
-        Refusal: if it cannot be written for another reason.
+        SystemExit: in this case.
+        Refusal: if standard output cannot be written for another reason.
     """
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards the rest of the buffer
         if isinstance(error, BrokenPipeError):
             raise SystemExit(128 + signal.SIGPIPE) from error
         raise Refusal(f"standard output cannot be written: {reason(error)}", EXIT_RESOURCE) from error
 
 
 def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Writes a new CSV file (RFC 4180); raises as `new_text`."""
+    """Writes a new CSV file (RFC 4180); raises as `new_text` does."""
     with new_text(path) as stream:
         writer = csv.writer(stream)
         writer.writerow(header)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""A digest over the whole of a file that torch.save writes, in the comment at the end of its zip archive.
+"""Appends a digest of a whole file to files of torch.save, as the comment of their zip archive.
 
     ... members ... directory ... end record | "swin-sha256:" + 64 hexadecimal digits
 
-Zip readers ignore comments, so torch.load and timm read a sealed file like any other. The digest is of every
-byte before the comment, padding and headers included: zip's own checksums cover the contents of members only, and
-torch.load compares not even those.
+Zip readers ignore comments, so torch.load and timm read a sealed file like any other. The digest covers every byte
+before the comment, including padding and headers. Zip's own checksums cover only the contents of members, and
+torch.load does not even verify those.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ _END_RECORD = 22  # bytes, without a comment; its last two are the comment's len
 
 
 class SealingStream:
-    """A stream for torch.save that writes to another one; `seal` appends the digest of the file.
+    """A stream for torch.save that writes to another stream; `seal` appends the digest of the file.
 
-    torch.save writes sequentially. The last bytes are held back, since the archive's end record must state the length
-    of the comment.
+    torch.save writes sequentially. The last bytes are held back, since the archive's end record needs the length of the
+    comment.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -46,16 +46,16 @@ class SealingStream:
         return len(data)
 
     def flush(self) -> None:
-        """Called by torch.save; bytes that are held back are not written."""
+        """Called by torch.save; keeps holding back the last bytes."""
 
     def seal(self) -> None:
         """Writes the rest of the archive and the digest.
 
         Raises:
-            ValueError: if the data do not end as a zip archive without a comment.
+            ValueError: if the data does not end like a zip archive without a comment.
         """
         if self._held[:4] != b"PK\x05\x06" or self._held[-2:] != b"\0\0":
-            raise ValueError("what torch.save wrote does not end as a zip archive")
+            raise ValueError("the output of torch.save does not end like a zip archive")
         self._pass_on(self._held[:-2] + LENGTH.to_bytes(2, "little"))
         self._stream.write(MARK + self._digest.hexdigest().encode())
         self._held = b""
@@ -76,7 +76,7 @@ def is_intact(contents: memoryview) -> bool:
 
 
 def digest_of(path: Path) -> str:
-    """The digest that a sealed file ends with, without comparing it with the contents; empty if there is none."""
+    """The digest at the end of a sealed file, not verified; empty if there is none."""
     with open(open_regular(path), "rb") as stream:
         stream.seek(max(os.fstat(stream.fileno()).st_size - LENGTH, 0))
         end = stream.read(LENGTH)

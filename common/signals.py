@@ -30,7 +30,7 @@ class StopRequest:
 
     Attributes:
         name: name of the first signal received; empty if there was none.
-        agreed: whether all processes know of the request, so that all stop after the same step.
+        agreed: whether all processes know of the request, and stop after the same step.
     """
 
     def __init__(self) -> None:
@@ -55,14 +55,14 @@ class StopRequest:
             self._deferred = False
 
     def close(self) -> None:
-        """The run has ended and said how: from here on signals are ignored."""
+        """Ignores signals from now on: the result of the run is recorded."""
         self._closed = True
 
     def check(self) -> None:
         """Raises `Preempted` if a stop was requested."""
         if self.name:
             raise Preempted(
-                f"stopped by {self.name}; the same command goes on from the last checkpoint, if there is one"
+                f"stopped by {self.name}; run the same command to resume from the last checkpoint, if there is one"
             )
 
     def _handle(self, number: int, frame: Any) -> None:
@@ -70,7 +70,7 @@ class StopRequest:
             return
         if self.name and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.name:  # torchrun signals the others once more as soon as one exits
+        if self.name:  # torchrun signals the others again as soon as one exits
             return
         self.name = signal.Signals(number).name
         if not self._deferred:

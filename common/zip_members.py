@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The members of a zip archive in memory, as torch.save writes one: stored, in order, nothing in two readings.
+"""The members of a zip archive in memory, as written by torch.save: stored, in order, unambiguous.
 
-Readers of zip files disagree where a file has two directories, members that overlap, or text before and after. Such a
-file is refused here, so that what was checked is what is used. The format is APPNOTE.TXT of PKWARE, sections 4.3 and
-4.5.3.
+Zip readers disagree on files with two directories, overlapping members, or data before or after the archive. Such files
+are refused here, so that the data checked is the data used. The format is described in PKWARE's APPNOTE.TXT, sections
+4.3 and 4.5.3.
 """
 
 import struct
@@ -17,7 +17,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _EXTRA = struct.Struct("<2H")
-_ZIP64 = 1  # the id of the extra field that holds sizes beyond 32 bits
+_ZIP64 = 1  # id of the extra field for sizes beyond 32 bits
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF  # "see the zip64 record"
 _STORED, _ENCRYPTED = 0, 1
 MAX_MEMBERS = 100_000
@@ -37,7 +37,7 @@ class _Entry(NamedTuple):
 
 
 def stored_members(archive: memoryview, comment: int, checksums: bool) -> Dict[str, memoryview]:
-    """The contents of every member by name; no byte is copied.
+    """The contents of every member by name, as views.
 
     Args:
         archive: a whole file.
@@ -69,7 +69,7 @@ def stored_members(archive: memoryview, comment: int, checksums: bool) -> Dict[s
 
 
 def _read_directory(archive: memoryview, end: int, comment: int) -> Tuple[List[_Entry], int]:
-    """The entries of the directory, and where it begins."""
+    """The entries of the directory, and its offset."""
     if end < 0 or bytes(archive[:4]) != b"PK\x03\x04" or bytes(archive[end : end + 4]) != b"PK\x05\x06":
         raise BadArchive("it is truncated, or not a file of torch.save")
     *_, count, size, offset, said = _END.unpack_from(archive, end)
@@ -97,7 +97,7 @@ def _entries(directory: memoryview, count: int) -> Iterator[_Entry]:
         if magic != b"PK\x01\x02":
             raise BadArchive("its directory is damaged")
         if method != _STORED or flags & _ENCRYPTED:
-            raise BadArchive("its members are compressed, as torch.save never writes them")
+            raise BadArchive("its members are compressed, which torch.save never does")
         size, packed, offset = _wide(directory[at + name : at + name + extra], (size, packed, offset))
         if size != packed:
             raise BadArchive("its directory is damaged")
@@ -108,7 +108,7 @@ def _entries(directory: memoryview, count: int) -> Iterator[_Entry]:
 
 
 def _wide(extra: memoryview, values: Tuple[int, ...]) -> Tuple[int, ...]:
-    """Sizes and offset of an entry, those from the zip64 field that do not fit into 32 bits."""
+    """Sizes and offset of an entry, from the zip64 field if they do not fit into 32 bits."""
     missing = values.count(_FULL32)
     at = 0
     while missing and at + _EXTRA.size <= len(extra):
@@ -122,7 +122,7 @@ def _wide(extra: memoryview, values: Tuple[int, ...]) -> Tuple[int, ...]:
 
 
 def _contents_begin(archive: memoryview, entry: _Entry) -> int:
-    """Where the contents of a member begin, after its local header, which must be of the same name."""
+    """The offset of a member's contents, after its local header, which must have the same name."""
     magic, _, _, _, _, _, _, _, _, name, extra = _LOCAL.unpack_from(archive, entry.offset)
     at = entry.offset + _LOCAL.size
     if magic != b"PK\x03\x04" or archive[at : at + name] != entry.name:

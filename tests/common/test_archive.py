@@ -107,9 +107,9 @@ BOMBS = {
     "stride of zero": (rebuilt(("0", 1), (1 << 30,), (0,)), {"_0": bytes(4)}, "more than the file holds"),
     "shape beyond the storage": (rebuilt(("0", 1), (1 << 30,), (1,)), {"_0": bytes(4)}, "more than the file holds"),
     "offset beyond the storage": (rebuilt(("0", 1), (1,), (1,), 1), {"_0": bytes(4)}, "more than the file holds"),
-    "negative stride": (rebuilt(("0", 2), (2,), (-1,), 1), {"_0": bytes(8)}, "none can have"),
+    "negative stride": (rebuilt(("0", 2), (2,), (-1,), 1), {"_0": bytes(8)}, "an invalid size"),
     "storage that is smaller than it says": (rebuilt(("0", 1 << 30), (1 << 20,), (1,)), {"_0": bytes(4)}, "more than"),
-    "storage that is not there": (rebuilt(("9", 1), (1,), (1,)), {"_0": bytes(4)}, "does not hold"),
+    "storage that is not there": (rebuilt(("9", 1), (1,), (1,)), {"_0": bytes(4)}, "a missing storage"),
     "bytearray": (b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R.", {}, "__builtin__.bytearray: only plain"),
     "bytes of protocol 5": (b"\x80\x05\x96" + struct.pack("<Q", 1 << 33) + b".", {}, "not a valid pickle"),
     "memo far away": (b"\x80\x02]r\xff\xff\xff\xff.", {}, ""),
@@ -152,7 +152,7 @@ def refusal_of(path):
 
 def test_many_views_of_one_storage_are_refused(tmp_path):
     storage = torch.zeros(1000)
-    with pytest.raises(DamagedFile, match="together are more than the file holds"):
+    with pytest.raises(DamagedFile, match="together are larger than the file"):
         read_archive(saved({str(index): storage[:] for index in range(100)}, tmp_path / "a.pth"))
 
 
@@ -165,7 +165,7 @@ def test_what_is_no_dense_tensor_of_numbers_is_refused(tmp_path, kind):
         "module": lambda: torch.nn.Linear(1, 1),
         "meta": lambda: torch.zeros(2, device="meta"),
     }
-    with pytest.raises(DamagedFile, match="only plain data are read"):
+    with pytest.raises(DamagedFile, match="only plain data is read"):
         read_archive(saved({"a": values[kind]()}, tmp_path / "a.pth"))
 
 

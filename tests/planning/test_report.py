@@ -220,7 +220,7 @@ def test_missing_matplotlib_is_one_clear_line_after_the_report(undisturbed, monk
     assert said.err.count("\n") == 1 and "matplotlib, which is not installed: pip install matplotlib" in said.err
 
 
-@pytest.mark.parametrize("path, said", [("plan.svg", "name of a .png file"), ("absent/plan.png", "cannot be written")])
+@pytest.mark.parametrize("path, said", [("plan.svg", "must end in .png"), ("absent/plan.png", "cannot be written")])
 def test_picture_that_cannot_be_written_is_refused(undisturbed, path, said):
     pytest.importorskip("matplotlib")
     with pytest.raises(Refusal, match=said):

@@ -95,7 +95,7 @@ def test_dry_run_names_the_checkpoint_that_a_run_would_resume_from(digits, tmp_p
 
 
 def test_picture_that_cannot_be_drawn_is_refused_before_anything_is_built(tmp_path, monkeypatch):
-    with pytest.raises(Refusal, match="--schedule-output .*rates.jpg: the chart is a PNG"):
+    with pytest.raises(Refusal, match="--schedule-output .*rates.jpg: the name must end in .png"):
         train_swin.main([*SMALL, "--synthetic", "--schedule-output", str(tmp_path / "rates.jpg")])
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(Refusal, match="pip install matplotlib, or use --dry-run alone"):
