@@ -77,7 +77,7 @@ def swin_units(
             units.append(_merging_unit(f"layers.{index}.downsample", layer, second_generation))
     channels, elements = layers[-1].channels, layers[-1].tokens * layers[-1].channels
     units.append(Unit("norm", 0, elements, 2 * channels, elements, elements, channels))
-    # the loss reads the logarithms of the probabilities, and the targets
+    # the loss reads the log-probabilities and the targets
     units.append(
         Unit(
             "head",
@@ -161,7 +161,7 @@ def _cosine_attention_unit(name: str, layer: LayerShape, qkv_bias: bool) -> Unit
 
 
 def _attention_macs(layer: LayerShape) -> int:
-    """Of queries, keys, values and output; and of scores and their products with the values."""
+    """MACs of the projections (queries, keys, values, output), of the scores and of their product with the values."""
     elements = layer.tokens * layer.channels
     return 4 * elements * layer.channels + 2 * elements * layer.window_tokens
 
@@ -176,7 +176,7 @@ def _scores(layer: LayerShape) -> int:
 
 
 def _positions(layer: LayerShape) -> int:
-    """Relative positions of two tokens in a window."""
+    """The number of relative positions of two tokens in a window."""
     return (2 * layer.window[0] - 1) * (2 * layer.window[1] - 1)
 
 
@@ -195,7 +195,7 @@ def _mlp_unit(block: str, layer: LayerShape, mlp_ratio: float, post_norm: bool) 
 
 
 def _merging_unit(name: str, layer: LayerShape, post_norm: bool) -> Unit:
-    """Four neighbouring tokens become one of twice the width, normalised before or after the reduction."""
+    """Patch merging: four neighbouring tokens become one of twice the width, normalised before or after."""
     elements = layer.tokens * layer.channels
     normalised, norm_parameters = (elements // 2, 4) if post_norm else (elements, 8)
     return Unit(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Sizes of a Swin Transformer: its feature maps, windows and classes, from its hyper-parameters alone."""
+"""Sizes of a Swin Transformer (feature maps, windows, classes), from its hyper-parameters alone."""
 
 from typing import List, NamedTuple, Sequence, Tuple, Union
 
@@ -8,8 +8,8 @@ from yacs.config import CfgNode
 
 IMAGENET_CLASSES = 1000
 IMAGENET_22K_CLASSES = 21841
-CPB_HIDDEN = 512  # width of the MLP that makes Swin V2's continuous position bias
-CENTRE_SHARE = 224 / 256  # of the resized image's side that a centre crop keeps
+CPB_HIDDEN = 512  # width of the MLP for Swin V2's continuous position bias
+CENTRE_SHARE = 224 / 256  # side of the centre crop over that of the resized image
 
 Size = Union[int, Sequence[int]]  # one number for a square, or (height, width)
 Pair = Tuple[int, int]
@@ -19,7 +19,7 @@ class LayerShape(NamedTuple):
     """The sizes of one layer, a sequence of blocks at the same resolution.
 
     `grid` and `window` are (height, width) in tokens; `shift` is the offset of the windows in every second block;
-    `pretrained_window` is the window size in pre-training, by which Swin V2 scales coordinates.
+    `pretrained_window` is the window size in pre-training, used by Swin V2 to scale coordinates.
     """
 
     grid: Pair
@@ -64,9 +64,9 @@ def patch_grid(img_size: Size, patch_size: Size) -> Pair:
 def fit_window(grid: Pair, window: Size) -> Tuple[Pair, Pair]:
     """Window and shift for a feature map.
 
-    A map that is not larger than the window is not shifted. A window given as one number follows the official code: if
-    either side of the map is not larger, the window becomes a square of the shorter side. A window given as
-    (height, width) is fitted to each side separately.
+    Maps no larger than the window are not shifted. A window given as one number follows the official code: if either
+    side of the map is no larger, the window becomes a square of the shorter side. A window given as (height, width) is
+    fitted to each side separately.
     """
     if isinstance(window, int):
         if min(grid) <= window:
@@ -153,5 +153,5 @@ def crop_share(config: CfgNode) -> float:
 
 
 def evaluation_interpolation(config: CfgNode) -> str:
-    """How evaluation resizes: DATA.INTERPOLATION, unless that draws one for each image."""
+    """The interpolation of evaluation: DATA.INTERPOLATION, unless it is random."""
     return "bilinear" if config.DATA.INTERPOLATION == "random" else config.DATA.INTERPOLATION

@@ -2,22 +2,22 @@
 # Copyright 2026 the Swin IPU trainer authors
 """An estimate of the IPU memory of a pipeline stage, from sizes alone.
 
-A parameter takes its weight, a gradient accumulator and optimizer state, in the types that `optimizer.py` asks for.
-Replicated tensor sharding divides the optimizer state by the replicas of a process, but for less than 1 % that is in
-tensors below IPU.SHARDING_MIN_ELEMENTS, left out of account. Off chip, the state takes nothing.
+A parameter takes its weight, a gradient accumulator and optimizer state, in the types set by `optimizer.py`. Replicated
+tensor sharding divides the optimizer state by the replicas of a process; tensors below IPU.SHARDING_MIN_ELEMENTS, less
+than 1 %, are neglected. State kept off chip takes nothing.
 
-A pipeline of F stages trains in 2F-1 steps: F-1 forward, one forward and back, F-1 back. So stage s (from 0) sees a
-micro-batch again after 2(F-1-s) others and holds 2(F-1-s)+1 in flight. PopART stashes for each of them what the stage's
-backward pass reads: with recomputation the stage's input and the outputs of its blocks, without it everything kept for
-the backward pass. The last stage turns at once, so PopART computes nothing again there: it keeps everything, once. Only
-where it is the first stage, too, `options.py` asks for recomputation.
+A pipeline of F stages trains in 2F-1 steps: F-1 forward, one forward and backward, F-1 backward. So stage s (from 0)
+sees a micro-batch again after 2(F-1-s) others and holds 2(F-1-s)+1 in flight. For each of them PopART stashes what the
+stage's backward pass reads: with recomputation the stage's input and the outputs of its blocks, without it everything
+kept for the backward pass. In the last stage the backward pass follows at once, so PopART recomputes nothing and keeps
+everything, once; only if it is also the first stage does `options.py` enable recomputation.
 
 The backward pass processes one block at a time. It needs the recomputed activations of that block, and the gradients of
 the input and the output of its widest operation.
 
-All of this is an estimate. Not counted are temporaries of products, for which IPU.AVAILABLE_MEMORY_PROPORTION is left,
-and code, exchange buffers, constant tables and rounding to tiles, for which ROOM is. Nor are masks of dropout: an IPU
-draws them again.
+All of this is an estimate. Not counted are temporaries of products, for which IPU.AVAILABLE_MEMORY_PROPORTION is
+reserved, and code, exchange buffers, constant tables and rounding to tiles, for which ROOM is. Dropout masks take
+nothing: an IPU draws them again.
 """
 
 from typing import Iterable, NamedTuple, Sequence, Tuple
@@ -29,8 +29,8 @@ from .costs import Unit
 TILES = 1472  # of a Mk2 IPU
 TILE_BYTES = 624 * 1024
 IPU_BYTES = TILES * TILE_BYTES  # 897 MiB
-ROOM = 2 / 15  # share left, beside that for temporaries, for what is not counted: an assumption
-IPUS_PER_PROCESS = 16  # what one process drives in the pod scripts, which bounds the replicas that share their state
+ROOM = 2 / 15  # assumed share for everything not counted, in addition to temporaries
+IPUS_PER_PROCESS = 16  # as in the pod scripts; limits the replicas that share optimizer state
 
 
 class Footprint(NamedTuple):
@@ -43,19 +43,19 @@ class Footprint(NamedTuple):
     micro_batch: int
     recompute: bool
     sharding_replicas: int  # replicas that may share optimizer state; 1: none
-    temporaries: Tuple[float, ...]  # share of each IPU's memory for temporaries of products; further IPUs have the last
+    temporaries: Tuple[float, ...]  # share of each IPU's memory for temporaries; the last one counts for further IPUs
 
     def usable(self, ipu: int) -> int:
-        """Bytes of an IPU that may be used and leave room for what is not counted."""
+        """Bytes of an IPU that can be used, leaving room for what is not counted."""
         share = self.temporaries[min(ipu, len(self.temporaries) - 1)]
         return max(round(IPU_BYTES * (1 - ROOM - share)), 0)
 
     def recomputes(self, stage: int, stages: int) -> bool:
-        """Whether the backward pass of stage number `stage` of `stages` computes its forward pass again."""
+        """Whether the backward pass of stage number `stage` of `stages` recomputes its forward pass."""
         return self.recompute and (stage < stages - 1 or stages == 1)
 
     def shards(self, ipus: int) -> int:
-        """Number of replicas per process, which is the number of shards, for the given IPUs per replica."""
+        """The number of shards (replicas per process) for the given IPUs per replica."""
         most = max(IPUS_PER_PROCESS // ipus, 1)
         return max(count for count in range(1, most + 1) if self.sharding_replicas % count == 0)
 
@@ -75,7 +75,7 @@ class Memory(NamedTuple):
         return sum(self)
 
     def verdict(self, usable: int) -> str:
-        """Whether an IPU holds this: 'fits', 'tight' (more than the usable bytes) or 'does not fit'."""
+        """Whether this fits on an IPU: 'fits', 'tight' (more than the usable bytes) or 'does not fit'."""
         if self.total > IPU_BYTES:
             return "does not fit"
         return "fits" if self.total <= usable else "tight"
@@ -87,13 +87,13 @@ class Part(NamedTuple):
     macs: int
     parameters: int
     stashed: int  # with recomputation: the input and the outputs of blocks, except what only the next stage reads
-    recomputed: int  # the most that is recomputed between two stashed values
+    recomputed: int  # maximum recomputed between two stashed values
     widest: int
     kept: int  # without recomputation
 
 
 def configured_footprint(config: CfgNode) -> Footprint:
-    """The footprint for MODEL.PRECISION and TRAIN.OPTIMIZER, as `optimizer.py` sets them."""
+    """The footprint for MODEL.PRECISION and TRAIN.OPTIMIZER, as set up by `optimizer.py`."""
     half_weights, half_activations = config.MODEL.PRECISION == "16.16", config.MODEL.PRECISION.startswith("16.")
     weight = 2 if half_weights else 4  # accumulators and first moments are as wide, second moments always float32
     state = weight + (0 if config.TRAIN.OPTIMIZER.NAME == "sgd" else 4)
@@ -132,7 +132,7 @@ def measure(units: Sequence[Unit], begin: int, end: int) -> Part:
 
 
 def in_flight(stage: int, stages: int) -> int:
-    """Micro-batches that stage `stage` holds when a pipeline of `stages` forward stages is full."""
+    """The micro-batches held by stage `stage` when a pipeline of `stages` forward stages is full."""
     return 2 * (stages - 1 - stage) + 1
 
 

@@ -25,7 +25,7 @@ class Stage(NamedTuple):
 
 
 def pipeline_stages(config: CfgNode) -> List[Stage]:
-    """The stages that IPU.LAYERS_PER_IPU and IPU.MAPPING define.
+    """The stages defined by IPU.LAYERS_PER_IPU and IPU.MAPPING.
 
     Consecutive stages on the same IPU are merged, as PopTorch does.
 
@@ -60,7 +60,7 @@ def ipus_of(stages: Sequence[Stage]) -> int:
 
 
 def automatic_stages(config: CfgNode, ipus: int) -> List[Stage]:
-    """The stages that IPU.LAYERS_PER_IPU 'auto' makes, whatever its configured value.
+    """The stages of IPU.LAYERS_PER_IPU 'auto', whatever the configured value.
 
     Args:
         ipus: number of stages, one per IPU; 0: as few as fit in memory.

@@ -19,10 +19,10 @@ from planning.placement import Stage, ipus_of, pipeline_stages
 from .costs import Unit, configured_units
 from .memory import Memory, configured_footprint, in_flight, measure, stage_memory, together
 
-# Products of a Mk2 IPU in MACs a second: Graphcore's 250 TFLOP/s in half and 62.5 TFLOP/s in single precision.
+# Peak rate of products on a Mk2 IPU in MACs per second: Graphcore gives 250 TFLOP/s in half, 62.5 in single precision.
 PEAK_HALF = 125e12
 PEAK_FLOAT = 31.25e12
-UTILISATION = 0.2  # assumed share of the peak that a run reaches
+UTILISATION = 0.2  # assumed share of the peak
 
 
 class IpuPlan(NamedTuple):

@@ -59,7 +59,7 @@ def draw(config: CfgNode, path: Path) -> None:
     work.set_title(
         f"{config.MODEL.NAME}, {config.MODEL.PRECISION}, micro-batch {plan.micro_batch}, stages: "
         f"{len(plan.stages)}, IPUs a replica: {len(plan.ipus)}\n"
-        f"slowest over mean {plan.balance:.2f}, bubble {plan.bubble:.1%}, {plan.macs / 1e9:.2f} GMACs an image",
+        f"slowest over mean {plan.balance:.2f}, bubble {plan.bubble:.1%}, {plan.macs / 1e9:.2f} GMACs per image",
         fontsize=11,
     )
     _draw_work(work, plan)
@@ -89,7 +89,7 @@ def _header(config: CfgNode, plan: Plan) -> List[str]:
                 f"micro-batch {plan.micro_batch} x accumulation {plan.accumulation} x {plan.replicas} replicas = "
                 f"{plan.samples:,} samples",
             ),
-            ("IPUs", f"{len(plan.ipus)} a replica x {plan.replicas} replicas = {ipus}{rounded}"),
+            ("IPUs", f"{len(plan.ipus)} per replica x {plan.replicas} replicas = {ipus}{rounded}"),
         ]
     )
 
@@ -144,7 +144,7 @@ def _pipeline(plan: Plan) -> List[str]:
 
 def _splits(config: CfgNode, plan: Plan) -> List[str]:
     """The configured split, compared with those of IPU.LAYERS_PER_IPU auto."""
-    used = len(set(plan.mapping))  # MAPPING may leave IPUs out
+    used = len(set(plan.mapping))  # MAPPING may skip IPUs
     rows = [
         ("as configured", plan),
         ("auto, as many IPUs", _automatic(config, used)),
@@ -169,7 +169,7 @@ def _automatic(config: CfgNode, ipus: int) -> Plan:
 
 
 def _keys(plan: Plan) -> str:
-    """The keys of the section IPU that give these stages."""
+    """The keys of the section IPU for these stages."""
     layers = f"LAYERS_PER_IPU: [{', '.join(f'{count:g}' for count in plan.layers)}]"
     plain = plan.mapping == list(range(len(plan.layers)))
     return layers if plain else f"{layers}, MAPPING: {plan.mapping}"
@@ -178,11 +178,11 @@ def _keys(plan: Plan) -> str:
 def _notes(plan: Plan) -> List[str]:
     return textwrap.wrap(
         "in flight: micro-batches whose activations PopART stashes, 2 (F-1-s) + 1 in stage s of F. stashed: with "
-        "recomputation the input of the stage and the outputs of its blocks, in the last of several and without it all "
-        "that the backward pass reads. working: the block in its backward pass. fits: at most "
-        f"{_range(sorted({ipu.usable for ipu in plan.ipus}))} MiB, so that IPU.AVAILABLE_MEMORY_PROPORTION is left "
-        f"for temporaries and {ROOM:.0%} for code and exchange; tight: less is left. planning/memory.py and "
-        "planning/plan.py have the arithmetic.",
+        "recomputation the input of the stage and the outputs of its blocks; without it, and in the last of several "
+        "stages, all that the backward pass reads. working: the block in its backward pass. fits: at most "
+        f"{_range(sorted({ipu.usable for ipu in plan.ipus}))} MiB, which leaves IPU.AVAILABLE_MEMORY_PROPORTION for "
+        f"temporaries and {ROOM:.0%} for code and exchange; tight: leaves less. See planning/memory.py and "
+        "planning/plan.py for the arithmetic.",
         WIDTH,
     )
 
@@ -254,7 +254,7 @@ def _draw_memory(axes: Any, plan: Plan) -> None:
         axes.axhline(
             limit / MIB, color=ALARM, linestyle=style, linewidth=1, zorder=3, label=f"{limit / MIB:.0f}: {meaning}"
         )
-    for index in reversed(range(len(KINDS))):  # from the top, so that the legend has the order of the bars
+    for index in reversed(range(len(KINDS))):  # from the top, to give the legend the order of the bars
         sizes = [ipu.memory[index] / MIB for ipu in plan.ipus]
         below = [sum(ipu.memory[:index]) / MIB for ipu in plan.ipus]
         axes.bar(places, sizes, bottom=below, color=COLOURS[index], zorder=2, label=KINDS[index])
@@ -268,14 +268,14 @@ def _draw_memory(axes: Any, plan: Plan) -> None:
         ["\n".join([f"IPU {ipu.ipu}", *textwrap.wrap(ipu.content, width)]) for ipu in plan.ipus],
         fontsize=8,
     )
-    spare = max(0.6, 2 - len(plan.ipus) / 2)  # so that one or two bars do not fill the picture
+    spare = max(0.6, 2 - len(plan.ipus) / 2)  # keeps one or two bars from filling the picture
     axes.set_xlim(-spare, len(plan.ipus) - 1 + spare)
     axes.set_ylabel("memory (MiB), estimated")
     _legend(axes)
 
 
 def _label(axes: Any, place: int, height: float, words: str, colour: str = "black", inside: bool = False) -> None:
-    """Writes a label above a bar, on a background that covers grid lines, or at the foot inside the bar."""
+    """Writes a label above a bar, on a background that covers grid lines, or inside the bar at its foot."""
     axes.annotate(
         words,
         (place, 0 if inside else height),

@@ -14,7 +14,7 @@ IPU_COUNTS = (1, 2, 4, 8, 16)  # of a replica
 
 @functools.lru_cache(maxsize=32)
 def fewest_ipus_split(units: Tuple[Unit, ...], footprint: Footprint, accumulation: int) -> Tuple[int, ...]:
-    """The best split into as few stages as fit in memory, one per IPU.
+    """The best split into the fewest stages that fit in memory, one per IPU.
 
     If none fits, a single stage: hosts can run it, and for IPUs the plan reports what does not fit.
 
@@ -48,7 +48,7 @@ def balanced_split(units: Tuple[Unit, ...], footprint: Footprint, stages: int) -
     most = len(_starts(units))
     if not 1 <= stages <= most:
         raise ValueError(
-            f"IPU.IPUS_PER_REPLICA {stages} is out of range for a model of {most // 2} blocks: it has at most "
+            f"IPU.IPUS_PER_REPLICA {stages} is out of range for a model with {most // 2} blocks: it has at most "
             f"{most} stages, of half a block each and the head"
         )
     for limit in (Footprint.usable, _no_limit):
@@ -59,18 +59,18 @@ def balanced_split(units: Tuple[Unit, ...], footprint: Footprint, stages: int) -
 
 
 def minimax_split(length: int, stages: int, cost: Callable[[int, int, int], float]) -> Optional[List[int]]:
-    """Splits a sequence into stages so that the cost of the most expensive stage is minimal.
+    """Splits a sequence into stages with minimal cost of the most expensive stage.
 
-    Bellman's recurrence over (stages, items): the best split of the first n items into s stages ends with a stage that
-    begins at some item m, after the best split of the first m items into s - 1 stages.
+    Bellman's recurrence over (stages, items): the best split of the first n items into s stages is, for some m, the best
+    split of the first m items into s - 1 stages, followed by a stage from item m on.
 
     Args:
         length: number of items.
         stages: number of stages, none of them empty.
-        cost: cost(begin, end, s) of items [begin, end) as stage s; infinite if that stage is not allowed.
+        cost: cost(begin, end, s) of items [begin, end) as stage s; infinite if not allowed.
 
     Returns:
-        The first item of each stage; None if every split has a stage that is not allowed.
+        The first item of each stage; None if no split is allowed.
     """
     best = [0.0] + [math.inf] * length  # best[n]: cost of the most expensive stage of the first n items
     choices: List[List[int]] = []  # choices[s][n]: where stage s begins, if n ends it
@@ -127,6 +127,6 @@ def _split_within(
 
 
 def _starts(units: Sequence[Unit]) -> List[int]:
-    """The units with which a stage may begin: the embedding, every half of a block but the first, the final norm."""
+    """The units at which a stage may start: the embedding, every half of a block but the first, the final norm."""
     halves = [index for index, unit in enumerate(units) if unit.begins_block or unit.ends_block]
     return [0] + halves[1:] + [index for index, unit in enumerate(units) if unit.module == "norm"]

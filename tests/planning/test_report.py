@@ -30,7 +30,7 @@ def test_report_of_a_named_configuration_has_its_numbers():
         "recomputation on",
         "replicated tensor sharding off",
         "micro-batch 4 x accumulation 64 x 4 replicas = 1,024 samples",
-        "4 a replica x 4 replicas = 16",
+        "4 per replica x 4 replicas = 16",
         "3 / 64, for F = 4",
         "estimate",
         "assumption",
@@ -166,7 +166,7 @@ def test_split_that_fits_is_not_warned_of_where_auto_finds_none():
 
 def test_ipus_that_are_reserved_beyond_those_used_are_told():
     opts = ["IPU.LAYERS_PER_IPU", "[4, 4, 4]"]
-    assert "3 a replica x 4 replicas = 12, of 16 reserved" in report.text(get_config("SWIN_TINY", opts))
+    assert "3 per replica x 4 replicas = 12, of 16 reserved" in report.text(get_config("SWIN_TINY", opts))
     assert "reserved" not in report.text(get_config("SWIN_TINY", [*opts, "IPU.ROUND_UP_IPUS", "False"]))
 
 
