@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The one module that decides which PopTorch is used, and on which device.
+"""Selects the PopTorch implementation and the device; the only module that does.
 
-With the Poplar SDK installed, PopTorch and popdist are the SDK's and the device is an IPU. Everywhere else they are
+With the Poplar SDK installed, PopTorch and popdist are the SDK's and the device is an IPU. Otherwise they are
 `poptorch_host`, the same programming interface on ordinary PyTorch, and the device is a GPU or the CPU.
 """
 
@@ -80,12 +80,12 @@ def poptorch() -> ModuleType:
 
 
 def is_ipu() -> bool:
-    """Whether programs are compiled for IPUs, so that a graph may contain only what PopTorch supports."""
+    """Whether programs are compiled for IPUs: graphs may only contain operations that PopTorch supports."""
     return selected().device == "ipu"
 
 
 def description() -> str:
-    """The device and the versions that a result depends on, for the log."""
+    """The device and the versions that affect results, for the log."""
     device = "IPU, PopTorch" if is_ipu() else f"{selected().device.upper()}, poptorch_host"
     return (
         f"{device} {getattr(poptorch(), '__version__', '')}, PyTorch {torch.__version__}, "
@@ -95,7 +95,7 @@ def description() -> str:
 
 @contextlib.contextmanager
 def without_values() -> Iterator[None]:
-    """Compiles from shapes alone inside the context: seconds for a model of any size, which cannot run then.
+    """Compiles from shapes alone inside the context, within seconds for any model; programs cannot run.
 
     Has no effect on IPUs.
     """
@@ -116,23 +116,22 @@ def without_values() -> Iterator[None]:
 
 
 def new_weights() -> ContextManager[Any]:
-    """A context for building a model with new weights, which are not allocated if the accelerator is `blank`."""
+    """A context in which to build a model with new weights; they are not allocated if the accelerator is `blank`."""
     return torch.device("meta") if selected().blank else contextlib.nullcontext()
 
 
 def summary(program: Any) -> List[str]:
-    """A description of a compiled program, as lines; empty on IPUs, where PopTorch gives none."""
+    """A description of a compiled program, as lines; empty on IPUs, where PopTorch has none."""
     if is_ipu():
         return []
     return importlib.import_module("poptorch_host.reporting.summary").summary(program)
 
 
 class Results(NamedTuple):
-    """What a call of a program has found.
+    """The results of a call of a program.
 
-    `gradient_norm` is the global norm of the gradients of its last weight update before clipping; NaN on IPUs, which do
-    not report it, and where nothing needed it. `skipped` is the number of weight updates that were left out because
-    their gradients were not finite; an IPU applies all.
+    `gradient_norm` is the global norm of the gradients of its last weight update before clipping; NaN if not computed,
+    as on IPUs. `skipped` is the number of weight updates skipped because of non-finite gradients; an IPU skips none.
     """
 
     outputs: Any
@@ -141,9 +140,9 @@ class Results(NamedTuple):
 
 
 def start(program: Any, *inputs: torch.Tensor) -> Callable[[], Any]:
-    """Starts a call of a program, and returns a function that waits for its `Results`; only a GPU is not done then.
+    """Starts a call of a program and returns a function that waits for its `Results`; asynchronous on GPUs only.
 
-    The inputs must not be written to before.
+    The inputs must not be modified until then.
     """
     if not is_ipu():
         return program.launch(*inputs).wait
@@ -152,7 +151,7 @@ def start(program: Any, *inputs: torch.Tensor) -> Callable[[], Any]:
 
 
 def answers_late() -> bool:
-    """Whether a device works on while the host prepares the next step, so that results are best read after that."""
+    """Whether the device runs asynchronously: start the next step before reading the results of this one."""
     return selected().device == "gpu"
 
 
@@ -162,43 +161,43 @@ def device_type() -> str:
 
 
 def autocast_dtype(device: str) -> torch.dtype:
-    """What torch.autocast computes products in on a device of this type: float16 on a GPU without bfloat16."""
+    """The dtype of torch.autocast on this type of device: bfloat16, or float16 on a GPU without it."""
     if device != "cuda":
         return torch.bfloat16
-    known = inspect.signature(torch.cuda.is_bf16_supported).parameters  # since 2.4 emulation counts unless it must not
+    known = inspect.signature(torch.cuda.is_bf16_supported).parameters  # counts emulation, since 2.4
     native = {"including_emulation": False} if "including_emulation" in known else {}
     return torch.bfloat16 if torch.cuda.is_bf16_supported(**native) else torch.float16
 
 
 def keep_micro_batches_apart(model: torch.nn.Module) -> None:
-    """Has a host compute micro-batches of this model one at a time, as functions that are compiled need it."""
+    """Makes a host run the micro-batches of this model one at a time, as compiled functions require."""
     importlib.import_module("poptorch_host.host").keep_apart(model)
 
 
 def scale_gradients(wanted: bool) -> None:
-    """Whether training programs that are made from now on scale their gradients as torch.amp.GradScaler does."""
+    """Sets whether training programs created from now on scale the loss as torch.amp.GradScaler does."""
     if not is_ipu():
         importlib.import_module("poptorch_host.host").configure(scale_gradients=wanted)
 
 
 def scales_gradients() -> bool:
-    """Whether they do, so that now and then an update is left out to find the scale."""
+    """Whether they do: occasional updates are then skipped while the scale is adjusted."""
     return not is_ipu() and importlib.import_module("poptorch_host.host").scales_gradients()
 
 
 def choose_threads() -> None:
-    """Sets and logs how many threads of PyTorch run products of this process; OMP_NUM_THREADS in the environment wins.
+    """Sets and logs the number of PyTorch threads of this process, unless OMP_NUM_THREADS is set.
 
-    On a CPU they are as many as PyTorch takes, within what the process may use, less one of each 8, which is left to
-    data workers: a thread that waits for its core makes all others wait. On a GPU they only have to feed it. They are
-    not bound to cores: data workers inherit the core of the first one.
+    On a CPU this is PyTorch's default, limited to the usable cores, minus one in 8, which is left to data workers: a
+    thread without a core delays all others. With a GPU, a few are enough. Threads are not bound to cores, since data
+    workers would inherit the core of the first one.
     """
     binding = binding_variable()
     if binding:
-        logger.warning("%s binds data workers to a single core, with the first thread of PyTorch: unset it", binding)
+        logger.warning("%s binds all data workers to the core of PyTorch's first thread: unset it", binding)
         return
     if os.environ.get("OMP_NUM_THREADS"):
-        logger.info("threads: %d, of OMP_NUM_THREADS", torch.get_num_threads())
+        logger.info("threads: %d, from OMP_NUM_THREADS", torch.get_num_threads())
         return
     cores = usable_cores()
     threads = model_threads(min(torch.get_num_threads(), cores), on_gpu=selected().device == "gpu")
@@ -208,7 +207,7 @@ def choose_threads() -> None:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has used so far: of the GPU's memory, else of the host's."""
+    """The peak memory of this process so far, in bytes: of the GPU if it uses one, else of the host."""
     return torch.cuda.max_memory_allocated() if selected().device == "gpu" else host_peak_memory()
 
 
@@ -264,15 +263,15 @@ def _import_if_installed(name: str) -> Optional[ModuleType]:
 def _host(device: str) -> Accelerator:
     """poptorch_host on the GPU of this process, or on the CPU."""
     host = importlib.import_module("poptorch_host.host")
-    # Costs the norm of all gradients in every update, which training runs read twice: `train_step` of the loop stops
-    # before such an update reaches the weights, or counts it, and metrics.csv has the norm. Nothing else trains.
+    # This computes the gradient norm in every update. Training needs it anyway: to stop before a non-finite update
+    # changes the weights, or to count it, and for metrics.csv.
     host.configure(skip_nonfinite=True)
     if device == "gpu" and not torch.cuda.is_available():
         raise Refusal("--device gpu needs CUDA: this PyTorch sees no GPU; use --device cpu")
     if device != "cpu" and torch.cuda.is_available():
         index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-        torch.cuda.set_device(index)  # what PyTorch does without naming a device, such as pinning memory, is there, too
-        torch.backends.cudnn.allow_tf32 = False  # of convolutions, which take it by default
+        torch.cuda.set_device(index)  # also for operations that use the current device, such as pinning memory
+        torch.backends.cudnn.allow_tf32 = False  # the default for convolutions is True
         host.configure(device=f"cuda:{index}")
         kind = "gpu"
     else:
@@ -287,7 +286,7 @@ def _use_fast_matmul() -> None:
     """Sets PyTorch's float32 matmul precision to 'medium' if that is as accurate as 'highest' on this CPU.
 
     On some CPUs 'medium' selects a kernel that is nearly twice as fast and equally accurate; with matrix units such as
-    AMX it would round to bfloat16. The accuracy is therefore measured.
+    AMX it rounds to bfloat16. The accuracy is therefore measured.
     """
     reference = product_error("highest", "cpu")
     if product_error("medium", "cpu") > 4 * reference:
@@ -296,7 +295,7 @@ def _use_fast_matmul() -> None:
 
 
 def product_error(precision: str, device: str) -> float:
-    """The largest error of a product at PyTorch's float32 matmul precision, which stays set, over its largest value."""
+    """Sets PyTorch's float32 matmul precision, and measures the maximum error of a product relative to its maximum."""
     torch.set_float32_matmul_precision(precision)
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(128, 512, generator=generator) for _ in range(2))
@@ -306,14 +305,14 @@ def product_error(precision: str, device: str) -> float:
 
 
 def use_tf32() -> None:
-    """Has a GPU round the factors of float32 products to TF32, if that is as accurate as TF32 is; others warn."""
+    """Enables TF32 for the float32 products of a GPU, if its accuracy is that of TF32; warns on other devices."""
     if selected().device != "gpu":
-        logger.warning("MODEL.TF32 has no effect on this device (%s): it is a format of GPUs", selected().device)
+        logger.warning("MODEL.TF32 has no effect on this device (%s): TF32 is for GPUs", selected().device)
         return
     reference, error = product_error("highest", "cuda"), product_error("high", "cuda")
     if error > TF32_ERROR:
         torch.set_float32_matmul_precision("highest")
-        logger.warning("MODEL.TF32: products are wrong by %.1e, more than TF32 explains: float32 is used", error)
+        logger.warning("MODEL.TF32: the error of products is %.1e, too large for TF32: float32 is used", error)
     else:
         torch.backends.cudnn.allow_tf32 = True
-        logger.info("float32 products: TF32 where the GPU has it, error %.1e, without it %.1e", error, reference)
+        logger.info("float32 products: TF32 if the GPU has it, error %.1e, without it %.1e", error, reference)

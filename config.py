@@ -2,14 +2,14 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The configuration tree: defaults < named configuration or YAML file < --opts < flags; checked, then frozen.
 
-Sections that the official Swin V1 repository also has keep its names and defaults, so that its YAML files load
-unchanged. Device settings are in the section IPU. Derived values (global batch size, scaled learning rate, number of
-classes) are not written back: see common/launch.py.
+Sections shared with the official Swin V1 repository keep its names and defaults, so its YAML files load unchanged.
+Device settings are in the section IPU. Derived values (global batch size, scaled learning rate, number of classes) are
+not written back: see common/launch.py.
 
-Four defaults differ from the official ones: DATA.BATCH_SIZE and TRAIN.ACCUMULATION_STEPS, since the batch size is that
-of a micro-batch; MODEL.NUM_CLASSES, which the data set decides; and TAG, which is empty. Two rules differ: images of up
-to 32 pixels get a padded crop only where AUG.SHIFT asks for it (officially 4), and DATA.INTERPOLATION nearest holds
-in evaluation, too, where the official program interpolates bilinearly.
+Four defaults differ from the official ones: DATA.BATCH_SIZE and TRAIN.ACCUMULATION_STEPS, since the batch size is the
+micro-batch size; MODEL.NUM_CLASSES, which comes from the data set; and TAG, which is empty. Two rules differ: images of
+up to 32 pixels are cropped with padding only if AUG.SHIFT is set (officially 4), and DATA.INTERPOLATION nearest also
+applies to evaluation, where the official program uses bilinear interpolation.
 """
 
 import ast
@@ -30,10 +30,10 @@ from utils import nearest, one_line, reason
 NAMED_CONFIGS = Path(__file__).resolve().parent / "configs" / "configs.yaml"
 MAX_YAML_BYTES = 64 << 10  # PyYAML takes half a second for it; ours have 10 KiB
 MAX_BASE_DEPTH = 8
-MAX_BASE_FILES = 64  # in all, however they name each other
+MAX_BASE_FILES = 64  # in total
 MAX_WHOLE = 2**63 - 1  # what fits into a tensor
 
-# Keys that accept other types than that of their default.
+# Keys that accept more types than that of their default.
 ALTERNATIVE_TYPES: Dict[str, Tuple[type, ...]] = {
     "DATA.IMG_SIZE": (int, list),
     "MODEL.PRETRAINED_IMG_SIZE": (int, list),
@@ -63,7 +63,7 @@ def _run(tree: CfgNode) -> None:
     tree.OUTPUT = ""  # output folder of the run
     tree.TAG = ""  # subfolder of OUTPUT, to separate runs of the same configuration
     tree.SEED = 0
-    tree.LOG_INTERVAL = 10  # weight updates between log lines; the last of an epoch has one, too
+    tree.LOG_INTERVAL = 10  # weight updates between log lines; the last update of an epoch is always logged
     tree.REPORT = True  # write report.html at every epoch
     tree.TENSORBOARD = False  # also log to TensorBoard, in the folder tensorboard of OUTPUT
     tree.WANDB = False  # also log to Weights & Biases
@@ -75,7 +75,7 @@ def _data(tree: CfgNode) -> None:
     tree.DATA.DATA_PATH = ""
     tree.DATA.IMG_SIZE = 224  # pixels; [height, width] for rectangles
     tree.DATA.BATCH_SIZE = 4  # micro-batch size
-    tree.DATA.INTERPOLATION = "bicubic"  # also bilinear, nearest, lanczos, hamming; random: one of two for each crop
+    tree.DATA.INTERPOLATION = "bicubic"  # bilinear, nearest, lanczos, hamming; random: bilinear or bicubic per crop
     tree.DATA.ZIP_MODE = False
     tree.DATA.CACHE_MODE = "part"  # caching in zip mode: no, full, part (the share of this process)
     tree.DATA.NUM_WORKERS = 8
@@ -85,8 +85,8 @@ def _data(tree: CfgNode) -> None:
     tree.DATA.STD = [0.229, 0.224, 0.225]
     tree.DATA.BAD_IMAGES = "skip"  # skip: replace and count them; fail: stop the run
     tree.DATA.ALLOW_EMPTY_CLASSES = False  # accept classes without images
-    tree.DATA.BALANCED_SAMPLING = False  # an epoch draws every class equally often, whatever the number of its images
-    tree.DATA.INDEX_CACHE = "auto"  # folder for lists of large folder data sets; auto: the user's cache; empty: none
+    tree.DATA.BALANCED_SAMPLING = False  # draw every class equally often in an epoch, however many images it has
+    tree.DATA.INDEX_CACHE = "auto"  # folder for file lists of large data sets; auto: the user's cache; empty: none
     tree.DATA.GENERATED = "host"  # where random images are generated: host, device
 
 
@@ -96,16 +96,16 @@ def _model(tree: CfgNode) -> None:
     tree.MODEL.NAME = "swin_tiny_patch4_window7_224"
     tree.MODEL.NUM_CLASSES = 0  # 0: taken from the data set
     tree.MODEL.PRETRAINED = ""  # weights to start from
-    tree.MODEL.PRETRAINED_EMA = False  # take the averaged weights of the file; also in validation
-    tree.MODEL.PRETRAINED_IMG_SIZE = 0  # those weights were trained at, if the file does not say; 0: unknown
-    tree.MODEL.PRETRAINED_WINDOW_SIZE = 0  # likewise; 0: square, if the bias tables allow it
+    tree.MODEL.PRETRAINED_EMA = False  # use the averaged weights (EMA) of the file; also in validation
+    tree.MODEL.PRETRAINED_IMG_SIZE = 0  # image size of these weights, if the file does not say; 0: unknown
+    tree.MODEL.PRETRAINED_WINDOW_SIZE = 0  # likewise their window size; 0: square, if the bias tables allow it
     tree.MODEL.RESUME = ""  # checkpoint to resume from
     tree.MODEL.DROP_RATE = 0.0
     tree.MODEL.ATTN_DROP_RATE = 0.0
     tree.MODEL.DROP_PATH_RATE = 0.1
     tree.MODEL.LABEL_SMOOTHING = 0.1
     tree.MODEL.PRECISION = "32.32"  # input.weights: 16.16, 16.32, 32.32; mix: autocast, host only
-    tree.MODEL.TF32 = False  # float32 products of a GPU with factors of 10 bits: faster and less accurate
+    tree.MODEL.TF32 = False  # allow TF32 in float32 products of a GPU: faster and less accurate
     tree.MODEL.SWIN = CfgNode()
     tree.MODEL.SWIN.PATCH_SIZE = 4
     tree.MODEL.SWIN.IN_CHANS = 3
@@ -118,7 +118,7 @@ def _model(tree: CfgNode) -> None:
     tree.MODEL.SWIN.QK_SCALE = None
     tree.MODEL.SWIN.APE = False
     tree.MODEL.SWIN.PATCH_NORM = True
-    tree.MODEL.SWINV2 = CfgNode()  # read where MODEL.TYPE is swinv2
+    tree.MODEL.SWINV2 = CfgNode()  # used if MODEL.TYPE is swinv2
     tree.MODEL.SWINV2.PATCH_SIZE = 4
     tree.MODEL.SWINV2.IN_CHANS = 3
     tree.MODEL.SWINV2.EMBED_DIM = 96
@@ -141,41 +141,41 @@ def _training(tree: CfgNode) -> None:
     tree.TRAIN.WARMUP_LR = 5e-7
     tree.TRAIN.MIN_LR = 5e-6
     tree.TRAIN.WEIGHT_DECAY = 0.05
-    tree.TRAIN.LAYER_DECAY = 1.0  # factor of the learning rate from each layer to the one below; 1: the same in all
-    tree.TRAIN.FREEZE = []  # weights not trained: patterns of names, such as "layers.0" or "*.bias"; n: layers below n
+    tree.TRAIN.LAYER_DECAY = 1.0  # learning-rate factor from each layer to the one below; 1: the same for all
+    tree.TRAIN.FREEZE = []  # frozen weights: patterns of names, such as "layers.0" or "*.bias"; n: layers below n
     tree.TRAIN.CLIP_GRAD = 5.0  # maximum global gradient norm; 0: no clipping
     tree.TRAIN.ACCUMULATION_STEPS = 64  # micro-batches per replica and weight update
     tree.TRAIN.AUTO_RESUME = True  # resume from the newest valid checkpoint in OUTPUT
-    tree.TRAIN.USE_CHECKPOINT = False  # compute blocks again in the backward pass, to save memory; for hosts
-    tree.TRAIN.COMPILE = False  # run the model under torch.compile, which takes a minute or more; for hosts
+    tree.TRAIN.USE_CHECKPOINT = False  # recompute blocks in the backward pass, to save memory; hosts only
+    tree.TRAIN.COMPILE = False  # run the model under torch.compile, which takes a minute or more; hosts only
     tree.TRAIN.CHECKPOINT_STEPS = 0  # weight updates between checkpoints; 0: at the end of epochs only
-    tree.TRAIN.SKIP_NONFINITE = 0  # consecutive updates that may be skipped as not finite; hosts only
+    tree.TRAIN.SKIP_NONFINITE = 0  # consecutive non-finite updates to skip before the run stops; hosts only
     tree.TRAIN.KEEP = 0  # checkpoints to keep in addition to last, previous and best
-    tree.TRAIN.MAX_FRUITLESS_RESTARTS = 10  # starts without a new checkpoint before the run gives up; 0: any
-    tree.TRAIN.EARLY_STOPPING = 0  # epochs without a better top-1 accuracy after which the run ends; 0: it goes on
-    tree.TRAIN.EMA_DECAY = 0.0  # what is left of the averaged weights (EMA) after an update, such as 0.9999; 0: none
-    tree.TRAIN.EMA_WARMUP = False  # their decay grows from 0 with the updates, as 1 - update ** (-2 / 3)
+    tree.TRAIN.MAX_FRUITLESS_RESTARTS = 10  # starts without a new checkpoint before giving up; 0: no limit
+    tree.TRAIN.EARLY_STOPPING = 0  # stop after this many epochs without a better top-1 accuracy; 0: never
+    tree.TRAIN.EMA_DECAY = 0.0  # decay of the averaged weights (EMA), such as 0.9999; 0: no averaging
+    tree.TRAIN.EMA_WARMUP = False  # the decay grows from 0 with the updates, as 1 - update ** (-2 / 3)
     tree.TRAIN.LOSS_SCALING = 1.0
     tree.TRAIN.AUTO_LOSS_SCALING = False
-    tree.TRAIN.CLASS_WEIGHTS = ""  # of the loss: one number a class, or balanced: in inverse proportion to its images
+    tree.TRAIN.CLASS_WEIGHTS = ""  # of the loss: a number per class, or balanced: inversely proportional to its images
     tree.TRAIN.LOSS = CfgNode()
-    tree.TRAIN.LOSS.NAME = "cross_entropy"  # bce: binary cross-entropy, each class for itself
-    tree.TRAIN.LOSS.TARGET_THRESHOLD = None  # of bce: targets above it count as 1 and the others as 0
-    tree.TRAIN.LOSS.SUM_CLASSES = False  # of bce: the sum over classes instead of their mean
-    tree.TRAIN.LOSS.POSITIVE_WEIGHT = None  # of bce: weight of the terms of present classes
+    tree.TRAIN.LOSS.NAME = "cross_entropy"  # bce: binary cross-entropy of each class
+    tree.TRAIN.LOSS.TARGET_THRESHOLD = None  # for bce: targets above it count as 1, others as 0
+    tree.TRAIN.LOSS.SUM_CLASSES = False  # for bce: sum over classes instead of averaging
+    tree.TRAIN.LOSS.POSITIVE_WEIGHT = None  # for bce: weight of the terms of positive classes
     tree.TRAIN.LR_SCHEDULER = CfgNode()
     tree.TRAIN.LR_SCHEDULER.NAME = "cosine"  # cosine, linear, step, multistep
     tree.TRAIN.LR_SCHEDULER.DECAY_EPOCHS = 30  # for step
     tree.TRAIN.LR_SCHEDULER.DECAY_RATE = 0.1  # for step
-    tree.TRAIN.LR_SCHEDULER.MULTISTEPS = []  # of multistep: epochs at which the learning rate is multiplied by GAMMA
-    tree.TRAIN.LR_SCHEDULER.GAMMA = 0.1  # of multistep
-    tree.TRAIN.LR_SCHEDULER.WARMUP_PREFIX = True  # the cosine starts after the warm-up instead of at update 0
+    tree.TRAIN.LR_SCHEDULER.MULTISTEPS = []  # for multistep: epochs at which the learning rate is multiplied by GAMMA
+    tree.TRAIN.LR_SCHEDULER.GAMMA = 0.1  # for multistep
+    tree.TRAIN.LR_SCHEDULER.WARMUP_PREFIX = True  # start the cosine after the warm-up instead of at update 0
     tree.TRAIN.OPTIMIZER = CfgNode()
     tree.TRAIN.OPTIMIZER.NAME = "adamw"  # adamw, adam, sgd, lamb, rmsprop
     tree.TRAIN.OPTIMIZER.EPS = 1e-8
     tree.TRAIN.OPTIMIZER.BETAS = [0.9, 0.999]
-    tree.TRAIN.OPTIMIZER.MOMENTUM = 0.9  # of sgd and rmsprop
-    tree.TRAIN.OPTIMIZER.ALPHA = 0.99  # of rmsprop: decay of the mean of squared gradients
+    tree.TRAIN.OPTIMIZER.MOMENTUM = 0.9  # for sgd and rmsprop
+    tree.TRAIN.OPTIMIZER.ALPHA = 0.99  # for rmsprop: decay of the mean of squared gradients
 
 
 def _augmentation(tree: CfgNode) -> None:
@@ -194,47 +194,47 @@ def _augmentation(tree: CfgNode) -> None:
     tree.AUG.SCALE = [0.08, 1.0]  # range of the area of the random crop
     tree.AUG.RATIO = [0.75, 4.0 / 3.0]
     tree.AUG.HFLIP = 0.5
-    tree.AUG.REPEATS = 1  # repeated augmentation: how often a sample follows itself, differently augmented
+    tree.AUG.REPEATS = 1  # repeated augmentation: consecutive, differently augmented copies of a sample
     tree.AUG.SHIFT = 0  # maximum random shift in pixels, instead of the random crop; 0: off
 
 
 def _validation(tree: CfgNode) -> None:
     tree.TEST = CfgNode()
     tree.TEST.CROP = True  # resize to a larger size and crop the centre
-    tree.TEST.FLIP = False  # the mean of the logits of an image and of its mirror image, at twice the cost
+    tree.TEST.FLIP = False  # average the logits of an image and its mirror image, at twice the cost
     tree.TEST.BATCH_SIZE = 0  # micro-batch size for validation; 0: DATA.BATCH_SIZE
     tree.TEST.INTERVAL = 1  # epochs between validations
 
 
 def _ipu(tree: CfgNode) -> None:
     tree.IPU = CfgNode()
-    tree.IPU.LAYERS_PER_IPU = "auto"  # Swin blocks of each pipeline stage; x.5: the next stage begins at an MLP
+    tree.IPU.LAYERS_PER_IPU = "auto"  # Swin blocks of each pipeline stage; x.5: the next stage starts at an MLP
     tree.IPU.IPUS_PER_REPLICA = 0  # stages for LAYERS_PER_IPU auto; 0: the fewest that fit in memory
     tree.IPU.MAPPING = []  # IPU of each stage; one entry more than LAYERS_PER_IPU: the head is a separate stage
-    tree.IPU.REPLICAS = 4  # data-parallel copies in all processes together
-    tree.IPU.DEVICE_ITERATIONS = 1  # weight updates in one call
-    tree.IPU.INFERENCE_DEVICE_ITERATIONS = 0  # micro-batches of a replica in one validation call, at least the stages
-    tree.IPU.AVAILABLE_MEMORY_PROPORTION = 0.2  # of tile memory, for temporaries of products; a list: of each IPU
-    tree.IPU.REPLICATED_TENSOR_SHARDING = False  # optimizer state is split over replicas
-    tree.IPU.SHARDING_MIN_ELEMENTS = 1024  # smaller tensors, such as biases, stay whole on every replica
-    tree.IPU.OPTIMIZER_STATE_OFF_CHIP = False  # keep optimizer state in the host's memory between updates
-    tree.IPU.STOCHASTIC_ROUNDING = True  # of half weights; float weights never need it
-    tree.IPU.PARTIALS = "float"  # sums inside products of half numbers; half: faster, and with 16.16 Graphcore's choice
-    tree.IPU.RECOMPUTATION = True  # keep only block outputs for the backward pass, compute the rest again
+    tree.IPU.REPLICAS = 4  # data-parallel replicas over all processes
+    tree.IPU.DEVICE_ITERATIONS = 1  # weight updates per call
+    tree.IPU.INFERENCE_DEVICE_ITERATIONS = 0  # micro-batches per replica and validation call, at least one per stage
+    tree.IPU.AVAILABLE_MEMORY_PROPORTION = 0.2  # share of tile memory for temporaries of products; a list: per IPU
+    tree.IPU.REPLICATED_TENSOR_SHARDING = False  # shard optimizer state over replicas
+    tree.IPU.SHARDING_MIN_ELEMENTS = 1024  # smaller tensors, such as biases, are not sharded
+    tree.IPU.OPTIMIZER_STATE_OFF_CHIP = False  # keep optimizer state in host memory between updates
+    tree.IPU.STOCHASTIC_ROUNDING = True  # of half-precision weights; float weights do not need it
+    tree.IPU.PARTIALS = "float"  # accumulation in half-precision products; half: faster, Graphcore's choice for 16.16
+    tree.IPU.RECOMPUTATION = True  # keep only block outputs for the backward pass, recompute the rest
     tree.IPU.EXECUTABLE_CACHE = "auto"  # folder of compiled programs; auto: OUTPUT/executables on IPUs; empty: none
     tree.IPU.ROUND_UP_IPUS = True  # reserve the next power of two of IPUs
-    tree.IPU.ENGINE = CfgNode()  # of Poplar's engine
-    tree.IPU.ENGINE.AUTOLOADER = True  # programs are loaded by the IPUs themselves (opt.useAutoloader)
-    tree.IPU.ENGINE.INDEPENDENT_REPLICAS = True  # transfers do not synchronise replicas with each other
-    tree.IPU.ENGINE.PROFILE_FOLDER = ""  # profiles for PopVision, also of programs out of memory; empty: none
-    tree.IPU.POPART = CfgNode()  # defaults of this section are those of Graphcore's Swin and ViT applications
+    tree.IPU.ENGINE = CfgNode()  # options of Poplar's engine
+    tree.IPU.ENGINE.AUTOLOADER = True  # IPUs load their programs themselves (opt.useAutoloader)
+    tree.IPU.ENGINE.INDEPENDENT_REPLICAS = True  # transfers do not synchronise replicas
+    tree.IPU.ENGINE.PROFILE_FOLDER = ""  # PopVision profiles, also of programs that run out of memory; empty: none
+    tree.IPU.POPART = CfgNode()  # defaults are those of Graphcore's Swin and ViT applications
     tree.IPU.POPART.PREFETCH_DEPTH = 3  # batches that the device buffers ahead
     tree.IPU.POPART.MERGE_COLLECTIVES = True  # with replicated tensor sharding: fewer, larger collectives
     tree.IPU.POPART.OUTER_FRAGMENT = True  # overlap the weight updates of different IPUs; False: as PopTorch does
-    tree.IPU.POPART.OUTER_FRAGMENT_FOR = "memory"  # what the overlap is optimized for: memory, cycles
-    tree.IPU.POPART.OUTER_FRAGMENT_EXCLUDED = []  # IPUs that take no part in the overlap
+    tree.IPU.POPART.OUTER_FRAGMENT_FOR = "memory"  # optimize the overlap for memory or cycles
+    tree.IPU.POPART.OUTER_FRAGMENT_EXCLUDED = []  # IPUs excluded from the overlap
     tree.IPU.POPART.COPY_JUST_IN_TIME = True  # copy the inputs of repeated subgraphs when they are needed
-    tree.IPU.POPART.EARLY_GRADIENT_CONSUMERS = True  # schedule readers of gradients that update no weight early
+    tree.IPU.POPART.EARLY_GRADIENT_CONSUMERS = True  # schedule gradient consumers other than weight updates early
     tree.IPU.POPART.PATTERNS = ["TiedGather", "TiedGatherAccumulate", "UpdateInplacePrioritiesForIpu"]  # -NAME: off
 
 
@@ -270,7 +270,7 @@ def origins(
     overrides: Sequence[Tuple[str, Any]] = (),
     saved: Optional[str] = None,
 ) -> Dict[str, str]:
-    """Who set each key of `get_config`: default, checkpoint, the name of a configuration or file, --opts, or flag."""
+    """What set each key of `get_config`: default, checkpoint, the name of a configuration or file, --opts, or flag."""
     tree = defaults()
     found = dict.fromkeys(keys_of(tree), "default")
     found.update({key: source for key, _, source in _settings(tree, name_or_path, opts, overrides, saved)})
@@ -299,7 +299,7 @@ def _settings(
 
 
 def keys_without_meaning(name_or_path: Optional[str]) -> List[str]:
-    """The keys of a configuration that say how the official program runs, and have no meaning here."""
+    """The keys of a configuration that only concern the official program and have no meaning here."""
     known = set(keys_of(defaults()))
     layers = _layers(name_or_path) if name_or_path is not None else []
     return [key for _, values in layers for key in official.without_meaning(values, known)]
@@ -343,7 +343,7 @@ def _named_layers(name: str, seen: Tuple[str, ...]) -> List[Tuple[str, Dict[str,
 
 
 def _file_layers(path: Path, root: Path, seen: Tuple[Path, ...]) -> Iterator[Tuple[str, Dict[str, Any]]]:
-    """Layers of a YAML file; BASE may name configurations of ours, and files beside or below the first one only."""
+    """Layers of a YAML file; BASE may name our configurations, and files in the folder of the first one or below it."""
     if path.suffix not in (".yaml", ".yml") or root not in path.parents:
         meant = nearest(path.name, _named())
         raise Refusal(f"BASE {path} must be a .yaml file inside {root}, or a name in {NAMED_CONFIGS.name}{meant}")
@@ -372,7 +372,7 @@ def _load(text: str) -> Any:
 
 
 def _load_own(text: str) -> Any:
-    """The same in a tenth of the time, by libyaml, which takes aliases and deep nesting, too: for our own file."""
+    """As `load`, ten times as fast with libyaml, which accepts aliases and deep nesting: for our own file only."""
     node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return None if node is None else _StrictLoader("").construct_document(node)
 
@@ -386,7 +386,7 @@ def _read(path: Path, load: Callable[[str], Any] = _load) -> Dict[str, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Loads plain data only; duplicate keys and aliases are errors."""
+    """Loads plain data only; rejects duplicate keys and aliases."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
         seen = set()
@@ -417,10 +417,10 @@ def parse(text: str, source: str, load: Callable[[str], Any] = _load) -> Dict[st
         raise Refusal(f"{source} is not a configuration: it has more than {MAX_YAML_BYTES} characters")
     try:
         values = load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: dates and numbers that are none
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: invalid dates and numbers
         raise Refusal(f"{source} is not a configuration: {_brief(one_line(error), 300)}") from error
     if not isinstance(values, dict):
-        raise Refusal(f"{source} is not a configuration: it holds {type(values).__name__}, not sections of keys")
+        raise Refusal(f"{source} is not a configuration: it is a {type(values).__name__}, not sections of keys")
     return values
 
 
@@ -431,7 +431,7 @@ def _brief(value: Any, length: int = 80) -> str:
 
 
 def _entries(tree: CfgNode, values: Dict[str, Any], source: str, prefix: str = "") -> Iterator[Tuple[str, Any, str]]:
-    """(key, value, source) of nested values; what is a section of the tree is entered."""
+    """(key, value, source) of nested values; descends into the sections of the tree."""
     for key, value in values.items():
         full = f"{prefix}{key}"
         if isinstance(value, dict) and isinstance(_find(tree, full), CfgNode):
@@ -474,7 +474,7 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
         value = list(value)
     parts = value if isinstance(value, list) else [value]
     if any(isinstance(part, int) and abs(part) > MAX_WHOLE for part in parts):
-        raise Refusal(f"{source}: {key} takes whole numbers up to {MAX_WHOLE}")
+        raise Refusal(f"{source}: {key} takes integers up to {MAX_WHOLE}")
     if isinstance(value, int) and not isinstance(value, bool) and float in types and int not in types:
         value = float(value)
     if type(value) not in types:
@@ -484,7 +484,7 @@ def _coerce(value: Any, default: Any, key: str, source: str) -> Any:
 
 
 def _decode(text: str) -> Any:
-    """The value that a text denotes: a number, list, boolean or null, or else the text itself."""
+    """Parses a text as a number, list, boolean or null, or else returns the text itself."""
     plain = {"true": True, "false": False, "null": None}
     if text.lower() in plain:
         return plain[text.lower()]

@@ -14,10 +14,10 @@ from common.launch import Launch
 def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, launch: Launch) -> Scheduler:
     """The timm scheduler of TRAIN.LR_SCHEDULER; `scheduler.step_update(n)` sets the learning rate of update n, from 0.
 
-    Linear warm-up from WARMUP_LR to BASE_LR, then cosine or linear decay to MIN_LR at the last update, or steps
-    counted from update 0, at equal distances or (multistep) at the epochs that MULTISTEPS names. With WARMUP_PREFIX
-    the cosine starts after the warm-up and spans the remaining updates; without it the cosine starts at update 0, so
-    that the rate drops slightly at the end of the warm-up, as in older code. Rates scale with the global batch size.
+    Linear warm-up from WARMUP_LR to BASE_LR, then cosine or linear decay to MIN_LR at the last update, or steps counted
+    from update 0, at equal distances or (multistep) at the epochs in MULTISTEPS. With WARMUP_PREFIX the cosine starts
+    after the warm-up and spans the remaining updates; without it, the cosine starts at update 0 and the rate drops
+    slightly at the end of the warm-up, as in older code. Rates scale with the global batch size.
     """
     settings = config.TRAIN.LR_SCHEDULER
     factor = launch.learning_rate_factor(config)
@@ -43,5 +43,5 @@ def build_scheduler(config: CfgNode, optimizer: Any, updates_per_epoch: int, lau
 
 
 def learning_rate(optimizer: Any) -> float:
-    """The current learning rate, of the head where TRAIN.LAYER_DECAY lets those of other layers be lower."""
+    """The current learning rate; with TRAIN.LAYER_DECAY, that of the head."""
     return max(group["lr"] for group in optimizer.param_groups)

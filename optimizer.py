@@ -19,9 +19,9 @@ from planning.geometry import architecture
 def build_optimizer(config: CfgNode, model: SwinTransformer, launch: Launch) -> Any:
     """The optimizer of TRAIN.OPTIMIZER, with the learning rate scaled to the global batch size.
 
-    The learning rate is passed to the constructor, so that PopTorch keeps it variable and a schedule can change it
-    after compilation. With float16 weights, gradients and first moments are float16, too; second moments stay float32,
-    since they are squares and would underflow.
+    The learning rate is passed to the constructor, which makes PopTorch keep it variable: the schedule changes it after
+    compilation. With float16 weights, accumulated gradients and first moments are float16 as well; second moments stay
+    float32, since squares would underflow.
     """
     optim, settings = accelerator.poptorch().optim, config.TRAIN.OPTIMIZER
     accumulators = torch.float16 if half_weights(config) else torch.float32
@@ -52,13 +52,13 @@ def build_optimizer(config: CfgNode, model: SwinTransformer, launch: Launch) -> 
 
 
 def parameter_groups(config: CfgNode, model: SwinTransformer, rate: float) -> List[Dict[str, Any]]:
-    """The trained parameters in groups with and without weight decay, of each layer where TRAIN.LAYER_DECAY is below 1.
+    """The trained parameters, grouped by weight decay, and by layer if TRAIN.LAYER_DECAY is below 1.
 
     Vectors (norms and biases) are not decayed, nor are the parameters named by `no_weight_decay` and
     `no_weight_decay_keywords`: position embeddings and relative position bias tables (Swin paper, appendix A2.1).
 
     Args:
-        rate: learning rate of the head; that of a layer is lower by the factor TRAIN.LAYER_DECAY than the next one's.
+        rate: learning rate of the head; each layer's is TRAIN.LAYER_DECAY times that of the layer above.
     """
     names, keywords = model.no_weight_decay(), model.no_weight_decay_keywords()
     depths, decay = architecture(config).DEPTHS, config.TRAIN.LAYER_DECAY
@@ -80,10 +80,10 @@ def parameter_groups(config: CfgNode, model: SwinTransformer, rate: float) -> Li
 
 
 def layer_of(name: str, depths: Sequence[int]) -> int:
-    """The layer of a parameter for TRAIN.LAYER_DECAY, as the official program numbers them for SimMIM.
+    """The layer of a parameter for TRAIN.LAYER_DECAY, numbered as in the official code for SimMIM.
 
-    0 is the patch embedding, 1 to sum(depths) are the blocks, and the last one is all else: final norm, head, and
-    absolute position embeddings. The merging of patches belongs to the block before it.
+    0 is the patch embedding, 1 to sum(depths) are the blocks, and sum(depths) + 1 is the rest: final norm, head, and
+    absolute position embeddings. Patch merging belongs to the block before it.
     """
     part, *rest = name.split(".")
     if part == "patch_embed":

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Configuration -> poptorch.Options, one set for training and one for inference."""
+"""Configuration -> poptorch.Options for training and for inference."""
 
 import importlib
 from pathlib import Path
@@ -26,7 +26,7 @@ def half_weights(config: CfgNode) -> bool:
 
 
 def device_generates_data(config: CfgNode) -> bool:
-    """Whether the device generates its own input, so that its outputs are meaningless."""
+    """Whether the device generates its own input, which makes its outputs meaningless."""
     return config.DATA.DATASET == "generated" and config.DATA.GENERATED == "device"
 
 
@@ -44,7 +44,7 @@ def training_options(config: CfgNode, launch: Launch) -> Any:
     training.gradientAccumulation(config.TRAIN.ACCUMULATION_STEPS)
     training.accumulationAndReplicationReductionType(poptorch.ReductionType.Mean)
     strategy = poptorch.MeanReductionStrategy
-    # A running mean never exceeds the largest gradient, so that half-precision accumulators do not overflow.
+    # A running mean never exceeds the largest gradient, so half-precision accumulators do not overflow.
     training.setMeanAccumulationAndReplicationReductionStrategy(
         strategy.Running if half_weights(config) else strategy.Post
     )
@@ -53,7 +53,7 @@ def training_options(config: CfgNode, launch: Launch) -> Any:
     options.Precision.enableStochasticRounding(config.IPU.STOCHASTIC_ROUNDING and half_weights(config))
     sharded = config.IPU.REPLICATED_TENSOR_SHARDING and launch.local_replicas > 1
     if config.IPU.REPLICATED_TENSOR_SHARDING and not sharded:
-        logger.warning("IPU.REPLICATED_TENSOR_SHARDING has no effect: a process with one replica has nothing to share")
+        logger.warning("IPU.REPLICATED_TENSOR_SHARDING has no effect with one replica per process")
     location = poptorch.TensorLocationSettings().useOnChipStorage(not config.IPU.OPTIMIZER_STATE_OFF_CHIP)
     location.useReplicatedTensorSharding(sharded)
     location.minElementsForReplicatedTensorSharding(config.IPU.SHARDING_MIN_ELEMENTS)
@@ -82,8 +82,8 @@ def _common_options(config: CfgNode, launch: Launch) -> Any:
     # Hosts compile in seconds; for IPUs it can take an hour. One bar is enough for all processes.
     options.showCompilationProgressBar(launch.is_leader and accelerator.is_ipu())
     options.autoRoundNumIPUs(config.IPU.ROUND_UP_IPUS)
-    # The asynchronous loader passes the options to a separate process, and PopTorch's strategy of named stages cannot
-    # be pickled. Stages that are counted as their blocks begin are the same, since `annotate` marks them in order.
+    # The asynchronous loader passes the options to a separate process, and PopTorch's strategy with named stages cannot
+    # be pickled. Numbering stages in the order of their blocks is equivalent, since `annotate` marks them in order.
     options.setExecutionStrategy(poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement))
     proportions = config.IPU.AVAILABLE_MEMORY_PROPORTION
     if not isinstance(proportions, list):
@@ -115,10 +115,10 @@ def _distributed_options(launch: Launch, ipus_per_replica: int) -> Any:
 
 
 def executable_cache(config: CfgNode) -> Optional[Path]:
-    """The folder of the model's compiled programs; None: they are not kept.
+    """The folder for the model's compiled programs; None: they are not kept.
 
-    IPU.EXECUTABLE_CACHE auto is a folder in the output folder, so that a run that goes on need not compile again. A
-    host, which compiles in no time, and a run without an output folder keep nothing then.
+    IPU.EXECUTABLE_CACHE auto is a folder in the output folder, so a resumed run need not compile again. With auto,
+    hosts, which compile quickly, and runs without an output folder keep nothing.
     """
     folder = config.IPU.EXECUTABLE_CACHE
     if folder == "auto":
@@ -127,7 +127,7 @@ def executable_cache(config: CfgNode) -> Optional[Path]:
 
 
 def _set_engine(engine: CfgNode, options: Any) -> None:
-    """What PopTorch leaves to Poplar's engine, which takes its options as text."""
+    """Sets options of Poplar's engine, which are strings."""
     settings = {
         "opt.useAutoloader": engine.AUTOLOADER,
         "target.syncReplicasIndependently": engine.INDEPENDENT_REPLICAS,
@@ -138,9 +138,9 @@ def _set_engine(engine: CfgNode, options: Any) -> None:
 
 
 def _set_recomputation(config: CfgNode, options: Any) -> None:
-    """What the backward pass computes again, beside the outputs of blocks that `annotate` keeps.
+    """Sets what the backward pass recomputes; the outputs of blocks are kept by `annotate`.
 
-    PopTorch asks for it by itself in pipelines only: a model on one IPU would keep everything.
+    PopTorch enables recomputation by itself in pipelines only: a model on one IPU would keep everything.
     """
     if not config.IPU.RECOMPUTATION:
         options._Popart.set("autoRecomputation", RECOMPUTE_NOTHING)
@@ -149,7 +149,7 @@ def _set_recomputation(config: CfgNode, options: Any) -> None:
 
 
 def _set_popart(config: CfgNode, options: Any, sharded: bool) -> None:
-    """What PopTorch leaves to PopART in training: memory for accumulators, collectives, schedule and patterns."""
+    """Sets PopART options for training: memory for accumulators, collectives, schedule and patterns."""
     popart, settings = options._Popart, config.IPU.POPART
     popart.set("disableGradAccumulationTensorStreams", True)
     if settings.MERGE_COLLECTIVES and sharded:

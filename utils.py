@@ -8,7 +8,7 @@ from typing import Iterable
 
 
 def reason(error: Exception) -> str:
-    """The message of an error, without the path that OSError adds: for lines that already name the file."""
+    """The message of an error without the path added by OSError, for messages that already name the file."""
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Checks of a configuration before anything is read or built: choices, ranges, lengths and contradictions."""
+"""Checks a configuration before anything is read or built: choices, ranges, lengths and contradictions."""
 
 import math
 from typing import Any, Dict, Tuple
@@ -13,7 +13,7 @@ from planning.placement import ipus_of, pipeline_stages
 
 PRECISIONS = ("16.16", "16.32", "32.32", "mix")
 PRECISION_ALIASES = {"half": "16.16", "float": "32.32"}
-CLIPPING = ("adamw", "adam", "sgd")  # optimizers of PopTorch that limit the norm of gradients
+CLIPPING = ("adamw", "adam", "sgd")  # PopTorch optimizers that clip gradients
 
 CHOICES = {
     "DATA.DATASET": ("imagenet", "imagenet22K", "generated"),
@@ -194,7 +194,7 @@ def _check_bounds(config: CfgNode) -> None:
 
 
 def _architecture_bounds(config: CfgNode) -> Dict[str, Tuple[float, float]]:
-    """The bounds of both sections of hyper-parameters; each has keys that the other lacks."""
+    """Applies the bounds of both model sections, each of which has keys that the other lacks."""
     return {
         f"{section}.{key}": bounds
         for section in ARCHITECTURES
@@ -216,7 +216,7 @@ def _check_lengths(config: CfgNode) -> None:
 
 
 def _check_architecture(config: CfgNode) -> None:
-    """The width of every layer is divisible by its heads, and windows tile its feature map."""
+    """Checks that the width of every layer is divisible by its heads, and that windows tile its feature map."""
     section = ARCHITECTURES[config.MODEL.TYPE == "swinv2"]
     if not architecture(config).DEPTHS:
         raise Refusal(f"{section}.DEPTHS is empty: expected a list of integers, one per layer")
@@ -248,7 +248,7 @@ def _check_schedule(config: CfgNode) -> None:
 
 
 def _check_training(config: CfgNode) -> None:
-    """What is trained, on which samples, and by which optimizer."""
+    """Checks the optimizer, averaged weights, sampling and frozen weights."""
     train, layers = config.TRAIN, len(architecture(config).DEPTHS)
     if train.OPTIMIZER.NAME not in CLIPPING and train.CLIP_GRAD:
         raise Refusal(
@@ -266,19 +266,19 @@ def _check_training(config: CfgNode) -> None:
 
 
 def _check_loss(config: CfgNode) -> None:
-    """Settings that the loss has, and class weights that are some."""
+    """Checks the settings of the loss and the class weights."""
     loss, weights = config.TRAIN.LOSS, config.TRAIN.CLASS_WEIGHTS
     for key, neutral in (("TARGET_THRESHOLD", None), ("SUM_CLASSES", False), ("POSITIVE_WEIGHT", None)):
         if loss.NAME != "bce" and loss[key] != neutral:
             raise Refusal(f"TRAIN.LOSS.{key} {loss[key]} is for bce: add --opts TRAIN.LOSS.NAME bce, or leave it out")
     if isinstance(weights, str) and weights not in ("", "balanced"):
-        raise Refusal(f"TRAIN.CLASS_WEIGHTS {weights!r}: expected balanced, or a list of one number a class")
+        raise Refusal(f"TRAIN.CLASS_WEIGHTS {weights!r}: expected balanced, or a list of one number per class")
     if isinstance(weights, list) and not any(weights):
-        raise Refusal(f"TRAIN.CLASS_WEIGHTS {weights}: no class has a weight")
+        raise Refusal(f"TRAIN.CLASS_WEIGHTS {weights}: all weights are 0")
 
 
 def _check_pipeline(config: CfgNode) -> None:
-    """The stages cover all blocks, and gradient accumulation fills the pipeline (PopTorch: at least 2F-1)."""
+    """Checks that the stages cover all blocks, and that gradient accumulation fills the pipeline (at least 2F-1)."""
     try:
         stages = pipeline_stages(config)
     except ValueError as error:
@@ -293,7 +293,7 @@ def _check_pipeline(config: CfgNode) -> None:
 
 
 def _check_ipu(config: CfgNode) -> None:
-    """Lists per IPU match the number of IPUs, and patterns are names."""
+    """Checks lists with one value per IPU, the names of patterns, and IPU.PARTIALS."""
     ipu, ipus = config.IPU, ipus_of(pipeline_stages(config))
     proportions = ipu.AVAILABLE_MEMORY_PROPORTION
     if isinstance(proportions, list) and len(proportions) != ipus:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Names of other trainers: keys of the official Swin repository, and flags of common training programs.
+"""Names from other trainers: keys of the official Swin repository, and flags of common training programs.
 
-The official program writes its full configuration beside its checkpoints. Most of its keys exist here, too. Some only
-configure its GPUs and are ignored; a few would change the result and are refused.
+The official program writes its full configuration beside its checkpoints. Most of its keys exist here as well. Some
+only configure its GPUs and are ignored; a few would change the result and are refused.
 """
 
 from fnmatch import fnmatchcase
@@ -34,7 +34,7 @@ NO_MEANING = (
     "TEST.SHUFFLE",
     "TRAIN.MOE.*",
 )
-# Keys that change the result, unless they have the value at which they do nothing.
+# Keys that change the result, with the value at which they have no effect.
 CHANGES_RESULT = {
     "TRAIN.START_EPOCH": (0, "a first epoch"),
 }
@@ -42,7 +42,7 @@ MODEL_TYPES = {"swin_mlp": "Swin-MLP", "swin_moe": "Swin-MoE"}
 SIMMIM = "simmim_pretrain"  # prefix of its model names
 
 # Flags of timm (also with -), the official repository, torchvision's references, Hugging Face and Graphcore's examples,
-# in lower case, without dashes at their beginning, and their equivalents: another flag, or a key.
+# in lower case without leading dashes, and their equivalents here: a flag or a key.
 FLAGS: Dict[str, str] = {
     "a": "--cfg",
     "aa": "AUG.AUTO_AUGMENT",
@@ -154,7 +154,7 @@ FLAGS: Dict[str, str] = {
     "weights": "--pretrained-model",
     "workers": "--num-workers",
 }
-# Flags that say how GPUs run, or ask for what this program does not have.
+# Flags that configure GPUs, or features that this program does not have.
 FLAGS_WITHOUT_MEANING = {
     "channels-last": "the layout of images in memory is the device's",
     "dist-backend": "processes are started by poprun or torchrun.sh",
@@ -230,7 +230,7 @@ def check_supported(values: Dict[Any, Any], source: str) -> None:
 
 
 def known_flag(flag: str, ours: Collection[str]) -> str:
-    """' (...)' that names the equivalent of another program's flag; empty for unknown flags.
+    """' (...)' with the equivalent of another program's flag; empty for unknown flags.
 
     Args:
         ours: the flags of this program.

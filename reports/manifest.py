@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Where a run comes from: command, code, packages, configuration with the origin of each value, data, checkpoints."""
+"""The provenance of a run: command, code, packages, configuration with the origin of each value, data, checkpoints."""
 
 import hashlib
 import importlib.metadata
@@ -22,7 +22,7 @@ NAMES_HASHED = 10_000  # of the files of a split
 
 
 class Setting(NamedTuple):
-    """A configuration key, its value, and who set it."""
+    """A configuration key, its value, and what set it."""
 
     key: str
     value: str
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint file, with the digest of its contents that it carries."""
+    """A checkpoint file with the digest stored in it."""
 
     name: str
     megabytes: float
@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What is needed to tell a run from another, and to make it again; pairs are (name, value)."""
+    """What identifies a run and is needed to reproduce it; pairs are (name, value)."""
 
     run: List[Tuple[str, str]]
     code: List[Tuple[str, str]]
@@ -56,12 +56,12 @@ class Manifest(NamedTuple):
 
 
 def command_line() -> str:
-    """The command of this process, as a shell takes it."""
+    """The command of this process, quoted for a shell."""
     return shlex.join([Path(sys.executable).name, *sys.argv])
 
 
 def code_version() -> str:
-    """The commit of this code, with '-dirty' if files differ from it; or why it is not known."""
+    """The commit of this code, with '-dirty' if files differ from it; or why it is unknown."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -77,7 +77,7 @@ def code_version() -> str:
 
 
 def code_and_packages(device: str) -> List[Tuple[str, str]]:
-    """Versions of the code, of Python and of the packages that are installed, and the device."""
+    """Versions of the code, Python and the installed packages, and the device."""
     versions = [("commit", code_version()), ("device", device), ("processor", processor())]
     for name in PACKAGES:
         try:
@@ -88,7 +88,7 @@ def code_and_packages(device: str) -> List[Tuple[str, str]]:
 
 
 def processor() -> str:
-    """The host's processor and the number of its cores."""
+    """The host's processor and its number of cores."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -99,11 +99,11 @@ def processor() -> str:
 
 
 def fingerprint(classes: Sequence[str], labels: Any, name: Callable[[int], str]) -> str:
-    """A hash over a split: its classes, the label of every file, and the names of at most NAMES_HASHED files.
+    """A hash of a split: its classes, the label of every file, and the names of at most NAMES_HASHED files.
 
     Args:
         labels: int64 (N,).
-        name: function from an index to the path of the file, of which the last part is taken.
+        name: maps an index to the path of the file, whose last part is hashed.
     """
     digest = hashlib.sha256(b"\0".join(os.fsencode(one) for one in classes))
     digest.update(labels.astype("<i8").tobytes())

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The facts of a run -> its page."""
+"""Renders report.html."""
 
 import functools
 import importlib.metadata
@@ -23,8 +23,8 @@ class Chart(NamedTuple):
     title: str
     columns: Tuple[Tuple[str, str], ...]  # of metrics.csv, with the names of their lines
     unit: str = ""
-    from_zero: bool = True  # whether its axis begins there
-    ticks: str = ""  # format of the axis, as D3 has it
+    from_zero: bool = True  # whether the axis starts at zero
+    ticks: str = ""  # D3 format of the axis
 
 
 CHARTS = (
@@ -36,26 +36,26 @@ CHARTS = (
         from_zero=False,
     ),
     Chart("Learning rate", (("lr", "learning rate"),)),
-    Chart("Throughput", (("throughput", "samples a second"),), "samples/s"),
+    Chart("Throughput", (("throughput", "samples per second"),), "samples/s"),
     Chart("Gradient norm", (("grad_norm", "before clipping"),)),
     Chart("Waiting for data", (("loader_wait", "share of time"),), "share of time", ticks=".0%"),
 )
 
 
 class Head(NamedTuple):
-    """What the top of the page says."""
+    """The top of the page."""
 
     title: str
     progress: str  # such as "epoch 3 of 30"
-    tiles: List[Tuple[str, str]]  # names and values of the figures that matter most
+    tiles: List[Tuple[str, str]]  # names and values of the most important numbers
 
 
 def render(head: Head, rows: Sequence[Dict[str, Any]], results: Optional[Results], manifest: Manifest) -> str:
     """The whole page.
 
     Args:
-        rows: of metrics.csv, one an epoch.
-        results: of the last validation; None: there was none.
+        rows: of metrics.csv, one per epoch.
+        results: of the last validation; None if there was none.
     """
     charts = _charts(rows)
     text = _template().render(
@@ -68,7 +68,7 @@ def render(head: Head, rows: Sequence[Dict[str, Any]], results: Optional[Results
         results=results,
         manifest=manifest,
     )
-    return text.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no text
+    return text.encode("utf-8", "backslashreplace").decode()  # file names may not be valid text
 
 
 @functools.lru_cache(maxsize=None)
@@ -78,7 +78,7 @@ def _template() -> jinja2.Template:
 
 
 def plotly_script() -> str:
-    """The script of the installed plotly, ready to be embedded; empty where plotly is not installed."""
+    """The script of the installed plotly, ready to be embedded; empty if plotly is not installed."""
     try:
         path = importlib.metadata.distribution("plotly").locate_file("plotly/package_data/plotly.min.js")
         return Path(str(path)).read_text(encoding="utf-8").replace("</script", "<\\/script")
@@ -87,7 +87,7 @@ def plotly_script() -> str:
 
 
 def _charts(rows: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
-    """The charts for which there are numbers; epochs are counted from 1."""
+    """The charts that have data; epochs are counted from 1."""
     epochs = [row["epoch"] + 1 for row in rows]
     charts = []
     for chart in CHARTS:
@@ -105,7 +105,7 @@ def _finite(value: Any) -> Optional[float]:
 
 
 def _as_json(value: Any) -> str:
-    """JSON that may stand inside a script element."""
+    """JSON that is safe inside a script element."""
     text = json.dumps(value, allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Results of a validation as the page shows them: confusions, classes, and mistakes with their pictures."""
+"""Results of a validation for the page: confusions, classes, and mistakes with their pictures."""
 
 import base64
 import io
@@ -9,11 +9,11 @@ from typing import Any, List, NamedTuple, Optional, Sequence
 import numpy as np
 from PIL import Image
 
-MATRIX_CLASSES = 30  # with more classes the worst confusions are listed instead of a matrix
+MATRIX_CLASSES = 30  # with more classes, the worst confusions are listed instead of a matrix
 WORST_CONFUSIONS = 40
-SHOWN_CLASSES = 1000  # of more classes, those with the lowest accuracy
+SHOWN_CLASSES = 1000  # with more classes, those with the lowest accuracy are shown
 PICTURE_SIDE = 160  # pixels
-SHARP_SIDE = 64  # pictures up to this size are kept without loss
+SHARP_SIDE = 64  # pictures up to this size are stored losslessly
 
 
 class Cell(NamedTuple):
@@ -37,7 +37,7 @@ class ClassRow(NamedTuple):
 class Mistake(NamedTuple):
     """An image that was classified wrongly."""
 
-    picture: str  # data URI; empty: the file gives none
+    picture: str  # data URI; empty if the file cannot be decoded
     file: str
     true: str
     predicted: str
@@ -52,7 +52,7 @@ class Results(NamedTuple):
     matrix: List[List[Cell]]
     confusions: List[Cell]
     classes: List[ClassRow]
-    left_out: int  # classes that `classes` does not show
+    left_out: int  # classes not in `classes`
     mistakes: List[Mistake]
 
 
@@ -64,9 +64,9 @@ def build_results(
     Args:
         epoch: from 1.
         names: of the classes; a model may have more classes than names.
-        confusions: (M, 3): true class, predicted class, images; cells without images are left out.
+        confusions: (M, 3): true class, predicted class, images; cells without images are omitted.
         counts: (classes, 3): images of each class, and those with top-1 and top-5 correct.
-        mistakes: the most confident ones, the most confident first.
+        mistakes: the most confident mistakes, most confident first.
     """
     known = [*names, *(str(label) for label in range(len(names), len(counts)))]
     wrong = confusions[confusions[:, 0] != confusions[:, 1]]
@@ -100,7 +100,7 @@ def _matrix(names: Sequence[str], confusions: np.ndarray, counts: np.ndarray) ->
 
 
 def data_uri(picture: Any) -> str:
-    """A small copy of a picture (a Pillow image, or uint8 (H, W, 3)) to stand in a page."""
+    """A data URI with a small copy of a picture (a Pillow image, or uint8 (H, W, 3))."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
     kind = "PNG" if max(image.size) <= SHARP_SIDE else "JPEG"
     image = image.convert("RGB")

@@ -35,10 +35,10 @@ def test_binding_of_threads_is_warned_of_since_it_binds_data_workers(value, warn
     monkeypatch.setenv("OMP_PROC_BIND", value)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     accelerator.choose_threads()
-    assert ("OMP_PROC_BIND binds data workers to a single core" in caplog.text) is warns
+    assert ("OMP_PROC_BIND binds all data workers to the core" in caplog.text) is warns
 
 
-@pytest.mark.parametrize("omp, threads, said", [("", 7, "7 of 8 usable cores"), ("3", 2, "of OMP_NUM_THREADS")])
+@pytest.mark.parametrize("omp, threads, said", [("", 7, "7 of 8 usable cores"), ("3", 2, "from OMP_NUM_THREADS")])
 def test_threads_are_chosen_and_logged_unless_the_environment_says_how_many(omp, threads, said, monkeypatch, caplog):
     accelerator.select("cpu")
     chosen = [2 if omp else 16]

@@ -66,7 +66,7 @@ def test_losses_run_only_operations_that_poptorch_compiles(opts, targets):
     [
         (["TRAIN.LOSS.SUM_CLASSES", "True"], "TRAIN.LOSS.SUM_CLASSES True is for bce"),
         (["TRAIN.CLASS_WEIGHTS", "equal"], "'equal': expected balanced, or a list"),
-        (["TRAIN.CLASS_WEIGHTS", "[0, 0]"], "no class has a weight"),
+        (["TRAIN.CLASS_WEIGHTS", "[0, 0]"], "all weights are 0"),
         (["TRAIN.CLASS_WEIGHTS", "[-1.0, 1]"], "out of range"),
     ],
 )

@@ -250,7 +250,7 @@ def test_files_without_plain_tensors_by_name_are_refused(contents, tmp_path):
 def test_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path):
     state = dict(small().state_dict(), **{"absolute_pos_embed": torch.zeros(1).expand(1 << 40)})
     torch.save(state, tmp_path / "weights.pth")
-    assert "absolute_pos_embed claims to be 1099511627776, more than the file" in refusal(small(), tmp_path / "weights.pth")
+    assert "absolute_pos_embed claims to be 1099511627776, more than" in refusal(small(), tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("contents", [b"", b"<html>not found</html>", b"PK\x03\x04 and no more"])
