@@ -61,8 +61,8 @@ def balanced_split(units: Tuple[Unit, ...], footprint: Footprint, stages: int) -
 def minimax_split(length: int, stages: int, cost: Callable[[int, int, int], float]) -> Optional[List[int]]:
     """Splits a sequence into stages with minimal cost of the most expensive stage.
 
-    Bellman's recurrence over (stages, items): the best split of the first n items into s stages is, for some m, the best
-    split of the first m items into s - 1 stages, followed by a stage from item m on.
+    Bellman's recurrence over (stages, items): the best split of the first n items into s stages is, for some m, the
+    best split of the first m items into s - 1 stages, followed by a stage from item m on.
 
     Args:
         length: number of items.
