@@ -2,6 +2,6 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Data: image sources, decoding, augmentation, sampling and loading; `dataset.prepare` writes data sets.
 
-Imports `accelerator`, `planning` and `common`; knows neither models nor options nor optimizer. A configuration and
-untrusted files go in; combined batches for PopTorch come out.
+Imports `accelerator`, `planning` and `common`, but not models, options or optimizer. Takes a configuration and
+untrusted files; returns combined batches for PopTorch.
 """

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Classes with different numbers of images: weights of their losses, and orders that draw each class equally often."""
+"""Balances classes with different numbers of images: class weights of the loss, and balanced sampling."""
 
 from typing import Any, Sequence, Union
 
@@ -13,16 +13,16 @@ from common.errors import EXIT_DATA, Refusal
 def class_weights(setting: Union[str, Sequence[float]], dataset: Any, classes: int) -> torch.Tensor:
     """The weights of TRAIN.CLASS_WEIGHTS as float32 (classes,).
 
-    Balanced weights are in inverse proportion to the images of a class, with a mean of 1 over the images, as in
-    scikit-learn; a class without images has weight 0.
+    Balanced weights are inversely proportional to the number of images of a class, with a mean of 1 over the images, as
+    in scikit-learn; a class without images has weight 0.
 
     Args:
-        setting: "balanced", or one number a class.
+        setting: "balanced", or one number per class.
         dataset: from `build_dataset`.
         classes: number of outputs of the model.
 
     Raises:
-        Refusal: for another number of weights than classes.
+        Refusal: if the number of weights is not that of the classes.
     """
     if setting == "balanced":
         counts = class_counts(dataset, classes)
@@ -35,15 +35,15 @@ def class_weights(setting: Union[str, Sequence[float]], dataset: Any, classes: i
 
 
 def class_counts(dataset: Any, classes: int) -> np.ndarray:
-    """Images of each class (classes,) int64; generated images count once a class, since they have labels by chance."""
+    """Images per class (classes,) int64; 1 for generated images, whose labels are random."""
     labels = getattr(dataset, "labels", None)
     return np.ones(classes, dtype=np.int64) if labels is None else np.bincount(np.asarray(labels), minlength=classes)
 
 
 def balanced_order(labels: np.ndarray, generator: np.random.RandomState) -> np.ndarray:
-    """As many samples as there are labels, shuffled (int64), with all classes drawn equally often, or once more.
+    """Indices of as many samples as there are labels, shuffled (int64), with classes drawn equally often, up to one.
 
-    Within a class all samples are drawn equally often, or once more: those of a large class once or not at all.
+    Within a class, samples are drawn equally often, up to one: those of a large class once or not at all.
     """
     present, counts = np.unique(labels, return_counts=True)
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Configuration -> data set and poptorch.DataLoader: one combined batch a step."""
+"""Configuration -> data set and poptorch.DataLoader, which yields one combined batch per step."""
 
 import contextlib
 import math
@@ -30,18 +30,18 @@ from dataset.transforms import build_transform, image_dtype
 from dataset.workers import ReaderSampler, affordable_workers, begin_worker, clear_failures, stall_seconds
 from planning.geometry import architecture, image_size
 
-GENERATED_STEPS = 100  # steps in an epoch of generated images
-GENERATED_EVALUATION = 512  # generated images in an evaluation
+GENERATED_STEPS = 100  # steps per epoch of generated images
+GENERATED_EVALUATION = 512  # generated images per evaluation
 GENERATED_CLASSES = 1000
 Collate = Callable[[Batch], Tuple[torch.Tensor, torch.Tensor]]
-REBATCHED_SAMPLES = 64  # approximate size of the parts that workers of a rebatching loader pass on
+REBATCHED_SAMPLES = 64  # approximate samples that a worker of a rebatching loader passes on at once
 
 
 def build_dataset(config: CfgNode, training: bool) -> Any:
     """The data set of one split: `len()`, `.classes`, and `dataset[i]` -> (image (C, H, W), label).
 
     Raises:
-        Refusal: EXIT_DATA, naming the path, for data that is missing, empty, damaged or at odds with the configuration.
+        Refusal: EXIT_DATA, naming the path, if data is missing, empty, damaged or contradicts the configuration.
     """
     if config.DATA.DATASET == "generated":
         return _generated(config, training)
@@ -50,7 +50,7 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
         raise Refusal(f"IN_CHANS {channels} of the model: image files have 3 channels")
     if training and fast_jpeg() is None:
         logger.info(
-            "simplejpeg is not installed: Pillow decodes unusual JPEGs, more slowly, and takes some damaged ones"
+            "simplejpeg is not installed: Pillow decodes unusual JPEGs, more slowly, and accepts some damaged ones"
         )
     transform = build_transform(config, training)  # checks its settings before a large data set is listed
     source = _source(config, training)
@@ -58,7 +58,7 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
     if configured and found > configured:
         raise Refusal(
             f"{config.DATA.DATA_PATH} has {found} classes and MODEL.NUM_CLASSES is {configured}: raise it, or "
-            "set it to 0 for the number in the data",
+            "set it to 0 to use the number in the data",
             EXIT_DATA,
         )
     return ImageDataset(
@@ -73,7 +73,7 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
 
 
 def build_images(config: CfgNode, files: Sequence[str]) -> ImageDataset:
-    """Image files as in evaluation: `dataset[i]` -> (image (C, H, W), i), UNREADABLE instead of i for bad files."""
+    """Image files, as in evaluation: `dataset[i]` -> (image (C, H, W), i), with UNREADABLE for i if a file is bad."""
     source = MappedImages("", ImageMap(Path(), list(files), np.arange(len(files))), [])
     return NamedImages(
         source,
@@ -88,7 +88,7 @@ def build_images(config: CfgNode, files: Sequence[str]) -> ImageDataset:
 
 @contextlib.contextmanager
 def ending(*loaders: Any) -> Iterator[None]:
-    """Ends loaders with the context, however it is left: PopTorch's processes would spin on until this one ends."""
+    """Terminates loaders at the end of the context: PopTorch's processes would go on until this one exits."""
     try:
         yield
     finally:
@@ -102,13 +102,13 @@ def build_loader(
     """The poptorch.DataLoader of one split, in PopTorch's order: device iteration, accumulation, replica, micro-batch.
 
     Training batches are (images, targets): soft targets (N, classes) with mixup or cutmix, else class indices (N,).
-    They depend on seed, epoch and position only, not on the number of workers, nor on how many processes share the
-    replicas. Every iteration is the next epoch; the first begins at batch `start_step` of `start_epoch`.
+    They depend on seed, epoch and position only, not on the number of workers or processes. Every iteration is the next
+    epoch; the first one starts at batch `start_step` of `start_epoch`.
     Evaluation batches are (images, labels) with every image once; rows labelled samples.PADDED fill the last batch, and
     images that do not decode are labelled samples.UNREADABLE. `loader.order` has the sample of each row.
 
     Args:
-        options: poptorch.Options, which becomes frozen.
+        options: poptorch.Options, which are frozen.
         dataset: from `build_dataset`.
 
     Raises:
@@ -135,7 +135,7 @@ def build_loader(
     kept = _kept_memory(arguments, handed_over * _image_bytes(config))
     view = EpochView(dataset, len(sampler), kept)
     others = set(multiprocessing.active_children())
-    # Asynchronous loaders draw a seed when they begin: without the fork, the model built next would depend on the mode.
+    # Asynchronous loaders draw a seed when they start: without the fork, the model built next would depend on the mode.
     with clear_failures(lambda: [], view.failure), torch.random.fork_rng(devices=[]):
         loader = poptorch.DataLoader(
             options,
@@ -147,23 +147,23 @@ def build_loader(
             mode=mode,
             **arguments,
         )
-    loader.readers = set(multiprocessing.active_children()) - others  # where it is asynchronous
+    loader.readers = set(multiprocessing.active_children()) - others  # of an asynchronous loader
     if isinstance(sampler, EvaluationSampler):
         loader.order = sampler.order()
     return loader
 
 
 def drawing(config: CfgNode, dataset: Any) -> Drawing:
-    """How an epoch of training draws samples of a data set from `build_dataset`.
+    """How a training epoch draws samples of a data set from `build_dataset`.
 
-    Generated images, whose labels are drawn by chance, are balanced as they are.
+    Generated images need no balancing: their labels are random.
     """
     labels = getattr(dataset, "labels", None) if config.DATA.BALANCED_SAMPLING else None
     return Drawing(config.AUG.REPEATS, None if labels is None else np.asarray(labels))
 
 
 def example_batch(config: CfgNode, options: Any, classes: int, training: bool) -> Tuple[torch.Tensor, torch.Tensor]:
-    """A combined batch like those of a split's loader, to compile a program for.
+    """A combined batch with the shapes and types of a split's loader, for compiling a program.
 
     All rows are views of one generated image, since combined batches can take gigabytes.
     """
@@ -183,7 +183,7 @@ def _source(config: CfgNode, training: bool) -> Any:
     root = check_root(config.DATA.DATA_PATH)
     if config.DATA.DATASET == "imagenet22K":
         if config.DATA.ZIP_MODE:
-            raise Refusal("DATA.ZIP_MODE is for imagenet: ImageNet-22k is read from files that its maps name")
+            raise Refusal("DATA.ZIP_MODE is for imagenet: ImageNet-22k is read from the files named by its maps")
         return open_22k(root, training, config.MODEL.NUM_CLASSES)
     if config.DATA.ZIP_MODE:
         return open_zip(root, training, config.DATA.CACHE_MODE, *_process_share(), config.MODEL.NUM_CLASSES)
@@ -193,7 +193,7 @@ def _source(config: CfgNode, training: bool) -> Any:
 
 
 def _process_share() -> Tuple[int, int]:
-    """This process's number and how many there are."""
+    """The index of this process and the number of processes."""
     popdist = accelerator.selected().popdist
     if popdist is None or not popdist.isPopdistEnvSet():
         return 0, 1
@@ -214,7 +214,7 @@ def _shape(config: CfgNode) -> Tuple[int, int, int]:
 
 
 def _training_collate(config: CfgNode, layout: Layout, dataset: Any) -> Tuple[Collate, int]:
-    """The collate function, and the number of consecutive samples that it takes at least."""
+    """The collate function, and the minimum number of consecutive samples that it needs."""
     mixup = build_mixup(config, config.MODEL.NUM_CLASSES or len(dataset.classes))
     if mixup is None:
         return unmixed, 1
@@ -233,16 +233,16 @@ def _mode(config: CfgNode, layout: Layout, poptorch: Any) -> Any:
 
 
 def _share_of(combined_batch: int, unit: int) -> int:
-    """The largest part of a combined batch that divides it, holds whole units and is near REBATCHED_SAMPLES."""
+    """The largest divisor of a combined batch up to about REBATCHED_SAMPLES that is a multiple of `unit`."""
     units = combined_batch // unit
     parts = [unit * count for count in range(1, units + 1) if units % count == 0]
     return max([part for part in parts if part <= REBATCHED_SAMPLES] or parts[:1])
 
 
 def _worker_arguments(config: CfgNode, dataset: Any, epoch: int, samples: int) -> Dict[str, Any]:
-    """Arguments of torch's DataLoader for workers that pass on `samples` at a time, of `epoch` in an epoch.
+    """Arguments of torch's DataLoader for workers that pass on `samples` at a time, of `epoch` samples per epoch.
 
-    A worker that would have nothing to do, as with few images to predict, is not started.
+    Does not start workers that would be idle, as with few images to predict.
     """
     target_bytes = 4 * (config.MODEL.NUM_CLASSES or len(dataset.classes))
     useful = min(config.DATA.NUM_WORKERS, math.ceil(epoch / samples))
@@ -262,6 +262,6 @@ def _image_bytes(config: CfgNode) -> int:
 
 
 def _kept_memory(arguments: Dict[str, Any], batch_bytes: int) -> Optional[KeptMemory]:
-    """Memory for the batches that a worker prefetches, the one in use and the next, if two loaders have room."""
+    """Memory for the batches prefetched by a worker, the one in use and the next, if there is room for two loaders."""
     workers, pieces = arguments["num_workers"], arguments.get("prefetch_factor", 0) + 2
     return KeptMemory(pieces) if 0 < 2 * workers * pieces * batch_bytes <= free_shared_memory() else None

@@ -3,9 +3,9 @@
 """Data sets whose images are listed in map files: zip archives of ImageNet-1k, and the files of ImageNet-22k.
 
 The formats are those of the official Swin repository. Zip mode: train.zip with train_map.txt, and validation.zip (or
-val.zip) with its map, one `path<TAB>label` a line, paths as in the archive. ImageNet-22k: the maps are
-ILSVRC2011fall_whole_map_train.txt and ..._map_val.txt, each one JSON list of [path, label] pairs, paths relative to the
-data path; a pair a line, as JSON or separated by a tab, is read as well.
+val.zip) with its map, one `path<TAB>label` per line, with paths as in the archive. ImageNet-22k: the maps are
+ILSVRC2011fall_whole_map_train.txt and ..._map_val.txt, each a JSON list of [path, label] pairs with paths relative to
+the data path; one pair per line, as JSON or separated by a tab, is read as well.
 """
 
 import json
@@ -27,7 +27,7 @@ from planning.geometry import IMAGENET_22K_CLASSES
 from utils import reason
 
 MAP_22K = "ILSVRC2011fall_whole_map_{}.txt"
-MAX_MAP_BYTES = 4 << 30  # that of ImageNet-22k has 0.5 GB
+MAX_MAP_BYTES = 4 << 30  # the map of ImageNet-22k has 0.5 GB
 LABEL = re.compile(r"\d{1,9}")
 
 
@@ -43,8 +43,8 @@ class MappedImages:
     """Image files named by a map file, below `root`.
 
     Attributes:
-        classes: names of the classes, a label is an index into it.
-        labels: int64 array, one label an image.
+        classes: names of the classes; a label is an index into them.
+        labels: label of each image, int64.
     """
 
     def __init__(self, root: Union[Path, str], images: ImageMap, classes: List[str]):
@@ -72,9 +72,9 @@ class ZippedImages:
         archive: the zip file.
         images: its map.
         classes: names of the classes.
-        cache: 'no'; 'full': the whole archive is read into the system's file cache at the start; 'part': only this
-            process's share of it, so that the processes of one machine together read it once.
-        process, processes: this process's share.
+        cache: 'no'; 'full': read the whole archive into the system's file cache at the start; 'part': only this
+            process's share, so the processes of a machine together read it once.
+        process, processes: index of this process and number of processes, for 'part'.
     """
 
     def __init__(self, archive: Path, images: ImageMap, classes: List[str], cache: str, process: int, processes: int):
@@ -111,7 +111,7 @@ def open_zip(root: Path, training: bool, cache: str, process: int, processes: in
         limit: labels must be below it; 0: any label.
 
     Raises:
-        Refusal: when an archive or map is missing or damaged, with file and line.
+        Refusal: if an archive or map is missing or damaged, with file and line.
     """
     stem = _stem(root, TRAINING_NAMES if training else VALIDATION_NAMES)
     other = _stem(root, VALIDATION_NAMES if training else TRAINING_NAMES)
@@ -130,13 +130,11 @@ def open_zip(root: Path, training: bool, cache: str, process: int, processes: in
 def open_22k(root: Path, training: bool, limit: int = 0) -> MappedImages:
     """The training or validation images of ImageNet-22k below `root`; as `open_zip`.
 
-    The maps may list a part of the images only: there are always 21,841 classes, or `limit` if it is set.
+    The maps may list only some of the images: there are always 21,841 classes, or `limit` if it is set.
     """
     ours, other = (root / MAP_22K.format(name) for name in (("train", "val") if training else ("val", "train")))
     if not ours.exists():
-        raise Refusal(
-            f"{shown(root)} has no {ours.name}: the maps of ImageNet-22k belong into the data path", EXIT_DATA
-        )
+        raise Refusal(f"{shown(root)} has no {ours.name}: put the maps of ImageNet-22k into the data path", EXIT_DATA)
     others = other if other.exists() else None
     images, classes = _read_maps(
         ours, others, training, limit or IMAGENET_22K_CLASSES, fewest=limit or IMAGENET_22K_CLASSES
@@ -191,7 +189,7 @@ def _check_labels(images: ImageMap, limit: int, reason: str) -> None:
 
 
 def _class_names(maps: Sequence[ImageMap], fewest: int) -> List[str]:
-    """A name for each label up to the largest: the folder that its images share, or else the label itself."""
+    """A name for each label up to the largest: the folder shared by its images, or else the label itself."""
     count = max(fewest, 1 + max(int(images.labels.max()) for images in maps))
     names: List[Optional[str]] = [None] * count
     for images in maps:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Checks a data set before it is trained on: python -m dataset.check DIR.
+"""Checks a data set before training: python -m dataset.check DIR.
 
-DIR is in a layout that training reads (folders, shards, zip archives with --zip, ImageNet-22k), or a folder with one
-folder a class. Every file is read and decoded on all cores, exactly as training does. The exit code is 0 if there is at
-most something to note, 8 if training goes on with something that deserves a look, and 3 if training would refuse the
-data set.
+DIR has a layout that training reads (folders, shards, zip archives with --zip, ImageNet-22k), or one folder per class.
+Every file is read and decoded on all cores, exactly as in training. The exit code is 0 if there is at most a note, 8 if
+training would run, but some files need attention, and 3 if training would refuse the data set.
 """
 
 import argparse
@@ -39,15 +38,15 @@ from dataset.findings import (
 from dataset.image_folder import check_root
 from dataset.inventory import Inventory, Place, take_inventory
 
-SHOWN = 5  # files of each kind, and classes
+SHOWN = 5  # files shown of each kind, and classes
 HEADER = "path split class bytes format width height mode sha256 severity findings training".split()
-CHUNK = 16  # files that a process takes at once
+CHUNK = 16  # files passed to a process at once
 
 _task: Optional[Tuple[Inventory, bool]] = None
 
 
 class Checked(NamedTuple):
-    """The files of a data set, what is known of each, and why training would refuse the whole."""
+    """The files of a data set, the facts about each, and the reasons why training would refuse the data set."""
 
     places: List[Place]
     facts: List[Facts]
@@ -58,9 +57,9 @@ def check(root: Path, processes: int, near_duplicates: bool, zipped: bool = Fals
     """Reads all files of the data set at `root`.
 
     Args:
-        processes: how many read in parallel.
+        processes: number of processes that read in parallel.
         near_duplicates: whether to compare perceptual hashes.
-        zipped: whether to read archives, as --zip of training.
+        zipped: whether to read archives, as training does with --zip.
 
     Raises:
         Refusal: if the data set has no classes or cannot be listed, or if a process is killed.
@@ -75,7 +74,7 @@ def check(root: Path, processes: int, near_duplicates: bool, zipped: bool = Fals
                     bar.update()
     except BrokenProcessPool as error:
         raise Refusal(
-            "a process that reads images was killed: is memory full? try --num-workers 1", EXIT_RESOURCE
+            "a process reading images was killed: is memory full? try --num-workers 1", EXIT_RESOURCE
         ) from error
     note_duplicates(places, facts)
     if near_duplicates:
@@ -84,7 +83,7 @@ def check(root: Path, processes: int, near_duplicates: bool, zipped: bool = Fals
 
 
 def _begin(inventory: Inventory, near_duplicates: bool) -> None:
-    """In a process of the pool: keeps what `_inspect` needs, which is too large to come with every file."""
+    """Called in each process of the pool: keeps the arguments of `_inspect` too large to send with each file."""
     global _task
     _task = inventory, near_duplicates
 
@@ -98,7 +97,7 @@ def _inspect(position: Tuple[str, int]) -> Facts:
 
 
 def _bad_refusals(splits: Iterable[str], places: Sequence[Place], facts: Sequence[Facts]) -> Iterator[str]:
-    """For each split that has more damaged images than training skips."""
+    """Refusals of splits with more damaged images than training skips."""
     for split in splits:
         kinds = [
             {finding.kind for finding in fact.findings}
@@ -174,18 +173,18 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = CommandLine(
         prog="python -m dataset.check",
         allow_abbrev=False,
-        description="Reads every file of a data set as training does, and tells what training would do with it.",
+        description="Reads every file of a data set as training does, and reports what training would do with it.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a data set, or a folder with one folder a class")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a data set, or a folder with one folder per class")
     parser.add_argument("--zip", action="store_true", help="read train.zip and validation.zip instead of folders")
-    parser.add_argument("--output", type=Path, metavar="FILE.csv", help="write a row a file to a new file")
+    parser.add_argument("--output", type=Path, metavar="FILE.csv", help="write a new CSV file with one row per file")
     parser.add_argument(
         "--near-duplicates",
         action="store_true",
         help="also find images that look the same, by perceptual hashes (pip install imagehash)",
     )
     parser.add_argument(
-        "--num-workers", type=int, metavar="N", help="processes that read images; default: one for each usable core"
+        "--num-workers", type=int, metavar="N", help="processes that read images (default: one per usable core)"
     )
     args = parser.parse(argv)
     if args.num_workers is not None and args.num_workers < 1:
@@ -196,10 +195,10 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """Command line; `argv` None: that of the process.
+    """Runs the command line `argv`; None: that of the process.
 
     Raises:
-        Refusal: EXIT_FINDINGS and EXIT_DATA as of the module, and for what cannot be checked or written.
+        Refusal: EXIT_FINDINGS and EXIT_DATA as described above, and if something cannot be checked or written.
     """
     args = parse(argv)
     if args.near_duplicates:
@@ -218,9 +217,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         any(finding.kind.severity == Severity.WARNING for finding in fact.findings) for fact in checked.facts
     )
     if warnings:
-        raise Refusal(
-            f"{warnings} files of {shown(root)} deserve a look; training would go on with them", EXIT_FINDINGS
-        )
+        raise Refusal(f"{warnings} files of {shown(root)} need attention; training would run with them", EXIT_FINDINGS)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Bytes of untrusted image files -> pixels.
 
-The sizes of a file and of its picture are checked before decoding. A picture, or the part of it that is asked for, is
-decoded completely or rejected with a reason: a truncated one is never filled with grey, and only regular files are
-opened.
+The sizes of a file and of its picture are checked before decoding. A picture, or the requested part of it, is decoded
+completely or rejected with a reason: truncated pictures are never filled with grey. Only regular files are opened.
 """
 
 import functools
@@ -25,12 +24,12 @@ from utils import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # Pillow's other decoders are never started
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
-MAX_PIXELS = 89_478_485  # above this, Pillow warns of decompression bombs: 256 MiB of RGB
+MAX_PIXELS = 89_478_485  # beyond this, Pillow warns of decompression bombs: 256 MiB of RGB
 MAX_FILE_BYTES = 64 << 20
 BAD_SHARE = 0.05  # of a data set that may be bad before the run stops
 BAD_FEWEST = 3  # this many are always tolerated
 
-# What Pillow's parsers raise on damaged input, beside its own OSError subclasses.
+# Exceptions that Pillow's parsers raise on damaged input, in addition to its own subclasses of OSError.
 DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -52,23 +51,23 @@ class BadImage(Exception):
 
 
 class PartialPicture:
-    """A JPEG of which no more is decoded than is asked for. Damage in the rest goes unnoticed."""
+    """A JPEG decoded only as far as requested; damage in the rest goes unnoticed."""
 
     def __init__(self, data: bytes, size: Tuple[int, int]):
         self._data, self.size = data, size
 
     def part(self, box: Box) -> Tuple[np.ndarray, int, int]:
-        """Pixels that `box` is among, bit for bit those of the whole picture, and where their left and upper edges are.
+        """Pixels that include `box`, bit for bit as in the whole picture, and the left and top of their first pixel.
 
         Raises:
-            BadImage: as `decode`.
+            BadImage: as in `decode`.
             ValueError: if `box` is not inside the picture.
         """
         pixels = decode_part(self._data, self.size, box)
         return (self.whole(), 0, 0) if pixels is None else (pixels, *box[:2])
 
     def whole(self) -> np.ndarray:
-        """All pixels; raises as `decode`."""
+        """All pixels; raises as `decode` does."""
         return np.asarray(decode(self._data))
 
 
@@ -76,7 +75,7 @@ Picture = Union[Image.Image, np.ndarray, PartialPicture]
 
 
 def most_bad(images: int) -> int:
-    """How many of the images of a data set may be bad before a run stops."""
+    """The number of images of a data set that may be bad before a run stops."""
     return max(BAD_FEWEST, int(BAD_SHARE * images))
 
 
@@ -103,7 +102,7 @@ def read_file(path: str) -> bytes:
 
 
 def open_picture(data: bytes) -> Picture:
-    """As `decode`, but an ordinary JPEG is decoded where it is used, as far as it is."""
+    """As `decode`, but an ordinary JPEG is decoded lazily, as far as it is used."""
     header = read_header(data)
     if header is None or header.width * header.height > MAX_PIXELS:
         return decode(data)
@@ -111,14 +110,14 @@ def open_picture(data: bytes) -> Picture:
 
 
 def decode(data: bytes) -> Union[Image.Image, np.ndarray]:
-    """The picture in `data` as RGB, 8 bits a channel; orientation tags are ignored, as ImageNet's recipes do.
+    """The picture in `data` as 8-bit RGB; orientation tags are ignored, as in ImageNet recipes.
 
     Returns:
         A uint8 array (H, W, 3) from the fast decoder, else a Pillow image. Converting one into the other takes as long
         as a resize, so it is left to the caller.
 
     Raises:
-        BadImage: for anything that does not decode completely into a picture of at most MAX_PIXELS.
+        BadImage: if the data does not decode completely into a picture of at most MAX_PIXELS.
     """
     if not data:
         raise BadImage("is empty")
@@ -133,7 +132,7 @@ def decode(data: bytes) -> Union[Image.Image, np.ndarray]:
 
 @functools.lru_cache(maxsize=None)
 def fast_jpeg() -> Optional[ModuleType]:
-    """simplejpeg if it is installed: it decodes a JPEG to the same pixels as Pillow in four fifths of the time."""
+    """simplejpeg if it is installed; it decodes a JPEG to the same pixels as Pillow in four fifths of the time."""
     try:
         return importlib.import_module("simplejpeg")
     except ImportError:
@@ -141,9 +140,9 @@ def fast_jpeg() -> Optional[ModuleType]:
 
 
 def _decode_plain_jpeg(data: bytes) -> Optional[np.ndarray]:
-    """The pixels of an intact colour or grey JPEG; None for anything else, which Pillow then decodes or rejects.
+    """The pixels of an intact colour or grey JPEG; None for anything else, to be decoded or rejected by Pillow.
 
-    Truncated data are rejected here, since Pillow may fill the rest with grey without an error.
+    Truncated data is rejected here, since Pillow may fill the rest with grey without an error.
     """
     decoder = fast_jpeg()
     if decoder is None or not data.startswith(b"\xff\xd8\xff"):

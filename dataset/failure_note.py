@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""A line in shared memory by which a process that reads data tells why it fails.
+"""A line in shared memory with which a process that reads data reports why it fails.
 
-PopTorch's process that reads ahead prints the error of a data set, and the one in the main process does not say it.
+PopTorch's process that reads ahead prints the error of a data set; the error raised in the main process does not
+include it.
 """
 
 import torch
@@ -11,7 +12,7 @@ LONGEST = 4096  # bytes
 
 
 class FailureNote:
-    """A text of at most LONGEST bytes, which all processes share that the note is sent to; empty at first."""
+    """A text of at most LONGEST bytes, shared by all processes that the note is sent to; initially empty."""
 
     def __init__(self) -> None:
         self._bytes = torch.zeros(LONGEST, dtype=torch.uint8).share_memory_()

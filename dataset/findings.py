@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What is to be said of the files of a data set, and what training does with each."""
+"""Findings about the files of a data set, and how training handles them."""
 
 import dataclasses
 import enum
@@ -19,7 +19,7 @@ from common.errors import Refusal
 from dataset.decode import DECODER_ERRORS, EXTENSIONS, FORMATS, BadImage, decode
 from dataset.inventory import Place
 
-ENDINGS = {  # of EXTENSIONS, those that say which format
+ENDINGS = {  # those of EXTENSIONS that imply a format
     "JPEG": (".jpg", ".jpeg"),
     "PNG": (".png",),
     "WEBP": (".webp",),
@@ -30,20 +30,20 @@ ENDINGS = {  # of EXTENSIONS, those that say which format
 }
 ORIENTATION = 0x0112  # the EXIF tag; 1: upright
 HASH_BITS = 64
-NEAR = 4  # bits in which perceptual hashes of near duplicates differ at most
-CUT_OFF = ("truncated", "premature end", "broken data stream")  # in what decoders say
-CELLS = 1 << 22  # pairs of hashes that are compared at once
+NEAR = 4  # maximum bits in which perceptual hashes of near duplicates differ
+CUT_OFF = ("truncated", "premature end", "broken data stream")  # in messages of decoders
+CELLS = 1 << 22  # pairs of hashes compared at once
 
 
 class Severity(enum.IntEnum):
-    """How much a finding matters."""
+    """The severity of a finding."""
 
     NOTE = 0
     WARNING = 1
 
 
 class Kind(NamedTuple):
-    """A kind of finding, and what training does with such files."""
+    """A kind of finding, and how training handles such files."""
 
     name: str
     severity: Severity
@@ -70,7 +70,7 @@ NEAR_DUPLICATES = (NEAR_SPLITS, NEAR_CLASSES, NEAR_TWICE)
 
 
 class Finding(NamedTuple):
-    """Something to be said of a file."""
+    """A finding about a file."""
 
     kind: Kind
     detail: str  # may be empty
@@ -78,7 +78,7 @@ class Finding(NamedTuple):
 
 @dataclasses.dataclass
 class Facts:
-    """What reading a file told."""
+    """Facts found by reading a file."""
 
     size: int = 0  # bytes
     format: str = ""
@@ -95,7 +95,7 @@ def inspect(place: Place, read: Callable[[], bytes], perceptual: bool) -> Facts:
     """Reads and decodes a file as training does.
 
     Args:
-        read: gives its bytes; raises BadImage.
+        read: returns its bytes; raises BadImage.
     """
     facts = Facts()
     ending = os.path.splitext(place.path)[1].lower()
@@ -126,7 +126,7 @@ def inspect(place: Place, read: Callable[[], bytes], perceptual: bool) -> Facts:
 
 
 def _read_header(data: bytes, facts: Facts) -> None:
-    """Fills in format, size and mode as far as the header tells; decoding tells what is wrong with it."""
+    """Fills in format, size and mode as far as the header has them; decoding finds what is wrong with it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about damaged metadata
@@ -167,10 +167,10 @@ def note_duplicates(places: Sequence[Place], facts: Sequence[Facts]) -> None:
 
 
 def note_near_duplicates(places: Sequence[Place], facts: Sequence[Facts]) -> None:
-    """Adds findings to images whose perceptual hashes differ in at most NEAR bits, but not their contents."""
+    """Adds findings to images with different contents whose perceptual hashes differ in at most NEAR bits."""
     indices = [index for index, fact in enumerate(facts) if fact.perceptual is not None and _has_structure(fact)]
     hashes = np.array([facts[index].perceptual for index in indices], dtype=np.uint64)
-    nearest: Dict[int, Tuple[int, int]] = {}  # the closest relation of each, and with which
+    nearest: Dict[int, Tuple[int, int]] = {}  # closest relation of each image, and the other image
     for left, right in near_pairs(hashes):
         one, other = indices[left], indices[right]
         if facts[one].digest == facts[other].digest:
@@ -183,7 +183,7 @@ def note_near_duplicates(places: Sequence[Place], facts: Sequence[Facts]) -> Non
 
 
 def near_pairs(hashes: np.ndarray) -> Iterator[Tuple[int, int]]:
-    """The pairs (i, j), i < j, of 64-bit hashes (N,) that differ in at most NEAR bits; a pair may come more than once.
+    """The pairs (i, j), i < j, of 64-bit hashes (N,) that differ in at most NEAR bits; pairs may be repeated.
 
     Such hashes are equal in at least one of NEAR + 1 bands of bits, so only hashes with an equal band are compared.
     """
@@ -203,13 +203,13 @@ def near_pairs(hashes: np.ndarray) -> Iterator[Tuple[int, int]]:
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
-    """The number of ones in each uint64 of (M, N)."""
+    """The number of set bits in each uint64 of (M, N)."""
     ones = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
     return ones[np.ascontiguousarray(values).view(np.uint8)].reshape(*values.shape, 8).sum(-1)
 
 
 def _has_structure(facts: Facts) -> bool:
-    """Whether the hash says anything: those of pictures of one colour are all the same."""
+    """Whether a hash is distinctive: pictures of a single colour all have the same one."""
     return bin(facts.perceptual or 0).count("1") > 1
 
 

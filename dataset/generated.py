@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Random images, to measure training without reading files."""
+"""Random images, for measuring training without reading files."""
 
 from typing import List, Optional, Sequence, Tuple
 
@@ -13,12 +13,12 @@ from dataset.transforms import Normalise
 
 
 class GeneratedImages(Dataset[Tuple[torch.Tensor, int]]):
-    """`samples` images of noise with random labels; sample i is a function of (seed, i) alone.
+    """`samples` noise images with random labels; sample i is a function of (seed, i) alone.
 
     Args:
         classes: number of classes.
         shape: (channels, height, width).
-        dtype: uint8 for bytes; a floating-point type for bytes normalised by `mean` and `std`.
+        dtype: uint8, or a floating-point type, for which bytes are normalised by `mean` and `std`.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class GeneratedImages(Dataset[Tuple[torch.Tensor, int]]):
         return f"generated image {index}"
 
     def path(self, index: int) -> str:
-        """The same: there is no file."""
+        """As `name`: there is no file."""
         return self.name(index)
 
     def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
         return self.sample(0, index)
 
     def sample(self, epoch: int, index: int, into: Optional[torch.Tensor] = None) -> Tuple[torch.Tensor, int]:
-        """Image and label; the same in every epoch, since nothing is augmented. `into`: as in ImageDataset."""
+        """Image and label, the same in every epoch, without augmentation. `into`: as in ImageDataset."""
         if not 0 <= index < self._samples:
             raise IndexError(index)
         generator = np.random.default_rng(mix_seed(self._seed, index))

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Shared memory in which a worker hands batches over, kept and used again as soon as a batch is gone.
+"""Shared memory in which workers hand over batches, reused as soon as a batch is freed.
 
-Fresh memory for every batch costs more than augmenting it, since the system clears its pages and removes them again. A
-worker keeps a few pieces instead. The last byte of each tells whether it is taken: the worker sets it, and the receiver
-clears it when the last tensor that uses the memory is gone, however long that takes. While all are taken, batches go in
-memory of their own.
+New memory for every batch costs more than augmenting it, since the system clears its pages and removes them again. A
+worker keeps a few pieces instead. The last byte of each is a flag: the worker sets it when the piece is used, and the
+receiver clears it when the last tensor in this memory is freed. While all pieces are in use, batches get new memory.
 """
 
 import os
@@ -14,14 +13,14 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 import torch
 
-FLAG_BYTES = 64  # the last of them is the flag
+FLAG_BYTES = 64  # the flag is the last one
 
 
 class KeptMemory:
-    """The memory that a worker keeps, as a part of its data set.
+    """The memory kept by a worker, as a part of its data set.
 
     Args:
-        pieces: how many batches it is for.
+        pieces: number of batches that it holds.
     """
 
     def __init__(self, pieces: int):
@@ -29,7 +28,7 @@ class KeptMemory:
         self._memory: List[torch.Tensor] = []  # each (size + FLAG_BYTES,) uint8
 
     def take(self, size: int) -> Optional[torch.Tensor]:
-        """A piece for `size` bytes, which come first in it; None while all are taken."""
+        """A piece that starts with `size` bytes; None while all are in use."""
         self._memory = [memory for memory in self._memory if memory[-1] or len(memory) == size + FLAG_BYTES]
         free = [memory for memory in self._memory if not memory[-1]]
         if not free and len(self._memory) < self._pieces:
@@ -42,7 +41,7 @@ class KeptMemory:
 
 
 class HandedOver(NamedTuple):
-    """A tensor at the beginning of a piece of kept memory, on its way to the receiver, where it becomes a tensor."""
+    """A tensor at the start of a piece of kept memory, on its way to the receiver."""
 
     memory: torch.Tensor
     shape: Tuple[int, ...]
@@ -64,5 +63,5 @@ def _free(memory: torch.Tensor, process: int) -> None:
 
 
 def shared_bytes(size: int) -> torch.Tensor:
-    """New memory that workers share with the process that they work for, (size,) uint8."""
+    """New memory shared by workers with the main process, (size,) uint8."""
     return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))

@@ -23,13 +23,13 @@ class ImageFolder:
 
     Attributes:
         classes: sorted names of the class folders; a label is an index into it.
-        labels: int64 array, one label a file.
+        labels: label of each file, int64.
 
     Args:
-        folder: holds one folder a class, with images at any depth. Hidden ones are ignored.
-        classes: sorted names of the classes, those of the folder among them; None: the folder's.
-        allow_empty: whether classes may lack images, or their folder.
-        cache: where lists of large folders are kept; None: nowhere.
+        folder: has one folder per class, with images at any depth. Hidden ones are ignored.
+        classes: sorted names of the classes, including all of the folder; None: those of the folder.
+        allow_empty: whether classes may have no images, or no folder.
+        cache: folder for lists of large folders; None: none.
 
     Raises:
         Refusal: if the folder is missing, has no classes, or a class has no images.
@@ -52,8 +52,8 @@ class ImageFolder:
         empty = [name for name, count in zip(self.classes, counts) if count == 0]
         if empty and (not allow_empty or not any(counts)):
             raise Refusal(
-                f"{shown(folder)}: no images ({', '.join(EXTENSIONS)}) in {some(empty)}: remove what is no "
-                "class, or have training accept it by DATA.ALLOW_EMPTY_CLASSES",
+                f"{shown(folder)}: no images ({', '.join(EXTENSIONS)}) in {some(empty)}: remove folders that are no "
+                "class, or accept them with DATA.ALLOW_EMPTY_CLASSES",
                 EXIT_DATA,
             )
         if empty:
@@ -82,7 +82,7 @@ def open_split(root: Path, training: bool, allow_empty: bool = False, cache: Opt
 
     Args:
         allow_empty: whether classes may be empty, or missing in validation.
-        cache: where lists of large folders are kept; None: nowhere.
+        cache: folder for lists of large folders; None: none.
 
     Raises:
         Refusal: naming the path, if the layout is wrong.
@@ -93,7 +93,7 @@ def open_split(root: Path, training: bool, allow_empty: bool = False, cache: Opt
         refuse_archives(root, names)
         raise Refusal(
             f"{shown(root)} has no folder {' or '.join(names)}: ImageNet layout is train/CLASS/*.JPEG and "
-            "validation/CLASS/*.JPEG, into which python -m dataset.prepare folder splits a folder of classes",
+            "validation/CLASS/*.JPEG; python -m dataset.prepare folder splits a folder of classes like this",
             EXIT_DATA,
         )
     other = _first_existing(root, others)
@@ -111,9 +111,9 @@ def refuse_archives(root: Path, names: Sequence[str]) -> None:
 
 
 def check_same_classes(trained: Path, validated: Path, allow_empty: bool) -> None:
-    """Raises `Refusal` if the class folders of two splits differ: labels would mean different classes.
+    """Raises `Refusal` if the class folders of two splits differ, which would give labels different meanings.
 
-    With `allow_empty`, validation may lack classes: the labels are those of training.
+    With `allow_empty`, classes may be missing in validation, since labels are those of training.
     """
     ours, theirs = set(class_names(trained)), set(class_names(validated))
     for here, there, missing in ((trained, validated, ours - theirs), (validated, trained, theirs - ours)):
@@ -124,11 +124,7 @@ def check_same_classes(trained: Path, validated: Path, allow_empty: bool) -> Non
 
 
 def check_root(root: str) -> Path:
-    """The data path, when it is an existing folder.
-
-    Raises:
-        Refusal: naming it, if it is not.
-    """
+    """The data path; raises `Refusal` if it is not an existing folder."""
     if not root:
         raise Refusal("no data path: pass --data-path DIR (or --synthetic for generated images)")
     path = Path(root)

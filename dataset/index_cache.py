@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Keeps the lists of large folder data sets, so that the next start need not read a million names again.
+"""Caches the file lists of large folder data sets: the next start need not read a million names again.
 
-A kept list is used only if every folder that was read has the status that it had then (inode, times of modification
-and change, size): a file or class that was added, removed or renamed changes that of its folder. A list is kept only if
-its folders had been left alone for SETTLED when they were read, since a change in the same tick of the file system's
-clock would not show. A link to a file is taken to stay one.
+A cached list is used only if every folder still has the same status (inode, times of modification and change, size),
+which changes when a file or class is added, removed or renamed. A list is cached only if its folders had not changed
+for SETTLED when they were read, since a change in the same tick of the file system's clock would go unnoticed. Links
+to files are assumed to remain links to files.
 
-The file of a list: MAGIC, the length and the CRC of a header in JSON, the header, then the arrays of a PathTable.
+Format of a cached list: MAGIC, length and CRC of a JSON header, the header, then the arrays of a PathTable.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ from utils import one_line
 
 MAGIC = b"swinidx1"
 PREFIX = struct.Struct("<8sQI4x")  # magic, length and CRC of the header; keeps the arrays aligned
-FEWEST = 10_000  # images: fewer are listed in a few milliseconds
-SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
+FEWEST = 10_000  # images; fewer are listed within milliseconds
+SETTLED = 2_000_000_000  # nanoseconds, the coarsest file system clock
 
 
 def cache_folder(config: CfgNode) -> Optional[Path]:
-    """The folder of DATA.INDEX_CACHE, None for none; auto: that of the user."""
+    """The folder of DATA.INDEX_CACHE, or None; auto: in the user's cache."""
     name = config.DATA.INDEX_CACHE
     if name == "auto":
         return user_cache()
@@ -44,10 +44,10 @@ def cache_folder(config: CfgNode) -> Optional[Path]:
 
 
 def listed(folder: Path, cache: Optional[Path]) -> Listing:
-    """The classes and image files of a folder, from the list in `cache` if that is still true.
+    """The classes and image files of a folder, from the list in `cache` if it is still valid.
 
     Raises:
-        Refusal: as `list_classes`.
+        Refusal: as in `list_classes`.
     """
     if cache is None:
         return list_classes(folder)
@@ -63,7 +63,7 @@ def listed(folder: Path, cache: Optional[Path]) -> Listing:
 
 
 def _load(file: Path, folder: Path) -> Optional[Listing]:
-    """The list in a file, None if there is none or it is not to be trusted."""
+    """The list in a file; None if there is none or it cannot be trusted."""
     try:
         header, offset = _read_header(file)
         folders = {name: FolderStatus(*status) for name, status in header["folders"].items()}
@@ -83,34 +83,34 @@ def _load(file: Path, folder: Path) -> Optional[Listing]:
 
 
 def _read_header(file: Path) -> Tuple[Dict[str, Any], int]:
-    """The header of a file, and where the arrays begin."""
+    """The header of a file, and the offset of the arrays."""
     with open(open_regular(file), "rb") as stream:
         status = os.fstat(stream.fileno())
         if status.st_uid not in (0, os.geteuid()):
             raise ValueError("it belongs to another user")
         prefix = stream.read(PREFIX.size)
         if len(prefix) < PREFIX.size:
-            raise ValueError("it is cut off")
+            raise ValueError("it is truncated")
         magic, length, checksum = PREFIX.unpack(prefix)
         if magic != MAGIC or length > status.st_size:
-            raise ValueError("it is no list of this version")
+            raise ValueError("it is not a list of this version")
         text = stream.read(length)
     if zlib.crc32(text) != checksum:
         raise ValueError("its checksum does not match")
     header = json.loads(text)
     if PREFIX.size + length + 8 * header["images"] + header["bytes"] != status.st_size:
-        raise ValueError("its size is not what it says")
+        raise ValueError("its size is wrong")
     return header, PREFIX.size + length
 
 
 def _is_settled(listing: Listing, start: int) -> bool:
-    """Whether all folders had been left alone for a while at the time `start`."""
+    """Whether no folder had changed for SETTLED at the time `start`."""
     newest = max(max(status.modified, status.changed) for status in listing.folders.values())
     return newest < start - SETTLED
 
 
 def _is_current(folder: Path, folders: Dict[str, FolderStatus]) -> bool:
-    """Whether folders are as they were when they were read."""
+    """Whether folders are unchanged since they were read."""
     prefix = os.path.join(str(folder), "")
     try:
         return all(FolderStatus.of(os.stat(prefix + name)) == status for name, status in folders.items())
@@ -119,7 +119,7 @@ def _is_current(folder: Path, folders: Dict[str, FolderStatus]) -> bool:
 
 
 def _store(file: Path, folder: Path, listing: Listing) -> None:
-    """Writes a list to a file; where that fails, the next start reads the folder again."""
+    """Writes a list to a file; if this fails, the next start reads the folder again."""
     arrays = [np.asarray(listing.paths.ends[:]), np.asarray(listing.paths.text[:])]
     header = {
         "folder": os.path.realpath(folder),
@@ -137,4 +137,4 @@ def _store(file: Path, folder: Path, listing: Listing) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, b"".join([prefix, text, arrays[0].tobytes(), arrays[1].tobytes()]))
     except OSError as error:
-        logger.info("%s: its list is not kept in %s: %s", shown(folder), shown(file.parent), one_line(error))
+        logger.info("%s: its list cannot be kept in %s: %s", shown(folder), shown(file.parent), one_line(error))

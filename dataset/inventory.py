@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The files of a data set in each layout that training reads: where they are, and their bytes."""
+"""Lists and reads the files of a data set, in every layout that training reads."""
 
 import os
 from pathlib import Path
@@ -14,19 +14,19 @@ from dataset.shards import ShardedImages, is_sharded
 
 
 class Place(NamedTuple):
-    """A file of a data set; `label` is the name of its class, None outside of the classes."""
+    """A file of a data set; `label` is the name of its class, None if it is in no class."""
 
     path: str
     split: str
     label: Optional[str]
-    is_listed: bool = False  # in an index or a map, so that it is read whatever its name
+    is_listed: bool = False  # in an index or a map, and read whatever its name
 
 
 class FolderFiles:
-    """All files below the folder of a split; `read` gives their bytes.
+    """All files below the folder of a split; `read` returns their bytes.
 
     Attributes:
-        places: of the files but hidden ones, sorted. Links to folders are followed.
+        places: of the files, sorted, without hidden ones. Links to folders are followed.
     """
 
     def __init__(self, split: str, folder: Path) -> None:
@@ -38,7 +38,7 @@ class FolderFiles:
 
 
 class ListedFiles:
-    """The images of a split that an index or a map lists; `source` is what training reads them from."""
+    """The images of a split listed by an index or a map; `source` is the class that training reads them with."""
 
     def __init__(self, split: str, source: Any) -> None:
         labels = (str(source.classes[label]) for label in source.labels.tolist())
@@ -51,7 +51,7 @@ class ListedFiles:
 
 
 class Inventory(NamedTuple):
-    """The splits of a data set by name, and what training refuses of its layout."""
+    """The splits of a data set by name, and the reasons why training refuses its layout."""
 
     splits: Dict[str, Any]  # FolderFiles or ListedFiles
     refusals: List[str]
@@ -69,7 +69,7 @@ def take_inventory(root: Path, zipped: bool) -> Inventory:
     """Lists the files of the data set at `root`: shards, ImageNet-22k, folders of splits, or a folder of classes.
 
     Args:
-        zipped: whether to read archives instead, as --zip of training.
+        zipped: whether to read archives instead, as training does with --zip.
 
     Raises:
         Refusal: if no split can be listed.
@@ -102,7 +102,7 @@ def _listed(root: Path, opened: Any) -> Inventory:
 
 
 def _folder_refusals(root: Path, folders: Dict[str, Path]) -> List[str]:
-    """What training says of folders and classes."""
+    """The refusals of training for folders and classes."""
     refusals = []
     for split, folder in folders.items():
         try:
@@ -117,7 +117,7 @@ def _once(texts: Any) -> List[str]:
 
 
 def _walk(split: str, folder: Path) -> Iterator[Place]:
-    """The files of a split; each folder is read once for each class, as training does."""
+    """The files of a split; each folder is read once per class, as in training."""
     seen = set()
     for here, folders, files in os.walk(str(folder), onerror=_refuse_unlistable, followlinks=True):
         parts = Path(here).relative_to(folder).parts

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Lists of the image files in folders: which files are images, which folders are classes, and what is left out."""
+"""Lists the image files and class folders of a data set, and counts the files that are not read."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ SHOWN_ENDINGS = 6
 
 
 class FolderStatus(NamedTuple):
-    """What changes when a file of a folder is added, removed or renamed."""
+    """The status of a folder, which changes when a file is added, removed or renamed."""
 
     inode: int
     modified: int  # nanoseconds, as ctime is
@@ -32,10 +32,10 @@ class FolderStatus(NamedTuple):
 class Listing(NamedTuple):
     """The image files below a folder, class after class."""
 
-    counts: Dict[str, int]  # files by class, in the order of the classes' names
+    counts: Dict[str, int]  # files per class, sorted by class name
     paths: PathTable  # relative to the folder, sorted within a class
     left_out: Counter[str]  # other files, by the ending of their names
-    folders: Dict[str, FolderStatus]  # every folder that was read, relative, as it was before it was read
+    folders: Dict[str, FolderStatus]  # status of every folder before it was read, by relative path
 
 
 def list_classes(folder: Path) -> Listing:
@@ -67,7 +67,7 @@ def class_names(folder: Path) -> List[str]:
     except OSError as error:
         raise _unlistable(str(folder), error) from error
     if not names:
-        raise Refusal(f"{shown(folder)} has no class folders: put the images of each class into a folder", EXIT_DATA)
+        raise Refusal(f"{shown(folder)} has no class folders: put the images of each class in a folder", EXIT_DATA)
     return names
 
 
@@ -77,13 +77,13 @@ def image_files(
     left_out: Optional[Counter[str]] = None,
     folders: Optional[Dict[str, FolderStatus]] = None,
 ) -> Iterator[str]:
-    """Paths, relative to `folder`, of the image files of class `name`, or of all classes; hidden files are left out.
+    """Paths, relative to `folder`, of the image files of class `name`, or of all classes, without hidden files.
 
     Links to folders are followed; each folder is read once, since links can form cycles.
 
     Args:
-        left_out: counts the other files by the ending of their names.
-        folders: is given the status of each folder that is read, by its path.
+        left_out: filled with counts of the other files, by the ending of their names.
+        folders: filled with the status of each folder that is read, by path.
 
     Raises:
         Refusal: if a folder cannot be listed.
@@ -123,7 +123,7 @@ def note_left_out(folder: Path, left_out: Counter[str]) -> None:
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of others."""
     text = ", ".join(shown(name) for name in names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
 
@@ -131,7 +131,7 @@ def some(names: Sequence[str], limit: int = 5) -> str:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads nowhere or in a circle: a file that cannot be read
+    except OSError:  # a broken or circular link: treated as an unreadable file
         return False
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Batches as the device takes them: timm's mixup or cutmix within groups that depend on no worker count."""
+"""Collates batches for the device, with timm's mixup or cutmix in groups independent of the number of workers."""
 
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
@@ -17,7 +17,7 @@ from dataset.samplers import Layout, mix_seed
 from dataset.samples import Batch
 from dataset.transforms import generators_kept, seeded
 
-MIXUP_STREAM = 1  # keeps mixup's random numbers apart from those of the group's first image
+MIXUP_STREAM = 1  # separates mixup's random numbers from those of the group's first image
 
 
 class Groups(NamedTuple):
@@ -31,16 +31,16 @@ class Groups(NamedTuple):
     order: np.ndarray
 
     def places(self, first: int) -> Iterator[Union[slice, List[int]]]:
-        """The rows of each group of the unit that begins at row `first`: a slice, which is faster, or a list."""
+        """The rows of each group of the unit starting at row `first`, as slices, which are faster, or lists."""
         for start in range(0, self.unit, self.size):
             rows = (first + self.order[start : start + self.size]).tolist()
             yield slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
 
 
 def group(layout: Layout) -> Groups:
-    """Groups of one micro-batch, or of two where a micro-batch is odd, since mixup pairs the images of a group.
+    """Groups of one micro-batch, or of two if the micro-batch size is odd, since mixup pairs the images of a group.
 
-    The two are consecutive micro-batches of one replica, or else those of two neighbouring replicas.
+    The two are consecutive micro-batches of a replica, or else those of two neighbouring replicas.
 
     Raises:
         Refusal: if there is no second micro-batch to pair with.
@@ -55,7 +55,7 @@ def group(layout: Layout) -> Groups:
         return Groups(2 * size, 2 * size, np.arange(2 * size))
     raise Refusal(
         f"mixup pairs images: micro-batch {size}, accumulation {layout.accumulation} and {replicas} replicas "
-        "a process are all odd; make one of them even, or set AUG.MIXUP and AUG.CUTMIX to 0",
+        "per process are all odd; make one of them even, or set AUG.MIXUP and AUG.CUTMIX to 0",
         EXIT_USAGE,
     )
 
@@ -85,8 +85,8 @@ def unmixed(batch: Batch) -> Tuple[torch.Tensor, torch.Tensor]:
 class MixingCollate:
     """A batch -> mixed images (N, C, H, W), in place, and soft targets (N, classes) float32.
 
-    N is a multiple of the groups' unit. The random numbers of a group depend on the seed, the epoch and the group's
-    first sample alone.
+    N is a multiple of the groups' unit. The random numbers of a group depend only on the seed, the epoch and the first
+    sample of the group.
     """
 
     def __init__(self, mixup: Mixup, groups: Groups, seed: int):
@@ -107,10 +107,10 @@ class MixingCollate:
 
 
 class HandingOver:
-    """A collate function whose images stay in the kept memory that they are in.
+    """A collate function whose images stay in their kept memory.
 
     Args:
-        collate: a batch -> its images, as they are or changed in place, and targets.
+        collate: a batch -> its images, unchanged or modified in place, and targets.
     """
 
     def __init__(self, collate: Callable[[Batch], Tuple[torch.Tensor, torch.Tensor]]):
@@ -135,7 +135,7 @@ class Rows:
         return len(self.rows)
 
     def pairs(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-        """The first image and the last, the second and the last but one, and so on."""
+        """Pairs of images: first and last, second and second to last, and so on."""
         for one, other in zip(self.rows[: len(self) // 2], reversed(self.rows)):
             yield self._images[one], self._images[other]
 
@@ -151,7 +151,7 @@ class Rows:
 
 
 class InPlaceMixup(Mixup):
-    """timm's mixup of `Rows` with its random numbers and results, and without its copies where all have one share."""
+    """timm's mixup of `Rows` with its random numbers and results, without copies if all pairs have the same share."""
 
     def _mix_batch(self, x: Rows) -> float:
         share, is_cutmix = self._params_per_batch()

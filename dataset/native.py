@@ -15,7 +15,7 @@ PARTS = ("pixels.c", "resize.c", "levels.c", "jpeg.c", "huffman.c", "samples.c",
 SOURCES = [Path(__file__).with_name(name) for name in PARTS]
 HEADERS = [Path(__file__).with_name(name) for name in ("pixels.h", "jpeg.h", "samples.h")]
 FLAGS = ["-ffp-contract=off", "-Wno-psabi", "-lm"]
-# Of each function that Python calls; see common/compiled.py.
+# Argument types of the functions called from Python; see common/compiled.py.
 ARGUMENTS = {
     "resize": "pliiiiiiiiiiiiiiip",
     "mirror": "piip",
@@ -40,12 +40,12 @@ ARGUMENTS = {
 
 @functools.lru_cache(maxsize=None)
 def library() -> Optional[ctypes.CDLL]:
-    """The compiled code of SOURCES, or None where it cannot be built or would not help; the log says why."""
+    """The compiled code of SOURCES, or None if it cannot be built or would not help; the log says why."""
     try:
         return compiled.load([*SOURCES, *HEADERS], FLAGS, ARGUMENTS)
     except compiled.FAILURES as error:
         logger.info(
-            "pixels.c cannot be compiled (%s): Pillow augments instead, with the same result at half the speed. Where "
+            "pixels.c cannot be compiled (%s): Pillow augments instead, with the same result at half the speed. If "
             "the processor has AVX2, set CC to a C compiler",
             one_line(error),
         )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Packs a folder data set into shards (see dataset/shards.py), shard by shard, so that an interrupted one goes on.
+"""Packs a folder data set into shards (see dataset/shards.py), one by one: interrupted packing can be resumed.
 
-A shard is read back and compared with what was read from the files before it gets its name. Beside it a note keeps
-where its files are, for the index, and which files they were, so that a shard of files that have changed is made again.
+A shard is read back and compared with its files before it gets its final name. A note beside it has the positions of
+the files, for the index, and a digest of them: a shard whose files have changed is written again.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ from dataset.restart_markers import find_tool, with_restart_markers
 from dataset.shards import MANIFEST, RECORD, VERSION, shard_path
 
 SHARD_IMAGES = 8192  # 0.9 GB of ImageNet
-MOST_SHARDS = 512  # of a split: larger data sets get larger shards
-AT_ONCE = 64  # files that are rewritten at the same time: memory for as many
-# Of a shard: 'files', a digest of its sources; 'bytes'; 'rewritten', how many; lists 'offset', 'size', 'crc' by image
+MOST_SHARDS = 512  # per split; larger data sets get larger shards
+AT_ONCE = 64  # files rewritten at once, which all have to fit in memory
+# Of a shard: 'files', a digest of its files; 'bytes'; 'rewritten', a count; lists 'offset', 'size', 'crc' by image
 Note = Dict[str, Any]
 
 
 class Packing(NamedTuple):
-    """How 'shards' packs a data set.
+    """Settings of 'shards'.
 
     Attributes:
         restart_markers: whether JPEGs are losslessly rewritten for faster decoding (dataset/restart_markers.py).
@@ -46,10 +46,10 @@ class Packing(NamedTuple):
 
 
 def pack(out: Path, source: Optional[Path], options: Packing = Packing()) -> None:  # noqa: B008 (immutable)
-    """Writes the shards of a folder data set into the folder `out`, where some of them may be already.
+    """Writes the shards of a folder data set to the folder `out`, which may already have some of them.
 
     Raises:
-        Refusal: if the source is no folder data set, one of its files cannot be read, or a tool is missing.
+        Refusal: if the source is not a folder data set, one of its files cannot be read, or a tool is missing.
     """
     if source is None:
         raise Refusal("shards packs a folder data set: pass it as --source DIR")
@@ -63,7 +63,7 @@ def pack(out: Path, source: Optional[Path], options: Packing = Packing()) -> Non
         for split, description in splits.items()
         for number in range(len(description["shards"]))
     }
-    for entry in out.iterdir():  # notes, and shards of a source that had more images
+    for entry in out.iterdir():  # notes, and shards left from when the source had more images
         if entry.suffix in (".note", ".tmp", ".tar") and entry.name not in wanted:
             entry.unlink()
     write_atomically(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
@@ -86,7 +86,7 @@ def _pack_split(out: Path, split: str, folder: ImageFolder, options: Packing) ->
         sizes.append(path.stat().st_size)
         rewritten += note["rewritten"]
     if options.restart_markers:
-        logger.info("%s: restart markers in %d of %d files; the others are as they were", split, rewritten, len(folder))
+        logger.info("%s: restart markers in %d of %d files; the others are unchanged", split, rewritten, len(folder))
     names = [os.fsencode(folder.relative(index)) for index in range(len(folder))]
     records["label"] = folder.labels
     records["name_end"] = np.cumsum([len(name) for name in names], dtype=np.int64)
@@ -103,7 +103,7 @@ def _pack_split(out: Path, split: str, folder: ImageFolder, options: Packing) ->
 
 
 def _digest(folder: ImageFolder, part: range) -> str:
-    """Of the names, sizes and times of the files of a shard."""
+    """A digest of the names, sizes and times of the files of a shard."""
     digest = hashlib.blake2b(digest_size=16)
     for index in part:
         try:
@@ -120,7 +120,7 @@ def _note_path(path: Path) -> Path:
 
 
 def _finished(path: Path, digest: str) -> Optional[Note]:
-    """The note of a shard that an interrupted run finished from the same files, or None."""
+    """The note of a shard already written from the same files, or None."""
     try:
         note = json.loads(_note_path(path).read_text(encoding="utf-8"))
         is_same = note["files"] == digest and path.stat().st_size == note["bytes"] and "rewritten" in note
@@ -148,7 +148,7 @@ def _write_shard(path: Path, folder: ImageFolder, part: range, options: Packing)
     _verify(temporary, [folder.relative(index) for index in part], note)
     if _digest(folder, part) != note["files"]:
         raise Refusal(
-            f"{shown(folder.folder)} changed while it was packed: start again when it is left alone", EXIT_DATA
+            f"{shown(folder.folder)} changed while it was packed: run again when nothing writes to it", EXIT_DATA
         )
     note["bytes"] = temporary.stat().st_size
     os.replace(temporary, path)
@@ -157,7 +157,7 @@ def _write_shard(path: Path, folder: ImageFolder, part: range, options: Packing)
 
 
 def _contents(folder: ImageFolder, part: range, options: Packing) -> Iterator[Tuple[bytes, bool]]:
-    """What is packed of each file, and whether it was rewritten."""
+    """The bytes to pack for each file, and whether they were rewritten."""
     if not options.restart_markers:
         yield from ((_read(folder, index), False) for index in part)
         return
@@ -181,10 +181,10 @@ def _read(folder: ImageFolder, index: int) -> bytes:
 
 
 def _verify(path: Path, names: List[str], note: Note) -> None:
-    """Reads a shard as a tar archive, and at the places of its note, and compares both with what was packed.
+    """Reads a shard as a tar archive and at the positions in its note, and compares both with the packed files.
 
     Raises:
-        Refusal: if the disk does not give back what was written.
+        Refusal: if the disk returns other data than was written.
     """
     expected = list(zip(names, note["offset"], note["size"], note["crc"]))
     found = []

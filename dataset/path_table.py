@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Names of a million files, in arrays that worker processes share instead of copying."""
+"""Millions of file names in arrays, shared by worker processes without copies."""
 
 import os
 from pathlib import Path
@@ -12,16 +12,16 @@ from common.files import open_regular
 
 
 class MappedArray:
-    """A read-only array that is a part of a file, in memory that all processes share, also those that are not forked.
+    """A read-only array from a part of a file, in memory shared by all processes, including those not forked.
 
-    On Linux it is a copy of the file: what was checked stays what is read, whatever becomes of the file. Reading a
-    mapped file that somebody has cut off ends the process. Elsewhere the file itself is mapped.
+    On Linux it is a copy of the file: the data that was checked is the data used, whatever happens to the file, and
+    truncating a mapped file would kill the process. On other systems the file itself is mapped.
 
     Args:
         path: a regular file.
         dtype: of the elements.
-        count: of elements, at least one.
-        offset: of the first one in the file, in bytes.
+        count: number of elements, at least one.
+        offset: of the first element in the file, in bytes.
 
     Raises:
         OSError: if the file cannot be read.
@@ -42,7 +42,7 @@ class MappedArray:
         self._map()
 
     def _map(self) -> None:
-        self.values = np.memmap(mode="r", **self._state).view(np.ndarray)  # whose elements are read faster
+        self.values = np.memmap(mode="r", **self._state).view(np.ndarray)  # faster element access
 
     def __getstate__(self) -> Dict[str, Any]:
         return self._state
@@ -59,14 +59,14 @@ class MappedArray:
 
 
 def _copied(stream: BinaryIO, begin: int, size: int) -> BinaryIO:
-    """A file in memory, which lives as long as it is open or mapped, with `size` bytes of another one."""
+    """A file in memory with `size` bytes of another file; it exists as long as it is open or mapped."""
     shared = open(os.memfd_create("swin"), "w+b", buffering=0)
     os.ftruncate(shared.fileno(), size)
     done = 0
     while done < size:
         count = os.sendfile(shared.fileno(), stream.fileno(), begin + done, size - done)
         if not count:
-            raise ValueError("it became shorter while it was read")
+            raise ValueError("it was truncated while it was read")
         done += count
     return shared
 
@@ -77,8 +77,8 @@ class PathTable:
     Worker processes would copy a list of a million strings page by page, since reading it changes reference counts.
 
     Args:
-        ends: int64, where each path ends in `text`.
-        text: uint8, all paths in the encoding of the file system.
+        ends: end of each path in `text`, int64.
+        text: all paths in the encoding of the file system, uint8.
     """
 
     def __init__(self, ends: Union[np.ndarray, MappedArray], text: Union[np.ndarray, MappedArray]):

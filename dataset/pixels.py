@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Pictures as arrays, with operations that give Pillow's result bit for bit in a fraction of its time (pixels.c)."""
+"""Pictures as arrays, with operations that give Pillow's results bit for bit in a fraction of the time (pixels.c)."""
 
 import ctypes
 import math
@@ -18,25 +18,25 @@ from dataset.jpeg_parts import Box
 
 LEVELS = 256
 CHANNELS = 3
-FIRST = LEVELS * np.arange(CHANNELS)[:, None]  # entry of each channel in a table (3, 256)
-IDENTITY = np.arange(LEVELS, dtype=np.uint8)  # the table that changes nothing
+FIRST = LEVELS * np.arange(CHANNELS)[:, None]  # first entry of each channel in a table (3, 256)
+IDENTITY = np.arange(LEVELS, dtype=np.uint8)  # the identity table
 CUBIC: Dict[int, int] = {
     Image.Resampling.BICUBIC: 1,
     Image.Resampling.BILINEAR: 0,
-}  # the interpolations that pixels.c has
+}  # the interpolations of pixels.c
 PILLOW = int(PIL.__version__.split(".")[0])
 
 
 class Pixels:
-    """A picture of RGB bytes (height, width, 3), contiguous but for the distance of its rows.
+    """A picture of RGB bytes (height, width, 3), contiguous within rows.
 
-    timm's augmentations take it for a Pillow image: it has the part of that interface that their geometric operations
-    use. No operation changes a picture in place.
+    timm's augmentations can treat it as a Pillow image: it has the part of that interface that their geometric
+    operations use. No operation changes a picture in place.
     """
 
     mode = "RGB"
 
-    _levels: Optional[np.ndarray] = None  # (3, 256) bytes: a table through which the bytes have still to go
+    _levels: Optional[np.ndarray] = None  # (3, 256) bytes: a lookup table still to be applied to the bytes
 
     def __init__(self, array: np.ndarray, levels: Optional[np.ndarray] = None):
         self._array, self._levels = array, levels
@@ -52,7 +52,7 @@ class Pixels:
         return self._array
 
     def before_levels(self) -> Tuple[np.ndarray, Optional[np.ndarray]]:
-        """Bytes, and the table (3, 256) through which they have still to go, if any: a pass less than `array`."""
+        """The bytes, and the lookup table (3, 256) still to be applied, if any; saves a pass compared to `array`."""
         return (self.array, None) if self._levels is None else (self._array, self._levels)
 
     @property
@@ -65,7 +65,7 @@ class Pixels:
         return Image.fromarray(self.array)
 
     def part(self, box: Box) -> Tuple[np.ndarray, int, int]:
-        """Pixels (height, width, 3) that `box` is among, and where their left and upper edges are."""
+        """Pixels (height, width, 3) that include `box`, and the left and top of the first one."""
         return self.array, 0, 0
 
     def crop(self, box: Box) -> "Pixels":
@@ -75,14 +75,14 @@ class Pixels:
         return Pixels(array[top - y : top - y + height, left - x : left - x + width])
 
     def resize(self, size: Tuple[int, int], resample: int, box: Optional[Box] = None) -> "Pixels":
-        """The picture resized to `size` (width, height), with antialiasing; of that, only the part `box` is computed.
+        """The part `box` of the picture resized to `size` (width, height), with antialiasing.
 
         Raises:
             ValueError: if `box` is not inside `size`.
         """
         left, top, width, height = box or (0, 0, *size)
         if min(left, top) < 0 or min(width, height) < 1 or left + width > size[0] or top + height > size[1]:
-            raise ValueError(f"the part {box} reaches out of {size[0]}x{size[1]} pixels")
+            raise ValueError(f"the part {box} extends beyond {size[0]}x{size[1]} pixels")
         return ResizedPixels(self, size, resample, (left, top, width, height))
 
     def mirror(self) -> "Pixels":
@@ -90,13 +90,13 @@ class Pixels:
         return self._made("mirror", *self.size)
 
     def copy(self) -> "Pixels":
-        """The picture itself, which nothing changes."""
+        """The picture itself, which is immutable."""
         return self
 
     rotate = Image.Image.rotate  # makes the matrix for `transform`, or calls `transpose`
 
     def transpose(self, method: Image.Transpose) -> "Pixels":
-        """Turned by a multiple of 90 degrees, or flipped."""
+        """Rotated by a multiple of 90 degrees, or flipped."""
         return Pixels(np.asarray(self.image().transpose(method)))
 
     def transform(
@@ -117,20 +117,20 @@ class Pixels:
         return Pixels(out)
 
     def counts(self) -> np.ndarray:
-        """How many values each level has: (3, 256) for red, green and blue."""
+        """The number of pixels at each level, (3, 256) for red, green and blue."""
         counts = np.empty((CHANNELS, LEVELS), np.int32)
         _run("histogram", _at(self.array), self._count(), _at(counts))
         return counts
 
     def mapped(self, table: np.ndarray) -> "Pixels":
-        """Each value replaced by that of a table of bytes: (256,), or (3, 256) for red, green and blue."""
+        """Applies a lookup table of bytes: (256,), or (3, 256) for red, green and blue."""
         array, levels = self.before_levels()
         tables = np.empty((CHANNELS, LEVELS), np.uint8)
         tables[:] = table
         return Pixels(array, tables if levels is None else _composed(tables, levels))
 
     def mean_grey(self) -> int:
-        """The mean of the grey levels, rounded."""
+        """The mean grey level, rounded."""
         total = ctypes.c_int64()
         _run("sum_of_greys", _at(self.array), self._count(), ctypes.byref(total))
         return int(total.value / (self.width * self.height) + 0.5)
@@ -144,7 +144,7 @@ class Pixels:
         return self._made("sharpen", *self.size, factor)
 
     def blended_with(self, level: int, factor: float) -> "Pixels":
-        """0 gives a picture of the grey `level`, 1 the picture."""
+        """Blends with the grey `level`: 0 gives grey, 1 the picture."""
         values = np.float32(level) + np.float32(factor) * (IDENTITY.astype(np.float32) - np.float32(level))
         return self.mapped(values.clip(0, LEVELS - 1).astype(np.uint8))
 
@@ -158,7 +158,7 @@ class Pixels:
 
 
 class ResizedPixels(Pixels):
-    """The part `box` of a picture resized to `size`, computed when it is needed: mirrored at once, if it is to be."""
+    """The part `box` of a picture resized to `size`, computed lazily, together with a horizontal flip if any."""
 
     def __init__(self, source: Pixels, size: Tuple[int, int], resample: int, box: Box, mirrored: bool = False):
         self._source, self._size, self._resample, self._box, self._mirrored = source, size, resample, box, mirrored
@@ -189,7 +189,7 @@ class ResizedPixels(Pixels):
 
 
 class PartialPixels(Pixels):
-    """A picture of which as much is decoded as is cropped or resized, and the whole for anything else."""
+    """A picture decoded lazily: only the part needed for a crop or resize, or the whole for other operations."""
 
     def __init__(self, picture: PartialPicture):
         self._picture = picture
@@ -204,7 +204,7 @@ class PartialPixels(Pixels):
         return self._whole
 
     def part(self, box: Box) -> Tuple[np.ndarray, int, int]:
-        """As that of `Pixels`, decoded for it."""
+        """As in `Pixels`; decodes what it needs."""
         return self._picture.part(box)
 
 
@@ -212,7 +212,7 @@ class Planes:
     """`Pixels` -> a tensor (3, height, width): bytes, or float32 with each value scaled and then shifted.
 
     Args:
-        scale, shift: of red, green and blue, float32 (3,); without them the result is bytes.
+        scale, shift: of red, green and blue, float32 (3,); None: the result is bytes.
     """
 
     def __init__(self, scale: Optional[torch.Tensor] = None, shift: Optional[torch.Tensor] = None):
@@ -239,12 +239,12 @@ class Planes:
 
 
 def _composed(tables: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Tables (3, 256) of what another one, (3, 256) bytes, gives."""
+    """Applies a lookup table (3, 256) to another one, (3, 256) bytes."""
     return tables.ravel().take(levels + FIRST)
 
 
 def _made_of(old: int, new: int, start: int, count: int, reach: int) -> Tuple[int, int]:
-    """The first pixel of `old` that pixels start..start+count of `new` are made of, and how many follow at the most."""
+    """The first of the `old` pixels that contribute to pixels start..start+count of `new`, and their maximum number."""
     scale = old / new
     first = max(math.floor(start * scale - reach * max(scale, 1)), 0)
     end = min(math.ceil((start + count) * scale + reach * max(scale, 1)), old)
@@ -252,9 +252,9 @@ def _made_of(old: int, new: int, start: int, count: int, reach: int) -> Tuple[in
 
 
 def mix(one: torch.Tensor, other: torch.Tensor, share: float) -> None:
-    """Makes each of two images `share` of itself and the rest of the other, in place; bytes are rounded to nearest.
+    """Blends two images in place, each with `share` of itself and the rest of the other; bytes are rounded to nearest.
 
-    The products and the sum are of float32, whatever the images' dtype is.
+    Computed in float32, whatever the images' dtype.
     """
     function = {torch.uint8: "mix_bytes", torch.float32: "mix_floats"}.get(one.dtype)
     if function and native.library() and one.is_contiguous() and other.is_contiguous():
@@ -269,7 +269,7 @@ def mix(one: torch.Tensor, other: torch.Tensor, share: float) -> None:
 
 
 def exchange(one: torch.Tensor, other: torch.Tensor) -> None:
-    """Exchanges the contents of parts (C, height, width) of two images, cut out by slices."""
+    """Swaps parts (C, height, width) of two images, given by slices."""
     if not native.library() or one.stride() != other.stride() or one.stride(2) != 1:
         kept = one.clone()
         one.copy_(other)
@@ -281,7 +281,7 @@ def exchange(one: torch.Tensor, other: torch.Tensor) -> None:
 
 
 def put_levels(image: torch.Tensor, noise: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Fills a part (C, height, width) of an image of bytes, cut out by slices, with the levels nearest to `noise`.
+    """Fills a part (C, height, width) of an image of bytes, given by slices, with the levels nearest to `noise`.
 
     Args:
         noise: normalised values as float32, of the part's shape or broadcast to it.
@@ -296,7 +296,7 @@ def put_levels(image: torch.Tensor, noise: torch.Tensor, mean: torch.Tensor, std
 
 
 def _columns_first(size: Tuple[int, int], new: Tuple[int, int]) -> bool:
-    """Whether Pillow resizes columns before rows: since version 13, where the height shrinks the most."""
+    """Whether Pillow resizes columns before rows: since version 13, if the height shrinks the most."""
     narrower, lower = size[0] - new[0], size[1] - new[1]
     return PILLOW >= 13 and lower > 0 and lower > 2 * narrower
 
@@ -317,12 +317,12 @@ def _at(memory: Union[np.ndarray, torch.Tensor]) -> int:
 
 
 def takes_pixels(operation: AugmentOp) -> bool:
-    """Whether `adapt` lets an operation of timm take `Pixels`."""
+    """Whether `adapt` supports an operation of timm."""
     return _kind(operation) in ENHANCEMENTS or _kind(operation) in AS_PILLOW
 
 
 def adapt(operation: AugmentOp) -> None:
-    """Lets an operation of timm take `Pixels`."""
+    """Makes an operation of timm accept `Pixels`."""
     operation.aug_fn = ENHANCEMENTS.get(_kind(operation), operation.aug_fn)
 
 
@@ -355,7 +355,7 @@ def _autocontrast(picture: Pixels, **_: Any) -> Pixels:
 
 
 def _stretched(counts: np.ndarray) -> np.ndarray:
-    """The table that makes the darkest of the levels black and the lightest white."""
+    """The lookup table that maps the darkest level to black and the lightest to white."""
     present = counts.nonzero()[0]
     darkest, lightest = int(present[0]), int(present[-1])
     if darkest == lightest:
@@ -405,5 +405,5 @@ ENHANCEMENTS: Dict[str, Callable[..., Pixels]] = {
     "Solarize": _solarize,
     "SolarizeAdd": _solarize_add,
 }
-# What `Pixels` offers is enough for timm's own functions of these.
+# timm's own functions for these work on `Pixels` unchanged.
 AS_PILLOW = (*("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "TranslateXRel", "TranslateYRel"),)

@@ -2,8 +2,8 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Writes data sets in ImageNet layout: python -m dataset.prepare NAME --out DIR.
 
-A data set is written beside DIR and renamed when it is complete, so DIR never holds a part of one. A complete one is
-kept; anything else at DIR is not overwritten. Shards that are interrupted go on where they were.
+A data set is written beside DIR and renamed when complete, so DIR never holds an incomplete one. A complete data set is
+kept; anything else at DIR is not overwritten. Interrupted packing of shards resumes where it stopped.
 """
 
 import argparse
@@ -38,12 +38,12 @@ from utils import one_line, reason
 
 MARKER = ".prepared.json"
 PLAIN = Packing()
-HELD_OUT = 0.2  # share of each class that is for validation
+HELD_OUT = 0.2  # validation share of each class
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
 IMAGENETTE = ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3")
 IMAGENETTE_MEMBER = re.compile(r"[^/]+/(train|val)/(n\d{8})/(\w[\w.-]*\.JPEG)")
-ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same for all members: equal folders give equal archives
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # date of all members, so equal folders give equal archives
 
 
 def prepare(
@@ -53,8 +53,8 @@ def prepare(
 
     Args:
         source: folder of the original files, instead of a download; for 'zip' and 'shards' the folder data set to pack.
-        split: how 'folder' splits; for others None.
-        packing: how 'shards' packs.
+        split: settings of 'folder'; None for others.
+        packing: settings of 'shards'.
 
     Raises:
         Refusal: if `out` holds something else, another process writes it, or the original cannot be downloaded or read.
@@ -80,20 +80,19 @@ def prepare(
 
 
 def _is_prepared(out: Path, marker: Dict[str, str]) -> bool:
-    """Whether `out` is what `marker` describes; refuses an `out` that is anything else."""
+    """Whether `out` is the data set described by `marker`; refuses anything else at `out`."""
     try:
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return False
     except OSError:
-        pass  # what cannot be listed is something else
+        pass  # cannot be listed: something else
     if _is_marked(out, marker):
         return True
     origin = f" prepared from {shown(marker['source'])}" if marker["source"] else ""
     options = ", ".join(f"{key} {value}" for key, value in marker.items() if key not in ("data set", "source"))
     raise Refusal(
         f"{shown(out)} exists and is not data set {marker['data set']}{origin}{options and f' with {options}'}: it is "
-        "not overwritten; "
-        "choose another --out or remove it"
+        "not overwritten; choose another --out or remove it"
     )
 
 
@@ -106,7 +105,7 @@ def _is_marked(folder: Path, marker: Dict[str, str]) -> bool:
 
 @contextlib.contextmanager
 def _partial_folder(out: Path, marker: Dict[str, str]) -> Iterator[Path]:
-    """A locked folder beside `out` with its marker, empty unless an interrupted preparation of the same can go on."""
+    """A locked folder beside `out` with its marker, empty unless an interrupted preparation of the same is resumed."""
     goes_on = marker["data set"] in RESUMABLE
     partial = out.absolute().with_name(f"{out.absolute().name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
@@ -120,9 +119,9 @@ def _partial_folder(out: Path, marker: Dict[str, str]) -> Iterator[Path]:
         yield partial
     except BlockingIOError as error:
         raise Refusal(f"another process is writing {shown(partial)}: wait for it", EXIT_BUSY) from error
-    except BaseException:  # also for Ctrl-C: incomplete data are removed
+    except BaseException:  # also for Ctrl-C: incomplete data is removed
         if goes_on:
-            logger.warning("%s keeps what is finished: the same command goes on from there", shown(partial))
+            logger.warning("%s keeps the finished shards: run the same command to continue", shown(partial))
         else:
             shutil.rmtree(str(partial), ignore_errors=True)
         raise
@@ -188,7 +187,7 @@ def read_idx(path: Path) -> np.ndarray:
                 raise ValueError(f"its type is 0x{kind:02x}, not unsigned bytes")
             shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
             size = int(np.prod(shape, dtype=np.int64))
-            data = stream.read(size + 1)  # stops at the announced size: a bomb is not unpacked
+            data = stream.read(size + 1)  # stops at the announced size, so bombs are not unpacked
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise Refusal(f"{shown(found)} cannot be read as IDX: {reason(error)}", EXIT_DATA) from error
     if len(data) != size:
@@ -197,7 +196,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _cifar10(out: Path, source: Optional[Path]) -> None:
-    """60,000 photographs of 32x32 pixels, by way of torchvision, which checks the files' MD5 sums before reading."""
+    """60,000 photographs of 32x32 pixels, read by torchvision, which checks the MD5 sums of the files first."""
     datasets = _required("torchvision.datasets", "torchvision")
     with _downloads(out) as folder:
         for split in ("train", "validation"):
@@ -208,7 +207,7 @@ def _cifar10(out: Path, source: Optional[Path]) -> None:
 
 
 def _imagenette(out: Path, source: Optional[Path]) -> None:
-    """Ten classes of ImageNet, 13,394 JPEGs whose shorter side is 320 pixels (fast.ai)."""
+    """Ten classes of ImageNet, 13,394 JPEGs with a shorter side of 320 pixels (fast.ai)."""
     url, checksum = IMAGENETTE
     archive = url.rsplit("/", 1)[1]
     utilities = _required("torchvision.datasets.utils", "torchvision")
@@ -224,7 +223,7 @@ def _imagenette(out: Path, source: Optional[Path]) -> None:
 def unpack_imagenette(archive: Path, out: Path) -> None:
     """Writes the archive's images to out/train and out/validation.
 
-    Paths are built from checked parts of a member's name, so none is outside of `out`.
+    Paths are built from checked parts of a member's name, so all are inside `out`.
 
     Raises:
         Refusal: if the archive is damaged or has no images.
@@ -250,7 +249,7 @@ def unpack_imagenette(archive: Path, out: Path) -> None:
 
 
 def _zip(out: Path, source: Optional[Path]) -> None:
-    """The official zip format of a folder data set: an archive and a map of `path<TAB>label` lines a split."""
+    """The official zip format of a folder data set: per split an archive and a map with lines `path<TAB>label`."""
     if source is None:
         raise Refusal("zip packs a folder data set: pass it as --source DIR")
     for split in ("train", "validation"):
@@ -270,12 +269,12 @@ def _zip(out: Path, source: Optional[Path]) -> None:
 
 
 class Split(NamedTuple):
-    """How a folder of classes is split.
+    """How to split a folder of classes.
 
     Attributes:
-        validation_share: of the images of each class that is held out, between 0 and 1; at least one image is, and
-            one is left to train on.
-        seed: which images; the choice in a class depends on the seed, the class's name and its images alone.
+        validation_share: share of each class held out for validation, between 0 and 1; at least one image is held out
+            and one is left for training.
+        seed: selects the images; the choice in a class depends only on the seed, the class's name and its images.
         link_mode: a key of PLACERS.
     """
 
@@ -292,11 +291,11 @@ PLACERS: Dict[str, Callable[[str, str], Any]] = {"copy": shutil.copyfile, "hardl
 
 
 def _folder(out: Path, source: Optional[Path], split: Split = Split()) -> None:  # noqa: B008 (immutable)
-    """Splits a folder with one folder a class, each class in the same proportion."""
+    """Splits a folder with one folder per class, each class in the same proportion."""
     if source is None:
-        raise Refusal("folder splits a folder of classes: give it by --source")
+        raise Refusal("folder splits a folder of classes: pass it as --source DIR")
     if source.resolve() in out.resolve().parents:
-        raise Refusal(f"--out lies in --source {shown(source)}, where it would be a class: choose a folder outside")
+        raise Refusal(f"--out is inside --source {shown(source)}, where it would be a class: choose a folder outside")
     folder = ImageFolder(source)
     for label, name in enumerate(tracked(folder.classes, "splitting", " classes")):
         members = np.flatnonzero(folder.labels == label).tolist()
@@ -324,7 +323,7 @@ RESUMABLE = ("shards",)
 
 
 def _write_images(folder: Path, images: np.ndarray, labels: Iterable[int], names: Sequence[str]) -> None:
-    """Writes `images` (N, H, W) or (N, H, W, 3) bytes as PNG files, one folder a class."""
+    """Writes `images` (N, H, W) or (N, H, W, 3) bytes as PNG files, one folder per class."""
     for name in names:
         (folder / name).mkdir(parents=True)
     for number, (image, label) in enumerate(tracked(list(zip(images, labels)), f"writing {folder.name}", " images")):
@@ -368,28 +367,28 @@ def _arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
         description="Writes a real data set in ImageNet layout, splits one, or packs one as zip or shards.",
     )
     parser.add_argument("name", choices=sorted(PREPARERS))
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to make")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to create")
     parser.add_argument(
         "--source",
         type=Path,
         metavar="DIR",
-        help="folder of the original files, instead of a download; for folder, shards, zip: the one to split or pack",
+        help="folder of the original files, instead of a download; for folder, shards, zip: folder to split or pack",
     )
-    default, own = Split(), parser.add_argument_group("folder", "splits a folder with one folder a class")
+    default, own = Split(), parser.add_argument_group("folder", "splits a folder with one folder per class")
     own.add_argument(
         "--validation-share",
         type=float,
         metavar="SHARE",
-        help=f"of each class that is held out for validation (default: {default.validation_share})",
+        help=f"share of each class held out for validation (default: {default.validation_share})",
     )
-    own.add_argument("--seed", type=int, metavar="N", help=f"which images are held out (default: {default.seed})")
+    own.add_argument("--seed", type=int, metavar="N", help=f"selects the images held out (default: {default.seed})")
     own.add_argument(
-        "--link-mode", choices=sorted(PLACERS), help=f"how files get to their places (default: {default.link_mode})"
+        "--link-mode", choices=sorted(PLACERS), help=f"how to place the files (default: {default.link_mode})"
     )
     parser.add_argument_group("shards", "packs a folder data set").add_argument(
         "--restart-markers",
         action="store_true",
-        help="have jpegtran put restart markers into JPEGs, without loss, so that a crop decodes faster",
+        help="add restart markers to JPEGs (lossless, by jpegtran), which makes crops decode faster",
     )
     args = parser.parse(argv)
     if args.restart_markers and args.name != "shards":
@@ -405,7 +404,7 @@ def _arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """Command line; `argv` None: that of the process."""
+    """Runs the command line `argv`; None: that of the process."""
     args = _arguments(argv)
     with console_log(is_leader=True):
         prepare(args.name, args.out, args.source, args.split, Packing(args.restart_markers))

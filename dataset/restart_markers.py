@@ -32,7 +32,7 @@ def find_tool() -> str:
 
 
 def with_restart_markers(data: bytes, tool: str) -> Optional[bytes]:
-    """A JPEG with restart markers that decodes to the same pixels; None for what cannot be rewritten so.
+    """A JPEG with restart markers that decodes to the same pixels; None if it cannot be rewritten.
 
     Args:
         tool: from `find_tool`.

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Which samples a process reads, in which order, as a function of seed, epoch and position alone.
+"""Selects and orders the samples of each process, as a function of seed, epoch and position alone.
 
-A step of all processes together takes one block of an epoch's order, laid out as PopTorch consumes it: weight updates
-(device iterations), then gradient accumulation, then all replicas, then the micro-batch. A process takes the columns of
-its own replicas. The order thus depends neither on the number of workers or processes nor on restarts.
+A step of all processes consumes one block of the epoch's order, in PopTorch's layout: weight updates (device
+iterations), gradient accumulation, replicas, micro-batch. A process takes the columns of its own replicas. So the order
+does not depend on the number of workers or processes, or on restarts.
 
-Where an epoch draws a sample again, each draw has random numbers of its own: a position names the epoch and the draw.
+If an epoch draws a sample repeatedly, each draw has its own random numbers: a position contains the epoch and the draw.
 """
 
 import hashlib
@@ -21,20 +21,20 @@ from dataset.balance import balanced_order
 
 Position = Tuple[int, int]  # (epoch and draw, sample index); see `positions`
 NEXT_DRAW = 1 << 32  # added to the epoch for each earlier draw of the same sample
-PADDING = -1  # sample index of a row that only fills the last batch
+PADDING = -1  # sample index of rows that only fill the last batch
 
 
 def mix_seed(*numbers: int) -> int:
-    """A 64-bit seed hashed from the numbers: similar numbers give unrelated seeds."""
+    """A 64-bit seed, hashed from the numbers so that similar numbers give unrelated seeds."""
     packed = struct.pack(f"<{len(numbers)}q", *numbers)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
 
 
 class Drawing(NamedTuple):
-    """How an epoch draws as many samples as the data set has: all of them once, unless a field says otherwise.
+    """How an epoch draws its samples, as many as the data set has; by default, every sample once.
 
     Attributes:
-        repeats: how often a sample follows itself, each time with other augmentation (AUG.REPEATS).
+        repeats: number of consecutive draws of a sample, each augmented differently (AUG.REPEATS).
         labels: of all samples (samples,), to draw every class equally often (DATA.BALANCED_SAMPLING).
     """
 
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, options: Any, micro_batch: int) -> "Layout":
-        """The layout that poptorch.Options and a micro-batch imply."""
+        """The layout of poptorch.Options and a micro-batch size."""
         return cls(
             options.device_iterations,
             options.Training.gradient_accumulation,
@@ -69,21 +69,21 @@ class Layout(NamedTuple):
 
     @property
     def replicas(self) -> int:
-        """Replicas of all processes."""
+        """Replicas over all processes."""
         return self.local_replicas * self.processes
 
     @property
     def combined_batch(self) -> int:
-        """Samples of one step in this process."""
+        """Samples per step in this process."""
         return self.global_batch // self.processes
 
     @property
     def global_batch(self) -> int:
-        """Samples of one step in all processes together."""
+        """Samples per step over all processes."""
         return self.device_iterations * self.accumulation * self.replicas * self.micro_batch
 
     def share(self, order: np.ndarray) -> np.ndarray:
-        """This process's part of `order` (whole steps of all processes), combined batch after combined batch."""
+        """This process's part of `order` (whole steps of all processes), as consecutive combined batches."""
         blocks = order.reshape(-1, self.replicas, self.micro_batch)
         first = self.process * self.local_replicas
         return blocks[:, first : first + self.local_replicas].reshape(-1)
@@ -94,13 +94,13 @@ class Layout(NamedTuple):
 
 
 class TrainingSampler(Sampler[Position]):
-    """Yields (epoch, index) in an order shuffled anew each epoch; samples that fill no step are left out of that epoch.
+    """Yields (epoch, index), reshuffled each epoch; samples beyond the last full step are skipped in that epoch.
 
     Each iteration is the next epoch, in whichever process it runs: asynchronous loaders need no communication.
 
     Args:
         samples: size of the data set.
-        start_epoch, start_step: the first iteration begins with this step of this epoch.
+        start_epoch, start_step: the first iteration starts at this step of this epoch.
         drawing: how an epoch draws samples.
 
     Raises:
@@ -136,7 +136,7 @@ class TrainingSampler(Sampler[Position]):
         return self.steps * self._layout.combined_batch
 
     def __iter__(self) -> Iterator[Position]:
-        # A generator: PyTorch makes iterators that it never starts, and they must not use up an epoch.
+        # A generator, since PyTorch creates iterators without starting them, which must not use up an epoch.
         epoch, skip = self._epoch, self._skip
         self._epoch, self._skip = epoch + 1, 0
         order = epoch_order(self._samples, self._seed, epoch, self._drawing)
@@ -187,8 +187,8 @@ def positions(
 
 
 def epoch_order(samples: int, seed: int, epoch: int, drawing: Drawing = ONCE) -> np.ndarray:
-    """The samples of an epoch in their order (samples,) int64: a permutation, unless `drawing` repeats some."""
-    # RandomState's streams are frozen: every version of numpy gives the same order.
+    """The samples of an epoch in order (samples,) int64: a permutation, unless `drawing` repeats some."""
+    # RandomState's streams are frozen, so every version of numpy gives the same order.
     words = np.frombuffer(struct.pack("<Q", mix_seed(seed, epoch)), dtype=np.uint32)
     generator = np.random.RandomState(words)
     if drawing.labels is not None:

@@ -17,18 +17,18 @@ from dataset.samplers import PADDING, Position, mix_seed
 from dataset.transforms import Transform, generators_kept, seeded
 from utils import one_line
 
-PADDED = -1  # label of a row that only fills the last evaluation batch
-UNREADABLE = -2  # label of an evaluation image that does not decode: it counts as an image, and never as correct
+PADDED = -1  # label of rows that only fill the last evaluation batch
+UNREADABLE = -2  # label of evaluation images that do not decode: they count as incorrect
 
 
 class Batch(NamedTuple):
-    """Samples in the memory that is handed over.
+    """A batch of samples, to be handed over.
 
     Attributes:
         images: (N, C, H, W).
         labels: (N,) int64.
-        positions: of each sample, (epoch, index).
-        memory: the kept memory that the images are at the beginning of, if they are.
+        positions: (epoch, index) of each sample.
+        memory: the kept memory whose start holds the images, if any.
     """
 
     images: torch.Tensor
@@ -42,7 +42,7 @@ class DataError(Exception):
 
 
 class ShortageError(RuntimeError):
-    """The machine lacks something to read a sample with, in one line, as of DataError: no image is to blame."""
+    """The machine lacks a resource to read a sample; no image is to blame. As DataError, with a one-line message."""
 
 
 class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
@@ -53,7 +53,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
     Args:
         source: has `classes`, `labels`, `name(index)` and `read(index)`.
         transform: picture -> tensor of `shape` and `dtype`.
-        training: a bad image is replaced by its next good neighbour; else its row is blank and labelled UNREADABLE.
+        training: bad images are replaced by their next good neighbour; else they are blank and labelled UNREADABLE.
         stop_at_bad: raise DataError at the first bad image instead.
     """
 
@@ -98,7 +98,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         return shown(self.path(index))
 
     def path(self, index: int) -> str:
-        """The origin of a sample, as it is."""
+        """The origin of a sample, unescaped."""
         return self._source.name(index)
 
     def label(self, index: int) -> int:
@@ -110,11 +110,11 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         return self.sample(0, index)
 
     def sample(self, epoch: int, index: int, into: Optional[torch.Tensor] = None) -> Tuple[torch.Tensor, int]:
-        """Image (C, H, W), written `into` a tensor if one is given, and label of a sample as augmented in an epoch.
+        """Image (C, H, W), written `into` a tensor if given, and label of a sample, as augmented in an epoch.
 
         Raises:
             DataError: for a bad image if `stop_at_bad`, or for too many of them.
-            ShortageError: without memory or descriptors.
+            ShortageError: if memory or file descriptors are exhausted.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -132,7 +132,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
             picture = open_picture(self._source.read(index))
             with seeded(mix_seed(self._seed, epoch, index)):
                 return self._transform(picture, into)
-        except (BadImage, *DECODER_ERRORS, RuntimeError) as error:  # libraries raise any for unexpected pictures
+        except (BadImage, *DECODER_ERRORS, RuntimeError) as error:  # libraries raise any of these for bad input
             if is_shortage(error) or not has_room():
                 raise ShortageError(
                     f"no memory or descriptors are left to read {self.name(index)}: use fewer --num-workers, a lower "
@@ -161,16 +161,16 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
 
 
 def _shared_flags(count: int) -> torch.Tensor:
-    """`count` flags that worker processes set together, so that each bad file is counted and reported once."""
+    """`count` flags shared by worker processes, so each bad file is counted and reported once."""
     flags = torch.zeros(count, dtype=torch.bool)
     try:
         return flags.share_memory_()
-    except RuntimeError:  # no room in /dev/shm, and so none for workers: a private count is enough
+    except RuntimeError:  # no room in /dev/shm, hence no workers: private flags are enough
         return flags
 
 
 class NamedImages(ImageDataset):
-    """Image files given by name: bad ones are logged and left out, without a limit."""
+    """Image files given by name; bad ones are logged and skipped, without a limit."""
 
     def _note_bad(self, index: int, error: BadImage) -> None:
         logger.warning("%s %s", shown(self._source.name(index)), error)
@@ -181,8 +181,8 @@ class EpochView(Dataset[Batch]):
 
     Args:
         dataset: has `sample(epoch, index, into)` and `blank()`.
-        samples: samples that this process reads per epoch: the length of this view.
-        kept: memory for the batches of workers; None: each has memory of its own.
+        samples: samples that this process reads per epoch, the length of this view.
+        kept: memory for the batches of workers; None: each batch gets new memory.
 
     Attributes:
         failure: why a sample could not be read.

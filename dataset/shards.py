@@ -2,19 +2,19 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Data sets in a few large files: tar shards of the original image files, with an index for random access.
 
-The shards are plain tar archives, the format of webdataset: `tar xf` gives the files back, and programs that read
-webdataset's shards one after the other can read these. What is our own is the index, since an order that is shuffled
-anew each epoch and resumed at any step needs random access, and the readers that have it demand more than this program
-may: webdataset 1.0, litdata 0.2, MosaicML streaming 0.13 (Python 3.10 or later; litdata PyTorch 2.4) and array_record
-0.8 (Python 3.11). None of them holds an image to its checksum.
+The shards are plain tar archives, the format of webdataset: `tar xf` extracts the files, and programs that read
+webdataset shards sequentially can read these. Only the index is our own. Shuffling every epoch and resuming at any step
+need random access, and the readers with random access require more than this program may: webdataset 1.0, litdata 0.2,
+MosaicML streaming 0.13 (Python 3.10 or later; litdata PyTorch 2.4) and array_record 0.8 (Python 3.11). None of them
+verifies checksums of images.
 
-    shards.json                     MANIFEST: version, classes, and for each split sizes and checksums of its files
-    train.index, validation.index   RECORDs, one an image, in the order of the folder data set
-    train.names, validation.names   the paths of the images, CLASS/NAME, one after the other
+    shards.json                     MANIFEST: version, classes, and sizes and checksums of the files of each split
+    train.index, validation.index   RECORDs, one per image, in the order of the folder data set
+    train.names, validation.names   the concatenated paths of the images, CLASS/NAME
     train-00000.tar ...             the files
 
-Nothing in these files is believed before it is checked: an index that does not fit its files is refused as a whole when
-it is opened, and a file whose checksum does not match is a bad image when it is read.
+Everything in these files is checked before use: an index that does not fit its files is refused when it is opened, and
+a file with a wrong checksum is a bad image when it is read.
 """
 
 import json
@@ -36,11 +36,11 @@ from utils import one_line
 MANIFEST = "shards.json"
 VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 20
-MAX_SHARDS = 1024  # of a split: each is an open file
+MAX_SHARDS = 1024  # per split; each is an open file
 RECORD = np.dtype(
     [
         ("offset", "<i8"),  # of the file in its shard
-        ("name_end", "<i8"),  # of its path among the names
+        ("name_end", "<i8"),  # end of its path in the names
         ("size", "<u4"),
         ("crc", "<u4"),
         ("label", "<u4"),
@@ -50,15 +50,15 @@ RECORD = np.dtype(
 
 
 class ShardedImages:
-    """The images of one split in shards; attributes as ImageFolder.
+    """The images of a split in shards; attributes as in ImageFolder.
 
     Args:
-        root: holds MANIFEST.
+        root: the folder with MANIFEST.
         split: 'train' or 'validation'.
-        allow_empty: whether classes may lack images.
+        allow_empty: whether classes may have no images.
 
     Raises:
-        Refusal: if the split is missing, or its files are not what MANIFEST and index say.
+        Refusal: if the split is missing, or its files do not match MANIFEST and index.
     """
 
     def __init__(self, root: Path, split: str, allow_empty: bool = False):
@@ -90,14 +90,14 @@ class ShardedImages:
         ]
 
     def _check(self, sizes: List[int], text: int) -> None:
-        """Raises ValueError unless shards have their sizes, and all records lie inside shards, names and classes."""
+        """Raises ValueError unless shards have the right sizes and all records are inside shards, names and classes."""
         for number, (stream, size) in enumerate(zip(self._streams, sizes)):
             found = os.fstat(stream.fileno()).st_size
             if found != size:
                 raise ValueError(f"{shard_path(self._root, self._split, number).name} has {found} bytes, not {size}")
         records = self._records.values
         if records["label"].max() >= len(self.classes):
-            raise ValueError(f"{self._split}.index has label {records['label'].max()} of {len(self.classes)} classes")
+            raise ValueError(f"{self._split}.index has label {records['label'].max()}, but {len(self.classes)} classes")
         if records["shard"].max() >= len(sizes) or records["size"].max() > MAX_FILE_BYTES:
             raise ValueError(f"{self._split}.index leads out of its shards")
         room = np.array(sizes, dtype=np.int64)[records["shard"]] - records["size"]
@@ -108,7 +108,7 @@ class ShardedImages:
             raise ValueError(f"{self._split}.index does not fit {self._split}.names")
 
     def _check_classes(self) -> None:
-        """Raises ValueError unless labels and names of classes are those of the paths, which have a checksum."""
+        """Raises ValueError unless labels and class names match the paths, which have a checksum."""
         labels, first = np.unique(self.labels, return_index=True)
         for label, index in zip(labels.tolist(), first.tolist()):
             path = self._paths[index]
@@ -127,14 +127,14 @@ class ShardedImages:
 
     @property
     def labels(self) -> np.ndarray:
-        """One label an image, as uint32."""
+        """The label of each image, uint32."""
         return self._records.values["label"]
 
     def __len__(self) -> int:
         return len(self._records)
 
     def relative(self, index: int) -> str:
-        """The path that an image had below the folder of its split."""
+        """The original path of an image below the folder of its split."""
         return self._paths[index]
 
     def name(self, index: int) -> str:
@@ -156,7 +156,7 @@ class ShardedImages:
 
 
 def is_sharded(root: Path) -> bool:
-    """Whether a data path holds shards."""
+    """Whether a data path has shards."""
     return (root / MANIFEST).exists()
 
 
@@ -166,7 +166,7 @@ def shard_path(root: Path, split: str, number: int) -> Path:
 
 
 def read_manifest(root: Path, split: str) -> Tuple[List[str], Dict[str, Any]]:
-    """The names of the classes, and the description of a split, with the types that it must have.
+    """The names of the classes and the description of a split, with checked types.
 
     Raises:
         Refusal: if the manifest cannot be read or does not describe the split.

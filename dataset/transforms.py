@@ -24,15 +24,15 @@ from dataset.pixels import PartialPixels, Pixels, Planes, adapt, put_levels, tak
 from planning.geometry import CENTRE_SHARE, crop_share, evaluation_interpolation, image_size
 from utils import one_line
 
-Part = Callable[[Any], Any]  # a part of a transform: takes the result of the part before it
+Part = Callable[[Any], Any]  # a part of a transform, applied to the result of the previous part
 BICUBIC, BILINEAR = transforms.InterpolationMode.BICUBIC, transforms.InterpolationMode.BILINEAR
-PIXEL_MODES = {BICUBIC: Image.Resampling.BICUBIC, BILINEAR: Image.Resampling.BILINEAR}  # what `Pixels` are resized with
-WITHIN_A_PICTURE = {"lanczos": "bicubic", "hamming": "bilinear"}  # rotations and shears in Pillow have no other
-NO_POLICY = ("", "none")  # the second is the official configurations' word
+PIXEL_MODES = {BICUBIC: Image.Resampling.BICUBIC, BILINEAR: Image.Resampling.BILINEAR}  # supported by `Pixels`
+WITHIN_A_PICTURE = {"lanczos": "bicubic", "hamming": "bilinear"}  # Pillow rotates and shears with no others
+NO_POLICY = ("", "none")  # the second is used by official configurations
 
 
 class Transform:
-    """Parts one after the other: a picture -> (3, H, W), written into a tensor where one is given."""
+    """A sequence of parts: a picture -> (3, H, W), written into a tensor if given."""
 
     def __init__(self, parts: List[Part]):
         self.transforms = parts
@@ -45,7 +45,7 @@ class Transform:
 
 
 def build_transform(config: CfgNode, training: bool) -> Transform:
-    """The transform of one split: a picture -> (3, H, W) in the dtype that `image_dtype` names.
+    """The transform of one split: a picture -> (3, H, W) in the dtype of `image_dtype`.
 
     Training: random resized crop, flip, RandAugment or colour jitter, random erasing (paper, section A2.1); with
     AUG.SHIFT the whole picture is resized and shifted instead of cropped. Evaluation: resize, centre crop; with
@@ -62,18 +62,18 @@ def build_transform(config: CfgNode, training: bool) -> Transform:
 
 
 def for_images(parts: Iterable[Part], normalise: Optional["Normalise"]) -> List[Part]:
-    """Parts that work on Pillow's images, and what makes tensors of the result."""
+    """Parts that work on Pillow images, and the one that converts the result to a tensor."""
     return [as_image, *parts, transforms.PILToTensor(), torch.Tensor.contiguous, *([normalise] if normalise else [])]
 
 
 def for_pixels(parts: Iterable[Part], normalise: Optional["Normalise"]) -> List[Part]:
-    """The same, bit for bit, on `Pixels`, which are faster."""
+    """The same parts on `Pixels`, which are faster, with bit-identical results."""
     planes = Planes(normalise.scale.view(-1), normalise.shift.view(-1)) if normalise else Planes()
     return [as_pixels, *map(_for_pixels, parts), planes]
 
 
 def _for_pixels(part: Part) -> Part:
-    """What does to `Pixels` what `part` does to an image."""
+    """The equivalent of `part` for `Pixels`."""
     if isinstance(part, RandomResizedCrop):
         modes = part.interpolation if isinstance(part.interpolation, (tuple, list)) else (part.interpolation,)
         return part if all(mode in PIXEL_MODES for mode in modes) else OnImage(part)
@@ -93,7 +93,7 @@ def _for_pixels(part: Part) -> Part:
 
 
 def image_dtype(config: CfgNode) -> torch.dtype:
-    """uint8, or float16 where the input precision is 16 bits, else float32."""
+    """uint8, float16 for an input precision of 16 bits, or float32."""
     if config.DATA.INPUT_DTYPE == "uint8":
         return torch.uint8
     return torch.float16 if config.MODEL.PRECISION.startswith("16") else torch.float32
@@ -102,7 +102,7 @@ def image_dtype(config: CfgNode) -> torch.dtype:
 def _training_parts(config: CfgNode) -> List[Part]:
     """Picture -> augmented bytes; raises `Refusal` for an unknown AUG.AUTO_AUGMENT."""
     policy = config.AUG.AUTO_AUGMENT
-    jitter: Any = config.AUG.COLOR_JITTER or None  # None turns it off, which timm's annotation omits
+    jitter: Any = config.AUG.COLOR_JITTER or None  # None turns it off, although timm's annotation lacks it
     try:
         crop, augment, _ = create_transform(
             (3, *image_size(config)),
@@ -138,7 +138,7 @@ def _evaluation_parts(config: CfgNode) -> List[Part]:
         crop_pct=share,
         crop_mode="center" if cropped else "squash",
     )
-    resize, crop, _ = resized.transforms  # the last makes tensors
+    resize, crop, _ = resized.transforms  # the last converts to a tensor
     centre = ResizedCentre(resize, crop)
     return [NarrowPictures(image_size(config)), centre] if cropped else [centre]
 
@@ -164,7 +164,7 @@ def as_pixels(picture: Picture) -> Pixels:
 
 
 class OnImage:
-    """A part for Pillow's images that is applied to `Pixels`."""
+    """Applies a part for Pillow images to `Pixels`."""
 
     def __init__(self, part: Part):
         self.part = part
@@ -174,7 +174,7 @@ class OnImage:
 
 
 class Mirror:
-    """Flips `Pixels` with probability `p`, as torchvision's RandomHorizontalFlip and with its random number."""
+    """Flips `Pixels` with probability `p`, drawing the same random number as torchvision's RandomHorizontalFlip."""
 
     def __init__(self, p: float):
         self.p = p
@@ -198,11 +198,11 @@ class NarrowPictures:
 
 
 class RandomResizedCrop(RandomResizedCropAndInterpolation):
-    """timm's random resized crop, which also takes `Pixels`: they are cropped and resized to the same bytes."""
+    """timm's random resized crop, which also accepts `Pixels`, with bit-identical results."""
 
     @staticmethod
     def get_params(picture: Any, scale: Sequence[float], ratio: Sequence[float]) -> Tuple[int, int, int, int]:
-        """Top, left, height and width of a crop; at least one pixel even in the smallest pictures."""
+        """Top, left, height and width of a crop of at least one pixel, even in the smallest pictures."""
         top, left, height, width = RandomResizedCropAndInterpolation.get_params(picture, scale, ratio)
         return top, left, max(height, 1), max(width, 1)
 
@@ -217,7 +217,7 @@ class RandomResizedCrop(RandomResizedCropAndInterpolation):
 
 
 class PlainRandAugment(RandAugment):
-    """timm's RandAugment with its random numbers, without the array of all operations that np.random.choice makes."""
+    """timm's RandAugment with the same random numbers, without the array of operations built by np.random.choice."""
 
     def __call__(self, picture: Pixels) -> Pixels:
         if self.choice_weights is not None:
@@ -228,13 +228,13 @@ class PlainRandAugment(RandAugment):
 
 
 class ResizedCentre:
-    """timm's evaluation transform: the centre of a resized picture; of `Pixels`, no more than that is resized."""
+    """timm's evaluation transform, the centre of a resized picture; for `Pixels` only this part is resized."""
 
     def __init__(self, resize: Any, crop: transforms.CenterCrop):
         self.resize, self.crop = resize, crop
 
     def takes_pixels(self) -> bool:
-        """Whether it does: for squares, and for whole pictures."""
+        """Whether this is supported: for squares, and for whole pictures."""
         return isinstance(self.resize, transforms.Resize) and self.resize.interpolation in PIXEL_MODES
 
     def __call__(self, picture: Any) -> Any:
@@ -256,7 +256,7 @@ class ResizedCentre:
 
 
 class RandomShift:
-    """Moves a picture by up to `pixels` in each direction; the uncovered edges are black."""
+    """Shifts a picture randomly by up to `pixels` in each direction; uncovered edges are black."""
 
     def __init__(self, pixels: int):
         self.pixels = pixels
@@ -270,7 +270,7 @@ class Normalise:
     """Bytes (..., C, H, W) -> float32 with mean 0 and standard deviation 1 over ImageNet.
 
     Args:
-        mean, std: of each channel, in units of 1 for white.
+        mean, std: per channel, with 1 for white.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
@@ -282,11 +282,11 @@ class Normalise:
 
 
 class ByteErasing:
-    """Random erasing on bytes: the same rectangles, filled with the noise's nearest byte values.
+    """Random erasing on bytes: the same rectangles, with the noise rounded to bytes.
 
     Args:
         erasing: timm's transform, which works on normalised floats.
-        mean, std: of each channel, in units of 1 for white.
+        mean, std: per channel, with 1 for white.
     """
 
     def __init__(self, erasing: RandomErasing, mean: Sequence[float], std: Sequence[float]):
@@ -319,7 +319,7 @@ def _erasing(config: CfgNode) -> RandomErasing:
 
 
 def allow_zero_bits(augment: transforms.Compose) -> None:
-    """Allows posterize with 0 bits, which the recipe's strongest level uses and Pillow rejects since version 13.
+    """Allows posterize with 0 bits, which the recipe uses at its strongest level and Pillow rejects since version 13.
 
     The result is black, as in older versions. Only the operations of this transform are changed.
     """
@@ -361,9 +361,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def generators_kept() -> Iterator[None]:
-    """Restores the global generators afterwards, but within another such context, which does so itself.
+    """Restores the global generators after the context; nested contexts leave this to the outermost one.
 
-    Loader workers do not restore them, to save time: they have no other use for them.
+    Loader workers do not restore them, to save time: they use them for nothing else.
     """
     if _kept or get_worker_info():
         yield

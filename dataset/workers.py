@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Worker processes of a loader: how many fit in memory, how they handle signals, and messages for their failures."""
+"""Worker processes of a loader: their number, which is limited by memory, their signals, and their failures."""
 
 import contextlib
 import multiprocessing
@@ -23,7 +23,7 @@ from common.memory import SHARED_MEMORY, free_shared_memory
 from dataset.failure_note import FailureNote
 from dataset.samples import DataError
 
-BAD_DATA = re.compile(r"DataError: (?!Caught )(.*)")  # once more in the worker's traceback, where it comes from one
+BAD_DATA = re.compile(r"DataError: (?!Caught )(.*)")  # repeated in the traceback of a worker
 SHORTAGE = re.compile(r"ShortageError: (?!Caught )(.*)")
 KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: (.*?)\. ")
 GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
@@ -31,7 +31,7 @@ STALLED = "DataLoader timed out"
 
 
 def affordable_workers(configured: int, batch_bytes: int) -> Tuple[int, int]:
-    """Number of workers and of batches that each prefetches, such that they fit in memory.
+    """The number of workers and of batches prefetched by each, limited by memory.
 
     Prefetched batches and the one in use are in shared memory. Prefetching is reduced first, then workers; without
     workers, the main process loads the data.
@@ -48,7 +48,7 @@ def affordable_workers(configured: int, batch_bytes: int) -> Tuple[int, int]:
             return configured, prefetch
     workers = max(room // batch_bytes - 1, 0)
     logger.warning(
-        "%d data workers instead of %d: a batch takes %.0f MB and %s has room for %.0f MB; enlarge it "
+        "%d data workers instead of %d: a batch takes %.0f MB and %s has %.0f MB free; enlarge it "
         "(docker run --shm-size), or use DATA.INPUT_DTYPE uint8, DATA.LOADER rebatched, fewer --num-workers",
         workers,
         configured,
@@ -60,20 +60,20 @@ def affordable_workers(configured: int, batch_bytes: int) -> Tuple[int, int]:
 
 
 def stall_seconds(samples: int) -> float:
-    """Seconds that a loader waits for a batch of `samples` before its workers count as hung."""
+    """Timeout in seconds for a batch of `samples`, after which workers count as hung."""
     return deadlines.BATCH + deadlines.BATCH_SAMPLE * samples
 
 
 def begin_worker(_: int) -> None:
     """Makes a worker ignore the signals that stop a run, since its parent finishes the step before it saves.
 
-    Terminals and job schedulers send them to every process of a job. Only the parent may end a worker by SIGTERM, and
-    when the parent ends, so does the worker. The parent is the process that asked for the worker, which a server may
-    have forked for it: then the system knows that one as the parent.
+    Terminals and job schedulers send them to every process of a job. Only the parent may end a worker with SIGTERM, and
+    a worker ends with its parent. The parent is the process that started the worker; with a fork server, the system's
+    parent is the server.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
-        raise AssertionError("begin_worker is for processes that multiprocessing began")
+        raise AssertionError("begin_worker is for processes started by multiprocessing")
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
@@ -94,9 +94,9 @@ def _end_with(sentinel: int) -> None:
 
 
 class ReaderSampler(Sampler[Any]):
-    """A sampler that calls `begin_worker` in the process in which PopTorch reads ahead.
+    """A sampler that calls `begin_worker` in PopTorch's process that reads ahead.
 
-    PopTorch starts that process, and iterating the sampler is the first code of ours that runs in it.
+    Iterating the sampler is the first code of ours to run in this process.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -118,10 +118,10 @@ def clear_failures(helpers: Callable[[], List[BaseProcess]], note: Optional[Fail
 
     Args:
         helpers: returns the loader's processes, which are ended after a failure.
-        note: in which the data set says why it failed.
+        note: the data set's note of why it failed.
 
     Raises:
-        Refusal: EXIT_DATA for bad data, EXIT_RESOURCE for processes that were killed or hang and for full memory.
+        Refusal: EXIT_DATA for bad data; EXIT_RESOURCE for processes killed or hanging, and exhausted memory.
     """
     try:
         try:
@@ -132,7 +132,7 @@ def clear_failures(helpers: Callable[[], List[BaseProcess]], note: Optional[Fail
             raise
     except (DataError, RuntimeError, OSError, EOFError, AssertionError, accelerator.poptorch().Error) as error:
         failed = helpers()
-        _check_alive(failed)  # a loader that waits for a batch says that a worker is gone, but not by which signal
+        _check_alive(failed)  # the loader reports that a worker is gone, but not the signal that killed it
         states = _states(failed)
         _end(failed)
         reason = note.read() if note is not None else ""
@@ -143,9 +143,9 @@ def clear_failures(helpers: Callable[[], List[BaseProcess]], note: Optional[Fail
 
 
 def batches(loader: Any) -> Iterator[Any]:
-    """The batches of one epoch of a loader from build_ipu; raises Refusal as `clear_failures`.
+    """The batches of one epoch of a loader from build_ipu; raises `Refusal` as `clear_failures` does.
 
-    A worker that dies while a batch is used is reported when the next one is requested.
+    The death of a worker while a batch is in use is reported when the next one is requested.
     """
     watch = _Watch(loader)
     view = getattr(loader, "dataset", None)
@@ -166,21 +166,21 @@ def batches(loader: Any) -> Iterator[Any]:
 
 
 def helpers_of(loader: Any) -> List[BaseProcess]:
-    """The processes that work for a loader: its workers, or the process that reads ahead, with its own workers."""
+    """The processes of a loader: its workers, or the process that reads ahead and its workers."""
     workers = getattr(getattr(loader, "_iterator", None), "_workers", [])
     return list(workers) or list(getattr(loader, "readers", []))
 
 
 class _Watch(threading.Thread):
-    """Ends the helpers of a loader, one by one, if a batch is overdue: the loader then raises an error.
+    """Ends the processes of a loader, one by one, if a batch is overdue, which makes the loader raise an error.
 
-    The loader's own timeout covers neither the transfer of a finished batch from its worker nor the process that reads
+    The loader's own timeout does not cover the transfer of a finished batch from its worker, or the process that reads
     ahead.
     """
 
     def __init__(self, loader: Any):
         super().__init__(name="loader watch", daemon=True)
-        self.overdue = ""  # the helpers that were ended
+        self.overdue = ""  # the processes that were ended
         self._loader = loader
         self._since: Optional[float] = time.monotonic()
         self._over = threading.Event()
@@ -194,11 +194,11 @@ class _Watch(threading.Thread):
         self._over.set()
 
     def begin(self) -> None:
-        """A batch is being waited for."""
+        """Call before waiting for a batch."""
         self._since = time.monotonic()
 
     def rest(self) -> None:
-        """Nothing is being waited for."""
+        """Call after waiting for a batch."""
         self._since = None
 
     def run(self) -> None:
@@ -216,7 +216,7 @@ class _Watch(threading.Thread):
 
 
 def _end(processes: List[BaseProcess]) -> None:
-    """Kills processes, so that none can keep the interpreter from ending."""
+    """Kills processes, so none can keep the interpreter from exiting."""
     with deaths_unannounced():
         for process in processes:
             process.kill()
@@ -253,7 +253,7 @@ def _explain(text: str, states: str) -> Optional[Refusal]:
         return _killed(killed.group(1), killed.group(2))
     if gone:
         return Refusal(
-            f"data worker {gone.group(1)} ended unexpectedly: its own messages are above; the same command resumes",
+            f"data worker {gone.group(1)} exited unexpectedly: see its messages above; run the same command to resume",
             EXIT_RESOURCE,
         )
     if "data fetcher" in text or "failed to start" in text:  # PopTorch's asynchronous accessor
@@ -262,15 +262,15 @@ def _explain(text: str, states: str) -> Optional[Refusal]:
 
 
 def _await_death(processes: List[BaseProcess]) -> None:
-    """Waits until one of the processes has ended, for deadlines.WORKER_DEATH at the most."""
+    """Waits until one of the processes has ended, for at most deadlines.WORKER_DEATH."""
     dying = multiprocessing.connection.wait([process.sentinel for process in processes], deadlines.WORKER_DEATH)
     for process in processes:
         if process.sentinel in dying:
-            process.join(deadlines.WORKER_DEATH)  # its connections close a moment before its exit code is known
+            process.join(deadlines.WORKER_DEATH)  # its connections close shortly before its exit code is known
 
 
 def _check_alive(processes: List[BaseProcess]) -> None:
-    """Raises Refusal, and ends the others, if a signal has ended one of the processes."""
+    """Raises `Refusal` and ends the other processes if a signal has ended one of them."""
     for process in processes:
         code = process.exitcode
         if code is not None and code < 0:
@@ -281,25 +281,26 @@ def _check_alive(processes: List[BaseProcess]) -> None:
 
 def _full() -> Refusal:
     return Refusal(
-        f"{SHARED_MEMORY} is full: batches of data workers pass through it; enlarge it (docker run "
+        f"{SHARED_MEMORY} is full, which data workers use for batches: enlarge it (docker run "
         "--shm-size), or use fewer --num-workers",
         EXIT_RESOURCE,
     )
 
 
 def _killed(pid: Any, name: str) -> Refusal:
-    if name in ("SIGBUS", "Bus error"):  # on writing to a page that shared memory has no room for
+    if name in ("SIGBUS", "Bus error"):  # on writing to a page of shared memory when it is full
         return _full()
     return Refusal(
         f"data worker {pid} was killed by signal {name}: most likely memory ran out; use fewer "
-        "--num-workers or smaller batches; the same command resumes",
+        "--num-workers or smaller batches, and run the same command to resume",
         EXIT_RESOURCE,
     )
 
 
 def _stalled(states: str) -> Refusal:
     return Refusal(
-        f"data workers {states} returned no batch in time: check the storage of the data. The same command resumes",
+        f"data workers {states} returned no batch in time: check the storage of the data, and run the same command "
+        "to resume",
         EXIT_RESOURCE,
     )
 

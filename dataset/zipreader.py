@@ -2,8 +2,8 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Random access to the members of a zip archive, from any number of processes.
 
-The directory is read once. A member is then read by position (pread), so no file offset is shared between processes
-and a fork or a pickled copy cannot disturb another reader. Nothing is ever extracted to disk.
+The directory is read once. Members are then read by position (pread): processes share no file offset, so a forked or
+pickled copy cannot disturb another reader. Nothing is extracted to disk.
 """
 
 import os
@@ -109,15 +109,15 @@ class ZipReader:
         data = os.pread(self._stream.fileno(), packed, offset + LOCAL_HEADER.size + name_length + extra_length)
         if member["method"] == zipfile.ZIP_STORED:
             return data
-        if member["method"] == zipfile.ZIP_DEFLATED:  # stops at the announced size: a bomb is not unpacked
+        if member["method"] == zipfile.ZIP_DEFLATED:  # stops at the announced size, so bombs are not unpacked
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, int(member["size"]) + 1)
-        raise BadImage(f"is packed by method {member['method']}: only stored and deflated members are read")
+        raise BadImage(f"is compressed with method {member['method']}: only stored and deflated members are read")
 
     def warm(self, part: int, parts: int) -> None:
-        """Reads one of `parts` equal shares of the archive, into the system's file cache.
+        """Reads one of `parts` equal shares of the archive into the system's file cache.
 
-        The cache serves every process of the machine with one copy, and the system can take it back when memory is
-        short; an archive that does not fit in the memory now available is left on disk.
+        All processes of the machine share the cache, and the system reclaims it when memory is short. An archive that
+        does not fit in the available memory is not cached.
         """
         size = os.fstat(self._stream.fileno()).st_size
         start, end = size * part // parts, size * (part + 1) // parts

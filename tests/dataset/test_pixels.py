@@ -68,7 +68,7 @@ class TestOperations:
 
     @pytest.mark.parametrize("box", [(-1, 0, 2, 2), (0, 0, 9, 2), (3, 7, 2, 2), (0, 0, 0, 2)])
     def test_part_outside_of_the_resized_picture_is_refused(self, box):
-        with pytest.raises(ValueError, match="reaches out of 8x8"):
+        with pytest.raises(ValueError, match="extends beyond 8x8"):
             Pixels(NOISE).resize((8, 8), Image.BICUBIC, box)
 
     @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 20), (20, 1)])

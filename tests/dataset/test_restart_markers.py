@@ -79,7 +79,7 @@ class TestPacked:
     def test_what_was_rewritten_is_counted(self, folders, tmp_path, capsys):
         prepare(["shards", "--source", str(folders), "--out", str(tmp_path / "out"), "--restart-markers"])
         said = capsys.readouterr().out
-        assert "train: restart markers in 15 of 19 files; the others are as they were" in said
+        assert "train: restart markers in 15 of 19 files; the others are unchanged" in said
         assert "validation: restart markers in 4 of 4 files" in said
 
     @pytest.mark.parametrize("dtype", ["float", "uint8"])
