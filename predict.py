@@ -4,7 +4,7 @@
 
 python predict.py --checkpoint ./output/swin_tiny_224/best.pth photo.jpg ./more_photos
 
-Predictions go to standard output, or to --output; what is logged goes to standard error.
+Predictions go to standard output, or to --output; the log goes to standard error.
 """
 
 import sys
@@ -20,7 +20,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry of predict.py."""
     args = arguments.parse_prediction(argv)
 
-    # torch, torchvision and timm take seconds to import, which --help and invalid command lines do not wait for.
+    # torch, torchvision and timm take seconds to import; --help and invalid command lines do not wait for them.
     import accelerator
     from training import processes
     from training.compiling import errors_refused

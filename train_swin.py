@@ -4,7 +4,7 @@
 
     python train_swin.py --cfg SWIN_TINY --data-path ./data/imagenet1k --output ./output/swin_tiny_224/
 
-The same command resumes a stopped run.
+Run the same command again to resume a stopped run.
 """
 
 import sys
@@ -25,7 +25,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         show_plan(config, args.plan_output)
         return
 
-    # torch, torchvision and timm take seconds to import, which --help and invalid command lines do not wait for.
+    # torch, torchvision and timm take seconds to import; --help and invalid command lines do not wait for them.
     import accelerator
     from training import evaluation, host_pipeline, processes
     from training.compile_only import compile_only

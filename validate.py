@@ -18,7 +18,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry of validate.py."""
     args = arguments.parse_validation(argv)
 
-    # torch, torchvision and timm take seconds to import, which --help and invalid command lines do not wait for.
+    # torch, torchvision and timm take seconds to import; --help and invalid command lines do not wait for them.
     import accelerator
     from training import processes
     from training.compiling import errors_refused

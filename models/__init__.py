@@ -2,6 +2,6 @@
 # Copyright 2026 the Swin IPU trainer authors
 """The Swin Transformer: its mathematics, the configured model with its loss and pipeline stages, pretrained weights.
 
-Imports `accelerator`, `planning` and `common`; knows neither data nor options nor optimizer. A configuration, or a file
-of weights, goes in; a module with the parameter names of the official checkpoints comes out.
+Imports `accelerator`, `planning` and `common`, but not data, options or optimizer. Takes a configuration or a file of
+weights; returns a module with the parameter names of the official checkpoints.
 """

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Configuration -> the model that PopTorch compiles, with its stages, precision and loss."""
+"""Configuration -> the model compiled by PopTorch, with its stages, precision and loss."""
 
 import contextlib
 from typing import Any, ContextManager, Dict, Optional, Tuple, Type, Union, overload
@@ -112,7 +112,7 @@ class SwinClassifier(SwinTransformer):
         return images.to(self._activations)
 
     def autocast(self) -> ContextManager[Any]:
-        """The context of the forward pass on the selected device; tensors say "ipu" while poptorch_host traces them."""
+        """The context of the forward pass on the selected device; while poptorch_host traces, tensors are on "ipu"."""
         if not self._autocasts:
             return contextlib.nullcontext()
         device = accelerator.device_type()
@@ -144,16 +144,16 @@ MODELS = {"swin": SwinClassifier, "swinv2": SwinV2Classifier}  # by MODEL.TYPE
 
 
 def choose_attention(config: CfgNode, saved: Optional[bool] = None) -> Optional[bool]:
-    """Whether a GPU runs PyTorch's fused attention; None if there is no choice.
+    """Whether a GPU uses PyTorch's fused attention; None if there is no choice.
 
-    Both round differently, and a measurement of two that take nearly the same time may end either way. A run measures
-    once, therefore: all its processes and those that resume it take the choice that was `saved`.
+    The two implementations round differently, and a measurement of nearly equal times may go either way. So a run
+    measures only once: when it is resumed, all its processes use the choice that was `saved`.
     """
     if accelerator.selected().device != "gpu" or config.TRAIN.COMPILE or not _has_variants(config):
         return None
     if saved is None:
         return fused_is_faster(*_attention_of(config))
-    logger.info("attention: %s, as chosen when the run began", "fused" if saved else "plain")
+    logger.info("attention: %s, as chosen when the run started", "fused" if saved else "plain")
     return saved
 
 
@@ -164,7 +164,7 @@ def _has_variants(config: CfgNode) -> bool:
 
 
 def fastest(config: CfgNode, fused: Optional[bool] = None) -> Type[SwinClassifier]:
-    """The class of the configured model that is fastest here; but for rounding, all give the same results.
+    """The fastest class for the configured model on this device; all give the same results up to rounding.
 
     Args:
         fused: of `choose_attention`.
@@ -205,10 +205,10 @@ def build_pipeline(
         config: a checked configuration.
         num_classes: number of classes; None: from the configuration or its data set.
         training: whether to mark the outputs that IPU.RECOMPUTATION keeps for the backward pass.
-        fused: of `choose_attention`; None: it is called here.
+        fused: result of `choose_attention`; None: calls it here.
 
     Raises:
-        Refusal: for a precision that the accelerator does not support, and TRAIN.COMPILE where nothing compiles.
+        Refusal: for a precision not supported by the accelerator, and for TRAIN.COMPILE if torch.compile does not work.
         ValueError: for sizes or stages that do not match.
     """
     if config.MODEL.PRECISION == "mix" and accelerator.is_ipu():

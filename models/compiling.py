@@ -17,17 +17,17 @@ from utils import one_line
 
 from .swin_transformer import SwinTransformer
 
-OLDEST = (2, 5)  # before, a compiled function keeps the weights it was compiled with, and poptorch_host exchanges them
+OLDEST = (2, 5)  # older compiled functions keep their initial weights, which poptorch_host replaces
 
 
 def check_compiler() -> None:
-    """Compiles the sum of two numbers, to know whether torch.compile works here.
+    """Checks that torch.compile works here, by compiling a sum.
 
     Raises:
         Refusal: if it does not, or has no meaning on the device.
     """
     if accelerator.is_ipu():
-        raise Refusal("TRAIN.COMPILE is for CPUs and GPUs, PopTorch compiles for IPUs by itself: leave --compile out")
+        raise Refusal("TRAIN.COMPILE is for CPUs and GPUs; PopTorch compiles for IPUs anyway: leave --compile out")
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST:
         needed = ".".join(map(str, OLDEST))
         raise Refusal(
@@ -36,7 +36,7 @@ def check_compiler() -> None:
     try:
         torch.compile(_add)(torch.zeros(2, device=accelerator.device_type()))
     except (RuntimeError, ImportError, OSError) as error:
-        said = one_line(str(error).partition("Set TORCH")[0])  # without how to debug PyTorch
+        said = one_line(str(error).partition("Set TORCH")[0])  # without hints for debugging PyTorch
         raise Refusal(
             f"TRAIN.COMPILE: torch.compile does not work here ({said[:300]}): install a C++ compiler "
             "with Python's headers (apt install g++ python3-dev), or leave --compile out"
@@ -48,12 +48,12 @@ def _add(numbers: Tensor) -> Tensor:
 
 
 def is_watched() -> bool:
-    """Whether somebody sees or transforms each operation, such as PopTorch's compiler: nothing may be compiled then."""
+    """Whether operations are being traced or transformed, as by PopTorch's compiler: nothing may be compiled then."""
     return _len_torch_dispatch_stack() > 0 or _are_functorch_transforms_active()
 
 
 class CompiledNetwork:
-    """Runs a model's network under torch.compile, which compiles it at the first call of each kind and says so."""
+    """Runs a model's network under torch.compile, which compiles at the first call of each kind; logs this."""
 
     def __init__(self) -> None:
         self._function: Optional[Any] = None
@@ -66,7 +66,7 @@ class CompiledNetwork:
             self._function = torch.compile(network, dynamic=False)
         differentiable = torch.is_grad_enabled()
         kind = (images.shape, images.dtype, model.training, differentiable)
-        if kind in self._begun and kind not in self._told:  # a backward pass is compiled as it first runs
+        if kind in self._begun and kind not in self._told:  # a backward pass is compiled when it first runs
             self._tell(kind, "training step")
         self._begun.setdefault(kind, time.monotonic())
         logits = self._function(model, images)
@@ -80,11 +80,11 @@ class CompiledNetwork:
         logger.info("torch.compile: the first %s took %.1f seconds; see the throughput of later ones", what, seconds)
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return CompiledNetwork, ()  # of a copied or loaded model: what is compiled belongs to this process
+        return CompiledNetwork, ()  # copied or loaded models compile again
 
 
 def network(model: SwinTransformer, images: Tensor) -> Tensor:
-    """The forward pass of a model without its hooks, which mark blocks for PopTorch and would cut the graph there."""
+    """The forward pass of a model without its hooks, which mark blocks for PopTorch and would break the graph."""
     x = model.embed(images)
     for layer in model.layers:
         for block in layer.blocks:  # type: ignore[union-attr]

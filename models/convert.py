@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Converts weights into the format of another program.
+"""Converts weights to the format of another program.
 
 python -m models.convert ./output/swin_tiny_224/best.pth ./swin-tiny --to huggingface
 """
@@ -23,20 +23,20 @@ def parse(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(
         prog="python -m models.convert",
-        description="Converts weights of ours, Microsoft's, timm's, torchvision's or Hugging Face's.",
+        description="Converts weights from this program, Microsoft, timm, torchvision or Hugging Face.",
         allow_abbrev=False,
     )
     parser.add_argument("source", metavar="IN", help="checkpoint, file of weights, or folder of Hugging Face or timm")
-    parser.add_argument("target", metavar="OUT", help="what to write, a folder for huggingface and timm; not there yet")
+    parser.add_argument("target", metavar="OUT", help="new file, or new folder for huggingface and timm")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format of OUT")
     parser.add_argument("--cfg", metavar="NAME", help="name in configs/configs.yaml, or a YAML file, if IN has none")
     parser.add_argument(
-        "--optimizer", action="store_true", help="with the optimizer's state as PopTorch has it (--to microsoft)"
+        "--optimizer", action="store_true", help="include the optimizer state in PopTorch's form (--to microsoft)"
     )
-    parser.add_argument("--use-ema", action="store_true", help="take the averaged weights (EMA) of IN")
+    parser.add_argument("--use-ema", action="store_true", help="use the averaged weights (EMA) of IN")
     args = parser.parse(argv)
     if args.optimizer and args.to != "microsoft":
-        raise Refusal(f"--optimizer: the format {args.to} has no place for its state: leave it out")
+        raise Refusal(f"--optimizer: the format {args.to} cannot hold optimizer state: leave the flag out")
     return args
 
 
@@ -46,9 +46,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     source, target = Path(args.source), Path(args.target)
     check_free(target)
     if args.cfg is not None:
-        get_config(args.cfg)  # refuses one that cannot be, before the weights are read
+        get_config(args.cfg)  # refuses an invalid one before the weights are read
 
-    # torch and timm take seconds to import: --help and a refused command line are answered before that.
+    # torch and timm take seconds to import; --help and invalid command lines do not wait for them.
     from models import exporting
 
     with console_log(is_leader=True):

@@ -13,7 +13,7 @@ NAMES = {"microsoft": "the official program", "timm": "timm", "huggingface": "Hu
 
 
 class Fit(NamedTuple):
-    """The window size to state in a format's configuration, and the windows that its model makes of it."""
+    """The window size to write to a format's configuration, and the resulting windows of its model."""
 
     stated: Size
     windows: List[Tuple[Pair, Pair]]  # window and shift of each layer
@@ -30,10 +30,10 @@ def check_fits(target: str, config: CfgNode, classes: int) -> None:
 
 
 def stated_window(target: str, config: CfgNode) -> Size:
-    """The window size to state in the target's configuration.
+    """The window size to write to the target's configuration.
 
     Raises:
-        Refusal: where its model would then have other windows than this one.
+        Refusal: if its model would then have other windows than this one.
     """
     fit = _fit(target, config)
     if fit is None:
@@ -75,7 +75,7 @@ def _fit(target: str, config: CfgNode) -> Optional[Fit]:
         sides = (size, size) if isinstance(size, int) else tuple(size)
         return Fit(list(sides), [fit_window(layer.grid, sides) for layer in layers])
     if target == "huggingface" and config.MODEL.TYPE == "swin":
-        # All of its bias tables have the size that is stated, though it clamps windows to the map.
+        # All of its bias tables have the stated size, although it clamps windows to the map.
         side = max(layers[0].window)
         return Fit(side, [((side, side), fit_window(layer.grid, side)[1]) for layer in layers])
     if not isinstance(size, int) and size[0] != size[1]:
@@ -87,7 +87,7 @@ def _fit(target: str, config: CfgNode) -> Optional[Fit]:
 
 
 def _by_height(grid: Pair, side: int) -> Tuple[Pair, Pair]:
-    """Window and shift as Hugging Face's Swin V2 fits them: by the height of the map alone."""
+    """Window and shift as fitted by Hugging Face's Swin V2, which uses only the height of the map."""
     window, shift = min(grid[0], side), 0 if grid[0] <= side else side // 2
     return (window, window), (shift, shift)
 

@@ -38,12 +38,12 @@ QKV = ("query", "key", "value")
 
 
 def to_timm(weights: Weights) -> Dict[str, Tensor]:
-    """The weights by timm's names: patch merging at the beginning of a layer, the head one module deeper."""
+    """The weights by timm's names: patch merging at the start of a layer, the head one module deeper."""
     return renamed(weights, TO_TIMM)
 
 
 def to_hugging_face(weights: Weights, model_type: str) -> Dict[str, Tensor]:
-    """The weights by the names of Hugging Face's files, with query, key and value apart.
+    """The weights by the names of Hugging Face's files, with separate query, key and value.
 
     Args:
         weights: by their official names.
@@ -69,5 +69,5 @@ def contiguous(weights: Weights) -> Dict[str, Tensor]:
 
 
 def write_safetensors(path: Path, weights: Weights, metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file from memory: `save_file` has an error of its own for a full disk, this has OSError."""
+    """Writes a safetensors file; unlike `save_file`, raises OSError if the disk is full."""
     path.write_bytes(safetensors.torch.save(contiguous(weights), metadata={"format": "pt", **metadata}))

@@ -28,11 +28,11 @@ from .swin_transformer import SwinTransformer
 from .weight_files import BadFile, opened
 from .weight_origin import Origin, metadata, origin_of
 
-OF_A_RUN = ("OUTPUT", "TAG", "DATA.DATA_PATH", "MODEL.PRETRAINED", "MODEL.RESUME")  # paths, which stay behind
+OF_A_RUN = ("OUTPUT", "TAG", "DATA.DATA_PATH", "MODEL.PRETRAINED", "MODEL.RESUME")  # paths, which are not exported
 
 
 class Leaving(NamedTuple):
-    """A model to export, in evaluation mode and float32; `weights` have the precision of their file."""
+    """A model to export, in evaluation mode and float32; `weights` keep the precision of their file."""
 
     config: CfgNode
     classes: List[str]  # names; [] if the file has none
@@ -45,10 +45,10 @@ def read(path: Path, cfg: Optional[str], optimizer: bool = False, averaged: bool
     """The model of a file.
 
     Args:
-        path: anything that `models.pretrained` reads.
+        path: any file that `models.pretrained` reads.
         cfg: its configuration; None: the one in the file.
-        optimizer: whether to export the optimizer's state, too.
-        averaged: whether to take the averaged weights (EMA).
+        optimizer: whether to also export the optimizer state.
+        averaged: whether to use the averaged weights (EMA).
 
     Raises:
         Refusal: for weights that cannot be used, and if the configuration or the optimizer's state is missing.
@@ -56,12 +56,12 @@ def read(path: Path, cfg: Optional[str], optimizer: bool = False, averaged: bool
     check_exists(path)
     origin, config, found = _read_once(path, cfg, averaged)
     if optimizer and origin.optimizer is None:
-        raise Refusal(f"--optimizer: {path} has no state of an optimizer that is known here: leave it out", EXIT_DATA)
+        raise Refusal(f"--optimizer: {path} has no known optimizer state: leave the flag out", EXIT_DATA)
     head = found.entries.get("head.weight")
     full = config.clone()
     full.defrost()
-    full.MODEL.PRECISION = "32.32"  # exact for weights in half precision, too
-    full.TEST.FLIP = False  # other programs get the model for one image
+    full.MODEL.PRECISION = "32.32"  # exact for half-precision weights as well
+    full.TEST.FLIP = False  # other programs get the plain model
     model = MODELS[config.MODEL.TYPE](full, len(head) if isinstance(head, Tensor) else 0).eval()
     load_found(model, found, path, new_head=False)
     state = origin.optimizer if optimizer else None
@@ -69,12 +69,12 @@ def read(path: Path, cfg: Optional[str], optimizer: bool = False, averaged: bool
 
 
 def _read_once(path: Path, cfg: Optional[str], averaged: bool) -> Tuple[Origin, CfgNode, Weights]:
-    """What a file states, its configuration and its weights, all of one reading: it may be replaced in the meantime."""
+    """The origin, configuration and weights of a file, read in one go, since the file may be replaced meanwhile."""
     try:
         with opened(path) as contents:
             origin = origin_of(contents)
             if cfg is None and origin.config is None:
-                raise Refusal(f"{path} has no configuration: pass one by --cfg")
+                raise Refusal(f"{path} has no configuration: pass one with --cfg")
             config = _without_run(get_config(cfg, saved=origin.config if cfg is None else None))
             return origin, config, weights_in(contents, Wanted.of(config)._replace(averaged=averaged))
     except BadFile as error:
@@ -108,7 +108,7 @@ def _without_run(config: CfgNode) -> CfgNode:
 
 
 def _in_precision(model: SwinTransformer, entries: Mapping[str, Any]) -> Dict[str, Tensor]:
-    """The weights of a model, each in the precision that it has in a file."""
+    """The weights of a model, each in the precision of its file."""
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     dtypes = {name: value.dtype for name, value in entries.items() if isinstance(value, Tensor)}
     return {name: tensor.to(dtypes.get(name, tensor.dtype)) for name, tensor in weights.items()}
@@ -118,7 +118,7 @@ def _microsoft(leaving: Leaving, path: Path) -> None:
     contents: Dict[str, Any] = {"model": contiguous(leaving.weights)}
     if leaving.optimizer is not None:
         contents["optimizer"] = leaving.optimizer
-    stream = io.BytesIO()  # torch.save reports a full disk by an error of its own
+    stream = io.BytesIO()  # torch.save does not raise OSError if the disk is full
     torch.save(contents, stream)
     path.write_bytes(stream.getbuffer())
 
@@ -136,9 +136,9 @@ def _hugging_face(leaving: Leaving, path: Path) -> None:
 
 
 def _onnx(leaving: Leaving, path: Path) -> None:
-    """A graph of float32 from normalised `images` (batch, C, H, W) to `logits` (batch, classes), for any batch.
+    """A float32 graph from normalised `images` (batch, C, H, W) to `logits` (batch, classes), for any batch size.
 
-    Its initializers are the weights by their official names: nothing is folded into them, which runtimes do on loading.
+    Its initializers are the weights by their official names; constants are not folded, since runtimes do so on loading.
     """
     images = torch.zeros(2, leaving.model.patch_embed.proj.in_channels, *image_size(leaving.config))
     names: Dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
@@ -150,7 +150,7 @@ def _onnx(leaving: Leaving, path: Path) -> None:
     import onnx  # optional
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own parts
+        warnings.simplefilter("ignore")  # of the exporter about itself
         if torch_exports:
             names.update(opset_version=18, dynamo=True, optimize=False, verbose=False)
             names.update(dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
@@ -164,7 +164,7 @@ def _onnx(leaving: Leaving, path: Path) -> None:
 
 
 def _save_program(program: Any, path: Path) -> None:
-    """Saves an exported program without CastLike of constants, for which onnxruntime lacks a kernel and warns."""
+    """Saves an exported program without CastLike of constants, which onnxruntime warns about: it has no kernel."""
     from onnxscript import optimizer  # optional
 
     optimizer.fold_constants(program.model, should_fold=lambda node: node.op_type == "CastLike")

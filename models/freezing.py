@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Weights that training leaves as they are: TRAIN.FREEZE."""
+"""Frozen weights: TRAIN.FREEZE."""
 
 from fnmatch import fnmatchcase
 from typing import List, Sequence, Union
@@ -17,11 +17,11 @@ EMBEDDING = ("patch_embed", "absolute_pos_embed")
 def freeze(model: SwinTransformer, what: Union[int, Sequence[str]]) -> None:
     """Excludes weights from training: they get no gradient, no update and no optimizer state.
 
-    Where all weights below a layer are frozen, its backward pass ends there. Dropout and drop path stay as they are.
+    If all weights below a layer are frozen, the backward pass ends there. Dropout and drop path are unchanged.
 
     Args:
-        what: names of parameters, names of modules for all their parameters, and patterns of names with * and ?;
-            or n for the embedding and the layers below n.
+        what: names of parameters, names of modules (all their parameters), and patterns of names with * and ?; or n
+            for the embedding and the layers below n.
 
     Raises:
         Refusal: for a pattern that no parameter matches, and if nothing is left to train.
@@ -32,7 +32,7 @@ def freeze(model: SwinTransformer, what: Union[int, Sequence[str]]) -> None:
         frozen = [name for name in parameters if _matches(name, pattern)]
         if not frozen:
             known = [*parameters, *(name for name, _ in model.named_modules() if name)]
-            raise Refusal(f"TRAIN.FREEZE {pattern}: no parameter has such a name{nearest(pattern, known)}")
+            raise Refusal(f"TRAIN.FREEZE {pattern}: no parameter matches{nearest(pattern, known)}")
         for name in frozen:
             parameters[name].requires_grad_(False)
     if not patterns:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Window attention by PyTorch's fused kernels, for GPUs where it is faster: same numbers, parameters and names."""
+"""Window attention with PyTorch's fused kernels, for GPUs where it is faster; equal up to rounding, same names."""
 
 import contextlib
 import time
@@ -16,11 +16,11 @@ from planning.geometry import LayerShape
 from .compiling import is_watched
 from .swin_transformer import BasicLayer, BlockStyle, SwinTransformerBlock, WindowAttention
 
-ROUNDS = 5  # of a measurement, after one that warms up
+ROUNDS = 5  # of a measurement, after a warm-up round
 
 
 class FusedWindowAttention(WindowAttention):
-    """As the base class; windows count as heads, so that bias and mask are the same for the whole batch."""
+    """As the base class; windows are treated as heads, which makes bias and mask the same for the whole batch."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """As of the base class."""
@@ -28,7 +28,7 @@ class FusedWindowAttention(WindowAttention):
             return super().attend(query, key, value)
         batch, windows, heads, tokens, size = query.shape
         bias = self.bias().to(query.dtype).expand(windows, heads, tokens, tokens).reshape(1, -1, tokens, tokens)
-        query = query * (self.scale * size**0.5)  # the fused operation divides by the root; before 2.1 always
+        query = query * (self.scale * size**0.5)  # undoes the scale of the fused operation, fixed before PyTorch 2.1
         query, key, merged = query.flatten(1, 2), key.flatten(1, 2), value.flatten(1, 2)
         mask = bias.expand(batch, -1, -1, -1)
         return functional.scaled_dot_product_attention(query, key, merged, attn_mask=mask).view_as(value)
@@ -49,13 +49,13 @@ class FusedLayer(BasicLayer):
 def fused_is_faster(
     shapes: Sequence[LayerShape], style: BlockStyle, batch: int, dtype: torch.dtype, device: str
 ) -> bool:
-    """Measures the attention of all layers both ways, forward and backward, and logs the seconds of each.
+    """Measures the attention of all layers both ways, forward and backward, and logs the times.
 
     Args:
         shapes: the layers of a model.
         style: the settings of its blocks.
         batch: images in a micro-batch.
-        dtype: what products are computed in: float32, or the type of autocast.
+        dtype: of products: float32, or the dtype of autocast.
         device: the type of the device.
     """
     with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""The folders that Hugging Face's `from_pretrained` and timm's `create_model` open: weights, architecture, images.
+"""Folders for Hugging Face's `from_pretrained` and timm's `create_model`: weights, architecture, preprocessing.
 
-What their configuration files hold is as transformers 5 and timm 1 read it; names of weights are published files'.
+Configuration files are as read by transformers 5 and timm 1; weights are named as in published files.
 """
 
 import json
@@ -28,8 +28,8 @@ from .export_names import Weights, to_hugging_face, to_timm, write_safetensors
 from .weight_files import IN_FOLDER
 from .weight_origin import metadata
 
-RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
-TIMM_NAMES = {"swin": "swin_tiny_patch4_window7_224", "swinv2": "swinv2_tiny_window8_256"}  # where it has no better one
+RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's values
+TIMM_NAMES = {"swin": "swin_tiny_patch4_window7_224", "swinv2": "swinv2_tiny_window8_256"}  # if it has no better one
 MODEL_CLASSES = {"swin": "SwinForImageClassification", "swinv2": "Swinv2ForImageClassification"}
 
 
@@ -97,26 +97,26 @@ def write_hugging_face(folder: Path, config: CfgNode, classes: Sequence[str], we
 
 
 def class_names(names: Sequence[str], number: int) -> List[str]:
-    """The names of a head's classes: those that are known, ImageNet's synsets for 1,000 classes, else numbers."""
+    """The names of a head's classes: known names, ImageNet's synsets for 1,000 classes, or numbers."""
     if len(names) == number:
         return list(names)
     return list(_words()) if number == IMAGENET_CLASSES else [str(label) for label in range(number)]
 
 
 def _words() -> Dict[str, str]:
-    """What ImageNet's synsets mean, in the order of their labels."""
+    """The descriptions of ImageNet's synsets, in label order."""
     return cast(Dict[str, str], ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True))
 
 
 def _timm_name(config: CfgNode) -> str:
-    """timm's name of the model; its arguments set other sizes."""
+    """timm's name of the model; arguments set sizes that differ."""
     known = timm.list_models(f"{config.MODEL.TYPE}_*")
     name = config.MODEL.NAME.replace("_patch4", "") if config.MODEL.TYPE == "swinv2" else config.MODEL.NAME
     return name if name in known and "_cr_" not in name else TIMM_NAMES[config.MODEL.TYPE]
 
 
 def _architecture(config: CfgNode) -> Dict[str, Any]:
-    """What both programs call by the same names."""
+    """The settings that both programs give the same names."""
     swin = architecture(config)
     values = {
         "patch_size": swin.PATCH_SIZE,
@@ -157,7 +157,7 @@ def _processor(config: CfgNode) -> Dict[str, Any]:
 
 
 def _write(folder: Path, files: Dict[str, Any], weights: Weights, stated: Dict[str, str]) -> None:
-    """Writes the folder; `stated` is for `weight_origin.origin_of`, other programs leave it alone."""
+    """Writes the folder; `stated` is for `weight_origin.origin_of` and ignored by other programs."""
     folder.mkdir()
     for name, contents in files.items():
         (folder / name).write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

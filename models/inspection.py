@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a classifier bases its answer on: pooled features, and where its last blocks look."""
+"""Inspection of a classifier: its pooled features, and the attention of its last blocks."""
 
 from typing import Any, List, Tuple
 
@@ -14,11 +14,10 @@ from .swin_transformer import ShiftedWindowAttention
 class InspectedClassifier(nn.Module):
     """A classifier whose outputs are its logits, its features and an attention map.
 
-    The map is the attention that each token of the last layer receives: the mean of the attention weights over the
-    layer's blocks, their heads and the queries of the token's window, since the classifier averages all tokens in the
-    same way. It is relative to even attention: 1 where a token receives its share, and 1 on average in each window. It
-    shows where the last blocks take information from, not what speaks for a class: tokens have already exchanged
-    information in the earlier layers.
+    The map is the attention received by each token of the last layer: the mean of the attention weights over the
+    layer's blocks, their heads and the queries of the token's window, since the classifier averages all tokens equally.
+    It is relative to uniform attention: its mean in each window is 1. It shows where the last blocks take information
+    from, not the evidence for a class: tokens have already exchanged information in earlier layers.
 
     Args:
         model: the classifier, in evaluation mode; V1 or V2.
@@ -32,7 +31,7 @@ class InspectedClassifier(nn.Module):
         """Classifies images.
 
         Args:
-            images: as those of SwinClassifier.
+            images: as for SwinClassifier.
 
         Returns:
             Logits (B, num_classes), features before the head (B, num_features), and the map of the last layer's tokens
@@ -56,7 +55,7 @@ class InspectedClassifier(nn.Module):
 
 
 def _received(attention: ShiftedWindowAttention, x: Tensor) -> Tensor:
-    """The attention that each token receives, relative to even attention: (B, H, W, C) -> (B, H, W), float32."""
+    """The attention received by each token, relative to uniform attention: (B, H, W, C) -> (B, H, W), float32."""
     batch, height, width, _ = x.shape
     rows, columns = height // attention.window[0], width // attention.window[1]
     weights = attention.weights(x).float()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Configuration -> the loss of a micro-batch: timm's losses, with weights of the classes."""
+"""Configuration -> the loss of a micro-batch: timm's losses, with class weights."""
 
 from typing import Optional
 
@@ -16,15 +16,15 @@ class WeightedCrossEntropy(SoftTargetCrossEntropy):
     weight: Tensor
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """The mean over the micro-batch, whatever its classes weigh."""
+        """The mean over the micro-batch, not divided by the weights."""
         return super().forward(x, target * self.weight)
 
 
 class ClassificationLoss(nn.Module):
     """The mean loss of float32 logits (B, classes), a scalar: cross-entropy or binary cross-entropy (TRAIN.LOSS).
 
-    Targets are class indices (B,), which MODEL.LABEL_SMOOTHING smooths, or probabilities (B, classes), which mixup has
-    smoothed. The state dict is empty.
+    Targets are class indices (B,), smoothed here by MODEL.LABEL_SMOOTHING, or probabilities (B, classes), already
+    smoothed by mixup. The state dict is empty.
     """
 
     labels: Tensor  # (classes,)
@@ -33,7 +33,7 @@ class ClassificationLoss(nn.Module):
         super().__init__()
         self._smoothing = config.MODEL.LABEL_SMOOTHING
         is_plain = config.TRAIN.LOSS.NAME == "cross_entropy" and not config.TRAIN.CLASS_WEIGHTS
-        self._of_indices: Optional[nn.Module] = None  # None: that of smoothed probabilities
+        self._of_indices: Optional[nn.Module] = None  # None: as for probabilities, after smoothing
         if is_plain:
             smooths = self._smoothing > 0
             self._of_indices = LabelSmoothingCrossEntropy(self._smoothing) if smooths else nn.CrossEntropyLoss()
@@ -44,7 +44,7 @@ class ClassificationLoss(nn.Module):
             _keep(self._of_probabilities, "weight", torch.ones(num_classes))
 
     def weigh(self, weights: Tensor) -> None:
-        """Sets the weights of the classes (classes,), where TRAIN.CLASS_WEIGHTS asks for some."""
+        """Sets the class weights (classes,) of TRAIN.CLASS_WEIGHTS."""
         self._of_probabilities.get_buffer("weight").copy_(weights)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -68,5 +68,5 @@ def _of_probabilities(config: CfgNode) -> nn.Module:
 
 
 def _keep(module: nn.Module, name: str, values: Tensor) -> None:
-    """Registers constants that move with the module and stay out of checkpoints."""
+    """Registers constants that move with the module and are not saved in checkpoints."""
     module.register_buffer(name, values, persistent=False)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Pipeline stages in PopTorch's terms: blocks that begin at modules of a model."""
+"""Pipeline stages as PopTorch blocks, which begin at modules of a model."""
 
 from typing import Any, Sequence
 
@@ -13,16 +13,16 @@ from .swin_transformer import SwinTransformerBlock
 
 
 def annotate(model: nn.Module, stages: Sequence[Stage], recompute: bool) -> None:
-    """Marks the stages on a Swin Transformer, and what the backward pass finds kept.
+    """Marks the stages of a Swin Transformer, and the outputs kept for the backward pass.
 
-    The marks are hooks: the state dict, the classes and a run outside PopTorch stay as they are. For PopTorch what
-    precedes the first mark is stage 0 on IPU 0, and AutoStage.AutoIncrement counts on from there, so that the first
-    stage has none.
+    The marks are hooks: they do not affect the state dict, the classes, or runs outside PopTorch. The first stage needs
+    no mark: for PopTorch everything before the first mark is stage 0 on IPU 0, and AutoStage.AutoIncrement counts from
+    there.
 
     Args:
-        model: the model whose modules the stages name.
+        model: the model with the modules named by the stages.
         stages: from `pipeline_stages`.
-        recompute: keep only the outputs of the blocks; the backward pass computes the rest again.
+        recompute: keep only the outputs of the blocks; the backward pass recomputes the rest.
     """
     poptorch = accelerator.poptorch()
     for stage in stages[1:]:

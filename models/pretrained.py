@@ -28,12 +28,12 @@ from .weight_names import PARTS, Missing, find_weights, official_names, plain_na
 __all__ = ["Report", "Wanted", "check_exists", "classes_of_22k", "load_pretrained", "official_names", "resize_table"]
 
 HEAD = ("head.weight", "head.bias")
-MOVED_SYNSET, MOVED_INDEX = "n04399382", 5564  # the one class of ImageNet-1k that the list of 21,843 lacks
+MOVED_SYNSET, MOVED_INDEX = "n04399382", 5564  # the only class of ImageNet-1k missing in the list of 21,843
 SHOWN = 3  # names in an error message
 
 
 class Wanted(NamedTuple):
-    """Settings for the weights in a file: MODEL.PRETRAINED_EMA and the sizes they were trained at."""
+    """Settings for the weights in a file: MODEL.PRETRAINED_EMA and the sizes they were trained with."""
 
     averaged: bool = False
     sizes: Sizes = Sizes()
@@ -48,7 +48,7 @@ AS_IT_IS = Wanted()
 
 
 class Weights(NamedTuple):
-    """The entries of a file by their official names, tensors or not, and where they were found."""
+    """The entries of a file by official names, tensors or not, and where they were found."""
 
     entries: Dict[str, Any]
     words: str
@@ -75,8 +75,8 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True, w
     Args:
         model: modified in place, in its own precision; left unchanged if the weights are refused.
         path: the file.
-        new_head: whether a head with another number of classes is reset; otherwise it is refused.
-        wanted: which weights of the file to take, and what the file does not state about them.
+        new_head: whether to reset a head with another number of classes; otherwise it is refused.
+        wanted: which weights of the file to use, and their sizes if the file does not state them.
 
     Raises:
         Refusal: for a file that cannot be read or holds no weights of this architecture, and for weights that are not
@@ -86,7 +86,7 @@ def load_pretrained(model: SwinTransformer, path: Path, new_head: bool = True, w
 
 
 def load_found(model: SwinTransformer, found: Weights, path: Path, new_head: bool = True) -> Report:
-    """The same for weights that were read already; `path` is for messages. `found` is not modified."""
+    """As `load_pretrained`, for weights already read; `path` is for messages. `found` is not modified."""
     own = model.state_dict()
     weights = {name: value for name, value in found.entries.items() if isinstance(value, Tensor)}
     computed = {name: weights.pop(name) for name in list(weights) if name.endswith(COMPUTED)}
@@ -134,7 +134,7 @@ def read_weights(path: Path, wanted: Wanted = AS_IT_IS) -> Weights:
 
 
 def weights_in(contents: Contents, wanted: Wanted = AS_IT_IS) -> Weights:
-    """The same of contents that are open; raises BadFile where `read_weights` refuses."""
+    """As `read_weights`, for open contents; raises BadFile instead of `Refusal`."""
     try:
         found = find_weights(contents.values, wanted.averaged)
     except Missing as error:
@@ -148,7 +148,7 @@ def weights_in(contents: Contents, wanted: Wanted = AS_IT_IS) -> Weights:
 def classes_of_22k() -> List[int]:
     """The index of each class of ImageNet-1k among the 21,841 of ImageNet-22k.
 
-    This is the position of its synset in the sorted list of 21,843 that timm ships, which lacks one of ImageNet-1k.
+    This is the position of its synset in timm's sorted list of 21,843, which lacks one class of ImageNet-1k.
     """
     place = {synset: index for index, synset in enumerate(sorted(ImageNetInfo("imagenet-21k-goog").label_names()))}
     place[MOVED_SYNSET] = MOVED_INDEX
@@ -156,7 +156,7 @@ def classes_of_22k() -> List[int]:
 
 
 def resize_table(table: Tensor, grid: Pair, size: Pair) -> Tensor:
-    """Values on a grid, one a row, to a grid of another size: (h * w, C) -> (height * width, C), bicubically."""
+    """Bicubically resizes a grid with one value per row: (h * w, C) -> (height * width, C)."""
     values = table.float().t().reshape(1, -1, *grid)
     return functional.interpolate(values, size=size, mode="bicubic", align_corners=False).flatten(2)[0].t()
 
@@ -169,14 +169,14 @@ def _fit_head(weights: Dict[str, Tensor], own: Mapping[str, Tensor], path: Path,
         return "the model has no head"
     classes, found = len(own[HEAD[0]]), _classes_in(weights)
     if found == classes:
-        return f"head of {classes} classes taken"
+        return f"head of {classes} classes loaded"
     if (found, classes) == (IMAGENET_22K_CLASSES, IMAGENET_CLASSES):
         for name in HEAD:
             weights[name] = weights[name][classes_of_22k()]
         return f"head of {found} classes mapped to the {classes} of ImageNet-1k"
     if not new_head:
         has = f"its head has {found} classes, expected {classes}" if found else "it has no head"
-        remedy = f"set --num-classes {found} (MODEL.NUM_CLASSES)" if found else "train one by --pretrained-model"
+        remedy = f"set --num-classes {found} (MODEL.NUM_CLASSES)" if found else "train one with --pretrained-model"
         raise _refusal(path, f"{has}: {remedy}")
     for name in HEAD:
         weights.pop(name, None)
@@ -198,7 +198,7 @@ def _resize(
         size, rows, key = model.patch_grid, table[0], "MODEL.PRETRAINED_IMG_SIZE"
     elif name.endswith("relative_position_bias_table") and table.ndim == 2:
         attention = model.get_submodule(name.rpartition(".")[0])
-        assert isinstance(attention, WindowAttention)  # nothing else has such a table
+        assert isinstance(attention, WindowAttention)  # no other module has such a table
         height, width = attention.window
         size, rows, key = (2 * height - 1, 2 * width - 1), table, "MODEL.PRETRAINED_WINDOW_SIZE"
     else:
@@ -209,7 +209,7 @@ def _resize(
     if grid is None:
         raise _refusal(
             path,
-            f"its {name} has {len(rows)} rows of unknown height and width: set {key} to what the "
+            f"its {name} has {len(rows)} rows of unknown height and width: set {key} to the size that the "
             "weights were trained with, one number or [height, width]",
         )
     if grid == size:
@@ -219,7 +219,7 @@ def _resize(
 
 
 def _check_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], found: Weights, path: Path) -> None:
-    """Raises `Refusal` for the weights of another model, and for objects in place of tensors."""
+    """Raises `Refusal` for weights of another model, and for objects other than tensors."""
     for name, value in found.entries.items():
         if name in own and not isinstance(value, Tensor):
             raise _refusal(path, f"its entry {name} is a {described(value)}, no plain tensor")

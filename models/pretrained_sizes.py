@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Image and window sizes that weights were trained with: tables of positions have rows only, not height and width."""
+"""Image and window sizes that weights were trained with; position tables have only rows, without height and width."""
 
 import math
 import re
@@ -18,7 +18,7 @@ LARGEST = 1 << 14  # side of an image or window
 
 
 class Sizes(NamedTuple):
-    """Size of the images in pixels and of the windows in tokens; None: not known."""
+    """Size of the images in pixels and of the windows in tokens; None: unknown."""
 
     image: Optional[Size] = None
     window: Optional[Size] = None
@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
 
     @classmethod
     def asked(cls, config: CfgNode) -> "Sizes":
-        """The sizes that the configuration gives for the weights to start from."""
+        """The sizes configured for the pretrained weights."""
         return cls(config.MODEL.PRETRAINED_IMG_SIZE or None, config.MODEL.PRETRAINED_WINDOW_SIZE or None)
 
 
@@ -38,7 +38,7 @@ def sizes_in(contents: Any) -> Sizes:
     if isinstance(saved, str):
         try:
             config = get_config(saved=saved)
-        except Refusal:  # saved by a release with other keys
+        except Refusal:  # saved by another version, with other keys
             return Sizes()
         return Sizes(config.DATA.IMG_SIZE, architecture(config).WINDOW_SIZE)
     return Sizes(_size(_inside(saved, "DATA", "IMG_SIZE")), _size(_inside(saved, "MODEL", "SWIN", "WINDOW_SIZE")))
@@ -50,9 +50,9 @@ def table_grid(name: str, rows: int, sizes: Sizes, patch: Pair, index: Optional[
     Args:
         name: of an absolute position embedding, or of the bias table of a block.
         rows: of the table.
-        sizes: what the weights were trained with.
+        sizes: that the weights were trained with.
         patch: size of a patch in pixels.
-        index: the block's index into the table, where the file has it.
+        index: the block's index into the table, if the file has it.
     """
     image = None if sizes.image is None else pair(sizes.image)
     grid = None if image is None else (image[0] // patch[0], image[1] // patch[1])
@@ -67,9 +67,9 @@ def table_grid(name: str, rows: int, sizes: Sizes, patch: Pair, index: Optional[
 
 
 def window_of(index: Tensor) -> Optional[Pair]:
-    """The window of which an index (T, T) numbers the pairs of tokens, or None if it is not such an index.
+    """The window of a relative position index (T, T), or None if it is not such an index.
 
-    To the left of a token the numbers fall one by one, until the next row of the window.
+    To the left of a token the numbers decrease by one, until the next row of the window.
     """
     if index.ndim != 2 or index.is_floating_point() or len(index) != index.shape[1] or not len(index):
         return None
@@ -80,7 +80,7 @@ def window_of(index: Tensor) -> Optional[Pair]:
 
 
 def _window(name: str, grid: Optional[Pair], window: Optional[Size]) -> Optional[Pair]:
-    """The window of a block: at most its layer's feature map, where the image is known."""
+    """The window of a block, limited to its layer's feature map if the image size is known."""
     if window is None or grid is None:
         return None if window is None else pair(window)
     layer = re.match(r"layers\.(\d{1,3})\.", name)
@@ -97,7 +97,7 @@ def _inside(tree: Any, *keys: str) -> Any:
 
 
 def _size(value: Any) -> Optional[Size]:
-    """A size that a foreign file states, if it can be one."""
+    """A size stated by a foreign file, if it is valid."""
     sides = value if isinstance(value, (list, tuple)) else [value, value]
     if len(sides) != 2 or any(type(side) is not int or not 0 < side <= LARGEST for side in sides):
         return None

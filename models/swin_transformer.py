@@ -29,7 +29,7 @@ NormLayer = Callable[[int], nn.Module]  # builds a norm from a width
 
 
 class BlockStyle(NamedTuple):
-    """The settings that all blocks of a model share; see SwinTransformer."""
+    """The settings shared by all blocks of a model; see SwinTransformer."""
 
     mlp_ratio: float
     qkv_bias: bool
@@ -57,7 +57,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def dropout(rate: float) -> nn.Module:
-    """Dropout, or the identity for rate 0, so that the device draws no random numbers."""
+    """Dropout, or for rate 0 the identity, which draws no random numbers."""
     return nn.Dropout(rate) if rate else nn.Identity()
 
 
@@ -80,7 +80,7 @@ class DropPath(nn.Module):
         return torch.addcmul(x, branch, kept)
 
     def extra_repr(self) -> str:
-        """The arguments that print(model) shows."""
+        """The arguments shown by print(model)."""
         return f"rate={self.rate:.3f}"
 
 
@@ -101,13 +101,13 @@ class Mlp(nn.Module):
 class ShiftedWindowAttention(nn.Module):
     """Multi-head self-attention within the windows of a regular or shifted grid (paper, section 3.2).
 
-    The two generations of Swin differ in how tokens are projected and compared and in how the position bias is made:
-    subclasses define `project`, `similarity` and `position_bias`.
+    The two generations of Swin project and compare tokens differently and have different position biases: subclasses
+    define `project`, `similarity` and `position_bias`.
 
     Args:
         layer: sizes of the layer.
         shift: offset of the windows, down and to the right; (0, 0) for regular windows.
-        style: settings that all blocks share.
+        style: settings shared by all blocks.
     """
 
     joint_bias: ClassVar[bool] = True  # the bias of queries, keys and values belongs to the layer `qkv`
@@ -146,7 +146,7 @@ class ShiftedWindowAttention(nn.Module):
         return self.proj_drop(self.proj(x))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Queries, keys and values -> what each token gets, all (B, windows, heads, tokens, C / heads)."""
+        """Queries, keys and values -> attention outputs, all (B, windows, heads, tokens, C / heads)."""
         scores = self.similarity(query, key) + self.bias().to(query.dtype)
         return self.attn_drop(functional.softmax(scores, dim=-1)) @ value
 
@@ -167,7 +167,7 @@ class ShiftedWindowAttention(nn.Module):
         size = channels // (3 * self.heads)
         parts = qkv.reshape(batch, rows, self.window[0], columns, self.window[1], 3, self.heads, size)
         shape = (batch, rows * columns, self.heads, self.window[0] * self.window[1], size)
-        # unbind first: the backward pass then joins and permutes the three gradients in a single copy
+        # Unbinding first lets the backward pass join and permute the three gradients in a single copy.
         return [part.permute(0, 1, 3, 5, 2, 4, 6).reshape(shape) for part in parts.unbind(5)]
 
     def _map(self, windows: Tensor, shape: Sequence[int]) -> Tensor:
@@ -246,7 +246,7 @@ class SwinTransformerBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Merges each 2 x 2 tokens into one of twice the width."""
+    """Merges groups of 2 x 2 tokens into one token of twice the width."""
 
     def __init__(self, channels: int, norm_layer: NormLayer):
         super().__init__()
@@ -258,7 +258,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(self.joined(x)))
 
     def joined(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H / 2, W / 2, 4 C): the neighbours side by side."""
+        """(B, H, W, C) -> (B, H / 2, W / 2, 4 C), by concatenating neighbours."""
         batch, height, width, channels = x.shape
         parts = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         # the lower neighbour before the right one, as in the official weights
@@ -380,7 +380,7 @@ class SwinTransformer(nn.Module):
         ape: bool,
         use_checkpoint: bool,
     ) -> None:
-        """Makes all that follows the patch embedding, and initialises the whole."""
+        """Builds everything after the patch embedding, and initialises all weights."""
         self.num_classes = num_classes
         self.num_layers = len(shapes)
         self.embed_dim = shapes[0].channels

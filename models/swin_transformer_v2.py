@@ -2,9 +2,9 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Swin Transformer V2 (Liu et al., CVPR 2022), with the parameter names of the official checkpoints.
 
-It differs from the first generation in three places: tokens are compared by their cosine, the bias of a relative
-position is a function of its coordinates (an MLP, so that windows may change after pre-training), and the norms follow
-the branches instead of preceding them.
+It differs from the first generation in three ways: tokens are compared by their cosine, the bias of a relative position
+is computed from its coordinates by an MLP, which lets windows change after pre-training, and the norms follow the
+branches instead of preceding them.
 """
 
 import math
@@ -31,14 +31,14 @@ from .windows import relative_coordinates
 
 LARGEST_SCALE = math.log(100.0)  # of the logarithm of the cosine's scale (paper, section 3.3)
 LARGEST_BIAS = 16.0  # the position bias lies between 0 and this value
-SMALLEST_SQUARE = 1e-24  # of a vector's length, so that a zero vector stays zero
+SMALLEST_SQUARE = 1e-24  # lower bound of a vector's squared length, which keeps zero vectors zero
 
 
 class CosineWindowAttention(ShiftedWindowAttention):
     """Attention by scaled cosines, with a continuous bias of relative positions; args as of the base class.
 
-    The scale of each head is learned as its logarithm and bounded by 100. Queries and values have a bias, keys none:
-    it would add the same to all scores of a query.
+    The logarithm of each head's scale is learned, and the scale is bounded by 100. Queries and values have a bias; keys
+    need none, since it would add the same to all scores of a query.
     """
 
     joint_bias = False
@@ -92,7 +92,7 @@ class PostNormBlock(SwinTransformerBlock):
 
 
 class PostNormMerging(PatchMerging):
-    """Joins each 2 x 2 tokens into one of twice the width, which is normalised afterwards."""
+    """Merges groups of 2 x 2 tokens into one token of twice the width, which is normalised afterwards."""
 
     def __init__(self, channels: int, norm_layer: NormLayer):
         super().__init__(channels, norm_layer)
@@ -104,7 +104,7 @@ class PostNormMerging(PatchMerging):
 
 
 class PostNormLayer(BasicLayer):
-    """A row of blocks at one resolution; args as of the base class."""
+    """A sequence of blocks at one resolution; args as of the base class."""
 
     block_type = PostNormBlock
     merging_type = PostNormMerging
@@ -114,13 +114,13 @@ class SwinTransformerV2(SwinTransformer):
     """Swin Transformer V2 classifier.
 
     Args:
-        pretrained_window_sizes: for each layer the side of the windows in pre-training, with which the coordinates of
-            the position bias are scaled; 0 or nothing: the window of the layer itself.
+        pretrained_window_sizes: side of the windows of each layer in pre-training, which scales the coordinates of the
+            position bias; 0 or empty: the window of the layer itself.
 
-    The other arguments are those of `SwinTransformer`; there is no `qk_scale`.
+    The other arguments are those of `SwinTransformer`, except `qk_scale`.
 
     Raises:
-        ValueError: naming the sizes that do not fit each other.
+        ValueError: for sizes that do not match, with their values.
     """
 
     layer_type = PostNormLayer
@@ -164,5 +164,5 @@ class SwinTransformerV2(SwinTransformer):
                     nn.init.zeros_(parameter)
 
     def no_weight_decay_keywords(self) -> Set[str]:
-        """Parameters that are not decayed, by a part of their name."""
+        """Substrings of the names of parameters without weight decay."""
         return {"cpb_mlp", "logit_scale"}

@@ -2,7 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Files of weights: zip and older files of torch.save, safetensors and ONNX, recognised by their contents.
 
-Nothing in a file is executed, and the sizes that it states are compared with its length before they are used.
+Nothing in a file is executed, and sizes in it are compared with its length before they are used.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from common.pickles import MAX_PICKLE_BYTES, BadPickle, Storage, read_pickle
 from utils import one_line, reason
 
 ZIP_START, OLD_START = b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-OLD_HEADERS = 3  # pickles before that of the contents: a magic number, a version, sizes of types
+OLD_HEADERS = 3  # pickles before the contents: a magic number, a version, sizes of types
 IN_FOLDER = "model.safetensors"  # the file of weights in a folder for Hugging Face or timm
 NUMBERED = re.compile(r"_\d+$")  # a constant of an ONNX exporter
 ONNX_VERSION, ONNX_NEXT = (
     0x08,
     b"\x12\x1a\x22\x28\x32\x3a\x42",
-)  # tags of ModelProto's fields, as they follow each other
+)  # tags of ModelProto's fields, in order
 ENCRYPTED = 1  # flag bit of a zip archive's member
 
 ReadStorage = Callable[[Storage], bytes]
@@ -43,7 +43,7 @@ class BadFile(Exception):
 
 
 class Contents:
-    """What a file holds.
+    """The contents of a file.
 
     Args:
         kind: of file.
@@ -61,7 +61,7 @@ class Contents:
         self._room = 2 * size  # bytes for all tensors; tied weights count each time
 
     def tensor(self, name: str, stored: Any) -> Tensor:
-        """The tensor that is stored under a name.
+        """The tensor stored under a name.
 
         Raises:
             BadFile: if it is larger than the file or its bytes are damaged, or all tensors together are too large.
@@ -76,18 +76,18 @@ class Contents:
         size = tensor.numel() * tensor.element_size()
         self._room -= size
         if self._room < 0:
-            raise BadFile("its tensors together are more than it holds")
+            raise BadFile("its tensors together are larger than the file")
         return tensor.clone() if size < len(contents) else tensor  # a part would keep the whole storage
 
 
 def weights_at(path: Path) -> Path:
-    """The file of weights that a path means: itself, or that of a folder as Hugging Face and timm lay it out."""
+    """The file of weights at a path, which may be a folder with the layout of Hugging Face or timm."""
     return path / IN_FOLDER if path.is_dir() else path
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Contents]:
-    """The contents of a file of weights, or of a folder's, while the context is open.
+    """The contents of a file of weights, or of the one in a folder, while the context is open.
 
     Raises:
         BadFile: for a file of another kind, or a damaged one.
@@ -122,11 +122,11 @@ def _unknown(start: bytes) -> str:
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "it is a web page instead of the download"
     if start.startswith(b"\x89HDF"):
-        return "it is an HDF5 file, as Keras writes: only PyTorch's weights are read"
+        return "it is an HDF5 file, as written by Keras: only PyTorch weights are read"
     if start.startswith(b"version http"):
         return "it is a pointer of Git LFS, not the file itself: git lfs pull fetches that"
     if start.startswith(b"\x80"):
-        return "it is a pickle that torch.save did not write"
+        return "it is a pickle not written by torch.save"
     return "it is not a file of torch.save, safetensors or ONNX, or it is damaged"
 
 
@@ -134,9 +134,9 @@ def _zipped(archive: zipfile.ZipFile, size: int) -> Contents:
     """A file of torch.save since PyTorch 1.6: one folder with data.pkl and a member for each storage."""
     members = {member.filename: member for member in archive.infolist()}
     if any(name.rpartition("/")[2] == "constants.pkl" for name in members):
-        raise BadFile("it is a TorchScript program, whose code is not run: save its state_dict() by torch.save")
+        raise BadFile("it is a TorchScript program, whose code is not run: save its state_dict() with torch.save")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
-        raise BadFile("its members are compressed, as torch.save never writes them")
+        raise BadFile("its members are compressed, which torch.save never does")
     if any(member.flag_bits & ENCRYPTED for member in members.values()):
         raise BadFile("its members are encrypted")
     if sum(member.file_size for member in archive.infolist()) > size:
@@ -163,13 +163,13 @@ def _zipped(archive: zipfile.ZipFile, size: int) -> Contents:
 
 
 def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """A member of at most so many bytes; its checksum is compared as its last byte is read."""
+    """A member of at most `limit` bytes; its checksum is verified when the last byte is read."""
     with archive.open(name) as stream:
         return stream.read(most + 1)
 
 
 def _old(stream: BinaryIO) -> Contents:
-    """A file of torch.save before PyTorch 1.6: pickles, and after them the storages in the order of their keys."""
+    """A file of torch.save before PyTorch 1.6: pickles, followed by the storages in the order of their keys."""
     headers = [read_pickle(stream) for _ in range(OLD_HEADERS)]
     if not isinstance(headers[-1], dict) or headers[-1].get("little_endian") is not True:
         raise BadFile("it was written on a big-endian machine")
@@ -203,7 +203,7 @@ def _keys(keys: Any) -> Iterator[str]:
 
 
 def _begins_safetensors(start: bytes, size: int) -> bool:
-    """Whether a file begins as the format says: eight bytes with the length of a JSON object, then that."""
+    """Whether a file starts as in the format: eight bytes with the length of a JSON object, then the object."""
     return len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
 
 
@@ -218,17 +218,17 @@ def _safetensors(path: Path) -> Contents:
 
 
 def _begins_onnx(start: bytes) -> bool:
-    """Whether a file begins with the version of ONNX's format and, after it, another field of its ModelProto."""
+    """Whether a file starts with the version of the ONNX format, followed by another field of its ModelProto."""
     return len(start) > 2 and start[0] == ONNX_VERSION and start[1] < 128 and start[2] in ONNX_NEXT
 
 
 def _onnx(stream: BinaryIO) -> Contents:
-    """The named initializers of an ONNX graph, without the constants that its exporter numbers.
+    """The named initializers of an ONNX graph, without constants numbered by the exporter.
 
     Tensors in other files are refused.
     """
     if importlib.util.find_spec("onnx") is None:
-        raise BadFile("it is an ONNX file, for which onnx is needed: pip install onnx")
+        raise BadFile("it is an ONNX file, which needs the package onnx: pip install onnx")
     import onnx  # optional
     from google.protobuf.message import DecodeError  # comes with it
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""Where programs keep the weights in their files, and how they call them: timm, Hugging Face, wrappers of modules."""
+"""Where other programs store weights in their files, and how they name them: timm, Hugging Face, module wrappers."""
 
 import re
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
@@ -13,21 +13,21 @@ from common.pickles import StoredTensor, described
 # Patterns and their replacements, applied in order.
 Renaming = Sequence[Tuple[str, Union[str, Callable[["re.Match[str]"], str]]]]
 
-# Keys under which training programs keep the weights, and those that they averaged over the training (EMA).
+# Keys of the weights in files of training programs, and of their averaged weights (EMA).
 CONTAINERS = ("model", "state_dict", "model_state_dict", "module", "net", "network", "weights")
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 MAX_NESTING = 4  # of containers
-# Prefixes that wrapper modules add to names.
+# Prefixes added to names by wrapper modules.
 PREFIXES = ("module.", "model.", "backbone.", "encoder.", "_orig_mod.", "net.", "network.", "swin.", "swinv2.", "ema.")
 PARTS = ("patch_embed.", "absolute_pos_embed", "layers.", "norm.", "head.")  # of a Swin Transformer's state dict
-# Names that distinguish other models with such parts.
+# Names by which to recognise other models with such parts.
 RELATIVES = {
     r"\.attn\.cpb_mlp\.": "a Swin Transformer V2",
     r"\.mlp\._moe_layer\.": "a Swin-MoE",
     r"\.spatial_mlp\.": "a Swin-MLP",
 }
-HUGGING_FACE = "embeddings.patch_embeddings.projection.weight"  # its last part; before it may be 'swin.' or 'swinv2.'
-OF_HUGGING_FACE: Renaming = (  # as its files have them, and as its models since transformers 5
+HUGGING_FACE = "embeddings.patch_embeddings.projection.weight"  # may be preceded by 'swin.' or 'swinv2.'
+OF_HUGGING_FACE: Renaming = (  # as in its files, and in its models since transformers 5
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.norm\.", "patch_embed.norm."),
     (r"^embeddings\.position_embeddings$", "absolute_pos_embed"),
@@ -44,7 +44,7 @@ OF_HUGGING_FACE: Renaming = (  # as its files have them, and as its models since
     (r"^layernorm\.", "norm."),
     (r"^classifier\.", "head."),
 )
-TORCHVISION = "features.0.0.weight"  # the last part of its first name
+TORCHVISION = "features.0.0.weight"  # ends its first name
 OF_TORCHVISION: Renaming = (
     (r"^features\.0\.0\.", "patch_embed.proj."),
     (r"^features\.0\.2\.", "patch_embed.norm."),
@@ -71,7 +71,7 @@ def find_weights(values: Any, averaged: bool) -> Found:
 
     Args:
         values: the contents of a file.
-        averaged: whether to take the averaged weights; they are also taken if there are no others.
+        averaged: whether to use the averaged weights; they are also used if there are no others.
 
     Raises:
         Missing: if no container holds named tensors, or requested averaged weights are missing.
@@ -91,12 +91,12 @@ def find_weights(values: Any, averaged: bool) -> Found:
     if not isinstance(values, Mapping):
         raise Missing(f"it holds {described(values)}, not tensors by name: save the model's state_dict()")
     if averaged and not set(place) & set(AVERAGED):
-        raise Missing("it has no averaged weights (EMA) beside others: leave MODEL.PRETRAINED_EMA and --use-ema out")
+        raise Missing("it has no averaged weights (EMA): leave MODEL.PRETRAINED_EMA and --use-ema out")
     return Found({name: value for name, value in values.items() if isinstance(name, str)}, ".".join(place))
 
 
 def without_prefix(names: Mapping[str, Any]) -> Tuple[str, List[str]]:
-    """The prefix of the names that most parts of a Swin Transformer have, and the names that begin with it."""
+    """The prefix shared by most parts of a Swin Transformer, and the names that start with it."""
     groups: Dict[str, int] = {}
     for name in names:
         prefix, rest = _split(name)
@@ -152,8 +152,7 @@ def _read(entries: Mapping[str, Any], tensor: Callable[[str, Any], Tensor]) -> D
 def official_names(weights: Mapping[str, Any]) -> Dict[str, Any]:
     """The weights by their official names.
 
-    timm puts patch merging at the beginning of a layer instead of the end of the one before, and its head one module
-    deeper.
+    timm has patch merging at the start of a layer instead of the end of the one before, and its head one module deeper.
     """
     merging = r"layers\.(\d+)\.(?=downsample\.)"
     layers = {int(found.group(1)) for found in (re.match(merging, name) for name in weights) if found}
@@ -176,7 +175,7 @@ def renamed(weights: Mapping[str, Any], renaming: Renaming) -> Dict[str, Any]:
 
 
 def from_hugging_face(weights: Mapping[str, Any]) -> Dict[str, Any]:
-    """The weights of its Swin models, which keep query, key and value apart, by their official names."""
+    """The weights of Hugging Face's Swin models, with separate query, key and value, by their official names."""
     result = renamed(weights, OF_HUGGING_FACE)
     for query in [name for name in result if ".attn.q." in name]:
         block, _, kind = query.rpartition(".q.")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""What a file of weights states about its run: configuration, class names, optimizer state.
+"""The origin of the weights in a file: configuration, class names and optimizer state.
 
-Checkpoints have them as entries, files of `models.convert` as metadata (safetensors, folders, ONNX).
+Checkpoints store them as entries, files of `models.convert` as metadata (safetensors, folders, ONNX).
 """
 
 import json
@@ -25,12 +25,12 @@ class Origin(NamedTuple):
 
 
 def metadata(config: str, classes: List[str]) -> Dict[str, str]:
-    """The entries of a file's metadata that `origin_of` understands."""
+    """The entries of a file's metadata that are read by `origin_of`."""
     return {"config": config, "classes": json.dumps(classes)}
 
 
 def origin_of(contents: Contents) -> Origin:
-    """What the contents of a file state; raises BadFile for an optimizer state that is damaged."""
+    """The origin in the contents of a file; raises BadFile if its optimizer state is damaged."""
     if contents.metadata:
         return Origin(contents.metadata.get("config"), _names(contents.metadata.get("classes")))
     values = contents.values if isinstance(contents.values, Mapping) else {}
@@ -43,7 +43,7 @@ def origin_of(contents: Contents) -> Origin:
 
 
 def converted(contents: Contents) -> Optional[Dict[str, Any]]:
-    """A file of `models.convert` as the part of a checkpoint that is used without training; None for other files.
+    """The part of a checkpoint needed without training, from a file of `models.convert`; None for other files.
 
     Returns:
         Configuration text, class names (numbers if the file has none), and weights by official names.
@@ -54,7 +54,7 @@ def converted(contents: Contents) -> Optional[Dict[str, Any]]:
     origin = origin_of(contents)
     if origin.config is None:
         return None
-    entries = weights_in(contents).entries  # those of ONNX with computed tables and constants of the graph
+    entries = weights_in(contents).entries  # for ONNX also computed tables and constants of the graph
     weights = {name: value for name, value in entries.items() if name.startswith(PARTS) and not name.endswith(COMPUTED)}
     classes = origin.classes or [str(label) for label in range(len(weights.get("head.bias", ())))]
     return {"config": origin.config, "classes": classes, "model": weights}

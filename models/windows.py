@@ -9,8 +9,8 @@ from torch import Tensor
 
 from planning.geometry import Pair
 
-# Finite in half precision. The official -100 gives attention weights of exp(-100), which are denormal in float32: CPUs
-# process them several times slower than the zeros that this value gives.
+# Finite in half precision. With the official -100, attention weights are exp(-100), which is denormal in float32: CPUs
+# process them several times slower than the zeros obtained with this value.
 MASKED = -1000.0
 
 
@@ -31,9 +31,9 @@ def relative_position_index(window: Pair) -> Tensor:
 def relative_coordinates(window: Pair, pretrained_window: Pair) -> Tensor:
     """The coordinates of each row of `relative_position_index`: (positions, 2), rows and columns, about -1 to 1.
 
-    They are log-spaced, so that a window larger than the one of pre-training extrapolates little: the distance over
-    the largest distance in a window of pre-training, times 8, as sign(x) log2(1 + |x|) / log2(8) (V2 paper, section
-    3.3, and the scaling of the official code).
+    They are log-spaced, so windows larger than in pre-training extrapolate little: with x the distance times 8 over the
+    largest distance in a window of pre-training, sign(x) log2(1 + |x|) / log2(8) (V2 paper, section 3.3, and the
+    scaling of the official code).
     """
     sides = []
     for side, pretrained in zip(window, pretrained_window):
@@ -45,10 +45,10 @@ def relative_coordinates(window: Pair, pretrained_window: Pair) -> Tensor:
 
 
 def shift_mask(grid: Pair, window: Pair, shift: Pair) -> Optional[Tensor]:
-    """The mask that is added to the attention scores of shifted windows: (windows, N, N); None without a shift.
+    """The mask added to the attention scores of shifted windows: (windows, N, N); None without a shift.
 
-    Shifting rolls the feature map, so that windows at its end hold tokens from opposite edges, which must not attend to
-    each other: the mask is 0 for two tokens of one region and -1000 otherwise (paper, section 3.2 and figure 4).
+    Shifting rolls the feature map, so windows at its end hold tokens from opposite edges, which must not attend to each
+    other: the mask is 0 for two tokens of the same region and -1000 otherwise (paper, section 3.2 and figure 4).
     """
     if not any(shift):
         return None

@@ -70,7 +70,7 @@ def test_choice_that_a_run_has_saved_is_taken_without_a_measurement(saved, monke
     monkeypatch.setattr(build, "fused_is_faster", lambda *_: pytest.fail("measured"))
     with caplog.at_level("INFO"):
         assert build.choose_attention(get_config("SWIN_DEMO"), saved) is saved
-    assert f"attention: {'fused' if saved else 'plain'}, as chosen when the run began" in caplog.text
+    assert f"attention: {'fused' if saved else 'plain'}, as chosen when the run started" in caplog.text
 
 
 @pytest.mark.parametrize("saved", [True, False, None])
