@@ -44,7 +44,7 @@ def run_command(main: Callable[[], None]) -> int:
     Any other exception except Ctrl-C is a bug of this program and keeps its traceback. Characters that standard output
     cannot encode are escaped, as Python does on standard error: a file name must not end a run.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not where a test captures it
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not if captured by a test
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()

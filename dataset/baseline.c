@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 the Swin IPU trainer authors
 //
-// Decodes a part of an ordinary JPEG (see jpeg.h) to the pixels that libjpeg-turbo gives, bit for bit.
+// Decodes a part of an ordinary JPEG (see jpeg.h) to the same pixels as libjpeg-turbo, bit for bit.
 
 #include <stdlib.h>
 
 #include "samples.h"
 
-enum { SIDE = 8, MOST_BLOCKS = 6 }; // of a block; in an MCU
+enum { SIDE = 8, MOST_BLOCKS = 6 }; // of a block; per MCU
 
 typedef struct {
     const Codes *dc, *ac;
@@ -17,17 +17,17 @@ typedef struct {
 
 typedef struct {
     Jpeg jpeg;
-    int64_t columns, rows, west, east, north, south; // MCUs: how many there are, and those that are kept
-    int64_t interval, segments;                      // MCUs in a segment, and how many of these there are
-    int64_t *starts;                                 // of segments in `data`, and the end of the last
+    int64_t columns, rows, west, east, north, south; // MCUs: their numbers, and the range that is kept
+    int64_t interval, segments;                      // MCUs per segment, and number of segments
+    int64_t *starts;                                 // of the segments in `data`, and the end of the last one
     uint8_t *data;
     Component components[MOST_COMPONENTS];
-    Plane planes[MOST_COMPONENTS]; // of the MCUs that are kept
+    Plane planes[MOST_COMPONENTS]; // of the kept MCUs
     Codes codes[TABLES][2];
 } Picture;
 
-// Copies entropy-coded data without the zeros that follow values of 255, and notes where segments start. 0 unless these are as many
-// as they must be, divided by markers numbered from 0 to 7 and again, and ended by that of the end.
+// Copies entropy-coded data without the zeros that follow values of 255, and records where segments start. 0 unless their number
+// is right, they are separated by markers numbered cyclically from 0 to 7, and the last one is followed by the end marker.
 static int split(const uint8_t *in, int64_t size, Picture *picture) {
     uint8_t *out = picture->data, last[32] = {0};
     int64_t found = picture->starts[0] = 0;
@@ -59,7 +59,7 @@ static int is_kept(const Picture *picture, int64_t row, int64_t column) {
     return row >= picture->north && row < picture->south && column >= picture->west && column < picture->east;
 }
 
-// The last MCU before `end` that is kept, or less than none.
+// The last kept MCU before `end`; negative if there is none.
 static int64_t last_kept(const Picture *picture, int64_t end) {
     int64_t row = (end - 1) / picture->columns, column = (end - 1) % picture->columns;
     if (row >= picture->south) row = picture->south - 1, column = picture->east - 1;
@@ -87,7 +87,7 @@ static int read_mcu(Bits *in, Picture *picture, int64_t row, int64_t column, Gre
     return 1;
 }
 
-// Reads the MCUs of a segment as far as they are kept.
+// Reads the MCUs of a segment up to the last kept one.
 static int read_segment(Picture *picture, int64_t segment, Greatest *greatest) {
     const int64_t total = picture->columns * picture->rows, first = segment * picture->interval;
     const int64_t end = total - first < picture->interval ? total : first + picture->interval, last = last_kept(picture, end);
@@ -100,7 +100,7 @@ static int read_segment(Picture *picture, int64_t segment, Greatest *greatest) {
         if (left < 0) return 0;
         if (++column == picture->columns) column = 0, row++;
     }
-    return last < end - 1 || left < SIDE; // bits that fill a byte up
+    return last < end - 1 || left < SIDE; // padding bits of the last byte
 }
 
 static int read_segments(Picture *picture) {
@@ -113,14 +113,14 @@ static int read_segments(Picture *picture) {
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// The MCUs that determine a range of pixels, by their own samples and those from which colours are interpolated.
+// The MCUs needed for a range of pixels, including samples from which colours are interpolated.
 static void cover(int64_t start, int64_t length, int64_t sampling, int64_t count, int64_t *first, int64_t *end) {
     const int64_t reach = sampling > 1 ? sampling : 0, side = SIDE * sampling;
     *first = (start > reach ? start - reach : 0) / side;
     *end = least((start + length + reach + side - 1) / side, count);
 }
 
-// Lays the picture out; 0 if the file is too small for it.
+// Computes the layout of the picture; 0 if the file is too small for it.
 static int plan(Picture *picture, int64_t size, const Box *box) {
     const Jpeg *jpeg = &picture->jpeg;
     if (box->left < 0 || box->top < 0 || box->width < 1 || box->height < 1) return 0;
@@ -133,16 +133,16 @@ static int plan(Picture *picture, int64_t size, const Box *box) {
     cover(box->left, box->width, jpeg->across, picture->columns, &picture->west, &picture->east);
     cover(box->top, box->height, jpeg->down, picture->rows, &picture->north, &picture->south);
     const int64_t blocks = total * (jpeg->across * jpeg->down + jpeg->count - 1);
-    return blocks <= 4 * size && picture->segments <= size / 2; // two bits a block and two bytes a marker at the least
+    return blocks <= 4 * size && picture->segments <= size / 2; // at least two bits per block and two bytes per marker
 }
 
-// Lays out what a picture needs in `memory`, or only returns how many bytes it is.
+// Places the buffers of a picture in `memory`; without it, only returns their size in bytes.
 static int64_t lay_out(Picture *picture, int64_t size, uint8_t *memory) {
     const Jpeg *jpeg = &picture->jpeg;
     int64_t at = (picture->segments + 1) * (int64_t)sizeof *picture->starts;
     picture->starts = (int64_t *)memory;
     picture->data = memory ? memory + at : NULL;
-    at += (size + 32 + MOST_BLOCKS * BLOCK_BYTES + 7) & ~7; // a vector more
+    at += (size + 32 + MOST_BLOCKS * BLOCK_BYTES + 7) & ~7; // one vector more
     for (int i = 0; i < jpeg->count; i++) {
         const int64_t across = i ? 1 : jpeg->across, down = i ? 1 : jpeg->down;
         Plane *plane = picture->planes + i;

@@ -11,13 +11,13 @@ const uint8_t PLACES[COEFFICIENTS] = {
     0, 2,  16, 32, 18, 4,  6, 20, 34, 48, 1,  50, 36, 22, 8,  10, 24, 38, 52, 3,  17, 33, 19, 5,  54, 40, 26, 12, 14, 28, 42, 56,
     7, 21, 35, 49, 51, 37, 23, 9, 58, 44, 30, 46, 60, 11, 25, 39, 53, 55, 41, 27, 13, 62, 15, 29, 43, 57, 59, 45, 31, 47, 61, 63};
 
-// The value of the lowest `size` bits: negative if the first of these is 0.
+// The value of the lowest `size` bits; negative if the first of these bits is 0.
 static inline int value_of(uint64_t bits, int size) {
     const int value = (int)bits & ((1 << size) - 1);
     return value < (1 << size) >> 1 ? value - (1 << size) + 1 : value;
 }
 
-// By how much a symbol advances: past a run of zeros, or sixteen of them.
+// The number of places that a symbol advances: past a run of zeros, or sixteen zeros.
 static int advance_of(int symbol, int is_dc) {
     const int size = symbol & 15, run = symbol >> 4;
     if (is_dc) return 0;
@@ -38,7 +38,7 @@ static void add_code(Codes *codes, int code, int length, int symbol, int is_dc) 
     }
 }
 
-// Lets steps that leave bits over take the next coefficient along.
+// Lets steps with bits left also read the next coefficient.
 static void pair_steps(Codes *codes) {
     for (int i = 0; i < 1 << LOOK; i++) {
         Step *step = codes->steps + i;
@@ -58,7 +58,7 @@ int make_codes(Codes *codes, const uint8_t *table, int is_dc) {
     for (int length = 1; length <= LONGEST; length++, code <<= 1) {
         codes->shifts[length] = symbol - code;
         for (int i = 0; i < table[length - 1]; i++, code++, symbol++) {
-            if (code + 1 >= 1 << length || (is_dc && codes->symbols[symbol] > MOST_DC_BITS)) return 0; // ones alone are no code
+            if (code + 1 >= 1 << length || (is_dc && codes->symbols[symbol] > MOST_DC_BITS)) return 0; // all ones is not a code
             if (length <= LOOK) add_code(codes, code, length, codes->symbols[symbol], is_dc);
         }
         codes->ends[length] = code;
@@ -67,7 +67,7 @@ int make_codes(Codes *codes, const uint8_t *table, int is_dc) {
     return 1;
 }
 
-// The symbol of a code that is longer than LOOK, and its length; -1 if there is none.
+// The symbol of a code longer than LOOK, and its length; -1 if there is none.
 static int long_symbol(const Codes *codes, uint64_t bits, int *length) {
     for (int i = LOOK + 1; i <= LONGEST; i++) {
         const int code = (int)(bits >> (64 - i));
@@ -76,7 +76,7 @@ static int long_symbol(const Codes *codes, uint64_t bits, int *length) {
     return -1;
 }
 
-// Then there are 56 bits or more.
+// Refills the bits: there are 56 or more afterwards.
 static inline void refill(Bits *in) {
     uint64_t next;
     memcpy(&next, in->at, sizeof next);
@@ -92,7 +92,7 @@ static inline void consume(Bits *in, int count) {
 
 static inline Step next_step(const Bits *in, const Codes *codes) { return codes->steps[in->bits >> (64 - LOOK)]; }
 
-// Reads one coefficient; returns by how much its place advances.
+// Reads one coefficient; returns the number of places to advance.
 static inline int read_one(Bits *in, const Codes *codes, int is_dc, int *value) {
     const Step step = next_step(in, codes);
     if (step.bits) {

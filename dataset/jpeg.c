@@ -7,7 +7,7 @@
 
 enum { START_OF_IMAGE = 0xD8, START_OF_SCAN = 0xDA, COMMENT = 0xFE, ADOBE = 0xEE };
 enum { BASELINE = 0xC0, EXTENDED = 0xC1, HUFFMAN_TABLES = 0xC4, QUANTIZATION_TABLES = 0xDB, RESTART_INTERVAL = 0xDD };
-enum { MOST_SEGMENTS = 100, MOST_SIDE = 65500 }; // as libjpeg-turbo has it
+enum { MOST_SEGMENTS = 100, MOST_SIDE = 65500 }; // as in libjpeg-turbo
 
 static int word(const uint8_t *at) { return at[0] << 8 | at[1]; }
 
@@ -35,7 +35,7 @@ static int read_frame(const uint8_t *body, int64_t size, Jpeg *jpeg) {
     return is_usual(jpeg);
 }
 
-// The header of a scan of all coefficients of all components, whose tables must be there.
+// The header of a scan with all coefficients of all components, whose tables must exist.
 static int read_scan(const uint8_t *body, int64_t size, Jpeg *jpeg) {
     const int count = jpeg->count;
     if (!count || size != 4 + 2 * count || body[0] != count || memcmp(body + 1 + 2 * count, "\0?\0", 3)) return 0;
@@ -93,7 +93,7 @@ int read_headers(const uint8_t *data, int64_t size, Jpeg *jpeg) {
     return 0;
 }
 
-// The same for Python, which takes width, height and interval.
+// The same for Python, which gets width, height and interval.
 int describe_jpeg(const uint8_t *data, int64_t size, int64_t *description) {
     Jpeg jpeg;
     if (!read_headers(data, size, &jpeg)) return 0;

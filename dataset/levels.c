@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 the Swin IPU trainer authors
 //
-// Levels: tables, histograms and blends of pixels' values, and planes of them.
+// Pixel levels: lookup tables, histograms, blends, and conversion to planes.
 
 #include <math.h>
 
 #include "pixels.h"
 
-enum { BLOCK = 16 }; // pixels whose channels are taken apart at once
+enum { BLOCK = 16 }; // pixels whose channels are separated at once
 
 static inline void take_apart(const uint8_t *in, byte16 out[CHANNELS]) {
     const byte16 a = load(in), b = load(in + 16), c = load(in + 32);
@@ -40,7 +40,7 @@ static inline int grey(const uint8_t *in) { return (in[0] * 19595 + in[1] * 3847
 
 static inline int8 greys(int8 red, int8 green, int8 blue) { return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16; }
 
-// Greys of eight pixels, the first or the second `half` of a block.
+// Grey levels of eight pixels, the first or the second `half` of a block.
 static inline int8 greys_of(const byte16 block[CHANNELS], int half) {
     int8 channels[CHANNELS];
     for (int c = 0; c < CHANNELS; c++) channels[c] = widened((const uint8_t *)(block + c) + 8 * half);
@@ -88,13 +88,13 @@ void saturate(const uint8_t *in, int64_t pixels, float share, uint8_t *out) {
         for (int c = 0; c < CHANNELS; c++) out[c] = blend(grey(in), in[c], share);
 }
 
-// The weighted mean of 3x3 values, rounded to nearest: 5042 / 2^16 divides by 13 what is this small.
+// The weighted mean of 3x3 values, rounded to nearest; 5042 / 2^16 divides by 13 exactly for values this small.
 #define SMOOTH(at, above, here, below)                                                                           \
     (((at(above - 3) + at(above) + at(above + 3) + at(here - 3) + 5 * at(here) + at(here + 3) + at(below - 3) + at(below) + \
        at(below + 3) + 6) * 5042) >> 16)
 #define ONE(place) (*(place))
 
-// From the picture smoothed by a 3x3 filter (share 0) to the picture (share 1) and beyond. Edges stay.
+// From the picture smoothed by a 3x3 filter (share 0) to the picture (share 1) and beyond. Edges are unchanged.
 void sharpen(const uint8_t *in, int width, int height, float share, uint8_t *restrict out) {
     const int bytes = CHANNELS * width, end = bytes - CHANNELS;
     memcpy(out, in, (size_t)bytes * height);
@@ -110,7 +110,7 @@ void sharpen(const uint8_t *in, int width, int height, float share, uint8_t *res
     }
 }
 
-// Planes of the values that a table has for levels: out[c][i] = table[c][in[i][c]]
+// Planes of values looked up in a table: out[c][i] = table[c][in[i][c]].
 
 #define PLANES(name, type)                                                                              \
     void name(const uint8_t *restrict in, int64_t pixels, const type *restrict table, type *restrict out) { \
@@ -153,7 +153,7 @@ void planes_of_floats(const uint8_t *in, int64_t pixels, const float *scale, con
         for (int c = 0; c < CHANNELS; c++) out[pixels * c + i] = in[c] * scale[c] + shift[c];
 }
 
-// Exchanges `bytes` bytes of each of `rows` rows, `stride` bytes apart, in each of `planes` planes, `plane` bytes apart.
+// Swaps `bytes` bytes of each of `rows` rows, `stride` bytes apart, in each of `planes` planes, `plane` bytes apart.
 void exchange(uint8_t *restrict one, uint8_t *restrict other, int64_t planes, int64_t plane, int64_t rows, int64_t stride,
               int64_t bytes) {
     for (int64_t p = 0; p < planes; p++)
@@ -167,7 +167,7 @@ void exchange(uint8_t *restrict one, uint8_t *restrict other, int64_t planes, in
         }
 }
 
-// Normalised values (rows, columns) as the nearest levels, halves to even, to rows that are `stride` bytes apart.
+// Rounds normalised values (rows, columns) to levels, halves to even, in rows `stride` bytes apart.
 void to_levels(const float *restrict in, int64_t rows, int64_t columns, float std, float mean, uint8_t *restrict out,
                int64_t stride) {
     for (int64_t y = 0; y < rows; y++, in += columns, out += stride)
@@ -177,7 +177,7 @@ void to_levels(const float *restrict in, int64_t rows, int64_t columns, float st
         }
 }
 
-// Two pictures mixed in place: each becomes `share` of itself and `rest` of the other. Bytes are rounded to nearest, halves to
+// Mixes two pictures in place: each becomes `share` of itself plus `rest` of the other. Bytes are rounded to nearest, halves to
 // even, by adding 2^23, above which floats have no fraction.
 
 static inline float as_it_is(float value) { return value; }

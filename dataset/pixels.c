@@ -12,9 +12,9 @@ void mirror(const uint8_t *in, int width, int height, uint8_t *out) {
         for (int x = 0; x < width; x++) memcpy(out + CHANNELS * x, in + CHANNELS * (width - 1 - x), CHANNELS);
 }
 
-enum { BORDER = 2 }; // copies of the edge around a picture, which interpolation reads
+enum { BORDER = 2 }; // copies of the edge around a picture, read by interpolation
 
-// (red, green, blue, 0) of each pixel: (height + 2 BORDER, stride); `first` is that of the picture.
+// (red, green, blue, 0) of each pixel: (height + 2 BORDER, stride); `first` is the first pixel of the picture.
 typedef struct {
     int64_t stride;
     uint32_t *all, *first;
@@ -72,7 +72,7 @@ static int all_equal(const uint32_t *corner, int64_t stride) {
     return !(halves[0] | halves[1]);
 }
 
-// The value between 4x4 pixels from `corner` on, in Pillow's arithmetic and precision.
+// The value between the 4x4 pixels from `corner` on, with Pillow's arithmetic and precision.
 static __attribute__((noinline)) uint32_t exact(const uint32_t *corner, int64_t stride, double across, double down, int is_cubic) {
     if (all_equal(corner, stride)) return *corner;
     double4 lines[4];
@@ -90,9 +90,9 @@ static __attribute__((noinline)) uint32_t exact(const uint32_t *corner, int64_t 
     return pixel;
 }
 
-// The places in a picture that make a row.
+// The positions in a picture for one row of the result.
 typedef struct {
-    int first, end;      // the columns inside of the picture
+    int first, end;      // the columns inside the picture
     double *x, *y;       // from the pixels before them
     int32_t *corner;     // of the 4x4 pixels around them: index into Framed.first
     float *weights[4];   // of the four lines
@@ -108,19 +108,19 @@ static int reserve(Places *places, int width) {
     return 1;
 }
 
-// The weights of pixels -1, 0, 1 and 2 at a share of the way from 0 to 1: coefficients of its powers 0 to 3.
+// The weights of pixels -1, 0, 1 and 2 at a position between 0 and 1: coefficients of its powers 0 to 3.
 static const float KERNELS[2][4][4] = {
     {{0, 0, 0, 0}, {1, -1, 0, 0}, {0, 1, 0, 0}, {0, 0, 0, 0}},   // bilinear
     {{0, -1, 2, -1}, {1, 0, -2, 1}, {0, 1, 1, -1}, {0, 0, -1, 1}}, // bicubic, a = -1
 };
 
-// The whole number that is not above a value from -1 on.
+// The floor of a value of at least -1.
 static inline double before(double value) {
     const double whole = (int)value;
     return whole - (whole > value ? 1 : 0);
 }
 
-// Finds the places of a row of the result.
+// Computes the positions for a row of the result.
 static void locate(Places *places, const double *matrix, int row, int width, int height, double stride, int is_cubic) {
     double *restrict x = places->x, *restrict y = places->y;
     for (int i = 0; i < width; i++) {
@@ -128,7 +128,7 @@ static void locate(Places *places, const double *matrix, int row, int width, int
         y[i] = matrix[3] * (i + 0.5) + matrix[4] * (row + 0.5) + matrix[5];
     }
 #define INSIDE(i) (x[i] >= 0 && x[i] < width && y[i] >= 0 && y[i] < height)
-    int first = 0, end = width; // x and y rise or fall with i, so that all between two places inside are inside
+    int first = 0, end = width; // x and y are monotonic in i: everything between two positions inside is inside
     while (first < end && !INSIDE(first)) first++;
     while (first < end && !INSIDE(end - 1)) end--;
     places->first = first;
@@ -158,7 +158,7 @@ static inline float8 all(float value) { return (float8)_mm256_set1_ps(value); }
 
 static inline float8 halves_exchanged(float8 values) { return (float8)_mm256_permute2f128_ps((__m256)values, (__m256)values, 1); }
 
-// The row of a result at its places: in single precision where that must round to the same bytes as double precision.
+// Computes a row of the result, in single precision if that must round to the same bytes as double precision.
 static inline __attribute__((always_inline)) void interpolate(const Framed *framed, const Places *places, int lines, int width,
                                                               int is_cubic, uint8_t *out) {
     const float (*kernel)[4] = KERNELS[is_cubic];
@@ -182,7 +182,7 @@ static inline __attribute__((always_inline)) void interpolate(const Framed *fram
         const float8 weights = sum_of(sum_of(sum_of(power[1][3], at, power[1][2]), at, power[1][1]), at, power[1][0]);
         const float8 pairs = sum_of(right, weights, left);
         const float8 value = pairs + halves_exchanged(pairs) + error;
-        const uint64_t both = clipped(__builtin_convertvector(value, int8)); // towards zero: the least and the largest
+        const uint64_t both = clipped(__builtin_convertvector(value, int8)); // towards zero: the smallest and the largest
         uint32_t pixel = (uint32_t)both;
         if (pixel != both >> 32) pixel = exact(corner, framed->stride, places->x[i], places->y[i], is_cubic);
         store_pixel(pixel, i == width - 1, out + CHANNELS * i);
@@ -190,7 +190,7 @@ static inline __attribute__((always_inline)) void interpolate(const Framed *fram
 }
 
 // out(x, y) = in(a x + b y + c, d x + e y + f) for matrix (a, b, c, d, e, f), pixel centres at halves, interpolated
-// bicubically (a = -1) or bilinearly; `fill` where that is outside. 0 if memory is short.
+// bicubically (a = -1) or bilinearly; `fill` if that is outside. 0 if memory is short.
 int affine(const uint8_t *in, int width, int height, const double *matrix, int is_cubic, const uint8_t *fill, uint8_t *out) {
     Framed framed;
     Places places;
@@ -200,7 +200,7 @@ int affine(const uint8_t *in, int width, int height, const double *matrix, int i
         locate(&places, matrix, row, width, height, framed.stride, is_cubic);
         for (int i = 0; i < places.first; i++) memcpy(out + CHANNELS * i, fill, CHANNELS);
         if (places.first < places.end && matrix[3] == 0 && places.y[places.first] == 0)
-            interpolate(&framed, &places, 1, width, is_cubic, out); // all places are on a line of pixels
+            interpolate(&framed, &places, 1, width, is_cubic, out); // all positions are on a line of pixels
         else
             interpolate(&framed, &places, 4, width, is_cubic, out);
         for (int i = places.end; i < width; i++) memcpy(out + CHANNELS * i, fill, CHANNELS);

@@ -3,8 +3,8 @@
 //
 // Vectors for the pixel operations of the input pipeline, which work on RGB bytes with interleaved channels.
 //
-// Each operation gives Pillow's result bit for bit (tests/dataset/test_pixels.py): the arithmetic, its precision and its
-// order are therefore Pillow's, and the compiler must not contract a multiplication and an addition into one instruction.
+// Each operation gives Pillow's result bit for bit (tests/dataset/test_pixels.py), so it uses Pillow's arithmetic, precision and
+// order, and the compiler must not contract a multiplication and an addition into one instruction.
 // Every buffer is allocated by the caller, dataset/pixels.py, which checks sizes.
 
 #pragma once
@@ -44,13 +44,13 @@ static inline void store(byte16 values, void *out) { memcpy(out, &values, sizeof
 // Eight bytes as integers.
 static inline int8 widened(const void *in) { return (int8)_mm256_cvtepu8_epi32(_mm_loadl_epi64(in)); }
 
-// Integers as bytes, clipped, the first the lowest.
+// Integers as bytes, clipped; the first is the lowest byte.
 static inline uint64_t clipped(int8 values) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)values), _mm256_extracti128_si256((__m256i)values, 1));
     return (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(words, words));
 }
 
-// Writes a pixel. But for the `last` of a row, a fourth byte is written, which the next pixel overwrites.
+// Writes a pixel. Except for the `last` of a row, a fourth byte is written, to be overwritten by the next pixel.
 static inline void store_pixel(uint32_t pixel, int last, uint8_t *out) {
     if (last) memcpy(out, &pixel, CHANNELS);
     else memcpy(out, &pixel, sizeof pixel);

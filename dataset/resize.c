@@ -8,7 +8,7 @@
 
 #include "pixels.h"
 
-enum { PRECISION = 22 }; // bits after the point of a filter's coefficients
+enum { PRECISION = 22 }; // fractional bits of a filter's coefficients
 
 static double bilinear(double x) { return fabs(x) < 1 ? 1 - fabs(x) : 0; }
 
@@ -19,23 +19,23 @@ static double bicubic(double x) {  // a = -0.5
 }
 
 typedef struct {
-    int most;          // input pixels that an output pixel is made of
+    int most;          // maximum number of input pixels per output pixel
     int room;          // for the weights of an output pixel
-    int *first, *used; // of each output pixel: its first input pixel and how many it is made of
+    int *first, *used; // per output pixel: its first input pixel, and their number
     int32_t *weights;  // see put_weight
 } Filter;
 
 #if defined(__AVX512BW__) && defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
 
-// Four bytes are multiplied with four signed ones at once: weights are sums of signed bytes times 1, 256 and 65536, since they
-// are less than 1.2. The products' sums are those of 32-bit integers. Instead of rows or pixels beyond the last, others are
-// read, with weights of zero.
+// Four bytes are multiplied by four signed bytes at once: weights, which are less than 1.2, are sums of signed bytes times 1, 256
+// and 65536. The sums of products equal those of 32-bit integers. Instead of rows or pixels beyond the last, others are read with
+// weights of zero.
 
 enum { AT_ONCE = 4, SIGNED_BYTES = 3 };
 
 static int room_for(int count) { return (count + AT_ONCE - 1) / AT_ONCE * SIGNED_BYTES; }
 
-// Pixels that may be read after those that an output pixel is made of.
+// Pixels that may be read after those of an output pixel.
 static int beyond(const Filter *filter) { return filter->room / SIGNED_BYTES * AT_ONCE; }
 
 static void put_weight(int32_t *weights, int place, int32_t weight) {
@@ -89,7 +89,7 @@ static void interleave(const uint8_t *const rows[4], int count, uint32_t *out) {
     }
 }
 
-// Of each output pixel, `fours` times four input pixels are read.
+// For each output pixel, `fours` times four input pixels are read.
 static inline __attribute__((always_inline)) void resize_by(int fours, const uint32_t *in, const Filter *across, int count,
                                                             uint8_t *const out[4]) {
     uint8_t places[64]; // the same channel of the same row of four pixels
@@ -178,7 +178,7 @@ static void resize_four_rows(const uint32_t *restrict in, const Filter *across, 
     }
 }
 
-// `blocks` times eight values of a row made of `used` rows.
+// `blocks` times eight values of an output row, from `used` rows.
 static inline __attribute__((always_inline)) void resize_part(const uint8_t *rows, int64_t stride, const int32_t *weights,
                                                               int used, int blocks, uint8_t *out) {
     int8 sums[6];
@@ -211,7 +211,7 @@ static void release(Filter *filter) {
     free(filter->weights);
 }
 
-// The weights with which `in` pixels make pixels start..start+count of `out`, last first if `reversed`. 0 if memory is short.
+// The weights of `in` pixels for pixels start..start+count of `out`, last first if `reversed`. 0 if memory is short.
 static int prepare(Filter *filter, int is_cubic, int in, int out, int start, int count, int reversed) {
     const double scale = (double)in / out, stretch = scale < 1 ? 1 : scale, reach = (is_cubic ? 2 : 1) * stretch;
     const int most = (int)ceil(reach) * 2 + 1;
@@ -250,13 +250,13 @@ static int prepare(Filter *filter, int is_cubic, int in, int out, int start, int
     return 1;
 }
 
-// Rows of `in` made narrower or wider: `count` rows to (count, width).
+// Resizes `count` rows of `in` horizontally, to (count, width).
 static void resize_rows(const uint8_t *in, int64_t stride, int in_width, int count, const Filter *across, int width,
                         uint32_t *four, uint8_t *out) {
     for (int y = 0; y < count; y += 4) {
         const uint8_t *from[4];
         uint8_t *to[4];
-        for (int row = 0; row < 4; row++) { // those beyond the last are the last
+        for (int row = 0; row < 4; row++) { // beyond the last row, the last row
             const int64_t at = y + row < count ? y + row : count - 1;
             from[row] = in + at * stride;
             to[row] = out + at * CHANNELS * width;
@@ -266,14 +266,14 @@ static void resize_rows(const uint8_t *in, int64_t stride, int in_width, int cou
     }
 }
 
-// Rows of a picture -> (height, width) made of them.
+// Resizes rows of a picture vertically, to (height, width).
 static void resize_columns(const uint8_t *in, int64_t stride, int width, const Filter *down, int height, uint8_t *out) {
     for (int y = 0; y < height; y++, out += CHANNELS * width)
         resize_column(in + down->first[y] * stride, stride, CHANNELS * width, down->weights + (size_t)y * down->room,
                       down->used[y], out);
 }
 
-// Makes a filter's places relative to the first that it uses; returns that, and the number of places from there on that it uses.
+// Makes a filter's positions relative to the first one used; returns that one, and the number of positions used.
 static int narrow(Filter *filter, int count, int *used) {
     int first = filter->first[0], end = 0;
     for (int i = 0; i < count; i++) {
@@ -285,9 +285,9 @@ static int narrow(Filter *filter, int count, int *used) {
     return first;
 }
 
-// Columns left..left+width and rows top..top+height of what a picture (in_height, in_width) becomes when it is resized to
-// (out_height, out_width), with left and right exchanged if `mirrored`. Of the picture, `in` has the columns x..x+wide and the
-// rows y..y+high. Each of the two passes rounds, so that their order matters. 0 if memory is short, or `in` has too little.
+// Columns left..left+width and rows top..top+height of a picture (in_height, in_width) resized to (out_height, out_width),
+// flipped horizontally if `mirrored`. `in` has the columns x..x+wide and the rows y..y+high of the picture. Both passes round, so
+// their order matters. 0 if memory is short, or if `in` has too little of the picture.
 int resize(const uint8_t *in, int64_t stride, int x, int y, int wide, int high, int in_width, int in_height, int out_width,
            int out_height, int left, int top, int width, int height, int is_cubic, int columns_first, int mirrored,
            uint8_t *out) {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 the Swin IPU trainer authors
 //
-// Samples of JPEGs and their colours: the integers of libjpeg-turbo's accurate transform and of its interpolation, bit for bit.
+// Samples of JPEGs and their colours, bit for bit as with libjpeg-turbo's accurate integer transform and interpolation.
 
 #include "samples.h"
 
 enum { SIDE = 8 }; // of a block
 
-// One dimension of the inverse cosine transform: of eight columns, rows r and r + 4 in pairs, times 2^15.5.
+// One dimension of the inverse cosine transform, times 2^15.5, of eight columns with rows r and r + 4 in pairs.
 static inline void transform(const __m256i *pairs, __m256i *out, int shift) {
 #define TIMES(pair, low, high) _mm256_madd_epi16(pairs[pair], _mm256_set1_epi32((int)((uint32_t)(high) << 16 | ((low) & 0xFFFF))))
     const __m256i half = _mm256_set1_epi32(1 << (shift - 1));
@@ -26,7 +26,7 @@ static inline void transform(const __m256i *pairs, __m256i *out, int shift) {
     }
 }
 
-// Columns for rows, pairs as before.
+// Transposes; pairs as before.
 static inline void transpose(const __m256i *rows, __m256i *pairs) {
     const __m256i halves = _mm256_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15, 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12,
                                             13, 6, 7, 14, 15);
@@ -100,9 +100,9 @@ static inline void write_16(__m256i y, __m256i u, __m256i v, uint8_t *out) {
     store(SHUFFLED(third, b, 26, 1, 2, 27, 4, 5, 28, 7, 8, 29, 10, 11, 30, 13, 14, 31), out + 32);
 }
 
-// Interpolates a row of colours that have half the width of brightness: writes two values for each of the samples first..end of a
-// row of `wide`. If they have half the height, too, `near` is the next row of colours, else it is the row itself. `sums` has room for
-// one more on each side.
+// Interpolates a row of colours with half the width of brightness: writes two values for each of the samples first..end of a row of
+// `wide`. If colours have half the height as well, `near` is the neighbouring row of colours, else the row itself. `sums` has room
+// for one more on each side.
 static void interpolate(const uint8_t *at, const uint8_t *near, int64_t first, int64_t end, int64_t wide, int down, uint16_t *sums,
                         uint8_t *out) {
     const int before = down == 2 ? 8 : 4, after = down == 2 ? 7 : 8;
@@ -120,7 +120,7 @@ static int64_t row_bytes(const Box *box) { return (box->width + 2 * PAD) & ~7; }
 
 int64_t room_for(const Box *box) { return 3 * row_bytes(box); }
 
-// Colours of row `y` of a box, one for each pixel: in `out`, if they must be interpolated.
+// Colours of row `y` of a box, one per pixel; in `out` if they must be interpolated.
 static const uint8_t *colours(const Jpeg *jpeg, const Plane *plane, const Box *box, int64_t y, uint16_t *sums, uint8_t *out) {
     const int64_t across = jpeg->across, down = jpeg->down, high = (jpeg->height + down - 1) / down, row = y / down;
     const int64_t first = box->left / across, end = (box->left + box->width - 1) / across + 1;

@@ -127,7 +127,7 @@ class ImageDataset(Dataset[Tuple[torch.Tensor, int]]):
         return image, int(self._source.labels[index])
 
     def _image(self, epoch: int, index: int, into: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
-        """The finished image, or None for a bad one that is to be skipped."""
+        """The finished image, or None if it is bad and is to be skipped."""
         try:
             picture = open_picture(self._source.read(index))
             with seeded(mix_seed(self._seed, epoch, index)):

@@ -156,7 +156,7 @@ class SwinTransformerV2(SwinTransformer):
         self._build(shapes, style, num_classes, drop_path_rate, ape, use_checkpoint)
 
     def _initialise(self) -> None:
-        """As the first generation; the norms after the branches start at zero, so that each block is an identity."""
+        """As the first generation; the norms after the branches start at zero, which makes each block an identity."""
         super()._initialise()
         for module in self.modules():
             if isinstance(module, PostNormBlock):

@@ -47,7 +47,7 @@ class Contents:
 
     Args:
         kind: of file.
-        values: plain containers, with a `StoredTensor` or tensor where the file has one; `tensor` reads one.
+        values: plain containers with tensors or `StoredTensor`s; `tensor` reads one.
         read: the bytes of a storage.
         size: of the file in bytes.
         metadata: of safetensors and ONNX.
@@ -158,7 +158,7 @@ def _zipped(archive: zipfile.ZipFile, size: int) -> Contents:
         raise BadFile(f"its pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB")
     with archive.open(found[0]) as stream:
         values = read_pickle(stream)
-        stream.read()  # to the end, where the checksum is compared
+        stream.read()  # to the end, where the checksum is verified
     return Contents("torch.save", values, read, size)
 
 

@@ -113,7 +113,7 @@ def configured_units(config: CfgNode) -> Tuple[Unit, ...]:
 def _embedding_unit(layer: LayerShape, patch_size: Size, in_chans: int, patch_norm: bool, ape: bool) -> Unit:
     """A convolution without overlap: one product per patch and output channel."""
     patch = pair(patch_size)
-    pixels = in_chans * patch[0] * patch[1]  # numbers in a patch
+    pixels = in_chans * patch[0] * patch[1]  # values per patch
     elements = layer.tokens * layer.channels
     parameters = (pixels + 1) * layer.channels + 2 * layer.channels * patch_norm + elements * ape
     return Unit(
@@ -134,7 +134,7 @@ def _attention_unit(name: str, layer: LayerShape, qkv_bias: bool) -> Unit:
         macs=_attention_macs(layer),
         normalised=elements,
         parameters=_attention_parameters(layer) + 3 * channels * qkv_bias + _positions(layer) * layer.heads,
-        # what enters the norm, the first product and the last one; queries, keys, values; probabilities
+        # inputs of the norm, of the first product and of the last one; queries, keys, values; probabilities
         kept=6 * elements + scores,
         widest=max(3 * elements, scores),
         output=elements,
@@ -152,8 +152,8 @@ def _cosine_attention_unit(name: str, layer: LayerShape, qkv_bias: bool) -> Unit
         + 2 * layer.channels * qkv_bias
         + layer.heads
         + CPB_HIDDEN * (2 + 1 + layer.heads),
-        # what enters the product, the last product and the norm; queries and keys before and after they get their
-        # length, the steps of which have one element a token and head; values; probabilities; inside the MLP
+        # inputs of the first product, of the last one and of the norm; queries and keys before and after they are
+        # normalised, with one element per token and head for their lengths; values; probabilities; inside the MLP
         kept=8 * elements + 6 * layer.tokens * layer.heads + scores + positions * (CPB_HIDDEN + layer.heads),
         widest=max(3 * elements, scores),
         output=elements,
@@ -167,7 +167,7 @@ def _attention_macs(layer: LayerShape) -> int:
 
 
 def _attention_parameters(layer: LayerShape) -> int:
-    """Of the norm, the two linear layers and the bias of the last."""
+    """Parameters of the norm, of the two linear layers and of the bias of the last."""
     return 2 * layer.channels + 4 * layer.channels * layer.channels + layer.channels
 
 
@@ -188,7 +188,7 @@ def _mlp_unit(block: str, layer: LayerShape, mlp_ratio: float, post_norm: bool) 
         macs=2 * layer.tokens * channels * hidden,
         normalised=elements,
         parameters=2 * channels + 2 * channels * hidden + hidden + channels,
-        kept=2 * elements + 2 * layer.tokens * hidden,  # what enters the norm, the first product, the GELU, the last
+        kept=2 * elements + 2 * layer.tokens * hidden,  # inputs of the norm, first product, GELU, last product
         widest=layer.tokens * hidden,
         output=elements,
     )
@@ -203,7 +203,7 @@ def _merging_unit(name: str, layer: LayerShape, post_norm: bool) -> Unit:
         macs=elements * 2 * layer.channels,
         normalised=normalised,
         parameters=norm_parameters * layer.channels + 8 * layer.channels**2,
-        kept=elements + normalised,  # what enters the product and the norm
+        kept=elements + normalised,  # inputs of the product and the norm
         widest=elements,
         output=elements // 2,
     )

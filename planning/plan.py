@@ -4,7 +4,7 @@
 
 Parameters and MACs are exact. Memory is the estimate of `memory.py`. Throughput is an upper bound: the time of matrix
 products alone at a given rate. A backward pass takes twice the MACs of its forward pass, half of them for the gradients
-of activations and half for those of weights, plus those of the forward pass where it is recomputed. All IPUs of a
+of activations and half for those of weights, plus those of the forward pass if it is recomputed. All IPUs of a
 replica work at the same time on different micro-batches, so the slowest IPU determines the time per micro-batch.
 Filling and draining a pipeline of F stages takes the time of F-1 micro-batches per update: F-1 forward steps before the
 first backward step, and F-1 backward steps after the last forward step.
@@ -158,7 +158,7 @@ def describe(units: Sequence[Unit]) -> str:
         whole.clear()
 
     for index, unit in enumerate(units):
-        name = ".".join(unit.module.split(".")[1:4:2])  # layer.block, where it is one
+        name = ".".join(unit.module.split(".")[1:4:2])  # layer.block, if it is a block
         if unit.begins_block and index + 1 < len(units):
             whole.append(name)
         elif not unit.ends_block or not whole:

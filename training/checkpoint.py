@@ -245,7 +245,7 @@ def _load(path: Path) -> Dict[str, Any]:
 
 
 def _set_aside(path: Path) -> None:
-    """Renames a damaged checkpoint, so that it is not overwritten."""
+    """Renames a damaged checkpoint, which protects it from being overwritten."""
     number = 1
     while os.path.lexists(path.with_name(f"{path.name}.damaged-{number}")):
         number += 1

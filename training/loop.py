@@ -121,7 +121,7 @@ def log_outcome(run: Run, progress: Progress) -> None:
 
 
 def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> None:
-    """Raises Preempted in all processes once the save is complete, if one was asked to stop and training goes on."""
+    """Raises Preempted in all processes once the state is saved, if one was asked to stop before training is done."""
     if is_finished(run.config, progress):
         return
     asked = processes.sum_over_processes(torch.tensor([float(bool(stop.name))]), run.launch)
