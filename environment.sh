@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 # shellcheck shell=bash
-# Sourced by train_swin.sh and test_swin.sh: finds or makes a Python that has what a requirements file names.
+# Sourced by train_swin.sh and test_swin.sh: finds or creates a Python with the packages of a requirements file.
 
 # has_requirements PYTHON FILE: whether the interpreter has every package of the file, recent enough.
 has_requirements() {
@@ -53,8 +53,8 @@ install() {
 }
 
 # use_environment ROOT FILE [TORCH]: sets PYTHON to an interpreter with the packages of ROOT/FILE.
-#   In a Poplar SDK environment that interpreter is completed, its torch untouched; an interpreter that has everything
-#   is used as it is; otherwise ROOT/.venv is made. TORCH: that version, in a separate environment.
+#   In a Poplar SDK environment, missing packages are installed, but torch is left alone; an interpreter with everything
+#   is used unchanged; otherwise ROOT/.venv is created. TORCH: this version, in a separate environment.
 use_environment() {
     local root=$1 file=$1/$2 torch=${3:-} folder=$1/.venv${3:+-torch-$3}
     PYTHON=${PYTHON:-python3}

@@ -3,14 +3,14 @@
 # shellcheck shell=bash
 # Sourced by the pod scripts: starts a named configuration with poprun.
 #
-# Variables that a script or the caller's environment sets:
-#   CONFIG            name of the configuration                          INSTANCES         processes in all
-#   REPLICAS          data-parallel copies in all processes together     IPUS_PER_REPLICA  pipeline stages
-#   ILDS              IPU link domains (pods of 64 that are joined)      HOSTS             comma-separated machines
+# Variables, set by the script or the environment:
+#   CONFIG            name of the configuration                          INSTANCES         number of processes
+#   REPLICAS          data-parallel replicas over all processes          IPUS_PER_REPLICA  pipeline stages
+#   ILDS              IPU link domains (joined pods of 64)               HOSTS             comma-separated machines
 #   PARTITION         V-IPU partition, made or changed to fit            VIPU_SERVER       host of the V-IPU server
 #   SUBNET            network that MPI uses between hosts                DATA_PATH         ImageNet folder
 #   PRETRAINED        weights to fine-tune                               OUTPUT            folder of the run
-#   CACHE_DIR         compiled programs, one folder a configuration, shared between instances
+#   CACHE_DIR         compiled programs, one folder per configuration, shared between instances
 
 # launch_pod [--dry-run] ARGUMENT...: runs or prints the command; further arguments go to train_swin.py.
 launch_pod() {

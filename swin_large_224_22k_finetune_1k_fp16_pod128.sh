@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/pod.sh"
 CONFIG=SWIN_LARGE_224_22K_FINETUNE_1K_FP16_POD128
 REPLICAS=${REPLICAS:-16}
 IPUS_PER_REPLICA=${IPUS_PER_REPLICA:-8}
-INSTANCES=${INSTANCES:-8}  # two replicas a process, so that they can share optimizer state
+INSTANCES=${INSTANCES:-8}  # two replicas per process, which share optimizer state
 ILDS=${ILDS:-2}
 PRETRAINED=${PRETRAINED:-swin_large_patch4_window7_224_22k.pth}
 launch_pod "$@"

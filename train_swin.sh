@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-# Set-up and training in one command.
+# Sets up an environment and trains.
 #   ./train_swin.sh                                  the demonstration: prepares real data, trains, validates
 #   ./train_swin.sh --cfg SWIN_TINY --data-path ...  any run: the arguments are those of train_swin.py
 set -euo pipefail

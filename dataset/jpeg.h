@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 the Swin IPU trainer authors
 //
-// Ordinary JPEGs (ITU-T T.81): sequential, 8 bits, Huffman-coded in one scan, grey or YCbCr with colours of full size, half the width,
-// or half the width and height. The files are untrusted: functions return 0 for anything unexpected, which is left to a complete
-// decoder.
+// Ordinary JPEGs (ITU-T T.81): sequential, 8 bits, Huffman-coded in one scan, grey or YCbCr with colours of full size, half the
+// width, or half the width and height. The files are untrusted: functions return 0 for anything unexpected, which is left to a
+// complete decoder.
 
 #pragma once
 
@@ -24,8 +24,8 @@ typedef struct {
 
 int read_headers(const uint8_t *data, int64_t size, Jpeg *jpeg);
 
-// The coefficients at the start of the next LOOK bits: one, or two if the bits hold both. Places of coefficients are numbered 0 to 63
-// in coding order; `advance` leads from one place to the next, and ends a block if it is BAD or more.
+// The coefficients at the start of the next LOOK bits: one, or two if the bits hold both. Places of coefficients are numbered 0 to
+// 63 in coding order; `advance` leads from one place to the next, and ends a block if it is BAD or more.
 typedef struct {
     uint8_t bits, advance; // of one or both; 0 and HARD if the first is longer than LOOK
     uint8_t first_bits, first_advance;
@@ -37,7 +37,7 @@ enum { BAD = 64, END_OF_BLOCK = 128, HARD = 255 };
 // Huffman codes.
 typedef struct {
     Step steps[1 << LOOK];
-    int ends[LONGEST + 1], shifts[LONGEST + 1]; // for each length, the code after the last one, and the offset from code to symbol index
+    int ends[LONGEST + 1], shifts[LONGEST + 1]; // by length: the code after the last one, and the offset from code to symbol index
     const uint8_t *symbols;
 } Codes;
 
