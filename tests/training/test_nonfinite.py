@@ -29,7 +29,7 @@ def test_step_that_is_not_finite_is_told_with_its_rate_module_and_samples(digits
     assert caught.value.code == EXIT_NONFINITE
     cause = r": a pixel is not finite, for the samples .*train/0/\d+.png" if DEVICE == "cpu" else ""
     where = r"not finite at update \d+ \(epoch 0, step \d+, learning rate [\d.e-]+\)"
-    assert re.search(f"{where}{cause}.*; checkpoints are unchanged", str(caught.value))
+    assert re.search(f"{where}{cause}.*; the checkpoints are unchanged", str(caught.value))
     assert ("SKIP_NONFINITE" in str(caught.value)) == (DEVICE == "cpu")  # which an IPU does not have
 
 
