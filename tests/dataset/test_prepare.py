@@ -379,7 +379,7 @@ class TestFolder:
     def test_a_folder_inside_the_source_is_refused_and_nothing_is_left_in_it(self, photos):
         before = sorted(photos.rglob("*"))
         error = refusal(module.main, ["folder", "--source", str(photos), "--out", str(photos / "out")])
-        assert "--out lies in --source" in str(error)
+        assert "--out is inside --source" in str(error)
         assert sorted(photos.rglob("*")) == before
 
     @pytest.mark.parametrize(
