@@ -90,8 +90,8 @@ def _without_traces(config: CfgNode) -> CfgNode:
     return changed
 
 
-def _model(run: Run) -> List[str]:
-    """One row per module with its parameters and multiply-accumulates, and their sums."""
+def _modules(run: Run) -> Dict[str, List[int]]:
+    """Parameters and multiply-accumulates per module, with the blocks of a layer as one."""
     rows: Dict[str, List[int]] = {}
     for unit in run.model.units:
         parts = unit.module.split(".")
@@ -99,6 +99,12 @@ def _model(run: Run) -> List[str]:
         row = rows.setdefault(name, [0, 0])
         row[0] += unit.parameters
         row[1] += unit.macs
+    return rows
+
+
+def _model(run: Run) -> List[str]:
+    """One row per module with its parameters and multiply-accumulates, and their sums."""
+    rows = _modules(run)
     layers = {f"layers.{index}": layer for index, layer in enumerate(configured_layers(run.config))}
     lines = [f"{'module':<22}{'blocks, tokens, width, heads, window':<48}{'parameters':>14}{'GMACs':>12}"]
     for name, (parameters, macs) in rows.items():
@@ -178,15 +184,8 @@ def _data(run: Run) -> List[str]:
 
 def _cost(run: Run, stop: StopRequest) -> List[str]:
     """Trains two steps, validates two batches, and estimates the time of an epoch from the second ones."""
-    progress, updates, epochs = Progress(), run.config.IPU.DEVICE_ITERATIONS, run.config.TRAIN.EPOCHS
-    run.model.train()
-    marks, losses = [time.monotonic()], []
-    for images, targets in _two(run.data.training_loader):
-        losses.append(finish_step(run, progress, train_step(run, progress, images, targets), stop)[0])
-        progress.advance(updates, losses[-1])
-        marks.append(time.monotonic())
-        stop.check()
-    first, last = marks[1] - marks[0], marks[-1] - marks[-2]
+    updates, epochs = run.config.IPU.DEVICE_ITERATIONS, run.config.TRAIN.EPOCHS
+    first, last, losses = _timed_steps(run, stop)
     batch = run.launch.global_batch(run.config)
     training, validation = last * run.updates_per_epoch / updates, _validation_seconds(run)
     validations = -(-epochs // run.config.TEST.INTERVAL)  # the last epoch is always validated
@@ -205,6 +204,19 @@ def _cost(run: Run, stop: StopRequest) -> List[str]:
         f"memory: {accelerator.peak_memory() / 1e6:,.0f} MB of the {place} at peak{beside}; "
         "--plan estimates the memory of IPUs",
     ]
+
+
+def _timed_steps(run: Run, stop: StopRequest) -> Tuple[float, float, List[float]]:
+    """Trains two steps (or the only one); returns the seconds of the first and of the last, and the losses."""
+    progress = Progress()
+    run.model.train()
+    marks, losses = [time.monotonic()], []
+    for images, targets in _two(run.data.training_loader):
+        losses.append(finish_step(run, progress, train_step(run, progress, images, targets), stop)[0])
+        progress.advance(run.config.IPU.DEVICE_ITERATIONS, losses[-1])
+        marks.append(time.monotonic())
+        stop.check()
+    return marks[1] - marks[0], marks[-1] - marks[-2], losses
 
 
 def _validation_seconds(run: Run) -> float:
