@@ -6,22 +6,21 @@ Each residual branch is one differentiable function with a backward pass written
 
 - It runs for a few samples at a time, so that all that lies between two products stays in the caches.
 - It runs for the samples only that stochastic depth keeps.
-- Rolling and cutting into windows is one gather of rows, before the projection, and one after it.
+- Rolling and cutting into windows is the order in which the norm reads rows, and the sum at the end writes them.
 - The backward pass computes all again but the first product, and with `recompute` that, too; never the last one.
-- Without a backward pass, weights are packed once for all parts, and GELU belongs to the product before it.
-- What lies between products takes one pass each; see kernels.py.
+- Without a backward pass, weights are packed once for all parts, and products include bias and GELU.
+- Otherwise all that lies between two products takes one pass, or two around a GELU; see kernels.py.
 
 Whoever watches the operations or the parts of a block (PopTorch's compiler, exports, hooks) sees the ordinary block.
 """
 
 import functools
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union, cast
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, cast
 
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from planning.geometry import LayerShape, Pair
 
@@ -31,17 +30,27 @@ from .swin_transformer import BasicLayer, BlockStyle, SwinTransformerBlock
 CHUNK_BYTES = 5 << 18  # of the samples that a branch runs for at a time; what is made of them is some times larger
 DTYPES = (torch.float32, torch.bfloat16)
 
-Weights = Sequence[Any]  # tensors; None for a bias that a layer does not have
-Samples = Union[slice, Tensor]  # of a batch: a range, or indices
+Weights = Sequence[Any]  # tensors; None for a bias or a mask that a layer does not have
+
+
+class Part(NamedTuple):
+    """Tokens of a batch (B, H, W, C) that a branch runs for together."""
+
+    samples: slice
+    rows: Optional[Tensor]  # of these samples, (samples x H x W, C); None: all, as they are
+    size: int  # number of rows
+
+    def of(self, x: Tensor) -> Tensor:
+        """The samples, as rows."""
+        return x[self.samples].view(-1, x.shape[-1])
 
 
 @functools.lru_cache(maxsize=None)
-def window_order(grid: Pair, window: Pair, shift: Pair) -> Tuple[Tensor, Tensor]:
-    """The token at each place of the windows of a shifted map, window by window, and the inverse: (tokens,), int64."""
+def window_order(grid: Pair, window: Pair, shift: Pair) -> Tensor:
+    """The token at each place of the windows of a shifted map, window by window: (tokens,), int64."""
     tokens = torch.arange(grid[0] * grid[1]).view(grid).roll((-shift[0], -shift[1]), (0, 1))
     parts = tokens.view(grid[0] // window[0], window[0], grid[1] // window[1], window[1])
-    order = parts.transpose(1, 2).reshape(-1)
-    return order, order.argsort()
+    return parts.transpose(1, 2).reshape(-1)
 
 
 @functools.lru_cache(maxsize=None)
@@ -59,11 +68,25 @@ def packed(weight: Tensor, rows: int) -> Tensor:
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows))
 
 
-def linear(rows: Tensor, weight: Tensor, bias: Any, then: str = "none", out: Optional[Tensor] = None) -> Tensor:
-    """A linear layer; with packed weights also the operation that follows it, "gelu", else to `out`."""
+def linear(x: Tensor, weight: Tensor, bias: Any, then: str = "none", out: Optional[Tensor] = None) -> Tensor:
+    """A linear layer and the operation that follows it, "gelu", if the weight is packed; or else the product alone.
+
+    Args:
+        x: (rows, in).
+        weight: (out, in), or what `packed` made of it.
+        bias: (out,), or None.
+        then: the operation that follows.
+        out: where a product alone is written to; None: it gets memory of its own.
+    """
     if weight.is_mkldnn:
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(rows, weight, bias, then, [], "none"))
-    return functional.linear(rows, weight, bias, out=out)  # type: ignore[call-arg]
+        bias = None if bias is None else bias.to(x.dtype)
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none"))
+    return torch.mm(x, weight.t(), out=out)
+
+
+def left_out(weight: Tensor, bias: Any) -> Any:
+    """The bias that `linear` did not add."""
+    return None if weight.is_mkldnn else bias
 
 
 class Sums:
@@ -85,11 +108,6 @@ class Sums:
         elif self._wanted[index]:
             self.add(index, gradient.t() @ inputs)
 
-    def rows(self, index: int, gradient: Tensor) -> None:
-        """Adds to a vector: (rows, out) -> (out,)."""
-        if self._wanted[index]:
-            self.add(index, gradient.sum(0))
-
     def add(self, index: int, gradient: Tensor) -> None:
         """Adds a gradient of the weight's own shape."""
         total = self._totals[index]
@@ -98,19 +116,13 @@ class Sums:
         elif self._wanted[index]:
             self._totals[index] = gradient.float()
 
-    def total(self, index: int, weight: Tensor) -> Tensor:
-        """The sum for a weight, to be added to."""
-        total = self._totals[index]
-        if total is None:
-            total = self._totals[index] = torch.zeros_like(weight, dtype=torch.float32)
-        return total
-
-    def norm_and_linear(self, gradient: Tensor, rows: Tensor, weights: Weights, eps: float) -> Tensor:
-        """The gradient of rows (rows, C), given that of their norm's product with the first linear layer."""
-        normed, *statistics = kernels.norm(rows, weights[0], weights[1], eps)
+    def norm_and_linear(
+        self, gradient: Tensor, x: Tensor, rows: Optional[Tensor], weights: Weights, eps: float
+    ) -> Tensor:
+        """The gradient of rows of `x`, given that of their norm's product with the first linear layer."""
+        normed, *statistics = kernels.norm(x, weights[0], weights[1], eps, rows)
         self.product(2, gradient, normed)
-        self.rows(3, gradient)
-        inner, *others = kernels.norm_back(gradient @ weights[2], rows, statistics, weights[0], weights[1])
+        inner, *others = kernels.norm_back(gradient @ weights[2], x, statistics, weights[0], weights[1], rows)
         self.add(0, others[0])
         self.add(1, others[1])
         return inner
@@ -128,85 +140,66 @@ class MlpBranch(NamedTuple):
 
     eps: float
 
-    def inner(self, x: Tensor, weights: Weights, out: Optional[Tensor] = None) -> Tensor:
-        """Samples (B, H, W, C) -> what the backward pass needs of them, written to `out`, if any."""
-        normed = kernels.norm(x.view(-1, x.shape[-1]), weights[0], weights[1], self.eps)[0]
+    def order(self, grid: Pair) -> Optional[Tensor]:
+        """The order in which the branch takes the tokens of a sample; None: as they are."""
+        return None
+
+    def inner(self, x: Tensor, rows: Optional[Tensor], weights: Weights, out: Optional[Tensor] = None) -> Tensor:
+        """Rows of `x` (rows, C) -> what the backward pass needs of them, written to `out`, if any."""
+        normed = kernels.norm(x, weights[0], weights[1], self.eps, rows)[0]
         return linear(normed, weights[2], weights[3], "gelu", out)
 
-    def outer(self, hidden: Tensor, x: Tensor, weights: Weights) -> Tensor:
-        """The branch of the samples, from the result of `inner`."""
-        active = hidden if weights[2].is_mkldnn else functional.gelu(hidden)
-        return linear(active, weights[4], weights[5]).view(x.shape)
+    def outer(self, hidden: Tensor, weights: Weights) -> Tensor:
+        """The branch of the rows, (rows, C), without what `linear` leaves out, from the result of `inner`."""
+        active = hidden if weights[2].is_mkldnn else kernels.gelu(hidden, weights[3])
+        return linear(active, weights[4], weights[5])
 
-    def back(self, gradient: Tensor, hidden: Tensor, x: Tensor, weights: Weights, sums: Sums) -> Tensor:
-        """The gradient of the samples, given that of their branch."""
-        rows, outer = x.view(-1, x.shape[-1]), gradient.view(-1, x.shape[-1])
-        inner, active = kernels.gelu_back(outer @ weights[4], hidden)
-        sums.product(4, outer, active)
-        sums.rows(5, outer)
-        return sums.norm_and_linear(inner, rows, weights, self.eps).view(x.shape)
+    def back(
+        self, gradient: Tensor, hidden: Tensor, x: Tensor, rows: Optional[Tensor], weights: Weights, sums: Sums
+    ) -> Tensor:
+        """The gradient of the rows, given that of their branch."""
+        inner, total, active = kernels.gelu_back(gradient @ weights[4], hidden, weights[3])
+        sums.add(3, total)
+        sums.product(4, gradient, active)
+        return sums.norm_and_linear(inner, x, rows, weights, self.eps)
 
 
 class AttentionBranch(NamedTuple):
     """Norm and window attention.
 
-    Weights: those of the norm, of `qkv` and of `proj`, and the bias and mask (1 or windows, heads, tokens, tokens).
+    Weights: those of the norm, of `qkv` and of `proj`, the position bias (heads, tokens, tokens), and the mask
+    (windows, tokens, tokens) or None.
     """
 
     eps: float
     window: Pair
     shift: Pair
-    heads: int
     scale: float
 
-    def inner(self, x: Tensor, weights: Weights, out: Optional[Tensor] = None) -> Tensor:
-        """As of MlpBranch: queries, keys and values (3, windows, heads, tokens, C / heads), as rows (..., 3 C)."""
-        rows = x.view(-1, x.shape[-1]).index_select(0, self._rows(x)[0])
-        normed = kernels.norm(rows, weights[0], weights[1], self.eps)[0]
-        joint = linear(normed, weights[2], weights[3])
-        parts = joint.view(-1, self.window[0] * self.window[1], 3, self.heads, x.shape[-1] // self.heads)
-        out = torch.empty_like(joint) if out is None else out
-        out.view(3, -1, self.heads, *parts.shape[1::3]).copy_(parts.permute(2, 0, 3, 1, 4))
-        return out
+    def order(self, grid: Pair) -> Optional[Tensor]:
+        """As of MlpBranch: window by window."""
+        return window_order(grid, self.window, self.shift)
 
-    def outer(self, kept: Tensor, x: Tensor, weights: Weights) -> Tensor:
+    def inner(self, x: Tensor, rows: Optional[Tensor], weights: Weights, out: Optional[Tensor] = None) -> Tensor:
+        """As of MlpBranch: queries, keys and values."""
+        normed = kernels.norm(x, weights[0], weights[1], self.eps, rows)[0]
+        return linear(normed, weights[2], weights[3], out=out)
+
+    def outer(self, qkv: Tensor, weights: Weights) -> Tensor:
         """As of MlpBranch."""
-        joined = self._attended(kept, weights[6])[2]
-        return linear(joined, weights[4], weights[5]).index_select(0, self._rows(x)[1]).view(x.shape)
+        joined = kernels.attention(qkv, left_out(*weights[2:4]), weights[6], weights[7], self.scale)
+        return linear(joined, weights[4], weights[5])
 
-    def _attended(self, kept: Tensor, bias: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (3, windows x heads, tokens, C / heads), attention weights, and rows (..., C)."""
-        parts = kept.view(3, -1, bias.shape[-1], kept.shape[1] // (3 * self.heads))
-        scores = torch.bmm(parts[0], parts[1].transpose(1, 2))
-        attention = kernels.softmax(scores, bias, self.scale)
-        joined = (attention @ parts[2]).view(-1, self.heads, *parts.shape[2:]).transpose(1, 2)
-        return parts, attention, joined.reshape(-1, kept.shape[1] // 3)
-
-    def back(self, gradient: Tensor, kept: Tensor, x: Tensor, weights: Weights, sums: Sums) -> Tensor:
+    def back(
+        self, gradient: Tensor, qkv: Tensor, x: Tensor, rows: Optional[Tensor], weights: Weights, sums: Sums
+    ) -> Tensor:
         """As of MlpBranch."""
-        order, inverse_order = self._rows(x)
-        parts, attention, joined = self._attended(kept, weights[6])
-        outer = gradient.view(-1, gradient.shape[-1]).index_select(0, order)
-        sums.product(4, outer, joined)
-        sums.rows(5, outer)
-        tokens, size = parts.shape[2:]
-        inner = (outer @ weights[4]).view(-1, tokens, self.heads, size).transpose(1, 2).reshape(-1, tokens, size)
-        found = torch.empty_like(parts)
-        torch.bmm(attention.transpose(1, 2), inner, out=found[2])
-        scores = torch.bmm(inner, parts[2].transpose(1, 2))
-        scores = kernels.softmax_back(scores, attention, sums.total(6, weights[6]), self.scale)
-        torch.bmm(scores, parts[1], out=found[0])
-        torch.bmm(scores.transpose(1, 2), parts[0], out=found[1])
-        found = found.view(3, -1, self.heads, tokens, size).permute(1, 3, 0, 2, 4).reshape(len(outer), -1)
-        rows = x.view(-1, x.shape[-1]).index_select(0, order)
-        inner = sums.norm_and_linear(found, rows, weights, self.eps)
-        return inner.index_select(0, inverse_order).view(x.shape)
-
-    def _rows(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """The rows of some samples in the order of their windows, and the inverse."""
-        order, inverse = window_order((x.shape[1], x.shape[2]), self.window, self.shift)
-        first = torch.arange(len(x)).mul_(len(order)).unsqueeze(1)
-        return (first + order).flatten(), (first + inverse).flatten()
+        inner = gradient @ weights[4]
+        joined, inner, total, bias = kernels.attention_back(inner, qkv, weights[3], weights[6], weights[7], self.scale)
+        sums.add(3, total)
+        sums.product(4, gradient, joined)
+        sums.add(6, bias)
+        return sums.norm_and_linear(inner, x, rows, weights, self.eps)
 
 
 class Residual(torch.autograd.Function):
@@ -216,18 +209,17 @@ class Residual(torch.autograd.Function):
     def forward(ctx: Any, branch: Any, plan: "Plan", kept: Tensor, x: Tensor, *weights: Any) -> Tensor:
         """See `residual`."""
         scale, differentiable, recompute = plan
-        linears = [None if weight is None else weight.to(x.dtype) for weight in weights[2:6]]
-        narrow = [*weights[:2], *linears, *weights[6:]]
-        parts = chunks(x, kept)
+        narrow = list(weights)
+        narrow[2], narrow[4] = weights[2].to(x.dtype), weights[4].to(x.dtype)
+        parts = parts_of(x, kept, branch)
         if len(parts) > 1 and not differentiable and packs(x.dtype):
-            rows = len(x[parts[0]].flatten(0, 2))
-            narrow[2], narrow[4] = packed(narrow[2], rows), packed(narrow[4], rows)
-        out, saved = total_of(x, parts), cast(List[Optional[Tensor]], [None] * len(parts))
+            narrow[2], narrow[4] = packed(narrow[2], parts[0].size), packed(narrow[4], parts[0].size)
+        out, saved = total_of(x, kept), cast(List[Optional[Tensor]], [None] * len(parts))
         if differentiable and not recompute:  # all together, so that what is freed leaves no holes between them
-            saved = [x.new_empty(len(kept[samples]) * x.shape[1] * x.shape[2], len(narrow[2])) for samples in parts]
-        for samples, room in zip(parts, saved):
-            part = taken(x, samples)
-            add(out, samples, x, branch.outer(branch.inner(part, narrow, room), part, narrow), scale)
+            saved = [x.new_empty(part.size, len(narrow[2])) for part in parts]
+        for part, room in zip(parts, saved):
+            values = branch.outer(branch.inner(part.of(x), part.rows, narrow, room), narrow)
+            kernels.add_rows(part.of(x), part.rows, values, left_out(*narrow[4:6]), scale, part.of(out))
         if differentiable:
             ctx.branch, ctx.scale, ctx.count = branch, scale, len(weights)
             ctx.save_for_backward(kept, x, *narrow, *saved)
@@ -239,13 +231,14 @@ class Residual(torch.autograd.Function):
         """The gradients of `x` and the weights."""
         kept, x, *rest = ctx.saved_tensors
         weights, saved = rest[: ctx.count], rest[ctx.count :]
-        sums, gradient, parts = Sums(ctx.needs_input_grad[4:]), gradient.contiguous(), chunks(x, kept)
-        out = total_of(gradient, parts)
-        for samples, needed in zip(parts, saved):
-            part, outer = taken(x, samples), taken(gradient, samples)
-            needed = ctx.branch.inner(part, weights) if needed is None else needed
-            outer = outer if ctx.scale == 1 else outer * ctx.scale
-            add(out, samples, gradient, ctx.branch.back(outer, needed, part, weights, sums))
+        sums, gradient, branch = Sums(ctx.needs_input_grad[4:]), gradient.contiguous(), ctx.branch
+        out = total_of(gradient, kept)
+        for part, needed in zip(parts_of(x, kept, branch), saved):
+            needed = branch.inner(part.of(x), part.rows, weights) if needed is None else needed
+            outer, total = kernels.take(part.of(gradient), part.rows, ctx.scale)
+            sums.add(5, total)
+            inner = branch.back(outer, needed, part.of(x), part.rows, weights, sums)
+            kernels.add_rows(part.of(gradient), part.rows, inner, None, 1.0, part.of(out))
         return (None, None, None, out, *sums.results(weights))
 
 
@@ -277,31 +270,25 @@ class Plan(NamedTuple):
     recompute: bool
 
 
-def chunks(x: Tensor, kept: Tensor) -> List[Samples]:
-    """The kept samples, those together that run together."""
+def parts_of(x: Tensor, kept: Tensor, branch: Any) -> List[Part]:
+    """The kept samples of a batch (B, H, W, C), in parts whose tensors fit the caches."""
     size = max(CHUNK_BYTES * len(x) // max(x.numel() * x.element_size(), 1), 1)
-    if kept.all():
-        return [slice(first, first + size) for first in range(0, len(x), size)]
-    indices = kept.nonzero().flatten()
-    return list(indices.split(size)) if len(indices) else []
+    order, tokens = branch.order((x.shape[1], x.shape[2])), x.shape[1] * x.shape[2]
+    if not kept.all():
+        order = torch.arange(tokens) if order is None else order
+        chosen = kept.nonzero().split(size) if kept.any() else ()
+        return [Part(slice(None), (some * tokens + order).flatten(), len(some) * tokens) for some in chosen]
+    parts = []
+    for first in range(0, len(x), size):
+        count = min(size, len(x) - first)
+        rows = None if order is None else (torch.arange(count).unsqueeze(1) * tokens + order).flatten()
+        parts.append(Part(slice(first, first + count), rows, count * tokens))
+    return parts
 
 
-def taken(x: Tensor, samples: Samples) -> Tensor:
-    """Some samples of a batch."""
-    return x[samples] if isinstance(samples, slice) else x.index_select(0, samples)
-
-
-def total_of(x: Tensor, parts: Sequence[Samples]) -> Tensor:
-    """Where `add` writes its sums: a batch like `x`, with the values of `x` if not all samples get one."""
-    return torch.empty_like(x) if parts and isinstance(parts[0], slice) else x.clone()
-
-
-def add(total: Tensor, samples: Samples, x: Tensor, values: Tensor, scale: float = 1.0) -> None:
-    """Sets some samples of a batch, if they are indices equal to those of `x`, to those of `x` + scale * values."""
-    if isinstance(samples, slice):
-        torch.add(x[samples], values, alpha=scale, out=total[samples])
-    else:
-        total.index_add_(0, samples, values, alpha=scale)
+def total_of(x: Tensor, kept: Tensor) -> Tensor:
+    """Where the sums of the kept samples of a batch are written; the others are in it."""
+    return torch.empty_like(x) if kept.all() else x.clone()
 
 
 def residual(branch: Any, rate: float, recompute: bool, x: Tensor, weights: Weights) -> Tensor:
@@ -312,8 +299,7 @@ def residual(branch: Any, rate: float, recompute: bool, x: Tensor, weights: Weig
         rate: the probability to drop the branch of a sample; the others are scaled by 1 / (1 - rate).
         recompute: whether the backward pass runs the branch again instead of keeping what it needs.
         x: (B, H, W, C).
-        weights: of the branch: of its norm, of two linear layers, and others. Those of the linear layers
-            are cast to the dtype of `x`.
+        weights: of the branch: of its norm, of two linear layers, and others. Matrices are cast to the dtype of `x`.
     """
     kept = x.new_empty((x.shape[0], 1, 1, 1))
     kept = (kept.bernoulli_(1 - rate) if rate else kept.fill_(1)).flatten()
@@ -341,8 +327,9 @@ class HostBlock(SwinTransformerBlock):
         if not self._runs_whole(x):
             return super().attend(x)
         attention, eps, scale = self.attn, cast(float, self.norm1.eps), cast(float, self.attn.scale)
-        branch = AttentionBranch(eps, attention.window, attention.shift, attention.heads, scale)
-        weights = (*affine(self.norm1), *affine(attention.qkv), *affine(attention.proj), attention.bias())
+        branch = AttentionBranch(eps, attention.window, attention.shift, scale)
+        added = attention.relative_bias(), attention.attn_mask
+        weights = (*affine(self.norm1), *affine(attention.qkv), *affine(attention.proj), *added)
         return residual(branch, self.drop_path.rate * self.training, self.recompute, x, weights)
 
     def transform(self, x: Tensor) -> Tensor:
