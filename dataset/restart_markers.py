@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""JPEGs losslessly rewritten with restart markers by libjpeg-turbo's `jpegtran`, for dataset/jpeg_parts.py."""
+"""Losslessly rewrites JPEGs with restart markers, using libjpeg-turbo's `jpegtran`, for dataset/jpeg_parts.py."""
 
 import shutil
 import subprocess
@@ -13,10 +13,10 @@ from dataset.decode import MAX_FILE_BYTES, BadImage, decode
 from dataset.jpeg_parts import read_header
 
 TOOL = "jpegtran"
-# A marker after every MCU, since of longer intervals more is read than a crop needs. Tables made for the picture save
+# A marker after every MCU: with longer intervals, more would be read than a crop needs. Optimised Huffman tables save
 # more bytes than the markers take, except in small pictures.
 ARGUMENTS = ("-copy", "all", "-optimize", "-restart", "1B")
-SECONDS = 120  # for a picture; a megapixel takes some hundredths
+SECONDS = 120  # per picture; a megapixel takes a few hundredths
 
 
 def find_tool() -> str:
