@@ -45,7 +45,7 @@ KEY_FLAGS = (
     ),
     KeyFlag(("--tag",), "TAG", str, "NAME", "subfolder of --output for this run"),
     KeyFlag(("--pretrained-model", "--pretrained"), "MODEL.PRETRAINED", str, "FILE", "weights to start from"),
-    KeyFlag(("--use-ema",), "MODEL.PRETRAINED_EMA", bool, "", "take the averaged weights (EMA) of a file", ANY),
+    KeyFlag(("--use-ema",), "MODEL.PRETRAINED_EMA", bool, "", "use the averaged weights (EMA) of a file", ANY),
     KeyFlag(("--num-classes",), "MODEL.NUM_CLASSES", int, "N", "classes of the head; 0: as many as the data has", ANY),
     KeyFlag(("--resume",), "MODEL.RESUME", str, "FILE", "checkpoint to resume from"),
     KeyFlag(("--batch-size",), "DATA.BATCH_SIZE", int, "N", "micro-batch size", ANY),
