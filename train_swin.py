@@ -24,6 +24,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if args.plan or args.plan_output is not None:
         show_plan(config, args.plan_output)
         return
+    arguments.check_complete(args, config)
 
     # torch, torchvision and timm take seconds to import; --help and invalid command lines do not wait for them.
     import accelerator

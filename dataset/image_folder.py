@@ -123,10 +123,15 @@ def check_same_classes(trained: Path, validated: Path, allow_empty: bool) -> Non
             raise Refusal(f"{lacking}: {some(sorted(missing))}{remedy}", EXIT_DATA)
 
 
-def check_root(root: str) -> Path:
-    """The data path; raises `Refusal` if it is not an existing folder."""
+def check_named(root: str) -> None:
+    """Raises `Refusal` for a data path that was not given."""
     if not root:
         raise Refusal("no data path: pass --data-path DIR (or --synthetic for generated images)")
+
+
+def check_root(root: str) -> Path:
+    """The data path; raises `Refusal` if it is not an existing folder."""
+    check_named(root)
     path = Path(root)
     if not path.is_dir():
         raise Refusal(f"data path {shown(path)} is not a folder", EXIT_DATA)

@@ -15,6 +15,7 @@ from common.launch import DEVICES
 from common.logs import logger
 from common.results import check_free
 from configs.official import flat, known_flag
+from dataset.image_folder import check_named
 from planning.geometry import configured_classes
 
 PREDICTION_FORMATS = ("text", "csv", "jsonl")
@@ -248,6 +249,18 @@ def build_config(args: argparse.Namespace, saved: Optional[str] = None, classes:
         ("MODEL.NUM_CLASSES", config.MODEL.NUM_CLASSES or classes or configured_classes(config)),
     ]
     return configuration.get_config(args.cfg, opts, given + generated, saved)
+
+
+def check_complete(args: argparse.Namespace, config: CfgNode) -> None:
+    """Raises `Refusal` for a command of train_swin.py without its output folder or data.
+
+    A run limited by TRAIN.TRAINING_STEPS, such as a benchmark, may omit OUTPUT.
+    """
+    others = (args.throughput, args.eval, args.compile_only, args.dry_run, args.schedule_output is not None)
+    if not any(others) and not config.OUTPUT and (config.TAG or not config.TRAIN.TRAINING_STEPS):
+        raise Refusal("--output is required: the folder for checkpoints, log and metrics")
+    if config.DATA.DATASET != "generated":
+        check_named(config.DATA.DATA_PATH)
 
 
 def origins(args: argparse.Namespace) -> Dict[str, str]:

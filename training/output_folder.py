@@ -26,15 +26,13 @@ LOCK, LOG, METRICS, CONFIGURATION = ".lock", "log.txt", "metrics.csv", "config.y
 def opened(config: CfgNode, launch: Launch) -> Iterator[Optional[Path]]:
     """Creates the output folder, checks that it is writable, and locks it against other runs inside the context.
 
-    The leader holds the lock for all processes, until it exits. A run limited by TRAIN.TRAINING_STEPS, such as a
-    benchmark, may omit OUTPUT: it has no folder and saves nothing.
+    The leader holds the lock for all processes, until it exits. A run without OUTPUT, which `arguments.check_complete`
+    allows for benchmarks, has no folder and saves nothing.
 
     Raises:
-        Refusal: if no folder is given, the tag leads out of it, it is not writable, or it is in use.
+        Refusal: if the tag leads out of the folder, it is not writable, or it is in use.
     """
     folder = Path(config.OUTPUT) / config.TAG
-    if not config.OUTPUT and (config.TAG or not config.TRAIN.TRAINING_STEPS):
-        raise Refusal("--output is required: the folder for checkpoints, log and metrics")
     if Path(config.TAG).is_absolute() or ".." in Path(config.TAG).parts:
         raise Refusal(f"--tag {config.TAG} leads out of --output: use the name of a subfolder")
     if not config.OUTPUT or not launch.is_leader:
