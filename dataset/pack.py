@@ -197,4 +197,4 @@ def _verify(path: Path, names: List[str], note: Note) -> None:
 
 
 def _unreadable(folder: ImageFolder, index: int, text: str) -> Refusal:
-    return Refusal(f"{shown(folder.name(index))} {text}: mend or remove it, and start again", EXIT_DATA)
+    return Refusal(f"{shown(folder.name(index))} {text}: repair or remove it, and run again", EXIT_DATA)

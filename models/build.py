@@ -173,14 +173,12 @@ def fastest(config: CfgNode, fused: Optional[bool] = None) -> Type[SwinClassifie
     if config.TRAIN.COMPILE:
         logger.info("blocks: ordinary operations of PyTorch, under torch.compile")
         if on_cpu and _has_variants(config):
-            logger.warning(
-                "TRAIN.COMPILE takes the place of blocks for CPUs, which take less time: leave --compile out"
-            )
+            logger.warning("TRAIN.COMPILE replaces the blocks for CPUs, which are faster: leave --compile out")
         return MODELS[swin.TYPE]
     if on_cpu and _has_variants(config):
         between = "operations of PyTorch" if kernels.library() is None else "kernels.c"
         logger.info(
-            "blocks: for CPUs, a few samples at a time, without those that stochastic depth drops; %s between products",
+            "blocks: for CPUs, a few samples at a time, without those dropped by stochastic depth; %s between products",
             between,
         )
         return HostSwinClassifier

@@ -78,7 +78,7 @@ def find_state(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Optio
     progress = Progress(**state["progress"])
     check_same_run(config, state["config"], progress)
     if config.MODEL.PRETRAINED:
-        logger.info("%s is not read: the run resumes from its checkpoint", config.MODEL.PRETRAINED)
+        logger.info("%s is ignored: the run resumes from its checkpoint", config.MODEL.PRETRAINED)
     logger.info("resuming from %s: epoch %d, update %d", path, progress.epoch, progress.update)
     return state
 

@@ -111,7 +111,7 @@ def find(folder: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
         if name in (LAST, PREVIOUS):
             break
     if damaged and found is None:
-        raise Refusal(f"no checkpoint in {folder} can be used: move them away to start anew", EXIT_CHECKPOINT)
+        raise Refusal(f"no checkpoint in {folder} can be used: move them away to start over", EXIT_CHECKPOINT)
     for path in damaged:
         _set_aside(path)
     return found
