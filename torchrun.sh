@@ -20,6 +20,16 @@ if [ "${1:-}" = --dry-run ]; then
 fi
 processes=${PROCESSES:-$("$PYTHON" -c 'import torch; print(max(torch.cuda.device_count(), 1))')}
 nodes=${NODES:-1}
+for setting in "PROCESSES=$processes" "NODES=$nodes"; do
+    if ! [[ ${setting#*=} =~ ^[1-9][0-9]*$ ]]; then
+        echo "torchrun.sh: $setting is not a number from 1" >&2
+        exit 2
+    fi
+done
+if [ "$nodes" -gt 1 ] && ! [[ ${MASTER:-} =~ ^.+:[0-9]+$ ]]; then
+    echo "torchrun.sh: MASTER='${MASTER:-}' is not HOST:PORT of machine 0, which NODES=$nodes needs" >&2
+    exit 2
+fi
 # torchrun gives each process one thread otherwise
 cores=$(PYTHONPATH="$root" "$PYTHON" -c 'from common.cores import usable_cores; print(usable_cores())')
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}"

@@ -103,6 +103,29 @@ def test_torchrun_script_starts_one_machine_or_several():
     ]
 
 
+@pytest.mark.parametrize(
+    "variables, said",
+    [
+        ({"PROCESSES": "0"}, "PROCESSES=0 is not a number from 1"),
+        ({"PROCESSES": "two"}, "PROCESSES=two is not a number from 1"),
+        ({"PROCESSES": "2", "NODES": "-1"}, "NODES=-1 is not a number from 1"),
+        ({"PROCESSES": "2", "NODES": "2"}, "MASTER='' is not HOST:PORT"),
+        ({"PROCESSES": "2", "NODES": "2", "MASTER": "first"}, "MASTER='first' is not HOST:PORT"),
+    ],
+)
+def test_torchrun_script_refuses_what_torchrun_would_trace_back(variables, said):
+    environment = {key: value for key, value in os.environ.items() if key not in ("NODES", "MASTER")}
+    ended = subprocess.run(
+        [str(ROOT / "torchrun.sh"), "--dry-run", "--cfg", "SWIN_TINY"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(environment, PYTHON=sys.executable, **variables),
+    )
+    assert ended.returncode == 2 and ended.stderr.startswith(f"torchrun.sh: {said}")
+    assert ended.stderr.count("\n") == 1
+
+
 def test_shell_scripts_pass_shellcheck():
     scripts = [str(path) for path in [*ROOT.glob("*.sh"), ROOT / ".ci" / "run"]]
     program = Path(sys.executable).with_name("shellcheck")
