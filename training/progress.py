@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from common.errors import EXIT_CHECKPOINT, Refusal
 from common.logs import logger
 from config import defaults, parse
+from configs.official import flat
 
 AVERAGED = "ema_"  # prefix of the columns of averaged weights
 
@@ -133,8 +134,8 @@ def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
     Raises:
         Refusal: if the model changed, or the order of samples inside an epoch.
     """
-    before, now = _flatten(parse(saved, "checkpoint")), _flatten(parse(config.dump(), "configuration"))
-    before = {**_flatten(defaults()), **before}  # a key may be newer than the checkpoint
+    before, now = dict(flat(parse(saved, "checkpoint"))), dict(flat(parse(config.dump(), "configuration")))
+    before = {**dict(flat(defaults())), **before}  # a key may be newer than the checkpoint
     for key in sorted(set(before) | set(now)):
         change = (before.get(key), now.get(key))
         if change[0] == change[1]:
@@ -172,10 +173,3 @@ def check_position(progress: Progress, updates: int) -> None:
 
 def _within(key: str, sections: Tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
-
-
-def _flatten(values: Dict[str, Any], prefix: str = "") -> Dict[str, Any]:
-    flat: Dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
