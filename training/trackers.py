@@ -35,11 +35,12 @@ def open_tracker(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Tra
     Raises:
         Refusal: if a package is not installed, or TensorBoard has no output folder.
     """
-    trackers: Dict[str, Tracker] = {}
-    if launch.is_leader and config.WANDB:
-        trackers["--wandb"] = _open_wandb(config, folder)
+    openers: Dict[str, Callable[[], Tracker]] = {}  # what is missing is found before anything is opened
     if launch.is_leader and config.TENSORBOARD:
-        trackers["--tensorboard"] = _open_tensorboard(folder)
+        openers["--tensorboard"] = _tensorboard(folder)
+    if launch.is_leader and config.WANDB:
+        openers["--wandb"] = _wandb(config, folder)
+    trackers = {name: opened() for name, opened in openers.items()}
 
     def track(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> None:
         for name, tracker in list(trackers.items()):
@@ -52,9 +53,14 @@ def open_tracker(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Tra
     return track
 
 
-def _open_wandb(config: CfgNode, folder: Optional[Path]) -> Tracker:
-    """Weights & Biases; WANDB_ variables apply: WANDB_MODE=offline keeps everything in the output folder."""
+def _wandb(config: CfgNode, folder: Optional[Path]) -> Callable[[], Tracker]:
+    """What opens Weights & Biases, whose package is there."""
     wandb = _required("wandb", "--wandb", "wandb")
+    return lambda: _open_wandb(wandb, config, folder)
+
+
+def _open_wandb(wandb: ModuleType, config: CfgNode, folder: Optional[Path]) -> Tracker:
+    """A run; WANDB_ variables apply: WANDB_MODE=offline keeps everything in the output folder."""
     where = None if folder is None else str(folder)
     try:
         wandb.init(project="swin", dir=where, config=yaml.safe_load(config.dump()), resume="allow")
@@ -71,11 +77,18 @@ def _open_wandb(config: CfgNode, folder: Optional[Path]) -> Tracker:
     return log
 
 
-def _open_tensorboard(folder: Optional[Path]) -> Tracker:
-    """TensorBoard event files in the folder `tensorboard` of the output folder, by weight update."""
+def _tensorboard(folder: Optional[Path]) -> Callable[[], Tracker]:
+    """What opens TensorBoard, whose package and folder are there."""
     if folder is None:
         raise Refusal("--tensorboard writes to the output folder: pass --output")
-    writer = _required("torch.utils.tensorboard", "--tensorboard", "tensorboard").SummaryWriter(str(folder / FOLDER))
+    where = str(folder / FOLDER)
+    tensorboard = _required("torch.utils.tensorboard", "--tensorboard", "tensorboard")
+    return lambda: _open_tensorboard(tensorboard, where)
+
+
+def _open_tensorboard(tensorboard: ModuleType, folder: str) -> Tracker:
+    """TensorBoard event files in `folder`, by weight update."""
+    writer = tensorboard.SummaryWriter(folder)
 
     def log(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> None:
         update = row["update"]

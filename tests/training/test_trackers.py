@@ -90,6 +90,26 @@ def test_missing_package_is_one_clear_line(monkeypatch, tmp_path, key, module):
         tracker(tmp_path, **{key: True})
 
 
+@pytest.mark.parametrize("folder", ["output", None])
+def test_no_wandb_run_is_opened_if_tensorboard_cannot_be(monkeypatch, tmp_path, folder):
+    opened = []
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(init=lambda **_: opened.append("run")))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(Refusal, match="--tensorboard"):
+        tracker(folder and tmp_path / folder, WANDB=True, TENSORBOARD=True)
+    assert not opened
+
+
+def test_no_event_file_is_opened_if_wandb_is_missing(monkeypatch, tmp_path):
+    opened = []
+    writer = types.SimpleNamespace(SummaryWriter=opened.append)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", writer)
+    with pytest.raises(Refusal, match="--wandb"):
+        tracker(tmp_path, WANDB=True, TENSORBOARD=True)
+    assert not opened
+
+
 def test_tensorboard_without_a_folder_is_refused():
     with pytest.raises(Refusal, match="--output"):
         tracker(None, TENSORBOARD=True)
