@@ -269,7 +269,7 @@ def _host(device: str) -> Accelerator:
     if device == "gpu" and not torch.cuda.is_available():
         raise Refusal("--device gpu needs CUDA: this PyTorch sees no GPU; use --device cpu")
     if device != "cpu" and torch.cuda.is_available():
-        index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        index = _local_rank(host) % torch.cuda.device_count()
         torch.cuda.set_device(index)  # also for operations that use the current device, such as pinning memory
         torch.backends.cudnn.allow_tf32 = False  # the default for convolutions is True
         host.configure(device=f"cuda:{index}")
@@ -280,6 +280,13 @@ def _host(device: str) -> Accelerator:
         importlib.import_module("poptorch_host.compiling.memory").keep_freed()
         kind = "cpu"
     return Accelerator(kind, importlib.import_module("poptorch_host"), importlib.import_module("poptorch_host.popdist"))
+
+
+def _local_rank(host: ModuleType) -> int:
+    try:
+        return host.local_rank()
+    except importlib.import_module("poptorch_host").Error as error:
+        raise Refusal(f"the GPU of this process is unknown: {error.message}") from error
 
 
 def _use_fast_matmul() -> None:

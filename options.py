@@ -10,9 +10,11 @@ import torch
 from yacs.config import CfgNode
 
 import accelerator
+from common.errors import Refusal
 from common.launch import Launch
 from common.logs import logger
 from planning.placement import ipus_of, pipeline_stages
+from utils import one_line
 
 # Values of PopART enumerations that PopTorch passes on as integers.
 RECOMPUTE_NOTHING, RECOMPUTE_ALL = 0, 4  # popart.RecomputationType NoRecompute, RecomputeAll
@@ -102,13 +104,20 @@ def _common_options(config: CfgNode, launch: Launch) -> Any:
 
 
 def _distributed_options(launch: Launch, ipus_per_replica: int) -> Any:
-    """Options with the number of processes and replicas, which popdist sets under poprun."""
+    """Options with the number of processes and replicas, which popdist sets under poprun.
+
+    Raises:
+        Refusal: if PopTorch cannot read a variable of the environment, such as OMPI_COMM_WORLD_SIZE.
+    """
     chosen = accelerator.selected()
-    if chosen.device == "ipu" and chosen.popdist is not None and chosen.popdist.isPopdistEnvSet():
-        if not hasattr(chosen.popdist, "poptorch"):
-            importlib.import_module("popdist.poptorch")  # importing popdist does not import it
-        return chosen.popdist.poptorch.Options(ipus_per_replica=ipus_per_replica)
-    options = chosen.poptorch.Options()
+    under_poprun = chosen.device == "ipu" and chosen.popdist is not None and chosen.popdist.isPopdistEnvSet()
+    try:
+        if under_poprun:
+            # importing popdist does not import popdist.poptorch
+            return importlib.import_module("popdist.poptorch").Options(ipus_per_replica=ipus_per_replica)
+        options = chosen.poptorch.Options()
+    except (chosen.poptorch.Error, ValueError) as error:
+        raise Refusal(f"PopTorch cannot read its options in the environment: {one_line(error)}") from error
     options.replicationFactor(launch.local_replicas)
     options.Distributed.configureProcessId(launch.process, launch.processes)
     return options

@@ -16,6 +16,7 @@ from typing import Optional, Union
 
 import torch
 
+from ._environment import number_in
 from .errors import createPoptorchError
 
 AUTO = "auto"
@@ -79,8 +80,17 @@ def device() -> torch.device:
     """Returns the PyTorch device that models run on. "cuda" is the GPU with the index LOCAL_RANK."""
     chosen = _settings.device or _parse_device(os.environ.get("POPTORCH_HOST_DEVICE") or "cpu")
     if chosen.type == "cuda" and chosen.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", local_rank())
     return chosen
+
+
+def local_rank() -> int:
+    """Returns LOCAL_RANK, the index of this process among those of its machine, which torchrun sets (default 0).
+
+    Raises:
+        Error: if it is no number.
+    """
+    return number_in("LOCAL_RANK", 0)
 
 
 def skips_nonfinite() -> bool:

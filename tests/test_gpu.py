@@ -15,6 +15,7 @@ from poptorch_host.updating import reduce, update
 from poptorch_host.updating.latch import OptimizerLatch
 
 import accelerator
+from common.errors import Refusal
 from config import get_config
 from models.build import MODELS, build_pipeline
 
@@ -39,6 +40,13 @@ def test_each_process_takes_the_gpu_of_its_local_rank_with_float32_convolutions(
     assert accelerator.select("auto").device == "gpu" and accelerator.answers_late()
     assert host.device() == torch.device("cuda:1") and gpus == ["set_device 1"]
     assert torch.backends.cudnn.allow_tf32 is False
+
+
+@pytest.mark.parametrize("value", ["abc", "", "-1", "1.5"])
+def test_local_rank_without_a_number_is_refused_in_one_line(value, gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", value)
+    with pytest.raises(Refusal, match=f"LOCAL_RANK is {value!r}, but must be a number.*unset it"):
+        accelerator.select("auto")
 
 
 @pytest.mark.parametrize("precision, scaled", [("mix", True), ("32.32", False)])

@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 import accelerator
+from common.errors import Refusal
 from common.launch import Launch
 from config import get_config, named_configs
 from options import inference_options, training_options
@@ -212,3 +213,11 @@ def test_half_partials_and_data_generated_on_the_device_have_their_keys():
     popart = training_options(config, ALONE)._Popart.options
     assert popart["partialsTypeMatMuls"] == "half"
     assert popart["syntheticDataMode"] == 2
+
+
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "POPTORCH_DEFAULT_OPTIONS"])
+def test_variable_that_poptorch_cannot_read_is_refused_in_one_line(variable, monkeypatch):
+    monkeypatch.setenv(variable, "several")
+    with pytest.raises(Refusal, match="PopTorch cannot read its options in the environment") as caught:
+        training_options(get_config("SWIN_DEMO"), ALONE)
+    assert "\n" not in str(caught.value)

@@ -4,7 +4,7 @@
 
 Processes are started by torchrun (RANK, WORLD_SIZE), or as with IPUs by poprun (OMPI_COMM_WORLD_RANK,
 OMPI_COMM_WORLD_SIZE). POPDIST_NUM_LOCAL_REPLICAS is the number of replicas of each process (default 1), which poprun
-sets.
+sets. Every function raises Error for a variable that holds no number.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterable, Tuple
 import torch
 
 from .. import host
+from .._environment import number_in
 from ..errors import createPoptorchError
 from ..updating.reduce import process_group
 
@@ -39,22 +40,22 @@ def init() -> None:
 
 def getNumTotalReplicas() -> int:
     """Returns the number of replicas of all processes."""
-    return _number(_POPRUN, getNumLocalReplicas() * getNumInstances())
+    return number_in(_POPRUN, getNumLocalReplicas() * getNumInstances())
 
 
 def getNumLocalReplicas() -> int:
     """Returns the number of replicas of this process."""
-    return _number("POPDIST_NUM_LOCAL_REPLICAS", 1)
+    return number_in("POPDIST_NUM_LOCAL_REPLICAS", 1)
 
 
 def getReplicaIndexOffset() -> int:
     """Returns the global index of the first replica of this process."""
-    return _number("POPDIST_REPLICA_INDEX_OFFSET", getInstanceIndex() * getNumLocalReplicas())
+    return number_in("POPDIST_REPLICA_INDEX_OFFSET", getInstanceIndex() * getNumLocalReplicas())
 
 
 def getNumIpusPerReplica() -> int:
     """Returns the number of IPUs of a replica, as given to poprun (default 1)."""
-    return _number("POPDIST_NUM_IPUS_PER_REPLICA", 1)
+    return number_in("POPDIST_NUM_IPUS_PER_REPLICA", 1)
 
 
 def getInstanceIndex() -> int:
@@ -83,17 +84,10 @@ def execute_on_instances(instances: Iterable[int], func: Callable[..., Any], *ar
 def _rank_and_size() -> Tuple[int, int]:
     for rank, size in (_OPEN_MPI, _TORCHRUN):
         if rank in os.environ and size in os.environ:
-            index, count = _number(rank, 0), _number(size, 1)
+            index, count = number_in(rank, 0), number_in(size, 1)
             if index >= count:
                 raise createPoptorchError(
                     f"environment variable {rank} is {index} but {size} is {count}: ranks are counted from 0"
                 )
             return index, count
     return 0, 1
-
-
-def _number(variable: str, default: int) -> int:
-    text = os.environ.get(variable, str(default))
-    if not text.isdigit():
-        raise createPoptorchError(f"environment variable {variable} is {text!r}, but must be a number")
-    return int(text)

@@ -3,11 +3,11 @@
 """The nested options of `Options`: Jit, Precision, Training, _Popart, Distributed, TensorLocations."""
 
 import copy
-import os
 from typing import Any, Dict, List, Optional, Set, Union
 
 import torch
 
+from .._environment import number_in
 from .._logging import logger
 from .._options_impl import OptionsDict, check_not_frozen
 from ..enums import HalfFloatCastingBehavior, MeanReductionStrategy, ReductionType
@@ -265,8 +265,8 @@ class _DistributedOptions(OptionsDict):
 
     def __init__(self) -> None:
         super().__init__(
-            num_distributed_processes=_environment_number("OMPI_COMM_WORLD_SIZE", 1),
-            distributed_process_id=_environment_number("OMPI_COMM_WORLD_RANK", 0),
+            num_distributed_processes=number_in("OMPI_COMM_WORLD_SIZE", 1),
+            distributed_process_id=number_in("OMPI_COMM_WORLD_RANK", 0),
             ipuof_configs={},
         )
 
@@ -275,10 +275,12 @@ class _DistributedOptions(OptionsDict):
         return self.configureProcessId(0, 1)
 
     def setEnvVarNames(self, var_num_processes: str, var_process_id: str) -> "_DistributedOptions":
-        """Reads the number of processes and the id from environment variables (default: 1 and 0)."""
-        return self.configureProcessId(
-            _environment_number(var_process_id, 0), _environment_number(var_num_processes, 1)
-        )
+        """Reads the number of processes and the id from environment variables (default: 1 and 0).
+
+        Raises:
+            Error: if one of them holds no number.
+        """
+        return self.configureProcessId(number_in(var_process_id, 0), number_in(var_num_processes, 1))
 
     def configureProcessId(self, process_id: int, num_processes: int) -> "_DistributedOptions":
         """Sets the process id and the number of processes."""
@@ -294,7 +296,3 @@ class _DistributedOptions(OptionsDict):
     def numProcesses(self) -> int:
         """The number of processes."""
         return int(self.num_distributed_processes)
-
-
-def _environment_number(variable: str, default: int) -> int:
-    return int(os.environ.get(variable, default))

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from .. import host
+from .._environment import number_in
 from ..errors import createPoptorchError
 from ..options import Options
 
@@ -29,7 +30,8 @@ def process_group(options: Options, device: torch.device) -> "Optional[dist.Proc
     nccl between CUDA devices, else gloo.
 
     Raises:
-        Error: if the options and the group differ in the number of processes, or the environment is incomplete.
+        Error: if the options and the group differ in the number of processes, or the environment is incomplete
+            or has a port that is no number.
     """
     processes = options.Distributed.numProcesses
     if processes == 1:
@@ -43,6 +45,7 @@ def process_group(options: Options, device: torch.device) -> "Optional[dist.Proc
                 f"Options say {processes} processes, but {' and '.join(missing)} are not set: "
                 "start the program with torchrun, or call torch.distributed.init_process_group"
             )
+        number_in("MASTER_PORT", 0)  # PyTorch's error for another word does not name it
         if device.type == "cuda":
             torch.cuda.set_device(device)  # which collectives of objects use, and whatever names no device
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # programs reduce host tensors too

@@ -537,6 +537,17 @@ def test_processes_come_from_the_environment_of_open_mpi(monkeypatch):
     assert (distributed.numProcesses, distributed.processId) == (1, 0)
 
 
+@host_only("PopTorch's ValueError does not name the variable")
+@pytest.mark.parametrize("value", ["abc", "", "-1", "1.5"])
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"])
+def test_variable_of_open_mpi_without_a_number_is_one_line_that_names_it(variable, value, monkeypatch):
+    own = poptorch.Options()
+    monkeypatch.setenv(variable, value)
+    for read in (poptorch.Options, lambda: own.Distributed.setEnvVarNames(variable, variable)):
+        with raises(poptorch.Error, match=f"{variable} is {value!r}, but must be a number"):
+            read()
+
+
 def test_processes_come_from_other_variables_or_from_a_call(options, monkeypatch):
     monkeypatch.setenv("MY_SIZE", "5")
     monkeypatch.setenv("MY_RANK", "2")

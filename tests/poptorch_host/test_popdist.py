@@ -83,6 +83,18 @@ def test_replicas_of_a_process_under_torchrun_are_settable(launched):
 
 
 @host_only("processes started by torchrun, joined by torch.distributed")
+@pytest.mark.parametrize("value", ["abc", "", "-1", "1.5", "²"])
+@pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "POPDIST_NUM_LOCAL_REPLICAS"])
+def test_variable_of_a_launcher_without_a_number_is_one_line_that_names_it(launched, monkeypatch, variable, value):
+    monkeypatch.setattr(module("poptorch.host"), "_settings", type(module("poptorch.host")._settings)())
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "POPTORCH_HOST_DEVICE": "cuda"}
+    launched("torchrun", **{**address, variable: value})
+    with raises(poptorch.Error, match=f"{variable} is {value!r}, but must be a number") as caught:
+        popdist.init()
+    assert "\n" not in str(caught.value)
+
+
+@host_only("processes started by torchrun, joined by torch.distributed")
 def test_process_beyond_the_number_of_processes_refused(launched):
     launched("torchrun", RANK="4")
     with raises(poptorch.Error, match="RANK is 4 but WORLD_SIZE is 4"):
