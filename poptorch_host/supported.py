@@ -7,6 +7,7 @@ stored and frozen as in PopTorch, but have no effect; or refused with an Error. 
 and remarks on the first. An entry also applies to the members of a name that have no entry of their own.
 """
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple
@@ -157,4 +158,8 @@ def _by_owner(names: Dict[str, Dict[str, Any]]) -> Dict[str, List[str]]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m poptorch_host.supported",
+        description="Writes SUPPORTED.md, the support for every public name of PopTorch, into the package's folder.",
+    ).parse_args()
     (PACKAGE / "SUPPORTED.md").write_text(render(), encoding="utf-8")

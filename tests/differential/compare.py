@@ -5,6 +5,7 @@
 `python -m tests.differential.compare`, in an environment with the SDK's poptorch, writes the record again.
 """
 
+import argparse
 import json
 import math
 import os
@@ -72,4 +73,8 @@ def write_record() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m tests.differential.compare",
+        description="Writes record.json again, in an environment with the SDK's poptorch.",
+    ).parse_args()
     write_record()
