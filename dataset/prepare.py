@@ -8,6 +8,7 @@ kept; anything else at DIR is not overwritten. Interrupted packing of shards res
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import gzip
 import importlib
@@ -32,7 +33,7 @@ from common.errors import EXIT_BUSY, EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.logs import console_log, logger
 from common.progress_bar import tracked
 from dataset.decode import MAX_FILE_BYTES, BadImage, shown
-from dataset.image_folder import ImageFolder, open_split
+from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES, ImageFolder, open_split
 from dataset.pack import Packing, pack
 from utils import one_line, reason
 
@@ -70,6 +71,7 @@ def prepare(
     if _is_prepared(out, marker):
         logger.info("%s is prepared already in %s: remove it to prepare it again", name, shown(out))
         return
+    _check_apart(name, out, source)
     try:
         with _partial_folder(out, marker) as partial:
             PREPARERS[name](partial, source, **arguments)
@@ -94,6 +96,15 @@ def _is_prepared(out: Path, marker: Dict[str, str]) -> bool:
         f"{shown(out)} exists and is not data set {marker['data set']}{origin}{options and f' with {options}'}: it is "
         "not overwritten; choose another --out or remove it"
     )
+
+
+def _check_apart(name: str, out: Path, source: Optional[Path]) -> None:
+    """Raises `Refusal` if `out` lies among the images that it is made of, and would be read as one of their classes."""
+    if source is None:
+        return
+    for part in READ_PARTS.get(name, ()):
+        if (source / part).resolve() in out.resolve().parents:
+            raise Refusal(f"--out {shown(out)} lies in {shown(source / part)}, which is read: choose one outside of it")
 
 
 def _is_marked(folder: Path, marker: Dict[str, str]) -> bool:
@@ -283,11 +294,26 @@ class Split(NamedTuple):
     link_mode: str = "copy"
 
 
+def _place(mode: str, source: str, target: str) -> None:
+    """Puts the file `source` at `target`; raises `Refusal` where the file system has no such link."""
+    try:
+        PLACERS[mode](source, target)
+    except OSError as error:
+        if mode == "copy" or error.errno not in NO_LINKS:
+            raise
+        others = " or ".join(sorted({"copy", "symlink"} - {mode}))
+        why = "it is on another file system" if error.errno == errno.EXDEV else reason(error)
+        raise Refusal(
+            f"--link-mode {mode}: {shown(source)} cannot be linked to: {why}; use --link-mode {others}"
+        ) from error
+
+
 def _symlink(source: str, target: str) -> None:
     os.symlink(os.path.abspath(source), target)
 
 
 PLACERS: Dict[str, Callable[[str, str], Any]] = {"copy": shutil.copyfile, "hardlink": os.link, "symlink": _symlink}
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)  # what a file system says that cannot link
 
 
 def _folder(out: Path, source: Optional[Path], split: Split = Split()) -> None:  # noqa: B008 (immutable)
@@ -307,7 +333,7 @@ def _folder(out: Path, source: Optional[Path], split: Split = Split()) -> None: 
         for index in members:
             target = out / ("validation" if index in held_out else "train") / folder.relative(index)
             target.parent.mkdir(parents=True, exist_ok=True)
-            PLACERS[split.link_mode](folder.name(index), str(target))
+            _place(split.link_mode, folder.name(index), str(target))
 
 
 PREPARERS: Dict[str, Callable[..., None]] = {
@@ -320,6 +346,8 @@ PREPARERS: Dict[str, Callable[..., None]] = {
     "shards": pack,
 }
 RESUMABLE = ("shards",)
+SPLITS = (*TRAINING_NAMES, *VALIDATION_NAMES)
+READ_PARTS: Dict[str, Sequence[str]] = {"folder": ("",), "zip": SPLITS, "shards": SPLITS}  # of --source
 
 
 def _write_images(folder: Path, images: np.ndarray, labels: Iterable[int], names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Preparation of real data sets: what is written, and that nothing half-written is taken for a data set."""
 
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -273,6 +274,31 @@ class TestDownloads:
         assert refusal(unpack_imagenette, tmp_path / "a.tgz", tmp_path / "out").code == EXIT_DATA
 
 
+@pytest.mark.parametrize(
+    "name, source, out",
+    [
+        ("folder", "train", "train/out"),
+        ("folder", "train", "link/a/out"),
+        ("zip", ".", "train/out"),
+        ("shards", ".", "validation/a/out"),
+    ],
+)
+def test_out_among_the_images_that_are_read_is_refused(name, source, out, tmp_path):
+    write_folders(tmp_path, {split: {"a": 2, "b": 2} for split in ("train", "validation")})
+    (tmp_path / "link").symlink_to("train")
+    before = sorted(tmp_path.rglob("*"))
+    error = refusal(prepare, name, tmp_path / out, tmp_path / source)
+    assert error.code == EXIT_USAGE and "which is read: choose one outside of it" in str(error)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["zip", "shards"])
+def test_packed_data_may_lie_beside_the_splits(name, tmp_path):
+    write_folders(tmp_path, {split: {"a": 2, "b": 2} for split in ("train", "validation")})
+    prepare(name, tmp_path / "packed", tmp_path)
+    assert (tmp_path / "packed").is_dir()
+
+
 class TestZip:
     def test_maps_have_a_path_and_a_label_a_line(self, tmp_path):
         folders = write_folders(tmp_path / "in", {"train": {"a": 2, "b": 1}, "validation": {"a": 1, "b": 1}})
@@ -366,6 +392,26 @@ class TestFolder:
             original, link = photos / folder.relative(index), Path(folder.name(index))
             assert link.is_symlink() == (mode == "symlink") and link.samefile(original)
             assert folder.read(index) == original.read_bytes()
+
+    @pytest.mark.parametrize(
+        "mode, number, said",
+        [
+            ("hardlink", errno.EXDEV, "it is on another file system; use --link-mode copy or symlink"),
+            ("hardlink", errno.EMLINK, "Too many links; use --link-mode copy or symlink"),
+            ("symlink", errno.EPERM, "Operation not permitted; use --link-mode copy"),
+        ],
+    )
+    def test_links_that_the_file_system_lacks_name_the_other_modes(
+        self, photos, tmp_path, monkeypatch, mode, number, said
+    ):
+        def no_link(source, target):
+            raise OSError(number, os.strerror(number), source, None, target)
+
+        monkeypatch.setitem(module.PLACERS, mode, no_link)
+        out = tmp_path / "out"
+        error = refusal(module.main, ["folder", "--source", str(photos), "--out", str(out), "--link-mode", mode])
+        assert error.code == EXIT_USAGE and str(error).startswith(f"--link-mode {mode}: ") and str(error).endswith(said)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
     def test_other_options_are_another_data_set_which_is_not_overwritten(self, photos, tmp_path):
         command = ["folder", "--source", str(photos), "--out", str(tmp_path / "out")]
