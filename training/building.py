@@ -110,8 +110,12 @@ def build_run(config: CfgNode, launch: Launch, folder: Optional[Path], state: Op
     optimizer = build_optimizer(config, model, launch)
     schedule = build_scheduler(config, optimizer, updates_per_epoch, launch)
     if state:
-        _restore_optimizer(optimizer, state["optimizer"])
-        _warn_without_moments(config, progress, state["optimizer"])
+        saved = state["optimizer"]
+        if not saved["ipu_state"] and not saved["state"]:
+            _warn_without_moments(config, progress)
+            # PopTorch would be given a state that lacks every moment, and say so once more, in other words.
+            saved = {**optimizer.state_dict(), "param_groups": saved["param_groups"]}
+        _restore_optimizer(optimizer, saved)
     run = Run(
         config=config,
         saved_config=config.dump(),
@@ -204,10 +208,10 @@ def _restore_optimizer(optimizer: Any, saved: Dict[str, Any]) -> None:
         group.update(settings)
 
 
-def _warn_without_moments(config: CfgNode, progress: Progress, saved: Dict[str, Any]) -> None:
-    """Warns if the optimizer keeps moments and a checkpoint after the first update has none."""
+def _warn_without_moments(config: CfgNode, progress: Progress) -> None:
+    """Warns that moments are lost, if the optimizer keeps any and there was an update before."""
     keeps = config.TRAIN.OPTIMIZER.NAME != "sgd" or config.TRAIN.OPTIMIZER.MOMENTUM > 0
-    if progress.update and keeps and not saved["ipu_state"] and not saved["state"]:
+    if progress.update and keeps:
         logger.warning("the checkpoint has no optimizer moments: they start at zero")
 
 
