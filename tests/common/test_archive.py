@@ -150,6 +150,12 @@ def refusal_of(path):
     return ""
 
 
+def test_checkpoint_of_three_times_the_tensors_of_swin_l_is_read(tmp_path):
+    names = [f"layers.2.blocks.{block}.attn.qkv.weight" for block in range(3 * 329)]
+    state = {part: {f"{part}___{name}": torch.zeros(1) for name in names} for part in "12345678"}  # moments, settings
+    assert len(read_archive(saved(state, tmp_path / "a.pth")).contents) == 8
+
+
 def test_many_views_of_one_storage_are_refused(tmp_path):
     storage = torch.zeros(1000)
     with pytest.raises(DamagedFile, match="together are larger than the file"):
