@@ -104,7 +104,8 @@ def _check_apart(name: str, out: Path, source: Optional[Path]) -> None:
         return
     for part in READ_PARTS.get(name, ()):
         if (source / part).resolve() in out.resolve().parents:
-            raise Refusal(f"--out {shown(out)} lies in {shown(source / part)}, which is read: choose one outside of it")
+            where = f"--out is inside --source {shown(source / part)}"
+            raise Refusal(f"{where}, where it would be read as a class: choose a folder outside")
 
 
 def _is_marked(folder: Path, marker: Dict[str, str]) -> bool:
@@ -320,8 +321,6 @@ def _folder(out: Path, source: Optional[Path], split: Split = Split()) -> None: 
     """Splits a folder with one folder per class, each class in the same proportion."""
     if source is None:
         raise Refusal("folder splits a folder of classes: pass it as --source DIR")
-    if source.resolve() in out.resolve().parents:
-        raise Refusal(f"--out is inside --source {shown(source)}, where it would be a class: choose a folder outside")
     folder = ImageFolder(source)
     for label, name in enumerate(tracked(folder.classes, "splitting", " classes")):
         members = np.flatnonzero(folder.labels == label).tolist()

@@ -288,7 +288,7 @@ def test_out_among_the_images_that_are_read_is_refused(name, source, out, tmp_pa
     (tmp_path / "link").symlink_to("train")
     before = sorted(tmp_path.rglob("*"))
     error = refusal(prepare, name, tmp_path / out, tmp_path / source)
-    assert error.code == EXIT_USAGE and "which is read: choose one outside of it" in str(error)
+    assert error.code == EXIT_USAGE and "--out is inside --source" in str(error)
     assert sorted(tmp_path.rglob("*")) == before
 
 
