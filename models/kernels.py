@@ -98,10 +98,9 @@ def _attended(
     heads, tokens = bias.shape[:2]
     parts = _plus(qkv, added).view(-1, tokens, 3, heads, qkv.shape[1] // (3 * heads))
     query, key, value = parts.permute(2, 0, 3, 1, 4).contiguous()
-    scores = torch.add(bias, query @ key.transpose(2, 3), alpha=scale)
-    if mask is not None:
-        scores.view(-1, *mask.shape[:1], *bias.shape).add_(mask.unsqueeze(1))
-    return torch.softmax(scores, -1).to(qkv.dtype), query, key, value
+    total = bias if mask is None else bias + mask.unsqueeze(1)
+    scores = torch.add(total, (query @ key.transpose(2, 3)).view(-1, *total.shape), alpha=scale)
+    return torch.softmax(scores, -1).view(-1, *bias.shape).to(qkv.dtype), query, key, value
 
 
 def _attention_back(
@@ -198,10 +197,10 @@ def norm_back(
 
 
 def take(x: Tensor, rows: Optional[Tensor], scale: float) -> Tuple[Tensor, Tensor]:
-    """scale * x[rows], and the sum of these rows, float32."""
+    """scale * x[rows], which may be `x` itself, and the sum of these rows, float32."""
     code = _code_for(x)
     if code is None:
-        taken = _taken(x, rows) * scale
+        taken = _taken(x, rows) if scale == 1 else _taken(x, rows) * scale
         return taken, taken.sum(0, dtype=torch.float32)
     out, sums = x.new_empty(len(x) if rows is None else len(rows), x.shape[1]), _sums(x.shape[1])
     code.take(*_at(x, rows, out, sums), *out.shape, scale, _wide(x))
