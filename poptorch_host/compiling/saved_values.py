@@ -42,10 +42,23 @@ def noting(wanted: bool) -> Iterator[None]:
 
     setattr(graph, _FREE_OF_HOOKS, free_of_ours)
     try:
-        with graph.saved_tensors_hooks(_Note, _Note.blank):
+        with graph.saved_tensors_hooks(_Note, _Note.blank), _others_ignored():
             yield
     finally:
         setattr(graph, _FREE_OF_HOOKS, free_of_hooks)
+
+
+@contextlib.contextmanager
+def _others_ignored() -> Iterator[None]:
+    """A context manager in which the model's own hooks do nothing; those of checkpoints would run it again."""
+    kind = graph.saved_tensors_hooks
+    methods = kind.__enter__, kind.__exit__
+    for name in ("__enter__", "__exit__"):
+        setattr(kind, name, lambda hooks, *exception: None)
+    try:
+        yield
+    finally:
+        kind.__enter__, kind.__exit__ = methods  # type: ignore[method-assign]
 
 
 class _Overwritten(RuntimeError):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
 
 from tests.backend import host_only, poptorch
 
@@ -81,3 +82,38 @@ def test_what_forward_overwrites_is_found_without_keeping_it(function, found):
     executor = trained(Layers(function))
     executor(X)
     assert executor.compiled.overwrites_saved is found
+
+
+def gated_on_ipu(x):
+    x = torch.tanh(x)
+    return x * torch.sigmoid(x) if poptorch.isRunningOnIpu() else x
+
+
+@host_only("the backward pass of PyTorch")
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_recomputing_what_depends_on_the_device_trains_as_keeping_it(reentrant, dtype):
+    results = []
+    for function in (gated_on_ipu, lambda x: checkpoint(gated_on_ipu, x, use_reentrant=reentrant)):
+        torch.manual_seed(0)
+        model = Layers(function, count=2).to(dtype)
+        executor = trained(model)
+        executor(X.to(dtype))
+        executor.copyWeightsToHost()
+        results.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    assert torch.equal(*results)
+
+
+@host_only("the backward pass of PyTorch")
+def test_compiling_does_not_recompute():
+    calls = []
+
+    def counted(x):
+        calls.append(poptorch.isRunningOnIpu())
+        return torch.tanh(x)
+
+    executor = trained(Layers(lambda x: checkpoint(counted, x, use_reentrant=False), count=2))
+    executor.compile(X)
+    assert calls == [True, True]
+    executor(X)
+    assert calls == [True] * 6
