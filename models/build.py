@@ -176,7 +176,7 @@ def fastest(config: CfgNode, fused: Optional[bool] = None) -> Type[SwinClassifie
             logger.warning("TRAIN.COMPILE replaces the blocks for CPUs, which are faster: leave --compile out")
         return MODELS[swin.TYPE]
     if on_cpu and _has_variants(config):
-        between = "operations of PyTorch" if kernels.library() is None else "kernels.c"
+        between = "operations of PyTorch" if kernels.library() is None else "compiled kernels"
         logger.info(
             "blocks: for CPUs, a few samples at a time, without those dropped by stochastic depth; %s between products",
             between,

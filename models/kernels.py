@@ -43,7 +43,7 @@ def library() -> Optional[ctypes.CDLL]:
     try:
         return compiled.load(SOURCES, FLAGS, ARGUMENTS)
     except compiled.FAILURES as error:
-        logger.info("kernels.c cannot be compiled (%s): operations of PyTorch serve, at less speed", one_line(error))
+        logger.info("the kernels for CPUs cannot be compiled (%s): operations of PyTorch serve", one_line(error))
         return None
 
 
