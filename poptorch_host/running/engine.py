@@ -46,6 +46,7 @@ _FOLD_MEMORY_SHARE = 4  # at most 1/4 of the device's memory
 _ONE_BY_ONE = {"poptorch::cpu", "poptorch::ipu_print_tensor"}  # operations with visible side effects
 
 _NOTHING = contextlib.nullcontext()
+_no_hooks = torch.autograd.graph.disable_saved_tensors_hooks  # those of checkpoints run a part of the model again
 
 
 class RunExecution(Execution):
@@ -441,7 +442,7 @@ class Engine:
             return (*tensors_of(outputs), *loss)
 
         self._ready = time.perf_counter()
-        with _no_slow_vmap(), _attention_in_parts():
+        with _no_slow_vmap(), _attention_in_parts(), _no_hooks("hooks of saved tensors run after the fold"):
             results = list(torch.func.vmap(forward, randomness="different")(*stacked))
         if self._loss_leaf is not None:
             return returned[0], results, results[self._loss_leaf]

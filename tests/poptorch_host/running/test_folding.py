@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
 import copy
+import functools
 
 import pytest
 import torch
 from poptorch_host import host
+from torch.utils.checkpoint import checkpoint
 
 from tests.backend import host_only, poptorch
 
@@ -121,6 +123,29 @@ def test_what_vmap_refuses_runs_one_by_one():
     expected = torch.cat([lstm(rows)[0].detach() for rows in x.split(3)])
     for _ in range(2):
         torch.testing.assert_close(executor(x)[0], expected)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_weights_are_the_same_with_a_checkpoint_in_forward(reentrant):
+    """One that is not reentrant runs a part of the model again in the backward pass, which is outside the fold."""
+
+    class Model(Classifier):
+        def __init__(self, run):
+            super().__init__()
+            self.first, self.run = torch.nn.Linear(4, 4), run
+
+        def forward(self, x, labels):
+            return torch.nn.functional.cross_entropy(self.run(self.fc, self.first(x)), labels)
+
+    weights = []
+    for run in (lambda layer, x: layer(x), functools.partial(checkpoint, use_reentrant=reentrant)):
+        torch.manual_seed(0)
+        model = Model(run)
+        trainer = trained(model, accumulating(8))
+        for _ in range(2):
+            trainer(*classifier_batch(16))
+        weights.append(model.fc.weight.detach().clone())
+    torch.testing.assert_close(*weights)
 
 
 def test_a_forward_that_writes_to_its_inputs_writes_once():
