@@ -272,7 +272,8 @@ def _run_forward(model: torch.nn.Module, arguments: Bound, tracer: Tracer) -> An
                 "or remove it from forward"
             ) from error
     if tracer.unsupported:
-        raise createPoptorchError(f"Unsupported ops found in compiled model: [{', '.join(tracer.unsupported)}]")
+        names, lines = ", ".join(tracer.unsupported), ", ".join(dict.fromkeys(tracer.unsupported.values()))
+        raise createPoptorchError(f"Unsupported ops found in compiled model: [{names}], in {lines}")
     return outputs
 
 

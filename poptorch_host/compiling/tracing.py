@@ -4,7 +4,6 @@
 
 import collections
 import contextlib
-import sys
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import torch
@@ -19,6 +18,7 @@ from ..errors import createPoptorchError
 from ..inputs.nested import tensors_in
 from ..options import Options, PipelinedExecution, ShardedExecution
 from . import losses
+from .callers import asked_by_pytorch, line_of_program
 from .host_tensors import is_forced_to_device, names_device, run_on_host
 from .ipu_names import IPU
 from .supported_ops import (
@@ -49,7 +49,6 @@ _FROM_NUMBERS = {
 }
 # Functions that copy an index to the device of the indexed tensor.
 _INDEXING = {"__getitem__", "__setitem__"}
-_PACKAGE = __name__.partition(".")[0]
 _DEVICE_OF: Any = torch.Tensor.device.__get__
 # Functions that read values without a dispatched operation.
 _READS = {"tolist", "numpy", "__array__"}
@@ -143,7 +142,7 @@ class Tracer(Execution):
         self._whole_functions = 0
         self.marks: List[MarkedLoss] = []
         self._superseded: Set[int] = set()
-        self.unsupported: Dict[str, None] = {}
+        self.unsupported: Dict[str, str] = {}  # operations, and the line of the program that has the first of each
         self.draws_random_numbers = False
         self._factories: Set[str] = set()
         self.makes_on_device = False  # where the function that runs makes tensors; outside of any, on the host
@@ -280,9 +279,9 @@ class Tracer(Execution):
                 self.bring_to_device(index)
         read = args[0] if name in _READS and self.own_op_depth == 0 else None
         if read is not None and self.is_known(read) and not self.is_constant(read):
-            self.unsupported["aten::_local_scalar_dense"] = None
+            self.unsupported.setdefault("aten::_local_scalar_dense", line_of_program())
         if losses.smooths_mean_of_indices(name, args, kwargs):
-            self.unsupported["aten::masked_select"] = None
+            self.unsupported.setdefault("aten::masked_select", line_of_program())
         if is_forced_to_device(name, args, kwargs):
             if name not in self._factories and self.own_op_depth == 0:
                 logger.warning("No device set in torch.%s(): forcing to IPU", name)
@@ -398,7 +397,7 @@ class Tracer(Execution):
         if selects_by_mask(name, args):
             raise MaskedShapeError(func)
         if not constant and not takes_operation(name):
-            self.unsupported[name] = None
+            self.unsupported.setdefault(name, line_of_program())
         self._count(name)
 
     def _count(self, name: str) -> None:
@@ -421,18 +420,6 @@ class Tracer(Execution):
         return tuple(StageRecord(ipu, tuple(blocks), tuple(run)) for ipu, blocks, run in self.stages)
 
 
-def _asked_by_pytorch() -> bool:
-    """Whether PyTorch's own code, such as torch.utils.checkpoint, which knows no device ipu, has called a mode."""
-    frame: Any = sys._getframe(1)
-    while _module_of(frame).startswith(_PACKAGE):
-        frame = frame.f_back
-    return _module_of(frame).startswith("torch.")
-
-
-def _module_of(frame: Any) -> str:
-    return str(frame.f_globals.get("__name__", ""))  # generated code may run without a name
-
-
 class _FunctionListener(TorchFunctionMode):
     """Reports calls of PyTorch's functions to a tracer."""
 
@@ -446,7 +433,7 @@ class _FunctionListener(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         tracer = self._tracer
-        if func == _DEVICE_OF and tracer.own_op_depth == 0 and tracer.is_known(args[0]) and not _asked_by_pytorch():
+        if func == _DEVICE_OF and tracer.own_op_depth == 0 and tracer.is_known(args[0]) and not asked_by_pytorch():
             return IPU
         tracer.check_function(name, args, kwargs)
         around, tracer.makes_on_device = tracer.makes_on_device, tracer.is_on_device(name, args, kwargs)

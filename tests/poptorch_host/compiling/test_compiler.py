@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
+import re
+
 import numpy
 import pytest
 import torch
@@ -56,6 +58,17 @@ def test_tensors_that_are_made_without_a_place_are_reported_once_for_each_functi
 def test_all_unsupported_operations_are_named_at_once():
     with raises(poptorch.Error, match=r"\[aten::tril, aten::lgamma\]"):
         infer(lambda x: x.tril().lgamma())
+
+
+@host_only("an addition to PopTorch's message")
+def test_unsupported_operations_are_named_with_the_line_of_the_program_that_has_them():
+    def forward(x):
+        y = torch.nn.functional.huber_loss(x, x)
+        return y * x.sum().item()
+
+    first = forward.__code__.co_firstlineno + 1
+    with pytest.raises(poptorch.Error, match=rf", in {re.escape(__file__)}:{first}, .*:{first + 1}$"):
+        infer(forward)
 
 
 @pytest.mark.parametrize(
