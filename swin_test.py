@@ -271,7 +271,9 @@ def test_asked_to_stop_the_run_saves_exits_75_and_goes_on(digits, unbroken, tmp_
     assert process.returncode == EXIT_PREEMPTED, errors
     said = [line for line in errors.splitlines() if DEVICE == "cpu" or line.startswith("train_swin.py")]
     assert len(said) == 1 and number.name in said[0] and "Traceback" not in errors  # the SDK has lines of its own
-    assert json.loads((tmp_path / "status.json").read_text())["exit_code"] == EXIT_PREEMPTED
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["exit_code"] == EXIT_PREEMPTED
+    assert f"run the same command to resume from update {status['last_update']}, which is saved" in said[0]
     assert_same_run(train(digits, tmp_path), unbroken[1])
 
 

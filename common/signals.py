@@ -58,12 +58,11 @@ class StopRequest:
         """Ignores signals from now on: the result of the run is recorded."""
         self._closed = True
 
-    def check(self) -> None:
-        """Raises `Preempted` if a stop was requested."""
+    def check(self, saved: str = "") -> None:
+        """Raises `Preempted` if a stop was requested; `saved` is the state that was saved since, if any."""
         if self.name:
-            raise Preempted(
-                f"stopped by {self.name}; run the same command to resume from the last checkpoint, if there is one"
-            )
+            state = saved or "the last checkpoint, if there is one"
+            raise Preempted(f"stopped by {self.name}; run the same command to resume from {state}")
 
     def _handle(self, number: int, frame: Any) -> None:
         if self._closed:

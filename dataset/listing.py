@@ -46,7 +46,7 @@ def list_classes(folder: Path) -> Listing:
     """
     folders = {"": FolderStatus.of(os.stat(folder))} if folder.is_dir() else {}
     counts: Dict[str, int] = {}
-    left_out: Counter[str] = Counter()
+    left_out = Counter(_outside_classes(folder))
     paths: List[str] = []
     for name in tracked(class_names(folder), f"indexing {shown(folder)}", " classes"):
         found = sorted(image_files(folder, name, left_out, folders))
@@ -69,6 +69,15 @@ def class_names(folder: Path) -> List[str]:
     if not names:
         raise Refusal(f"{shown(folder)} has no class folders: put the images of each class in a folder", EXIT_DATA)
     return names
+
+
+def _outside_classes(folder: Path) -> Iterator[str]:
+    """A description of each image file that lies beside the class folders."""
+    with os.scandir(str(folder)) as entries:
+        for entry in entries:
+            ending = os.path.splitext(entry.name)[1].lower()
+            if ending in EXTENSIONS and not entry.name.startswith(".") and not _is_folder(entry):
+                yield f"{ending} outside the class folders"
 
 
 def image_files(

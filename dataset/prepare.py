@@ -333,6 +333,9 @@ def _folder(out: Path, source: Optional[Path], split: Split = Split()) -> None: 
             target = out / ("validation" if index in held_out else "train") / folder.relative(index)
             target.parent.mkdir(parents=True, exist_ok=True)
             _place(split.link_mode, folder.name(index), str(target))
+    logger.info(
+        "%d classes with %d images; python -m dataset.check finds damaged ones", len(folder.classes), len(folder)
+    )
 
 
 PREPARERS: Dict[str, Callable[..., None]] = {

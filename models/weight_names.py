@@ -77,6 +77,7 @@ def find_weights(values: Any, averaged: bool) -> Found:
         Missing: if no container holds named tensors, or requested averaged weights are missing.
     """
     place: List[str] = []
+    spare = None  # the container of averaged weights beside those that are used
     for _ in range(MAX_NESTING):
         if not isinstance(values, Mapping) or any(
             isinstance(value, (Tensor, StoredTensor)) for value in values.values()
@@ -86,13 +87,16 @@ def find_weights(values: Any, averaged: bool) -> Found:
         inner = next((key for key in order if isinstance(values.get(key), Mapping) and values[key]), None)
         if inner is None:
             break
+        if inner in CONTAINERS:
+            spare = next((key for key in AVERAGED if isinstance(values.get(key), Mapping) and values[key]), spare)
         place.append(inner)
         values = values[inner]
     if not isinstance(values, Mapping):
         raise Missing(f"it holds {described(values)}, not tensors by name: save the model's state_dict()")
     if averaged and not set(place) & set(AVERAGED):
         raise Missing("it has no averaged weights (EMA): leave MODEL.PRETRAINED_EMA and --use-ema out")
-    return Found({name: value for name, value in values.items() if isinstance(name, str)}, ".".join(place))
+    words = ".".join(place) + (f"; averaged ones are in {spare}: --use-ema" if spare else "")
+    return Found({name: value for name, value in values.items() if isinstance(name, str)}, words)
 
 
 def without_prefix(names: Mapping[str, Any]) -> Tuple[str, List[str]]:

@@ -134,6 +134,10 @@ def build_validator(
     model = build_pipeline(config, classes, training=False, fused=fused)
     if state:
         checkpoint.load_weights(model, checkpoint.weights_of(state, config.MODEL.PRETRAINED_EMA, path), path)
+        if "ema" in state and not config.MODEL.PRETRAINED_EMA:
+            logger.info(
+                "%s also holds averaged weights (EMA), by which the best checkpoint was chosen: --use-ema", path
+            )
     else:
         load_pretrained(model, path, new_head=False, wanted=Wanted.of(config))
     model.eval()

@@ -130,7 +130,7 @@ def stop_if_asked(run: Run, progress: Progress, stop: StopRequest, saver: Saver)
     stop.name = stop.name or "a signal to another process"
     saver.finish()
     processes.share(None, run.launch)  # waits for the leader's save: when a process exits, torchrun ends the others
-    stop.check()
+    stop.check(f"update {progress.update}, which is saved" if run.folder else "")
 
 
 def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -> Pace:

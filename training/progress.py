@@ -147,7 +147,9 @@ def check_same_run(config: CfgNode, saved: str, progress: Progress) -> None:
             )
         if _within(key, SAMPLE_ORDER) and progress.step:
             raise Refusal(
-                f"{changed}: it may change between epochs, not after update {progress.step} of one", EXIT_CHECKPOINT
+                f"{changed}: it may change between epochs only; keep the old value until epoch "
+                f"{progress.epoch + 1} ends",
+                EXIT_CHECKPOINT,
             )
         if _within(key, SAMPLE_ORDER) or not _within(key, FREE):
             logger.warning("%s", changed)
@@ -158,7 +160,7 @@ def check_same_data(progress: Progress, before: int, now: int) -> None:
     if progress.step and before != now:
         raise Refusal(
             f"the data set had {before} training images when the checkpoint was saved and has {now} now: it "
-            f"may change between epochs, not after update {progress.step} of one",
+            f"may change between epochs only; restore the old images until epoch {progress.epoch + 1} ends",
             EXIT_CHECKPOINT,
         )
 

@@ -129,6 +129,16 @@ def test_files_that_are_not_read_are_counted_once_by_ending(root, caplog):
     assert len(lines) == 1 and "5 files are not read: 2 of .jp2, 1 of " in lines[0]
 
 
+def test_picture_outside_the_class_folders_is_said_not_to_be_read(root, caplog):
+    for name in ("lost.JPG", ".hidden.jpg", "notes.txt"):
+        (root / "train" / name).write_bytes(b"?")
+    with caplog.at_level(logging.WARNING, logger="swin"):
+        assert len(open_split(root, training=True)) == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{root}/train: 1 files are not read: 1 of .jpg outside the class folders"
+    ]
+
+
 def test_linked_folder_inside_a_class_is_followed(root, tmp_path):
     other = write_folders(tmp_path / "disk", {"more": {"dogs": 4}})
     (root / "train" / "dog" / "linked").symlink_to(other / "more" / "dogs")

@@ -71,6 +71,18 @@ def test_weights_load_from_every_known_container(container, tmp_path):
     assert report.matched == len(source.state_dict()) and not report.missing and not report.unexpected
 
 
+@pytest.mark.parametrize(
+    "averaged, said",
+    [(False, "(state_dict; averaged ones are in state_dict_ema: --use-ema)"), (True, "(state_dict_ema)")],
+)
+def test_log_says_which_of_the_weights_and_averaged_weights_of_a_file_are_used(averaged, said, tmp_path, caplog):
+    state = official(small())
+    torch.save({"state_dict": state, "state_dict_ema": state}, tmp_path / "weights.pth")
+    with caplog.at_level(logging.INFO, logger="swin"):
+        load_pretrained(small(1), tmp_path / "weights.pth", wanted=Wanted(averaged=averaged))
+    assert f"weights.pth {said}: " in caplog.text
+
+
 def test_timms_weights_load_and_give_timms_logits(tmp_path):
     torch.manual_seed(0)
     peer = timm.models.swin_transformer.SwinTransformer(**SMALL).eval()

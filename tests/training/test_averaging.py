@@ -134,7 +134,9 @@ def test_both_weights_are_validated(run, capsys):
     for flags, column in ([], "top1"), (["--use-ema"], "ema_top1"):
         command = ["--checkpoint", str(folder / "unbroken" / "last.pth"), "--data-path", data[3], "--device", DEVICE]
         validate.main([*command, *flags])
-        found = re.search(r"validation: top-1: ([\d.]+) %", capsys.readouterr().out)
+        said = capsys.readouterr().out
+        assert ("by which the best checkpoint was chosen: --use-ema" in said) == (not flags)
+        found = re.search(r"validation: top-1: ([\d.]+) %", said)
         assert float(found[1]) == pytest.approx(float(rows[-1][column]), abs=0.005)
 
 

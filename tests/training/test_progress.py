@@ -61,7 +61,7 @@ def test_change_to_another_run_is_refused(opts):
 @pytest.mark.parametrize("opts", [["SEED", "1"], ["DATA.BATCH_SIZE", "16"], ["IPU.REPLICAS", "2"]])
 def test_change_of_the_sample_order_is_refused_inside_an_epoch(opts):
     resume(opts, step=0)
-    with pytest.raises(Refusal, match="between epochs"):
+    with pytest.raises(Refusal, match="between epochs only; keep the old value until epoch 3 ends"):
         resume(opts, step=5)
 
 
