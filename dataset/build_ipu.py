@@ -27,7 +27,14 @@ from dataset.samplers import Drawing, EvaluationSampler, Layout, TrainingSampler
 from dataset.samples import Batch, EpochView, ImageDataset, NamedImages
 from dataset.shards import ShardedImages, is_sharded
 from dataset.transforms import build_transform, image_dtype
-from dataset.workers import ReaderSampler, affordable_workers, begin_worker, clear_failures, stall_seconds
+from dataset.workers import (
+    ReaderSampler,
+    affordable_workers,
+    begin_worker,
+    clear_failures,
+    signals_held,
+    stall_seconds,
+)
 from planning.geometry import architecture, image_size
 
 GENERATED_STEPS = 100  # steps per epoch of generated images
@@ -136,7 +143,7 @@ def build_loader(
     view = EpochView(dataset, len(sampler), kept)
     others = set(multiprocessing.active_children())
     # Asynchronous loaders draw a seed when they start: without the fork, the model built next would depend on the mode.
-    with clear_failures(lambda: [], view.failure), torch.random.fork_rng(devices=[]):
+    with clear_failures(lambda: [], view.failure), torch.random.fork_rng(devices=[]), signals_held():
         loader = poptorch.DataLoader(
             options,
             view,

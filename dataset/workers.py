@@ -5,6 +5,7 @@
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from common import deadlines, system_processes
 from common.errors import EXIT_DATA, EXIT_RESOURCE, Refusal
 from common.logs import logger
 from common.memory import SHARED_MEMORY, free_shared_memory
+from common.signals import STOP_SIGNALS
 from dataset.failure_note import FailureNote
 from dataset.samples import DataError
 
@@ -28,6 +30,7 @@ SHORTAGE = re.compile(r"ShortageError: (?!Caught )(.*)")
 KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: (.*?)\. ")
 GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
 STALLED = "DataLoader timed out"
+WAITS_FOR_SIGNALS = hasattr(signal, "sigwaitinfo")  # not on macOS
 
 
 def affordable_workers(configured: int, batch_bytes: int) -> Tuple[int, int]:
@@ -64,6 +67,21 @@ def stall_seconds(samples: int) -> float:
     return deadlines.BATCH + deadlines.BATCH_SAMPLE * samples
 
 
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Blocks the signals that stop a run in this thread, and so in processes that are started inside the context.
+
+    `begin_worker` alone would be too late: by then, a worker that was not forked has further threads, any of which
+    SIGTERM would end it in.
+    """
+    multiprocessing.resource_tracker.ensure_running()  # before, since starting it unblocks signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS if WAITS_FOR_SIGNALS else ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def begin_worker(_: int) -> None:
     """Makes a worker ignore the signals that stop a run, since its parent finishes the step before it saves.
 
@@ -76,7 +94,7 @@ def begin_worker(_: int) -> None:
         raise AssertionError("begin_worker is for processes started by multiprocessing")
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+    if WAITS_FOR_SIGNALS:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_asked_by, args=(parent.pid,), daemon=True).start()
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
@@ -152,7 +170,9 @@ def batches(loader: Any) -> Iterator[Any]:
     with watch, clear_failures(lambda: helpers_of(loader), getattr(view, "failure", None)):
         try:
             _check_alive(helpers_of(loader))
-            for batch in loader:
+            with signals_held():
+                iterator = iter(loader)
+            for batch in iterator:
                 watch.rest()
                 with deaths_unannounced():
                     yield batch

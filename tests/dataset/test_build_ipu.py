@@ -348,6 +348,19 @@ class TestFailures:
             subprocess.run(["sh", "-c", f"kill -{name} {reader.pid}"], check=True)
         assert len(list(read)) == len(loader) - 1 and reader.is_alive()
 
+    @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+    def test_workers_outlive_the_signals_however_they_were_started(self, root, method):
+        config = small_config(root, DATA__NUM_WORKERS=2, DATA__LOADER="sync", **PLAIN)
+        loader = build_loader(config, options_of(), build_dataset(config, True), True)
+        loader.multiprocessing_context = method
+        read = batches(loader)
+        next(read)
+        for process in loader._iterator._workers:
+            for name in ("TERM", "INT", "USR1"):
+                subprocess.run(["sh", "-c", f"kill -{name} {process.pid}"], check=True)
+        assert len(list(read)) == len(loader) - 1
+        assert all(process.is_alive() for process in loader._iterator._workers)
+
     def test_workers_outlive_the_signals_that_stop_a_run(self):
         def live():
             begin_worker(0)
