@@ -18,7 +18,7 @@ from typing import Any, Callable, ContextManager, Iterator, List, NamedTuple, Op
 
 import torch
 
-from common.cores import binding_variable, model_threads, usable_cores
+from common.cores import THREADS, THREADS_OF_OPENMP, binding_variable, model_threads, usable_cores
 from common.errors import Refusal
 from common.launch import DEVICES
 from common.logs import logger
@@ -186,7 +186,7 @@ def scales_gradients() -> bool:
 
 
 def choose_threads() -> None:
-    """Sets and logs the number of PyTorch threads of this process, unless OMP_NUM_THREADS is set.
+    """Sets and logs the number of PyTorch threads of this process, unless OMP_NUM_THREADS has set it.
 
     On a CPU this is PyTorch's default, limited to the usable cores, minus one in 8, which is left to data workers: a
     thread without a core delays all others. With a GPU, a few are enough. Threads are not bound to cores, since data
@@ -196,14 +196,17 @@ def choose_threads() -> None:
     if binding:
         logger.warning("%s binds all data workers to the core of PyTorch's first thread: unset it", binding)
         return
-    if os.environ.get("OMP_NUM_THREADS"):
-        logger.info("threads: %d, from OMP_NUM_THREADS", torch.get_num_threads())
+    asked = os.environ.get(THREADS, "").strip()
+    if THREADS_OF_OPENMP.fullmatch(asked):
+        logger.info("threads: %d, from %s", torch.get_num_threads(), THREADS)
         return
+    if asked:
+        logger.warning("%s=%s is not a positive number: OpenMP ignores it, and so does this run", THREADS, asked)
     cores = usable_cores()
     threads = model_threads(min(torch.get_num_threads(), cores), on_gpu=selected().device == "gpu")
     torch.set_num_threads(threads)
     others = ", the others for data workers" if threads < cores else ""
-    logger.info("threads: %d of %d usable cores%s; OMP_NUM_THREADS overrides", threads, cores, others)
+    logger.info("threads: %d of %d usable cores%s; %s overrides", threads, cores, others, THREADS)
 
 
 def peak_memory() -> int:

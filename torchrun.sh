@@ -20,7 +20,8 @@ if [ "${1:-}" = --dry-run ]; then
 fi
 processes=${PROCESSES:-$("$PYTHON" -c 'import torch; print(max(torch.cuda.device_count(), 1))')}
 nodes=${NODES:-1}
-for setting in "PROCESSES=$processes" "NODES=$nodes"; do
+threads=${OMP_NUM_THREADS:-1}  # a list has further numbers, for nested regions
+for setting in "PROCESSES=$processes" "NODES=$nodes" "OMP_NUM_THREADS=${threads%%,*}"; do
     if ! [[ ${setting#*=} =~ ^[1-9][0-9]*$ ]]; then
         echo "torchrun.sh: $setting is not a number from 1" >&2
         exit 2

@@ -3,9 +3,12 @@
 """The number of cores this process may use, and how many of them run the model."""
 
 import os
+import re
 from pathlib import Path
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container (cgroup v2): microseconds of CPU time and of wall time, or max
+THREADS = "OMP_NUM_THREADS"
+THREADS_OF_OPENMP = re.compile(r"\+?0*[1-9]\d{0,8}(\s*,\s*\+?0*[1-9]\d{0,8})*")  # for each level of nested regions
 BINDING = ("OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 LEFT_OF = 8  # one of this many cores is left to data workers
 

@@ -101,6 +101,7 @@ def test_torchrun_script_starts_one_machine_or_several():
         "first",
         "29500",
     ]
+    assert dry_run("torchrun.sh", "--cfg", "SWIN_TINY", PROCESSES="2", OMP_NUM_THREADS="4,2")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,8 @@ def test_torchrun_script_starts_one_machine_or_several():
         ({"PROCESSES": "0"}, "PROCESSES=0 is not a number from 1"),
         ({"PROCESSES": "two"}, "PROCESSES=two is not a number from 1"),
         ({"PROCESSES": "2", "NODES": "-1"}, "NODES=-1 is not a number from 1"),
+        ({"PROCESSES": "2", "OMP_NUM_THREADS": "0"}, "OMP_NUM_THREADS=0 is not a number from 1"),
+        ({"PROCESSES": "2", "OMP_NUM_THREADS": "many,2"}, "OMP_NUM_THREADS=many is not a number from 1"),
         ({"PROCESSES": "2", "NODES": "2"}, "MASTER='' is not HOST:PORT"),
         ({"PROCESSES": "2", "NODES": "2", "MASTER": "first"}, "MASTER='first' is not HOST:PORT"),
     ],
@@ -122,7 +125,7 @@ def test_torchrun_script_refuses_what_torchrun_would_trace_back(variables, said)
         check=False,
         env=dict(environment, PYTHON=sys.executable, **variables),
     )
-    assert ended.returncode == 2 and ended.stderr.startswith(f"torchrun.sh: {said}")
+    assert ended.returncode == 2 and ended.stderr.splitlines()[-1].startswith(f"torchrun.sh: {said}")
     assert ended.stderr.count("\n") == 1
 
 

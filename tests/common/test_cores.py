@@ -38,10 +38,21 @@ def test_binding_of_threads_is_warned_of_since_it_binds_data_workers(value, warn
     assert ("OMP_PROC_BIND binds all data workers to the core" in caplog.text) is warns
 
 
-@pytest.mark.parametrize("omp, threads, said", [("", 7, "7 of 8 usable cores"), ("3", 2, "from OMP_NUM_THREADS")])
-def test_threads_are_chosen_and_logged_unless_the_environment_says_how_many(omp, threads, said, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    "omp, threads, said",
+    [
+        ("", 7, "7 of 8 usable cores"),
+        ("3", 2, "from OMP_NUM_THREADS"),
+        (" +03, 2", 2, "from OMP_NUM_THREADS"),
+        *(
+            (value, 7, f"OMP_NUM_THREADS={value} is not a positive number")
+            for value in ("0", "-1", "many", "3,0", "3,")
+        ),
+    ],
+)
+def test_threads_are_chosen_and_logged_unless_openmp_goes_by_the_environment(omp, threads, said, monkeypatch, caplog):
     accelerator.select("cpu")
-    chosen = [2 if omp else 16]
+    chosen = [2 if "3" in omp and threads == 2 else 16]
     monkeypatch.setenv("OMP_NUM_THREADS", omp)
     monkeypatch.setattr(accelerator, "usable_cores", lambda: 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: chosen[-1])
