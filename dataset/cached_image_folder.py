@@ -20,7 +20,7 @@ from common.errors import EXIT_DATA, Refusal
 from common.files import read_regular
 from common.logs import logger
 from dataset.decode import read_file, shown
-from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES
+from dataset.image_folder import TRAINING_NAMES, VALIDATION_NAMES, first_existing
 from dataset.path_table import PathTable
 from dataset.zipreader import ZipReader
 from planning.geometry import IMAGENET_22K_CLASSES
@@ -113,18 +113,17 @@ def open_zip(root: Path, training: bool, cache: str, process: int, processes: in
     Raises:
         Refusal: if an archive or map is missing or damaged, with file and line.
     """
-    stem = _stem(root, TRAINING_NAMES if training else VALIDATION_NAMES)
-    other = _stem(root, VALIDATION_NAMES if training else TRAINING_NAMES)
-    if stem is None:
+    archive = first_existing(root, TRAINING_NAMES if training else VALIDATION_NAMES, ".zip", warns=True)
+    other = first_existing(root, VALIDATION_NAMES if training else TRAINING_NAMES, ".zip")
+    if archive is None:
         expected = "train.zip" if training else "validation.zip or val.zip"
         raise Refusal(
             f"{shown(root)} has no {expected}: leave --zip out for folders and shards; python -m dataset.prepare zip "
             "packs a folder data set",
             EXIT_DATA,
         )
-    other_map = None if other is None else root / f"{other}_map.txt"
-    images, classes = _read_maps(root / f"{stem}_map.txt", other_map, training, limit)
-    return ZippedImages(root / f"{stem}.zip", images, classes, cache, process, processes)
+    images, classes = _read_maps(_map_of(archive), other and _map_of(other), training, limit)
+    return ZippedImages(archive, images, classes, cache, process, processes)
 
 
 def open_22k(root: Path, training: bool, limit: int = 0) -> MappedImages:
@@ -164,8 +163,8 @@ def read_map(path: Path, limit: int = 0) -> ImageMap:
     return images
 
 
-def _stem(root: Path, names: Sequence[str]) -> Optional[str]:
-    return next((name for name in names if (root / f"{name}.zip").exists()), None)
+def _map_of(archive: Path) -> Path:
+    return archive.with_name(f"{archive.stem}_map.txt")
 
 
 def _read_maps(

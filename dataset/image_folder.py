@@ -88,7 +88,7 @@ def open_split(root: Path, training: bool, allow_empty: bool = False, cache: Opt
         Refusal: naming the path, if the layout is wrong.
     """
     names, others = (TRAINING_NAMES, VALIDATION_NAMES) if training else (VALIDATION_NAMES, TRAINING_NAMES)
-    folder = _first_existing(root, names)
+    folder = first_existing(root, names, warns=True)
     if folder is None:
         refuse_archives(root, names)
         raise Refusal(
@@ -96,7 +96,7 @@ def open_split(root: Path, training: bool, allow_empty: bool = False, cache: Opt
             "validation/CLASS/*.JPEG; python -m dataset.prepare folder splits a folder of classes like this",
             EXIT_DATA,
         )
-    other = _first_existing(root, others)
+    other = first_existing(root, others)
     if other is None:
         return ImageFolder(folder, None, allow_empty, cache)
     trained, validated = (folder, other) if training else (other, folder)
@@ -138,5 +138,15 @@ def check_root(root: str) -> Path:
     return path
 
 
-def _first_existing(root: Path, names: Sequence[str]) -> Optional[Path]:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def first_existing(root: Path, names: Sequence[str], ending: str = "", warns: bool = False) -> Optional[Path]:
+    """The folder, or with `ending` the file, of the first of some names that exists below `root`.
+
+    Args:
+        warns: whether to warn of another one that exists, too, and is not read.
+    """
+    paths = [root / f"{name}{ending}" for name in names]
+    found = [path for path in paths if (path.exists() if ending else path.is_dir())]
+    for other in found[1:] if warns else ():
+        if not other.samefile(found[0]):  # a link under the other name
+            logger.warning("%s is read, %s beside it is not: remove the wrong one", shown(found[0]), shown(other))
+    return found[0] if found else None

@@ -6,12 +6,14 @@ import io
 import json
 import logging
 import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
+from dataset import prepare
 from dataset.build_ipu import build_dataset, build_images
 from dataset.cached_image_folder import MAP_22K, open_22k
 from dataset.decode import BadImage, decode
@@ -189,6 +191,25 @@ def test_folder_that_may_not_be_listed_is_refused_by_name(root):
     (root / "train" / "dog").chmod(0)
     with pytest.raises(Refusal, match="dog cannot be listed"):
         open_split(root, training=True)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_second_set_of_validation_is_told_of_once_unless_it_is_a_link_to_the_first(root, zipped, caplog):
+    if zipped:
+        prepare.main(["zip", "--source", str(root), "--out", str(root / "zip")])
+        root = root / "zip"
+    ending = ".zip" if zipped else ""
+    read, other = (root / f"{name}{ending}" for name in ("validation", "val"))
+    other.symlink_to(read)
+    config = small_config(root, DATA__ZIP_MODE=zipped)
+    build_dataset(config, True), build_dataset(config, False)
+    assert "beside it" not in caplog.text
+    other.unlink()
+    shutil.copy(str(read), str(other)) if zipped else other.mkdir()
+    build_dataset(config, True), build_dataset(config, False)
+    assert [record.getMessage() for record in caplog.records if "beside it" in record.getMessage()] == [
+        f"{read} is read, {other} beside it is not: remove the wrong one"
+    ]
 
 
 def test_part_of_imagenet_22k_has_its_classes_and_gaps_are_told(tmp_path, caplog):
