@@ -12,7 +12,8 @@ operations (see `custom_ops`).
 
 import datetime
 import os
-from typing import Optional, Union
+from pathlib import Path
+from typing import Iterator, Optional, Union
 
 import torch
 
@@ -20,6 +21,10 @@ from ._environment import number_in
 from .errors import createPoptorchError
 
 AUTO = "auto"
+_MEMORY_LIMITS = (  # of a container, in bytes, in version 2 and 1 of control groups
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 _APART = "_micro_batches_apart"  # an attribute of modules, which their copies have, too
 
 
@@ -142,10 +147,21 @@ def operations_file() -> Optional[str]:
 
 
 def total_memory(of: torch.device) -> int:
-    """Returns the size of the memory of device `of` in bytes, used or not, so that it is the same in every run."""
+    """Returns the size of the memory of device `of` in bytes, used or not, so that it is the same in every run.
+
+    That of the host is limited by its container.
+    """
     if of.type == "cuda":
         return torch.cuda.get_device_properties(of).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits_of_container()])
+
+
+def _limits_of_container() -> Iterator[int]:
+    for path in _MEMORY_LIMITS:
+        try:
+            yield int(path.read_text(encoding="ascii"))
+        except (OSError, ValueError):  # there is no such limit, or it is "max"
+            continue
 
 
 def _parse_device(name: Union[str, torch.device]) -> torch.device:

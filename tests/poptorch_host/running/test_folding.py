@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 import copy
 import functools
+import os
 
 import pytest
 import torch
@@ -69,6 +70,18 @@ def test_devices_are_those_of_pytorch(monkeypatch):
     assert host.device() == torch.device("cpu")
     with pytest.raises(poptorch.Error, match="unknown to PyTorch"):
         host.configure(device="no such thing")
+
+
+@pytest.mark.parametrize(
+    "limits, size",
+    [({}, None), ({"v2": "max"}, None), ({"v2": "4096"}, 4096), ({"v1": "4096"}, 4096), ({"v1": "9" * 19}, None)],
+)
+def test_memory_of_the_host_is_that_of_its_container(limits, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "_MEMORY_LIMITS", (tmp_path / "v2", tmp_path / "v1"))
+    for name, text in limits.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert host.total_memory(torch.device("cpu")) == (size or machine)
 
 
 def test_each_folded_micro_batch_keeps_its_own_loss_statistics_and_shape():
