@@ -13,6 +13,7 @@ from common.logs import logger
 from dataset.shards import is_sharded
 
 TOLERATED = 0.1  # share of time above which the log names remedies
+ENOUGH = 20  # batches before a share says how fast data comes, not how long its workers take to start
 
 
 class LoaderWait(Iterator[Any]):
@@ -29,13 +30,16 @@ class LoaderWait(Iterator[Any]):
         self._waited = 0.0
         self._start = self._mark = clock()
         self._waited_at_mark = 0.0
+        self.count = 0  # of batches so far
 
     def __next__(self) -> Any:
         since = self._clock()
         try:
-            return next(self._batches)
+            batch = next(self._batches)
         finally:
             self._waited += self._clock() - since
+        self.count += 1
+        return batch
 
     @property
     def share(self) -> float:
@@ -50,10 +54,13 @@ class LoaderWait(Iterator[Any]):
         return share
 
 
-def report_wait(config: CfgNode, epoch: int, share: float) -> None:
-    """Logs the share of an epoch's time spent waiting for data, with remedies if it is above TOLERATED."""
-    text = f"epoch: {epoch}/{config.TRAIN.EPOCHS} waited for data: {100 * share:.1f} % of the time"
-    if share > TOLERATED:
+def report_wait(config: CfgNode, epoch: int, waits: LoaderWait) -> None:
+    """Logs the share of an epoch's time spent waiting for data.
+
+    Names remedies if it is above TOLERATED over ENOUGH batches: in fewer, most of the wait is for the first one.
+    """
+    text = f"epoch: {epoch}/{config.TRAIN.EPOCHS} waited for data: {100 * waits.share:.1f} % of the time"
+    if waits.share > TOLERATED and waits.count >= ENOUGH:
         logger.warning("%s; to shorten it: %s", text, ", ".join(remedies(config)))
     else:
         logger.info("%s", text)

@@ -158,7 +158,7 @@ def train_epoch(run: Run, progress: Progress, stop: StopRequest, saver: Saver) -
             if is_save_due(run, progress) and not (stop.agreed or is_finished(config, progress)):
                 save(run, progress, saver, is_best=False)  # the end of the epoch is saved after this loop
     if run.launch.is_leader:
-        report_wait(config, progress.epoch + 1, waits.share)
+        report_wait(config, progress.epoch + 1, waits)
     return Pace.of(whole.read(), waits.share, run.launch.global_batch(config), norms)
 
 

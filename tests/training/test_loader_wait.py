@@ -57,13 +57,19 @@ def test_error_of_the_loader_passes_through():
         next(waits)
 
 
-@pytest.mark.parametrize("share, level", [(0.09, logging.INFO), (0.11, logging.WARNING)])
-def test_remedies_are_named_above_a_tenth(share, level, caplog):
+@pytest.mark.parametrize(
+    "share, count, level", [(9, 20, logging.INFO), (11, 20, logging.WARNING), (99, 19, logging.INFO)]
+)
+def test_remedies_are_named_above_a_tenth_of_a_time_that_is_more_than_the_start(share, count, level, caplog):
+    clock = Clock()
+    waits = LoaderWait(slow_batches(clock, [share] * count), clock)
+    for _ in waits:
+        clock.passes(100 - share)
     with caplog.at_level(logging.INFO, "swin"):
-        report_wait(get_config("SWIN_TINY", ["DATA.NUM_WORKERS", "0"]), 3, share)
+        report_wait(get_config("SWIN_TINY", ["DATA.NUM_WORKERS", "0"]), 3, waits)
     [record] = caplog.records
-    assert record.levelno == level and f"{100 * share:.1f} %" in record.getMessage()
-    assert ("--num-workers" in record.getMessage()) == (share > 0.1)
+    assert record.levelno == level and f"{share:.1f} %" in record.getMessage()
+    assert ("--num-workers" in record.getMessage()) == (level == logging.WARNING)
 
 
 @pytest.mark.parametrize(
