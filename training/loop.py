@@ -37,7 +37,7 @@ from training.progress import AVERAGED, Progress
 from training.reporting import Reporter
 from training.saving import Saver
 from training.status import recorded
-from training.trackers import Tracker, open_tracker
+from training.trackers import Tracker, find_trackers, open_tracker
 from training.validation import accuracy_columns, validate_epoch
 from utils import Throughput
 
@@ -58,12 +58,12 @@ def train(config: CfgNode, launch: Launch, stop: StopRequest, origins: Mapping[s
             with output_folder.logged(folder, launch), errors_refused("the device failed"):
                 status.begin(progress)
                 output_folder.write_configuration(folder, config, launch)
-                track, reporter = open_tracker(config, launch, folder), Reporter(config, folder, launch, origins)
+                trackers, reporter = find_trackers(config, launch, folder), Reporter(config, folder, launch, origins)
                 run = build_run(config, launch, folder, state)
                 saver = Saver(folder if launch.is_leader else None, status, config.TRAIN.KEEP, reporter.write)
                 with ending(run.data.training_loader, run.data.validation_loader), saver.running():
                     reporter.begin(run)
-                    fit(run, progress, stop, track, reporter, saver)
+                    fit(run, progress, stop, open_tracker(trackers), reporter, saver)
                 status.cause = progress.stopped_early(config.TRAIN.EARLY_STOPPING)
 
 

@@ -26,20 +26,29 @@ MATRIX_SIDE = 300  # approximate, in pixels
 Tracker = Callable[[Run, Dict[str, Any], Optional[Outcomes]], None]
 
 
-def open_tracker(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Tracker:
-    """A function that logs an epoch to TensorBoard and Weights & Biases, as --tensorboard and --wandb request.
-
-    It takes the run, the epoch's row of metrics, and the outcomes of its validation. An error is logged once and does
-    not stop the run.
+def find_trackers(config: CfgNode, launch: Launch, folder: Optional[Path]) -> Dict[str, Callable[[], Tracker]]:
+    """What opens TensorBoard and Weights & Biases, by flag, as --tensorboard and --wandb request.
 
     Raises:
         Refusal: if a package is not installed, or TensorBoard has no output folder.
     """
-    openers: Dict[str, Callable[[], Tracker]] = {}  # what is missing is found before anything is opened
+    openers = {}
     if launch.is_leader and config.TENSORBOARD:
         openers["--tensorboard"] = _tensorboard(folder)
     if launch.is_leader and config.WANDB:
         openers["--wandb"] = _wandb(config, folder)
+    return openers
+
+
+def open_tracker(openers: Dict[str, Callable[[], Tracker]]) -> Tracker:
+    """A function that logs an epoch to the trackers of `find_trackers`, which are opened here.
+
+    It takes the run, the epoch's row of metrics, and the outcomes of its validation. An error is logged once and does
+    not stop the run. Call this when nothing else can be refused any more: what is opened stays on the server.
+
+    Raises:
+        Refusal: if a tracker cannot be opened.
+    """
     trackers = {name: opened() for name, opened in openers.items()}
 
     def track(run: Run, row: Dict[str, Any], outcomes: Optional[Outcomes]) -> None:

@@ -21,8 +21,9 @@ pytest_plugins = ["tests.digits"]
 LEADER = Launch(0, 1, 1, 1)
 
 
-def tracker(folder, **keys):
-    return trackers.open_tracker(get_config("SWIN_DEMO", overrides=list(keys.items())), LEADER, folder)
+def tracker(folder, launch=LEADER, **keys):
+    config = get_config("SWIN_DEMO", overrides=list(keys.items()))
+    return trackers.open_tracker(trackers.find_trackers(config, launch, folder))
 
 
 def test_tensorboard_has_scalars_images_and_confusion(digits, tmp_path):
@@ -130,5 +131,12 @@ def test_tracker_that_fails_is_told_once_and_left(monkeypatch, tmp_path, caplog)
 
 def test_followers_track_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    config = get_config("SWIN_DEMO", overrides=[("WANDB", True)])
-    trackers.open_tracker(config, Launch(1, 2, 2, 1), None)(None, {"update": 1}, None)
+    tracker(None, Launch(1, 2, 2, 1), WANDB=True)(None, {"update": 1}, None)
+
+
+def test_no_run_is_opened_for_data_that_are_refused(monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(init=lambda **_: opened.append("run")))
+    with pytest.raises(Refusal, match="data path .*mistyped is not a folder"):
+        train_swin.main([*SMALL, "--wandb", "--data-path", str(tmp_path / "mistyped"), "--output", str(tmp_path)])
+    assert not opened
