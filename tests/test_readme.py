@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-"""README and CONTRIBUTING are true: commands parse, links lead somewhere, tables hold what the configurations hold."""
+"""README, CONTRIBUTING and the page of benchmarks are true: commands parse, links lead somewhere, tables hold."""
 
 import re
 import shlex
@@ -24,7 +24,8 @@ from training.arguments import build_config, parse_prediction, parse_training, p
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = TEXT + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", PAGES, re.DOTALL)
+BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", PAGES + BENCHMARKS, re.DOTALL)
 LINES = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 COMMANDS = sorted({*LINES, *re.findall(r"^\| `(python [^`]+)` \|", PAGES, re.MULTILINE)})
 ENVIRONMENT = ("git clone", "cd swin", "python -m venv", "source .venv/bin/activate")  # nothing of ours to check
@@ -109,7 +110,9 @@ def test_command_parses(command):
     if command.startswith(ENVIRONMENT + LINTERS):
         return
     words = words_of(command)
-    if words[0] == "./test_swin.sh":
+    if command.startswith("python -m benchmarks.") and words[2] not in MODULES:
+        assert (ROOT / f"{words[2].replace('.', '/')}.py").exists()
+    elif words[0] == "./test_swin.sh":
         assert words[1:] in ([], ["--torch", "2.0.1"])
     elif len(words) == 1:
         assert (ROOT / words[0]).exists()
@@ -122,12 +125,23 @@ def test_link_leads_to_a_file(target):
     assert (ROOT / target).exists()
 
 
+def headings(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("target, anchor", sorted(set(re.findall(r"\]\(([\w/]*(?:\.md)?)#([\w-]+)\)", PAGES))))
+def test_link_leads_to_a_heading(target, anchor):
+    assert anchor in headings(ROOT / (target or "README.md"))
+
+
 @pytest.mark.parametrize("key", sorted(set(re.findall(r"`([A-Z]+(?:\.[A-Z_]+)+)`", PAGES))))
 def test_key_that_is_named_exists(key):
     assert key in set(keys_of(get_config()))
 
 
-COMPARISON = re.search(r"^\| \| here \|.*?\n\|[-|]+\n(.*?)\n\n", TEXT, re.DOTALL | re.MULTILINE)[1].splitlines()
+COMPARISON = re.search(r"^\| \| here \|.*?\n\|[-|]+\n(.*)\n\Z", BENCHMARKS, re.DOTALL | re.MULTILINE)[1].splitlines()
 
 
 @pytest.mark.parametrize("row", COMPARISON)
@@ -136,7 +150,7 @@ def test_what_is_here_beside_other_trainers_has_a_test(row):
     assert len(cells) == 7
     if cells[1] == "no":
         return
-    tests = re.findall(r"\]\(([\w/.]+)#(test_\w+)\)", cells[1])
+    tests = re.findall(r"\]\(\.\./([\w/.]+)#(test_\w+)\)", cells[1])
     assert tests
     for path, name in tests:
         assert re.search(rf"^ *def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
