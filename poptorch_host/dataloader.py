@@ -96,7 +96,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             **kwargs,
         )
         self._warn_of_duplicates()
-        self._warn_of_short_batch(drop_last)
+        self._warn_of_size(drop_last)
         if mode != DataLoaderMode.Sync:
             self._accessor = self._read_ahead(async_options or {})
 
@@ -214,15 +214,23 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                 self.num_workers,
             )
 
-    def _warn_of_short_batch(self, drop_last: bool) -> None:
-        if drop_last or self._has_batch_sampler or self._combined_batch_size is None:
+    def _warn_of_size(self, drop_last: bool) -> None:
+        """Logs that an epoch has no batch, or a last one that is smaller than the others."""
+        if self._has_batch_sampler or self._combined_batch_size is None:
             return
         try:
             samples = self._samples()
         except TypeError:  # the size is unknown
             return
         rest = samples % self._combined_batch_size
-        if rest:
+        if drop_last and 0 < samples == rest:
+            logger.warning(
+                "The dataset has %d elements, fewer than the %d that are processed per step, and drop_last=True: "
+                "an epoch has no batches",
+                samples,
+                self._combined_batch_size,
+            )
+        elif rest and not drop_last:
             logger.warning(
                 "The number of elements in the dataset (%d) is not divisible by the number of elements "
                 "processed per step (%d) and drop_last=False: the last tensor will have a batch size of %d, "

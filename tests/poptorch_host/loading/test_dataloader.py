@@ -128,6 +128,14 @@ def test_smaller_last_batch_is_warned_of(drop_last, samples, warned, messages):
     assert (f"the last tensor will have a batch size of {samples % 4}" in messages.text) == warned
 
 
+@host_only("PopTorch is silent")
+@pytest.mark.parametrize("samples, drop_last, warned", [(3, True, True), (3, False, False), (4, True, False)])
+def test_loader_of_too_few_samples_for_one_batch_is_warned_of(samples, drop_last, warned, messages):
+    loader = poptorch.DataLoader(options(2), Numbers(samples), batch_size=2, drop_last=drop_last)
+    assert (len(loader) == 0) == warned
+    assert (f"The dataset has {samples} elements, fewer than the 4 that" in messages.text) == warned
+
+
 def test_sampler_without_length_can_keep_the_last_batch():
     loader = poptorch.DataLoader(options(), Numbers(9), batch_size=2, drop_last=False, sampler=WithoutLength())
     assert loaded(loader) == [[0, 1], [2, 3], [4]]
