@@ -15,6 +15,7 @@ from common.logs import console_log
 from common.signals import StopRequest
 from planning.report import show_plan
 from training import arguments
+from training.settings import check_settings
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -22,6 +23,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = arguments.parse_training(argv)
     config = arguments.build_config(args)
     if args.plan or args.plan_output is not None:
+        check_settings(config)
         show_plan(config, args.plan_output)
         return
     arguments.check_complete(args, config)

@@ -164,6 +164,15 @@ def check(config: CfgNode) -> None:
     _check_ipu(config)
 
 
+def check_files(config: CfgNode) -> None:
+    """Raises `Refusal` for a configuration that cannot read image files; generated images have no such limits."""
+    channels = architecture(config).IN_CHANS
+    if channels != 3:
+        raise Refusal(f"IN_CHANS {channels} of the model: image files have 3 channels")
+    if config.DATA.DATASET == "imagenet22K" and config.DATA.ZIP_MODE:
+        raise Refusal("DATA.ZIP_MODE is for imagenet: ImageNet-22k is read from the files named by its maps")
+
+
 def lookup(config: CfgNode, key: str) -> Any:
     """The value of a dotted key."""
     node = config
@@ -267,7 +276,7 @@ def _check_training(config: CfgNode) -> None:
 
 def _check_loss(config: CfgNode) -> None:
     """Checks the settings of the loss and the class weights."""
-    loss, weights = config.TRAIN.LOSS, config.TRAIN.CLASS_WEIGHTS
+    loss, weights, classes = config.TRAIN.LOSS, config.TRAIN.CLASS_WEIGHTS, config.MODEL.NUM_CLASSES
     for key, neutral in (("TARGET_THRESHOLD", None), ("SUM_CLASSES", False), ("POSITIVE_WEIGHT", None)):
         if loss.NAME != "bce" and loss[key] != neutral:
             raise Refusal(f"TRAIN.LOSS.{key} {loss[key]} is for bce: add --opts TRAIN.LOSS.NAME bce, or leave it out")
@@ -275,6 +284,8 @@ def _check_loss(config: CfgNode) -> None:
         raise Refusal(f"TRAIN.CLASS_WEIGHTS {weights!r}: expected balanced, or a list of one number per class")
     if isinstance(weights, list) and not any(weights):
         raise Refusal(f"TRAIN.CLASS_WEIGHTS {weights}: all weights are 0")
+    if isinstance(weights, list) and classes and len(weights) != classes:
+        raise Refusal(f"TRAIN.CLASS_WEIGHTS has {len(weights)} numbers: the model has {classes} classes")
 
 
 def _check_pipeline(config: CfgNode) -> None:

@@ -16,6 +16,7 @@ import accelerator
 from common.errors import EXIT_DATA, Refusal
 from common.logs import logger
 from common.memory import free_shared_memory
+from configs.checks import check_files
 from dataset.cached_image_folder import ImageMap, MappedImages, open_22k, open_zip
 from dataset.decode import fast_jpeg
 from dataset.generated import GeneratedImages
@@ -52,9 +53,7 @@ def build_dataset(config: CfgNode, training: bool) -> Any:
     """
     if config.DATA.DATASET == "generated":
         return _generated(config, training)
-    channels = architecture(config).IN_CHANS
-    if channels != 3:
-        raise Refusal(f"IN_CHANS {channels} of the model: image files have 3 channels")
+    check_files(config)
     if training and fast_jpeg() is None:
         logger.info(
             "simplejpeg is not installed: Pillow decodes unusual JPEGs, more slowly, and accepts some damaged ones"
@@ -189,8 +188,6 @@ def _micro_batch(config: CfgNode, training: bool) -> int:
 def _source(config: CfgNode, training: bool) -> Any:
     root = check_root(config.DATA.DATA_PATH)
     if config.DATA.DATASET == "imagenet22K":
-        if config.DATA.ZIP_MODE:
-            raise Refusal("DATA.ZIP_MODE is for imagenet: ImageNet-22k is read from the files named by its maps")
         return open_22k(root, training, config.MODEL.NUM_CLASSES)
     if config.DATA.ZIP_MODE:
         return open_zip(root, training, config.DATA.CACHE_MODE, *_process_share(), config.MODEL.NUM_CLASSES)

@@ -9,7 +9,6 @@ from common.errors import EXIT_DATA, Refusal
 from dataset.balance import class_weights
 from dataset.build_ipu import build_dataset
 from tests.data_sets import small_config, write_folders
-from tests.generated_runs import train_small
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def test_class_without_images_weighs_nothing(uneven):
     torch.testing.assert_close(weights, torch.tensor([16 / 36, 16 / 9, 16 / 3, 0]))
 
 
-def test_wrong_number_of_weights_is_refused_by_a_run(tmp_path):
-    with pytest.raises(Refusal, match=r"TRAIN.CLASS_WEIGHTS has 2 numbers: the model has 10 classes") as caught:
-        train_small(tmp_path, 1, "TRAIN.CLASS_WEIGHTS", "[1, 2]")
+def test_wrong_number_of_weights_for_the_classes_of_the_data_is_refused(uneven):
+    with pytest.raises(Refusal, match=r"TRAIN.CLASS_WEIGHTS has 2 numbers: the model has 3 classes") as caught:
+        class_weights([1, 2], build_dataset(small_config(uneven), training=True), 3)
     assert caught.value.code == EXIT_DATA
