@@ -18,9 +18,13 @@ def one_line(error: object) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """' (did you mean NAME?)' for the known name closest to `word`, ignoring case, or an empty string."""
+    """' (did you mean NAME?)' for the known name closest to `word`, ignoring case, or an empty string.
+
+    If none is close, a name that begins with the word and another part, such as --batch-size for --batch.
+    """
     by_letters = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), list(by_letters), n=1, cutoff=0.8)
+    found = found or [name for name in by_letters if name.startswith((f"{word.lower()}_", f"{word.lower()}-"))]
     return f" (did you mean {by_letters[found[0]]}?)" if found else ""
 
 

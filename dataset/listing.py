@@ -46,9 +46,10 @@ def list_classes(folder: Path) -> Listing:
     """
     folders = {"": FolderStatus.of(os.stat(folder))} if folder.is_dir() else {}
     counts: Dict[str, int] = {}
+    names = class_names(folder)
     left_out = Counter(_outside_classes(folder))
     paths: List[str] = []
-    for name in tracked(class_names(folder), f"indexing {shown(folder)}", " classes"):
+    for name in tracked(names, f"indexing {shown(folder)}", " classes"):
         found = sorted(image_files(folder, name, left_out, folders))
         counts[name] = len(found)
         paths += found

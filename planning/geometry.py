@@ -109,7 +109,8 @@ def layer_shapes(
         window, shift = fit_window(grid, window_size)
         if grid[0] % window[0] or grid[1] % window[1]:
             raise ValueError(
-                f"layer {index} has {grid[0]}x{grid[1]} tokens, which windows of {window[0]}x{window[1]} do not tile"
+                f"layer {index} has {grid[0]}x{grid[1]} tokens, which windows of {window[0]}x{window[1]} do not tile: "
+                "choose an image or window size with which they tile every layer"
             )
         pretrained = pretrained_windows[index] if pretrained_windows else 0
         pretrained_window = (pretrained, pretrained) if pretrained else window

@@ -188,6 +188,10 @@ def test_mistyped_key_names_the_nearest():
     assert "did you mean TRAIN.EPOCHS?" in refusal("SWIN_TINY", ["TRAIN.EPOCS", "3"])
 
 
+def test_beginning_of_a_key_names_one_that_goes_on():
+    assert "did you mean TRAIN.EMA_DECAY?" in refusal("SWIN_TINY", ["TRAIN.EMA", "0.9"])
+
+
 def test_mistyped_name_names_the_nearest():
     assert "did you mean SWIN_TINY?" in refusal("SWIN_TINNY")
     assert "did you mean SWIN_TINY?" in refusal("swin_tiny")

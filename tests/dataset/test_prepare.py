@@ -422,6 +422,10 @@ class TestFolder:
         assert error.code == EXIT_USAGE and "with validation_share 0.2, seed 3, link_mode copy" in str(error)
         assert digest(tmp_path / "out") == before
 
+    def test_a_source_that_does_not_exist_is_refused_by_its_name(self, tmp_path):
+        error = refusal(module.main, ["folder", "--source", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+        assert error.code == EXIT_DATA and f"{tmp_path / 'none'} cannot be listed" in str(error)
+
     def test_a_folder_inside_the_source_is_refused_and_nothing_is_left_in_it(self, photos):
         before = sorted(photos.rglob("*"))
         error = refusal(module.main, ["folder", "--source", str(photos), "--out", str(photos / "out")])
