@@ -3,6 +3,7 @@
 """The base class of all options: a fixed set of typed values that can be frozen."""
 
 import copy
+import difflib
 from typing import Any, Dict, Optional
 
 from .errors import check
@@ -112,7 +113,9 @@ class OptionsDict:
     def __getattr__(self, option: str) -> Any:
         values = vars(self).get("_values", {})
         if option not in values:
-            raise AttributeError(f"Invalid attribute {option} of {type(self).__name__}")
+            names = [name for name in (*dir(type(self)), *values) if not name.startswith("_")]
+            meant = "".join(f" (did you mean {name}?)" for name in difflib.get_close_matches(option, names, n=1))
+            raise AttributeError(f"Invalid attribute {option} of {type(self).__name__}{meant}")
         return values[option]
 
     def __call__(self, option: str) -> Any:

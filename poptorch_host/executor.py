@@ -475,11 +475,13 @@ def _unwrapped(model: Union[torch.nn.Module, PoplarExecutor]) -> torch.nn.Module
     if not isinstance(model, torch.nn.Module):
         raise createPoptorchError(f"a model must be a torch.nn.Module, but is of type {type(model).__name__}")
     for name, part in model.named_modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            raise createPoptorchError(
-                f"{name or 'the model'} is a {type(part).__name__} compiled by torch.jit: use the torch.nn.Module "
-                "that it was compiled from"
-            )
+        what = f"{name or 'the model'} is a {type(part).__name__}"
+        by_dynamo = type(part).__module__.startswith("torch._dynamo")
+        if by_dynamo or isinstance(part, torch.jit.ScriptModule):
+            by = "torch.compile" if by_dynamo else "torch.jit"
+            raise createPoptorchError(f"{what} compiled by {by}: use the torch.nn.Module that it was compiled from")
+        if any(torch.nn.parameter.is_lazy(parameter) for parameter in part.parameters(recurse=False)):
+            raise createPoptorchError(f"{what} whose weights have no shapes yet: call the model once on the host")
     return model
 
 

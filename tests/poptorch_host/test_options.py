@@ -188,6 +188,14 @@ def test_counts_are_not_checked_for_their_range_when_set(options):
     assert (options.device_iterations, options.replication_factor, options.Training.gradient_accumulation) == (0, -1, 0)
 
 
+@host_only("an addition to PopTorch's message")
+def test_mistyped_option_names_the_nearest(options):
+    with pytest.raises(AttributeError, match=r"did you mean deviceIterations\?"):
+        options.deviceIteration(2)
+    with pytest.raises(AttributeError, match=r"did you mean gradientAccumulation\?"):
+        options.Training.gradientAccumulations(2)
+
+
 def test_unknown_option_is_refused_when_written_and_when_read(options):
     with raises(AssertionError, match="Invalid option"):
         options.set(no_such_option=1)

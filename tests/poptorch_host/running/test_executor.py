@@ -51,6 +51,18 @@ def test_parts_that_torch_jit_compiled_are_named(name, model):
             wrap(model)
 
 
+@host_only("what torch.compile and lazy modules do under PopTorch is unknown")
+@pytest.mark.parametrize("wrap", [poptorch.inferenceModel, poptorch.trainingModel])
+def test_parts_that_torch_compile_made_or_that_have_no_weights_yet_are_named(wrap):
+    with pytest.raises(poptorch.Error, match="0 is a OptimizedModule compiled by torch.compile"):
+        wrap(torch.nn.Sequential(torch.compile(torch.nn.Linear(2, 2))))
+    lazy = torch.nn.Sequential(torch.nn.LazyLinear(2))
+    with pytest.raises(poptorch.Error, match="0 is a LazyLinear whose weights have no shapes yet: call the model once"):
+        wrap(lazy)
+    lazy(torch.ones(1, 2))
+    wrap(lazy)
+
+
 def test_inference_with_accumulation_is_refused_at_once():
     with raises(poptorch.Error, match="You must set .*gradientAccumulation to 1.*deviceIterations"):
         poptorch.inferenceModel(Classifier(), accumulating(2))
