@@ -237,7 +237,7 @@ def _log_run(run: Run) -> None:
         classes,
     )
     logger.info(
-        "data: %d training images, %d validation images; global batch %d, %d updates per epoch",
+        "data: %d training images, %d validation images; global batch %d, updates per epoch %d",
         len(run.data.training),
         len(run.data.validation),
         run.launch.global_batch(run.config),
