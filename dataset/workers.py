@@ -8,6 +8,7 @@ import multiprocessing.connection
 import multiprocessing.resource_tracker
 import os
 import re
+import resource
 import signal
 import threading
 import time
@@ -30,11 +31,12 @@ SHORTAGE = re.compile(r"ShortageError: (?!Caught )(.*)")
 KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: (.*?)\. ")
 GONE = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
 STALLED = "DataLoader timed out"
+OWN_DESCRIPTORS, WORKER_DESCRIPTORS = 32, 10  # open at once: without workers, and for each one in both loaders
 WAITS_FOR_SIGNALS = hasattr(signal, "sigwaitinfo")  # not on macOS
 
 
 def affordable_workers(configured: int, batch_bytes: int) -> Tuple[int, int]:
-    """The number of workers and of batches prefetched by each, limited by memory.
+    """The number of workers and of batches prefetched by each, limited by memory and by the files that may be open.
 
     Prefetched batches and the one in use are in shared memory. Prefetching is reduced first, then workers; without
     workers, the main process loads the data.
@@ -43,6 +45,7 @@ def affordable_workers(configured: int, batch_bytes: int) -> Tuple[int, int]:
         configured: configured number of workers.
         batch_bytes: size of one batch.
     """
+    configured = min(configured, _connectable_workers(configured))
     if configured == 0:
         return 0, 0
     room = free_shared_memory()
@@ -60,6 +63,22 @@ def affordable_workers(configured: int, batch_bytes: int) -> Tuple[int, int]:
         room / 1e6,
     )
     return workers, 1
+
+
+def _connectable_workers(configured: int) -> int:
+    """The number of workers that the limit of open files leaves; without a descriptor, they end in tracebacks."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    workers = max((limit - OWN_DESCRIPTORS) // WORKER_DESCRIPTORS, 0)
+    if limit == resource.RLIM_INFINITY or workers >= configured:
+        return configured
+    logger.warning(
+        "%d data workers instead of %d: each takes %d open files of at most %d: raise the limit (ulimit -n)",
+        workers,
+        configured,
+        WORKER_DESCRIPTORS,
+        limit,
+    )
+    return workers
 
 
 def stall_seconds(samples: int) -> float:

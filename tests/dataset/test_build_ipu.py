@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from dataset.workers import affordable_workers, batches, begin_worker, clear_fai
 from tests.backend import DEVICE
 from tests.data_sets import small_config, write_folders
 
+ROOT = Path(__file__).resolve().parents[2]
 PLAIN = {"AUG__MIXUP": 0.0, "AUG__CUTMIX": 0.0}
 Batch = Tuple[torch.Tensor, torch.Tensor]
 
@@ -415,6 +417,30 @@ class TestMemory:
         data = build_dataset(config, training=False)
         assert build_ipu._worker_arguments(config, data, images, 4)["num_workers"] == started
 
+    @pytest.mark.parametrize("limit, count", [(30, 0), (52, 2), (71, 3), (72, 4), (resource.RLIM_INFINITY, 4)])
+    def test_workers_without_descriptors_are_given_up_and_told(self, monkeypatch, caplog, limit, count):
+        monkeypatch.setattr(workers, "free_shared_memory", lambda: 10**9)
+        monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
+        assert affordable_workers(4, 100)[0] == count
+        assert ("ulimit -n" in caplog.text) == (count < 4)
+
+    @pytest.mark.parametrize("loader", ["sync", "async"])
+    def test_few_descriptors_are_enough_for_an_epoch(self, root, loader):
+        program = (
+            "import resource, sys, accelerator; resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30)); "
+            "from tests.data_sets import small_config; from tests.dataset.test_build_ipu import options_of, read; "
+            "accelerator.select('cpu'); "
+            "read(small_config(sys.argv[1], DATA__NUM_WORKERS=4, DATA__LOADER=sys.argv[2]), options_of())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(root), loader],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=str(ROOT),
+        )
+        assert done.returncode == 0 and done.stderr.count("\n") == 1, done.stderr
+
     def test_no_workers_wanted_are_none(self):
         assert affordable_workers(0, 10**15)[0] == 0
 
@@ -443,6 +469,6 @@ def test_importing_the_data_package_does_nothing():
         capture_output=True,
         text=True,
         check=False,
-        cwd=str(Path(__file__).resolve().parents[2]),
+        cwd=str(ROOT),
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
