@@ -82,6 +82,7 @@ class _Contents:
         if len(roots) != 1:
             raise BadArchive("it is not a file of torch.save, which has one data.pkl")
         self._members, self._root = members, roots[0]
+        self._size = size
         self._room = 2 * size  # bytes for all tensors; tied weights count each time
         if bytes(members.get(f"{self._root}/byteorder", b"little")) != b"little":
             raise BadArchive("it is not little-endian")
@@ -92,7 +93,8 @@ class _Contents:
         Raises:
             BadPickle: for anything else, and for too many or too deeply nested values.
         """
-        return plain(read_pickle(io.BytesIO(self._members[f"{self._root}/data.pkl"])), self._tensor)
+        pickled = io.BytesIO(self._members[f"{self._root}/data.pkl"])
+        return plain(read_pickle(pickled, self._size), self._tensor)
 
     def _tensor(self, stored: StoredTensor) -> torch.Tensor:
         contents = self._members.get(f"{self._root}/data/{stored.storage.key}")

@@ -12,9 +12,12 @@ from typing import IO, Any, Callable, Dict, Hashable, List, NamedTuple, Tuple, c
 
 MAX_PICKLE_BYTES = 64 << 20  # the pickle of a checkpoint with 2,000 tensors and their moments has less than one MiB
 MAX_LINE_BYTES = 1024  # of a name, or a decimal number, which takes quadratic time to convert
-# So many take a second and 24 MB at the most. A checkpoint has about 220 for a trained tensor with its
-# moments and settings (Swin-L: 80,000 in all), and 22 for an epoch that was trained.
-MAX_INSTRUCTIONS = 300_000
+# A checkpoint has about 220 instructions for a trained tensor with its moments and settings (Swin-L: 80,000 in all),
+# and 22 for an epoch that was trained. Its size is 30 bytes or more for each of them, even if its tensors are small, so
+# larger files may have more. In a hostile file, 300,000 take a second and 24 MB at the most.
+MAX_INSTRUCTIONS = 300_000  # of a file below 5 MB
+BYTES_PER_INSTRUCTION = 16
+MOST_INSTRUCTIONS = 3_000_000  # of any file: over 10,000 trained tensors
 KEYS = (str, int, float, bytes, type(None))  # of dicts; tuples could be nested until hashing them ends the process
 
 # Storages of torch.save by class, and the dtypes of their values.
@@ -71,21 +74,22 @@ class StoredTensor(NamedTuple):
     stride: Any
 
 
-def read_pickle(stream: Any, note: Callable[[Storage], Any] = lambda storage: None) -> Any:
+def read_pickle(stream: Any, size: int, note: Callable[[Storage], Any] = lambda storage: None) -> Any:
     """Reads the pickle at the stream's position; the stream is left at its end.
 
     Args:
         stream: has read, readline and tell.
+        size: bytes of the whole file, which limits the number of instructions.
         note: called with every storage in the pickle.
 
     Raises:
         BadPickle: for anything but a well-formed pickle of bounded size.
     """
-    machine = _Machine(note)
+    machine, most = _Machine(note), max(MAX_INSTRUCTIONS, min(size // BYTES_PER_INSTRUCTION, MOST_INSTRUCTIONS))
     try:
         for count, (instruction, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], _Bounded(stream)))):
-            if count == MAX_INSTRUCTIONS:
-                raise BadPickle(f"it has more than {MAX_INSTRUCTIONS} instructions")
+            if count == most:
+                raise BadPickle(f"it has more than {most} instructions")
             machine.step(instruction.name, argument)
         return machine.stack.pop()
     except BadPickle:

@@ -157,7 +157,7 @@ def _zipped(archive: zipfile.ZipFile, size: int) -> Contents:
     if members[found[0]].file_size > MAX_PICKLE_BYTES:
         raise BadFile(f"its pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB")
     with archive.open(found[0]) as stream:
-        values = read_pickle(stream)
+        values = read_pickle(stream, size)
         stream.read()  # to the end, where the checksum is verified
     return Contents("torch.save", values, read, size)
 
@@ -170,13 +170,14 @@ def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
 
 def _old(stream: BinaryIO) -> Contents:
     """A file of torch.save before PyTorch 1.6: pickles, followed by the storages in the order of their keys."""
-    headers = [read_pickle(stream) for _ in range(OLD_HEADERS)]
+    end = os.fstat(stream.fileno()).st_size
+    headers = [read_pickle(stream, end) for _ in range(OLD_HEADERS)]
     if not isinstance(headers[-1], dict) or headers[-1].get("little_endian") is not True:
         raise BadFile("it was written on a big-endian machine")
     dtypes: Dict[str, str] = {}
-    values = read_pickle(stream, lambda storage: dtypes.setdefault(storage.key, storage.dtype))
-    places, end = {}, os.fstat(stream.fileno()).st_size
-    for key in _keys(read_pickle(stream)):
+    values = read_pickle(stream, end, lambda storage: dtypes.setdefault(storage.key, storage.dtype))
+    places = {}
+    for key in _keys(read_pickle(stream, end)):
         if key not in dtypes or key in places:
             raise BadFile(f"its storage {key[:40]!r} belongs to no tensor")
         count = int.from_bytes(stream.read(8), "little")

@@ -142,6 +142,16 @@ def test_bomb_is_refused_in_bounded_memory(tmp_path, name):
     assert peak < 2 * path.stat().st_size + REFUSAL_SPARE
 
 
+@pytest.mark.parametrize("weights", [1 << 21, 1])
+def test_larger_file_may_have_more_instructions(tmp_path, weights):
+    path, values = tmp_path / "many.pth", [index / 7 for index in range(400_000)]
+    torch.save({"weights": torch.zeros(weights), "values": values}, path)
+    if weights == 1:
+        assert refusal_of(path) == "it has more than 300000 instructions"
+    else:
+        assert read_archive(path).contents["values"] == values
+
+
 def refusal_of(path):
     try:
         read_archive(path)
