@@ -5,6 +5,7 @@
 `pytest --backend sdk` without a file runs ACCEPTANCE, the tests that an IPU's owner needs.
 """
 
+import gc
 import importlib
 import os
 
@@ -53,6 +54,11 @@ def pytest_configure(config: pytest.Config) -> None:
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = [str(config.rootpath / path) for path in ACCEPTANCE]
     os.environ[BACKEND_VARIABLE] = name
+    importlib.import_module("tests.forked").preload()  # before an asynchronous loader starts the server
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays: a tenth of the time was spent on looking through it again
 
 
 def pytest_report_header() -> str:

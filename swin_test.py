@@ -7,8 +7,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -20,7 +18,8 @@ import validate
 from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_NONFINITE, EXIT_PREEMPTED, EXIT_USAGE, Preempted, Refusal
 from config import get_config
 from tests.backend import DEVICE, host_only, poptorch
-from tests.runs import ROOT, SMALL, assert_same_run, refused, run, train
+from tests.forked import Command
+from tests.runs import SMALL, assert_same_run, refused, run, train
 from training import checkpoint, validation
 
 pytest_plugins = ["tests.digits"]
@@ -227,48 +226,26 @@ def test_resumed_run_may_read_with_other_workers(digits, unbroken, tmp_path):
 
 def test_killed_run_goes_on_and_ends_as_the_unbroken_one(digits, unbroken, tmp_path):
     """SIGKILL at moments spread over a run that saves after every second update; then the same command again."""
-    command = [
-        sys.executable,
-        str(ROOT / "train_swin.py"),
-        *SMALL,
-        "TRAIN.CHECKPOINT_STEPS",
-        "2",
-        "--data-path",
-        str(digits),
-        "--output",
-        str(tmp_path),
-    ]
+    paths = ["--data-path", digits, "--output", tmp_path]
+    command = ["train_swin.py", *SMALL, "TRAIN.CHECKPOINT_STEPS", "2", *paths]
     for delay in (0.0, 0.15, 0.4):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for line in process.stdout:
-            if "throughput" in line:
-                break
-        time.sleep(delay)
-        process.kill()
-        process.wait()
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+        with Command(*command) as started:
+            started.wait_for("throughput")
+            time.sleep(delay)
+            started.send(signal.SIGKILL)
+            assert started.wait() == -signal.SIGKILL
+    with Command(*command) as finished:
+        assert finished.wait() == 0, finished.errors
     assert_same_run(checkpoint.load(tmp_path / "last.pth"), unbroken[1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_the_run_saves_exits_75_and_goes_on(digits, unbroken, tmp_path, number):
-    command = [
-        sys.executable,
-        str(ROOT / "train_swin.py"),
-        *SMALL,
-        "--data-path",
-        str(digits),
-        "--output",
-        str(tmp_path),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if "throughput" in line:
-            break
-    process.send_signal(number)
-    _, errors = process.communicate()
-    assert process.returncode == EXIT_PREEMPTED, errors
+    with Command("train_swin.py", *SMALL, "--data-path", digits, "--output", tmp_path) as started:
+        started.wait_for("throughput")
+        started.send(number)
+        assert started.wait() == EXIT_PREEMPTED, started.errors
+        errors = started.errors
     said = [line for line in errors.splitlines() if DEVICE == "cpu" or line.startswith("train_swin.py")]
     assert len(said) == 1 and number.name in said[0] and "Traceback" not in errors  # the SDK has lines of its own
     status = json.loads((tmp_path / "status.json").read_text())

@@ -107,7 +107,7 @@ def test_run_and_validation_find_all_that_they_use_in_poptorch(environment, tmp_
             "--epochs",
             "1",
             "--batch-size",
-            "1",
+            "16",
             "--ga",
             "4",
             "--output",

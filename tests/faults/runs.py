@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import itertools
 import json
-import multiprocessing
 import os
 import resource
 import sys
@@ -22,6 +21,7 @@ import torch
 
 import train_swin
 from common.command_line import run_command
+from tests import forked
 from tests.runs import ROOT, SMALL, assert_same_run
 from tests.training.test_distributed import free_port
 from training import checkpoint
@@ -103,16 +103,13 @@ class Run:
         hooks: Optional[Mapping[int, Hook]] = None,
     ) -> None:
         group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-        server = multiprocessing.get_context("forkserver")
         self.processes: List[Any] = []
-        server.set_forkserver_preload([__name__, "training.loop", "poptorch_host"])
         self._errors = [place.folder / f"errors.{rank}" for rank in range(processes)]
         for rank in range(processes):
             variables = {**group, "RANK": str(rank)} if processes > 1 else {}
             argv = command_line(place, replicas or processes, *more)
             arguments = (argv, variables, (hooks or {}).get(rank), self._errors[rank])
-            self.processes.append(server.Process(target=_enter, args=arguments))
-            self.processes[-1].start()
+            self.processes.append(forked.start(_enter, *arguments))
 
     def __enter__(self) -> "Run":
         return self

@@ -2,6 +2,7 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Several processes under torchrun compute what one process computes, write once, and end together."""
 
+import contextlib
 import csv
 import fcntl
 import json
@@ -28,6 +29,7 @@ from common.signals import StopRequest
 from config import get_config
 from dataset.samplers import epoch_order
 from tests.data_sets import write_uneven
+from tests.forked import Command
 from tests.runs import assert_same_run
 from tests.training.distributed_program import run_job
 from training import checkpoint, processes
@@ -91,30 +93,34 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
-def run_jobs(folder, jobs, processes=2):
-    """Runs jobs under one torchrun; returns what each process noted, by job."""
+def run_jobs(folder, jobs, processes=2, launched=True):
+    """Runs jobs in so many processes, under one torchrun or, unless `launched`, on their own; returns what each
+    process noted, by job."""
     path = folder / "jobs.json"
     path.write_text(json.dumps([{"port": free_port(), **job} for job in jobs]))
-    launcher = subprocess.Popen(
-        torchrun("-m", "tests.training.distributed_program", path, processes=processes),
-        text=True,  # noqa: E501
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=ROOT,
-    )
-    try:
-        output, _ = launcher.communicate(timeout=240)
-    except subprocess.TimeoutExpired:
-        launcher.terminate()  # and with it, after a while, what it started
-        output, _ = launcher.communicate(timeout=60)
-    assert launcher.returncode == 0, output
+    program = ["-m", "tests.training.distributed_program", str(path)]
+    if launched:
+        command = torchrun(*program, processes=processes)
+        done = subprocess.run(command, text=True, env=ENVIRONMENT, capture_output=True, timeout=240, cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr
+    else:
+        with start(program, processes) as started:
+            codes = [process.wait(240) for process in started]
+            assert codes == [0] * processes, [process.errors for process in started]
     return {
         job["name"]: [
             json.loads((folder / f"{job['name']}.{process}.json").read_text()) for process in range(processes)
         ]
         for job in jobs
     }
+
+
+@contextlib.contextmanager
+def start(argv, processes=2, **more):
+    """The processes of one run that nobody watches over, killed with the context; `more` variables of theirs."""
+    variables = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **more}
+    with contextlib.ExitStack() as ends:
+        yield [ends.enter_context(Command(*argv, RANK=str(rank), **variables)) for rank in range(processes)]
 
 
 def training(name, data, folder, *more, opts=(), **job):
@@ -287,7 +293,7 @@ def test_refusal_of_the_leader_is_that_of_all(noted):
 
 def long_training(data, output, *opts):
     """A program and its arguments that train until they are stopped."""
-    return [str(ROOT / "train_swin.py"), *training("", data, output, "--epochs", "100000", opts=opts)["argv"]]
+    return ["train_swin.py", *training("", data, output, "--epochs", "100000", opts=opts)["argv"]]
 
 
 def until_it_trains(process):
@@ -313,6 +319,7 @@ def workers_of(launcher):
 def test_process_asked_to_stop_stops_all_after_the_same_update_with_a_checkpoint(data, tmp_path):
     process = subprocess.Popen(
         torchrun(*long_training(data, tmp_path)),
+        cwd=ROOT,
         text=True,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -337,7 +344,7 @@ def test_process_asked_to_stop_stops_all_after_the_same_update_with_a_checkpoint
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="ranks are told from /proc")
 def test_processes_whose_launcher_was_killed_save_and_end(data, tmp_path):
     launcher = subprocess.Popen(
-        torchrun(*long_training(data, tmp_path)), text=True, env=ENVIRONMENT, stdout=subprocess.PIPE
+        torchrun(*long_training(data, tmp_path)), text=True, env=ENVIRONMENT, stdout=subprocess.PIPE, cwd=ROOT
     )
     until_it_trains(launcher)
     ranks = workers_of(launcher.pid).values()
@@ -363,46 +370,26 @@ def test_signal_to_one_process_between_two_updates_stops_both_with_the_same_code
     assert state_of(folder, "between")["progress"]["update"] == 4
 
 
-def start_both(argv, **more):
-    """Two processes of one run that nobody watches over; `more` variables of their environment."""
-    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **more}
-    return [
-        subprocess.Popen(
-            [sys.executable, *argv],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(ENVIRONMENT, RANK=str(rank), **variables),
-        )
-        for rank in range(2)
-    ]
-
-
 def test_process_does_not_wait_for_one_that_was_killed_and_the_run_goes_on_later(data, tmp_path):
-    leader, other = start_both(long_training(data, tmp_path, "TRAIN.CHECKPOINT_STEPS", "1"))
-    until_it_trains(leader)
-    time.sleep(0.2)
-    other.kill()
-    _, errors = leader.communicate(timeout=60)
-    other.communicate()
-    assert leader.returncode == EXIT_RESOURCE
-    assert "process 1 of the run exited or hangs" in errors.splitlines()[-1]
+    with start(long_training(data, tmp_path, "TRAIN.CHECKPOINT_STEPS", "1")) as (leader, other):
+        leader.wait_for("throughput")
+        time.sleep(0.2)
+        other.send(signal.SIGKILL)
+        assert leader.wait() == EXIT_RESOURCE
+        assert "process 1 of the run exited or hangs" in leader.errors.splitlines()[-1]
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["exit_code"] == EXIT_RESOURCE and "process 1" in status["cause"]
     assert 0 < checkpoint.load(tmp_path / "last.pth")["progress"]["update"] <= status["last_update"]
 
 
-def test_process_that_hangs_is_given_up_after_the_timeout(data, tmp_path):
-    leader, other = start_both(long_training(data, tmp_path), POPTORCH_HOST_TIMEOUT="4")
-    until_it_trains(leader)
-    other.send_signal(signal.SIGSTOP)
-    try:
-        _, errors = leader.communicate(timeout=120)
-    finally:
-        other.kill()
-        other.communicate()
-    assert leader.returncode == EXIT_RESOURCE
-    assert "process 1 of the run exited or hangs" in errors.splitlines()[-1]
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="a stopped process is told from /proc")
+def test_process_that_hangs_is_given_up_after_the_timeout_and_ended_with_the_run(data, tmp_path):
+    with start(long_training(data, tmp_path), POPTORCH_HOST_TIMEOUT="4") as (leader, other):
+        leader.wait_for("throughput")
+        other.send(signal.SIGSTOP)
+        assert leader.wait() == EXIT_RESOURCE
+        assert "process 1 of the run exited or hangs" in leader.errors.splitlines()[-1]
+        assert other.wait(10) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
@@ -458,10 +445,9 @@ def test_process_that_works_alone_learns_of_a_refusal_of_this_start_before_it_me
 def test_refusal_before_training_ends_the_processes_that_wait(data, tmp_path):
     with open(tmp_path / ".lock", "a+") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        processes = start_both(long_training(data, tmp_path))
-        errors = [process.communicate(timeout=60)[1].splitlines() for process in processes]
-    assert [process.returncode for process in processes] == [EXIT_BUSY, EXIT_BUSY], errors
-    assert all("is in use by another run" in lines[-1] for lines in errors)
+        with start(long_training(data, tmp_path)) as processes:
+            assert [process.wait() for process in processes] == [EXIT_BUSY, EXIT_BUSY]
+            assert all("is in use by another run" in process.errors.splitlines()[-1] for process in processes)
 
 
 def test_refusal_of_one_process_in_training_is_that_of_all_and_of_the_status(data, tmp_path):
@@ -470,18 +456,8 @@ def test_refusal_of_one_process_in_training_is_that_of_all_and_of_the_status(dat
     sample = int(epoch_order(36, seed=0, epoch=0)[2])  # the first of the second replica, which process 1 has
     name = f"train/{'abc'[sample // 12]}/{sample % 12:03d}.jpg"
     (broken / name).write_bytes(b"no picture")
-    processes = start_both(long_training(broken, tmp_path / "out", "DATA.BAD_IMAGES", "fail"))
-    errors = [process.communicate(timeout=60)[1].splitlines() for process in processes]
-    assert [process.returncode for process in processes] == [EXIT_DATA, EXIT_DATA], errors
-    assert all(name in lines[-1] for lines in errors)
+    with start(long_training(broken, tmp_path / "out", "DATA.BAD_IMAGES", "fail")) as processes:
+        assert [process.wait() for process in processes] == [EXIT_DATA, EXIT_DATA]
+        assert all(name in process.errors.splitlines()[-1] for process in processes)
     status = json.loads((tmp_path / "out" / "status.json").read_text())
     assert status["exit_code"] == EXIT_DATA and name in status["cause"]
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="a stopped process is told from /proc")
-def test_process_that_was_stopped_is_ended_with_the_run(data, tmp_path):
-    leader, other = start_both(long_training(data, tmp_path), POPTORCH_HOST_TIMEOUT="4")
-    until_it_trains(leader)
-    other.send_signal(signal.SIGSTOP)
-    leader.communicate(timeout=120)
-    assert other.wait(timeout=10) == -signal.SIGKILL

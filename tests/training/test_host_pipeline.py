@@ -60,7 +60,7 @@ def pipeline(data, folder):
         training("moved", data, folder, *ONE, "--training-steps", "4", opts=SGD),
         training("three", data, folder, *TWO, "--ga", "5", opts=[*PLAIN, "IPU.LAYERS_PER_IPU", "[1, 1, 1]"]),
     ]
-    return run_jobs(folder, [{**job, "pipeline": "1"} for job in jobs])
+    return run_jobs(folder, [{**job, "pipeline": "1"} for job in jobs], launched=False)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def pipelines(data, folder):
         training("instances", data, folder, *TWO, opts=TWICE),
         training("four", data, folder, *ONE, "--ga", "7", opts=FOUR),
     ]
-    return run_jobs(folder, [{**job, "pipeline": "1"} for job in jobs], processes=4)
+    return run_jobs(folder, [{**job, "pipeline": "1"} for job in jobs], 4, launched=False)
 
 
 def train_alone(name, data, folder, *more, opts):
