@@ -15,6 +15,7 @@ from common.launch import Launch
 from config import get_config
 from models.build import build_pipeline
 from options import training_options
+from tests.data_sets import write_folders
 from tests.poptorch_host.api import NAMES
 from training import processes
 
@@ -99,36 +100,12 @@ def test_run_and_validation_find_all_that_they_use_in_poptorch(environment, tmp_
     """With a package that has the names of PopTorch's record and no other."""
     names = {name.split(".")[1] for name in NAMES if name.startswith("poptorch.")}
     environment({"poptorch/__init__.py": f"from poptorch_host import {', '.join(sorted(names))}"})
-    small = ["--device", "ipu", "--synthetic", "--opts", "DATA.LOADER", "sync"]
-    train_swin.main(
-        [
-            "--cfg",
-            "SWIN_DEMO",
-            "--epochs",
-            "1",
-            "--batch-size",
-            "16",
-            "--ga",
-            "4",
-            "--output",
-            str(tmp_path / "run"),
-            *small,
-            "TRAIN.WARMUP_EPOCHS",
-            "0",
-            "MODEL.SWIN.EMBED_DIM",
-            "8",
-            "MODEL.SWIN.DEPTHS",
-            "[1, 1]",
-            "MODEL.SWIN.NUM_HEADS",
-            "[1, 2]",
-            "IPU.LAYERS_PER_IPU",
-            "[1, 1]",
-            "AUG.MIXUP",
-            "0.5",
-            "MODEL.PRECISION",
-            "16.16",
-        ]
-    )
+    images = write_folders(tmp_path / "images", {"train": {"a": 4, "b": 4}, "validation": {"a": 2, "b": 1}}, (16, 16))
+    small = ["--device", "ipu", "--data-path", str(images), "--opts", "DATA.LOADER", "sync"]
+    run = ["--cfg", "SWIN_DEMO", "--epochs", "1", "--batch-size", "1", "--ga", "4", "--output", str(tmp_path / "run")]
+    model = ["MODEL.SWIN.EMBED_DIM", "8", "MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]"]
+    more = ["IPU.LAYERS_PER_IPU", "[1, 1]", "TRAIN.WARMUP_EPOCHS", "0", "MODEL.PRECISION", "16.16"]
+    train_swin.main([*run, *small, *model, *more])
     assert accelerator.selected().poptorch.__name__ == "poptorch"
     validate.main(["--checkpoint", str(tmp_path / "run" / "last.pth"), *small])
 

@@ -111,10 +111,17 @@ def with_site(home, code):
 def test_torchvision_takes_generated_cifar10_and_still_finds_a_damaged_file(tmp_path):
     folder = tmp_path / ".torch" / "datasets"
     program_data.MAKERS["cifar10"](str(folder), "10", "4")
-    load = f"from torchvision.datasets import CIFAR10\ns = CIFAR10({str(folder)!r})\nprint(len(s), s[9][0].size)"
-    assert with_site(tmp_path, load).stdout == "10 (32, 32)\n"
-    (folder / "cifar-10-batches-py" / "test_batch").write_bytes(b"damaged")
-    assert "not found or corrupted" in with_site(tmp_path, load).stderr
+    damaged = folder / "cifar-10-batches-py" / "test_batch"
+    code = f"""
+import pathlib
+from torchvision.datasets import CIFAR10
+images = CIFAR10({str(folder)!r})
+print(len(images), images[9][0].size)
+pathlib.Path({str(damaged)!r}).write_bytes(b"damaged")
+CIFAR10({str(folder)!r})
+"""
+    done = with_site(tmp_path, code)
+    assert done.stdout == "10 (32, 32)\n" and "not found or corrupted" in done.stderr
 
 
 def test_downloads_are_read_from_the_folder_of_the_program(tmp_path):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 the Swin IPU trainer authors
-import subprocess
-import sys
+import socket
 
 import pytest
 import torch
 
-from tests.backend import host_only, needs_core, poptorch, raises
+from tests import forked
+from tests.backend import host_only, needs_core, optim, poptorch, raises
 
 from ..models import Classifier, accumulating, classifier_batch, trained
 
@@ -217,48 +217,35 @@ def test_the_proxy_of_a_parameter_behaves_like_it():
     assert model.weight.item() == 5
 
 
-PROCESS = """
-import sys, torch
-import torch.distributed as dist
-from tests.backend import poptorch
-rank, world, port, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-if world > 1:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-torch.manual_seed(rank)  # weights are those of the first process
-model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
-class Loss(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-    def forward(self, x, y):
-        return torch.nn.functional.cross_entropy(self.model(x), y)
-wrapped = Loss(model)
-options = poptorch.Options().replicationFactor(4 // world)
-options.Training.gradientAccumulation(3)
-options.Distributed.configureProcessId(rank, world)
-executor = poptorch.trainingModel(wrapped, options, poptorch.optim.AdamW(model.parameters(), lr=0.01))
-generator = torch.Generator().manual_seed(7)
-for _ in range(3):
-    x, y = torch.randn(3, 4, 2, 4, generator=generator), torch.randint(0, 3, (3, 4, 2), generator=generator)
-    mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
-    executor(x[:, mine].reshape(-1, 4), y[:, mine].reshape(-1))
-torch.save(wrapped.state_dict(), f"{out}/{world}_{rank}.pt")
-"""
+def train_share(rank, world, port, folder):
+    """In a process of its own: trains with its share of four replicas and of the batches, and keeps the weights."""
+    if world > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    torch.manual_seed(rank)  # weights are those of the first process
+    model = Classifier()
+    model.fc = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    options = poptorch.Options().replicationFactor(4 // world)
+    options.Training.gradientAccumulation(3)
+    options.Distributed.configureProcessId(rank, world)
+    executor = poptorch.trainingModel(model, options, optim.AdamW(model.parameters(), lr=0.01))
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(3):
+        x, y = torch.randn(3, 4, 2, 4, generator=generator), torch.randint(0, 3, (3, 4, 2), generator=generator)
+        mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
+        executor(x[:, mine].reshape(-1, 4), y[:, mine].reshape(-1))
+    torch.save(model.state_dict(), folder / f"{world}_{rank}.pt")
 
 
 @host_only("processes joined by torch.distributed")
 def test_two_processes_with_half_the_replicas_train_like_one(tmp_path):
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     runs = [(0, 1), (0, 2), (1, 2)]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(world), port, str(tmp_path)])
-        for rank, world in runs
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    processes = [forked.start(train_share, rank, world, port, tmp_path) for rank, world in runs]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     one, first, second = (torch.load(tmp_path / f"{world}_{rank}.pt", weights_only=True) for rank, world in runs)
     for name, value in one.items():
         assert torch.equal(first[name], second[name])

@@ -8,10 +8,10 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from poptorch_host.precision.loss_scale import LossScale
 from poptorch_host.updating import reduce
 
+from tests import forked
 from tests.backend import host_only, optim, poptorch
 from tests.poptorch_host.device import Device, WithLoss, assert_close, make_batches, make_options
 
@@ -142,7 +142,10 @@ def results(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("processes")
-    multiprocessing.spawn(run_process, args=(port, str(folder)), nprocs=2)
+    processes = [forked.start(run_process, process, port, str(folder)) for process in range(2)]
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0, 0]
     return [torch.load(folder / f"{process}.pt", weights_only=True) for process in range(2)]
 
 
