@@ -5,9 +5,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +15,8 @@ from common.errors import EXIT_DATA, EXIT_USAGE, Refusal
 from models.build import build_pipeline
 from planning.placement import pipeline_stages
 from tests import golden
+from tests.forked import Command
 
-ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted(golden.RECORDS.glob("*.safetensors"))
 
 
@@ -48,19 +45,13 @@ def test_this_host_agrees_with_the_records_of_the_repository(capsys):
 
 
 def test_command_ends_with_0_and_names_the_largest_differences():
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.golden", "check", "--device", "cpu"],
-        cwd=str(ROOT),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert re.search(
-        r"^swin_32\.32 gradients: largest difference \d\.\d\de[-+]\d\d of 0\.0001 allowed, in [\w.]+: ok$",
-        ended.stdout,
-        re.MULTILINE,
-    )
+    with Command("-m", "tests.golden", "check", "--device", "cpu") as command:
+        assert (command.wait(), command.errors) == (0, "")
+        assert re.search(
+            r"^swin_32\.32 gradients: largest difference \d\.\d\de[-+]\d\d of 0\.0001 allowed, in [\w.]+: ok$",
+            command.output,
+            re.MULTILINE,
+        )
 
 
 def test_records_are_small_and_say_where_they_come_from():

@@ -2,11 +2,13 @@
 # Copyright 2026 the Swin IPU trainer authors
 """Weights on their way out: nothing is lost on a round trip, and other programs compute what ours computes."""
 
+import functools
 import json
 import os
 import resource
+import shutil
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict, Tuple
 
 import pytest
 import timm
@@ -186,12 +188,24 @@ def test_absolute_position_embeddings_travel_to_hugging_face(tmp_path, transform
         torch.testing.assert_close(model(images()).logits, logits(source), rtol=0, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Callable[[str], Tuple[Path, Path]]:
+    """The path of a small model of a kind, and that of its graph, which is exported once and not to be changed."""
+
+    @functools.lru_cache(maxsize=None)
+    def export(kind: str) -> Tuple[Path, Path]:
+        foreign("onnx"), foreign("onnxscript")
+        source = made(tmp_path_factory.mktemp(kind), kind, **small(kind))
+        convert.main([str(source), str(source.with_name("there.onnx")), "--to", "onnx"])
+        return source, source.with_name("there.onnx")
+
+    return export
+
+
 @pytest.mark.parametrize("kind", TYPES)
-def test_onnx_has_our_weights_and_gives_our_logits_for_any_batch(kind, tmp_path):
+def test_onnx_has_our_weights_and_gives_our_logits_for_any_batch(kind, exported):
     onnx, onnxruntime = foreign("onnx"), foreign("onnxruntime")
-    foreign("onnxscript")
-    source, path = made(tmp_path, kind, **small(kind)), tmp_path / "there.onnx"
-    convert.main([str(source), str(path), "--to", "onnx"])
+    source, path = exported(kind)
     session = onnxruntime.InferenceSession(str(path))
     for batch in (1, 3):
         (found,) = session.run(None, {"images": images()[:batch].numpy()})
@@ -227,10 +241,8 @@ def test_weights_are_read_once_to_convert_and_then_to_predict_and_validate_witho
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_onnx_comes_back_equal_to_the_bit(kind, tmp_path):
-    foreign("onnx"), foreign("onnxscript")
-    source, there, back = made(tmp_path, kind, **small(kind)), tmp_path / "there.onnx", tmp_path / "back"
-    convert.main([str(source), str(there), "--to", "onnx"])
+def test_onnx_comes_back_equal_to_the_bit(kind, exported, tmp_path):
+    (source, there), back = exported(kind), tmp_path / "back"
     convert.main([str(there), str(back), "--to", "safetensors"])
     ours, returned = exporting.read(source, None), exporting.read(back, None)
     assert returned.classes == CLASSES and returned.config == ours.config
@@ -238,12 +250,10 @@ def test_onnx_comes_back_equal_to_the_bit(kind, tmp_path):
     assert all(torch.equal(returned.weights[name], tensor) for name, tensor in ours.weights.items())
 
 
-def test_damaged_onnx_is_refused(tmp_path):
+def test_damaged_onnx_is_refused(exported, tmp_path):
     onnx = foreign("onnx")
-    foreign("onnxscript")
-    source, there = made(tmp_path, "swin", **small("swin")), tmp_path / "there.onnx"
-    convert.main([str(source), str(there), "--to", "onnx"])
-    content, model = there.read_bytes(), onnx.load(str(there))
+    path, there = exported("swin")[1], tmp_path / "there.onnx"
+    content, model = path.read_bytes(), onnx.load(str(path))
     model.graph.initializer[0].dims[0] += 1
     other_shape = model.SerializeToString()
     model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
@@ -257,12 +267,15 @@ def test_damaged_onnx_is_refused(tmp_path):
 
 @pytest.mark.parametrize("target", ["microsoft", "timm", "huggingface", "safetensors", "onnx"])
 @pytest.mark.parametrize("kind", TYPES)
-def test_predict_and_pretrained_take_every_format_whatever_its_name(kind, target, tmp_path, capsys):
+def test_predict_and_pretrained_take_every_format_whatever_its_name(kind, target, exported, tmp_path, capsys):
+    there = tmp_path / "x.tmp"
     if target == "onnx":
-        foreign("onnx"), foreign("onnxscript")
-    changes = small(kind) if target == "onnx" else {}
-    source, there, cfg = made(tmp_path, kind, **changes), tmp_path / "x.tmp", tmp_path / "tiny.yaml"
-    convert.main([str(source), str(there), "--to", target])
+        source, graph = exported(kind)
+        shutil.copy(graph, there)
+    else:
+        source = made(tmp_path, kind)
+        convert.main([str(source), str(there), "--to", target])
+    cfg = source.with_name("tiny.yaml")
     model = MODELS[kind](get_config(str(cfg)), 7)
     report = load_pretrained(model, there)
     assert report.missing == ["head.weight", "head.bias"] and not report.unexpected

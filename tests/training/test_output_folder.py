@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,12 +25,12 @@ from common.launch import Launch
 from common.logs import console_log, file_log, logger
 from common.signals import StopRequest
 from config import get_config
+from tests import forked
 from training import output_folder
 from training.progress import Progress
 from training.status import recorded
 
 LEADER, FOLLOWER = Launch(0, 2, 2, 1), Launch(1, 2, 2, 1)
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def config_of(folder, tag=""):
@@ -80,14 +78,15 @@ def test_second_run_in_one_folder_is_refused_and_followers_are_not(tmp_path):
             assert folder == tmp_path
 
 
+def killed_with_the_lock(folder):
+    with output_folder.opened(config_of(folder), LEADER):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_lock_of_a_killed_run_does_not_stay(tmp_path):
-    script = (
-        "import os, signal\nfrom training import output_folder\n"
-        "from tests.training.test_output_folder import LEADER, config_of\n"
-        f"with output_folder.opened(config_of({str(tmp_path)!r}), LEADER):\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == -9
+    process = forked.start(killed_with_the_lock, tmp_path)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and (tmp_path / ".lock").exists()
     with output_folder.opened(config_of(tmp_path), LEADER):
         pass
 
@@ -123,17 +122,17 @@ def test_status_tells_how_a_run_ended(tmp_path):
         assert (status["state"], status["exit_code"], status["cause"]) == ("stopped", *end)
 
 
+def killed_at_update_9(folder):
+    with recorded(folder, config_of(folder), LEADER, StopRequest()) as status:
+        status.begin(Progress(update=9))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_run_that_was_killed_says_running_and_not_how_the_one_before_it_ended(tmp_path):
     status_after(tmp_path)
-    script = (
-        "import os, signal\nfrom training.progress import Progress\nfrom training.status import recorded\n"
-        "from common.signals import StopRequest\nfrom tests.training.test_output_folder import LEADER, config_of\n"
-        "from pathlib import Path\n"
-        f"with recorded(Path({str(tmp_path)!r}), config_of({str(tmp_path)!r}), LEADER, StopRequest()) as status:\n"
-        "    status.begin(Progress(update=9))\n    os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
-    assert process.wait() == -signal.SIGKILL
+    process = forked.start(killed_at_update_9, tmp_path)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     status = read_status(tmp_path)
     told = (status["state"], status["exit_code"], status["pid"], status["last_update"])
     assert told == ("running", None, process.pid, 9)
