@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -19,7 +21,7 @@ from common.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_NONFINITE, EXIT_PREEM
 from config import get_config
 from tests.backend import DEVICE, host_only, poptorch
 from tests.forked import Command
-from tests.runs import SMALL, assert_same_run, refused, run, train
+from tests.runs import ROOT, SMALL, assert_same_run, refused, run, train
 from training import checkpoint, validation
 
 pytest_plugins = ["tests.digits"]
@@ -241,11 +243,15 @@ def test_killed_run_goes_on_and_ends_as_the_unbroken_one(digits, unbroken, tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_the_run_saves_exits_75_and_goes_on(digits, unbroken, tmp_path, number):
-    with Command("train_swin.py", *SMALL, "--data-path", digits, "--output", tmp_path) as started:
-        started.wait_for("throughput")
-        started.send(number)
-        assert started.wait() == EXIT_PREEMPTED, started.errors
-        errors = started.errors
+    command = [sys.executable, str(ROOT / "train_swin.py"), *SMALL, "--data-path", str(digits)]
+    command += ["--output", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "throughput" in line:
+            break
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == EXIT_PREEMPTED, errors
     said = [line for line in errors.splitlines() if DEVICE == "cpu" or line.startswith("train_swin.py")]
     assert len(said) == 1 and number.name in said[0] and "Traceback" not in errors  # the SDK has lines of its own
     status = json.loads((tmp_path / "status.json").read_text())

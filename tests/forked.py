@@ -70,7 +70,7 @@ class Command:
         """What it has written on standard error so far."""
         return self._files[1].read_text()
 
-    def wait_for(self, text: str, seconds: float = 60) -> None:
+    def wait_for(self, text: str, seconds: float = 120) -> None:
         """Waits until standard output has this text; raises AssertionError if the process ends before, or is late."""
         end = time.monotonic() + seconds
         while text not in self.output:
@@ -81,7 +81,7 @@ class Command:
         """Sends it a signal."""
         os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 240) -> int:
         """Its exit code, which is the negative number of a signal that ended it; AssertionError if it is late."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, f"it did not end in {seconds} s:\n{self.output}{self.errors}"
