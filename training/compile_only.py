@@ -8,6 +8,7 @@ import accelerator
 from common.errors import Refusal
 from common.launch import Launch
 from common.logs import logger
+from dataset.build_ipu import ending
 from planning.placement import ipus_of, pipeline_stages
 from training.building import build_run
 from training.evaluation import compile_validator
@@ -32,10 +33,11 @@ def compile_only(config: CfgNode, launch: Launch) -> None:
         logger.info("%d IPUs: this is the program of one of %d processes", ipus, share.processes)
     with accelerator.without_values():
         run = build_run(config, share, None, None)
-        if run.trainer.isAttachedToDevice():
-            run.trainer.detachFromDevice()  # the two programs take turns on the device
-        run.model.eval()
-        compile_validator(config, run.validator, run.model.num_classes)
+        with ending(run.data.training_loader, run.data.validation_loader):
+            if run.trainer.isAttachedToDevice():
+                run.trainer.detachFromDevice()  # the two programs take turns on the device
+            run.model.eval()
+            compile_validator(config, run.validator, run.model.num_classes)
     for name, program in (("training", run.trainer), ("validation", run.validator)):
         for line in accelerator.summary(program):
             logger.info("%s program: %s", name, line)

@@ -69,11 +69,22 @@ def test_checkpoint_without_moments_goes_on_with_one_warning_if_the_optimizer_ha
     assert "The optimizer state has no" not in caplog.text
 
 
-def test_loaders_end_with_a_run_that_fails(tmp_path, monkeypatch):
-    loaders, ended = accelerator.poptorch().DataLoader, []
+@pytest.fixture
+def ended(monkeypatch):
+    """The loaders that were terminated."""
+    loaders, found = accelerator.poptorch().DataLoader, []
     end = loaders.terminate
-    monkeypatch.setattr(loaders, "terminate", lambda loader: ended.append(loader) or end(loader))
+    monkeypatch.setattr(loaders, "terminate", lambda loader: found.append(loader) or end(loader))
+    return found
+
+
+def test_loaders_end_with_a_run_that_fails(tmp_path, monkeypatch, ended):
     monkeypatch.setattr(loop, "fit", Mock(side_effect=Refusal("the disk is full", EXIT_RESOURCE)))
     with pytest.raises(Refusal, match="the disk is full"):
         train(tmp_path, 1)
     assert len(set(map(id, ended))) == 2  # of training and of validation
+
+
+def test_loaders_end_with_a_compilation(ended):
+    train_swin.main([*SMALL, "--compile-only", "--opts", *OPTS])
+    assert len(set(map(id, ended))) == 2
