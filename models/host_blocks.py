@@ -8,8 +8,7 @@ Each residual branch is one differentiable function with a backward pass written
 - It runs for the samples only that stochastic depth keeps.
 - Rolling and cutting into windows is the order in which the norm reads rows, and the sum at the end writes them.
 - The backward pass computes all again but the first product, and with `recompute` that, too; never the last one.
-- Without a backward pass, weights are packed once for all parts, and products include bias and GELU.
-- Otherwise all that lies between two products takes one pass, or two around a GELU; see kernels.py.
+- All that lies between two products, biases included, takes one pass; see kernels.py.
 
 Whoever watches the operations or the parts of a block (PopTorch's compiler, exports, hooks) sees the ordinary block.
 """
@@ -51,42 +50,6 @@ def window_order(grid: Pair, window: Pair, shift: Pair) -> Tensor:
     tokens = torch.arange(grid[0] * grid[1]).view(grid).roll((-shift[0], -shift[1]), (0, 1))
     parts = tokens.view(grid[0] // window[0], window[0], grid[1] // window[1], window[1])
     return parts.transpose(1, 2).reshape(-1)
-
-
-@functools.lru_cache(maxsize=None)
-def packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies by packed weights of a dtype here."""
-    zeros = torch.zeros(1, 1, dtype=dtype)
-    try:
-        return linear(zeros, packed(zeros, 1), None).shape == zeros.shape
-    except (AttributeError, RuntimeError):  # of a PyTorch or a processor that lacks the operation
-        return False
-
-
-def packed(weight: Tensor, rows: int) -> Tensor:
-    """A matrix (out, in) as oneDNN multiplies by it, which it would else make of it in each product of `rows` rows."""
-    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows))
-
-
-def linear(x: Tensor, weight: Tensor, bias: Any, then: str = "none", out: Optional[Tensor] = None) -> Tensor:
-    """A linear layer and the operation that follows it, "gelu", if the weight is packed; or else the product alone.
-
-    Args:
-        x: (rows, in).
-        weight: (out, in), or what `packed` made of it.
-        bias: (out,), or None.
-        then: the operation that follows.
-        out: where a product alone is written to; None: it gets memory of its own.
-    """
-    if weight.is_mkldnn:
-        bias = None if bias is None else bias.to(x.dtype)
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none"))
-    return torch.mm(x, weight.t(), out=out)
-
-
-def left_out(weight: Tensor, bias: Any) -> Any:
-    """The bias that `linear` did not add."""
-    return None if weight.is_mkldnn else bias
 
 
 class Sums:
@@ -147,12 +110,11 @@ class MlpBranch(NamedTuple):
     def inner(self, x: Tensor, rows: Optional[Tensor], weights: Weights, out: Optional[Tensor] = None) -> Tensor:
         """Rows of `x` (rows, C) -> what the backward pass needs of them, written to `out`, if any."""
         normed = kernels.norm(x, weights[0], weights[1], self.eps, rows)[0]
-        return linear(normed, weights[2], weights[3], "gelu", out)
+        return torch.mm(normed, weights[2].t(), out=out)
 
     def outer(self, hidden: Tensor, weights: Weights) -> Tensor:
-        """The branch of the rows, (rows, C), without what `linear` leaves out, from the result of `inner`."""
-        active = hidden if weights[2].is_mkldnn else kernels.gelu(hidden, weights[3])
-        return linear(active, weights[4], weights[5])
+        """The branch of the rows, (rows, C), without the last bias, from the result of `inner`."""
+        return kernels.gelu(hidden, weights[3]) @ weights[4].t()
 
     def back(
         self, gradient: Tensor, hidden: Tensor, x: Tensor, rows: Optional[Tensor], weights: Weights, sums: Sums
@@ -183,12 +145,11 @@ class AttentionBranch(NamedTuple):
     def inner(self, x: Tensor, rows: Optional[Tensor], weights: Weights, out: Optional[Tensor] = None) -> Tensor:
         """As of MlpBranch: queries, keys and values."""
         normed = kernels.norm(x, weights[0], weights[1], self.eps, rows)[0]
-        return linear(normed, weights[2], weights[3], out=out)
+        return torch.mm(normed, weights[2].t(), out=out)
 
     def outer(self, qkv: Tensor, weights: Weights) -> Tensor:
         """As of MlpBranch."""
-        joined = kernels.attention(qkv, left_out(*weights[2:4]), weights[6], weights[7], self.scale)
-        return linear(joined, weights[4], weights[5])
+        return kernels.attention(qkv, weights[3], weights[6], weights[7], self.scale) @ weights[4].t()
 
     def back(
         self, gradient: Tensor, qkv: Tensor, x: Tensor, rows: Optional[Tensor], weights: Weights, sums: Sums
@@ -212,14 +173,12 @@ class Residual(torch.autograd.Function):
         narrow = list(weights)
         narrow[2], narrow[4] = weights[2].to(x.dtype), weights[4].to(x.dtype)
         parts = parts_of(x, kept, branch)
-        if len(parts) > 1 and not differentiable and packs(x.dtype):
-            narrow[2], narrow[4] = packed(narrow[2], parts[0].size), packed(narrow[4], parts[0].size)
         out, saved = total_of(x, kept), cast(List[Optional[Tensor]], [None] * len(parts))
         if differentiable and not recompute:  # all together, so that what is freed leaves no holes between them
             saved = [x.new_empty(part.size, len(narrow[2])) for part in parts]
         for part, room in zip(parts, saved):
             values = branch.outer(branch.inner(part.of(x), part.rows, narrow, room), narrow)
-            kernels.add_rows(part.of(x), part.rows, values, left_out(*narrow[4:6]), scale, part.of(out))
+            kernels.add_rows(part.of(x), part.rows, values, weights[5], scale, part.of(out))
         if differentiable:
             ctx.branch, ctx.scale, ctx.count = branch, scale, len(weights)
             ctx.save_for_backward(kept, x, *narrow, *saved)

@@ -66,28 +66,6 @@ def test_numbers_are_those_of_ordinary_blocks(sizes, count, rate, recompute, mon
         torch.testing.assert_close(host.eval()(batch), plain.eval()(batch), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("packs", [True, False])
-def test_without_gradients_weights_are_packed_once_a_call_for_all_parts_of_a_batch(packs, monkeypatch):
-    if packs and not host_blocks.packs(torch.float32):
-        pytest.skip("this PyTorch has no packed weights")
-    packings, packed = [], host_blocks.packed
-    monkeypatch.setattr(host_blocks, "packed", lambda *args: packings.append(1) or packed(*args))
-    monkeypatch.setattr(host_blocks, "packs", lambda dtype: packs)
-    monkeypatch.setattr(host_blocks, "CHUNK_BYTES", 1)
-    plain, host = pair_of(depths=(2,), num_heads=(2,))
-    batch = images(plain, 3)
-    assert_same(gradients(plain, batch), gradients(host, batch))
-    assert not packings
-    for scale in (1.0, 0.5):  # what was packed for the first call is not used for the second one
-        for model in (plain, host):
-            for parameter in model.parameters():
-                parameter.data.mul_(scale)
-        with torch.no_grad():
-            torch.testing.assert_close(host.eval()(batch), plain.eval()(batch), rtol=1e-5, atol=1e-5)
-            host(batch[:1])  # a single part, which would pack as often as its products do
-    assert len(packings) == (2 * 2 * 4 if packs else 0)  # calls, blocks, linear layers
-
-
 def test_bfloat16_is_as_near_to_float32_as_autocast_of_ordinary_blocks():
     plain, host = pair_of(embed_dim=32)
     batch, exact = images(plain, 4), gradients(pair_of(embed_dim=32)[0], images(plain, 4))
