@@ -18,13 +18,21 @@ from typing import Any, Callable, Mapping, Sequence
 
 import torch
 
+from tests import BACKEND_VARIABLE
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def preload() -> None:
-    """Chooses what the server imports; without effect once it runs."""
+    """Chooses what the server imports; without effect once it runs.
+
+    With the SDK's PopTorch, its loaders fork from the same server: it defines torch.ops.poptorch, which poptorch_host
+    would have defined already.
+    """
     imports = ["pytest", "training.loop", "training.evaluation", "training.prediction", "dataset.prepare"]
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, *imports, "poptorch_host"])
+    if os.environ.get(BACKEND_VARIABLE) != "sdk":
+        imports.append("poptorch_host")
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, *imports])
 
 
 def start(target: Callable[..., None], *args: Any) -> Any:

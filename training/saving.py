@@ -50,7 +50,7 @@ class Saver:
         """
         try:
             yield self
-        except BaseException:
+        except BaseException:  # KeyboardInterrupt, too: what was being saved is finished first
             try:
                 self.finish()
             except Refusal as refusal:

@@ -71,6 +71,12 @@ def read(config: Any, options: Any, training: bool = True, epochs: int = 1, **st
         loader.terminate()
 
 
+def executed(program: str, *args: str) -> "subprocess.CompletedProcess[str]":
+    """A program, after it has run in an interpreter of its own."""
+    command = [sys.executable, "-c", program, *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=str(ROOT))
+
+
 def same(first: List[Batch], second: List[Batch]) -> bool:
     """Bit-equality of all tensors."""
     return len(first) == len(second) and all(
@@ -432,13 +438,7 @@ class TestMemory:
             "accelerator.select('cpu'); "
             "read(small_config(sys.argv[1], DATA__NUM_WORKERS=4, DATA__LOADER=sys.argv[2]), options_of())"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(root), loader],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=str(ROOT),
-        )
+        done = executed(program, str(root), loader)
         assert done.returncode == 0 and done.stderr.count("\n") == 1, done.stderr
 
     def test_no_workers_wanted_are_none(self):
@@ -464,11 +464,5 @@ def test_importing_the_data_package_does_nothing():
         "import threading, torch; threads = torch.get_num_threads(); import dataset.build_ipu, dataset.prepare; "
         "assert torch.get_num_threads() == threads and threading.active_count() == 1"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=str(ROOT),
-    )
+    done = executed(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
